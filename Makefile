@@ -1,0 +1,66 @@
+# Needs python3 >= 3.10, make and a package index; everything else is set up on the first call of a target.
+PYTHON ?= python3
+JOBS ?= 2
+PROFILE ?= mini
+VENV := .venv
+BIN := $(VENV)/bin
+RELA := $(BIN)/rela
+STAMP := $(VENV)/.stamp-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format types check wheel clean table1-cifar10
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## .venv with rela and its development tools; instant when it is there
+
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "no $(PYTHON) here; install Python 3.10 or newer, or say make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$$($(PYTHON) --version) is too old: rela needs 3.10 or newer; say make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || \
+		{ echo "$(PYTHON) has no venv or no ensurepip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,parallel]'
+	@touch $@
+
+demo: $(STAMP)  ## ReLA, the plain method, the plain method on everything, and the table; about three minutes
+	$(RELA) train +budget=0.5
+	$(RELA) train prior=none budget=0.5
+	$(RELA) train prior=none budget=1.0
+	$(RELA) table
+
+test: $(STAMP)  ## every test
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+test-fast: $(STAMP)  ## the tests that take seconds
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow'
+
+lint: $(STAMP)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## let ruff put things right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## mypy
+	$(BIN)/mypy
+
+check: lint types test  ## all that a change has to pass
+
+wheel: $(STAMP)  ## dist/*.whl, with conf/ inside
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## caches and built things; .venv and outputs stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find rela_cli tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+table1-cifar10: $(STAMP)  ## DATA=FOLDER [PROFILE=mini]: priors and budgets on CIFAR-10, seeds 0 to 2, and the table
+	@test -n "$(DATA)" || { echo "say where the images are: make table1-cifar10 DATA=FOLDER"; \
+		echo "FOLDER holds train/<class>/*.png and test/<class>/*.png (or .jpg)"; exit 2; }
+	@test "$(PROFILE)" = mini || { echo "PROFILE=$(PROFILE) is not known; there is mini"; exit 2; }
+	$(RELA) train -m experiment=cifar10_$(PROFILE) 'dataset.root="$(DATA)"' budget=0.5 prior=none,random,patches seed=0,1,2
+	$(RELA) train -m experiment=cifar10_$(PROFILE) 'dataset.root="$(DATA)"' budget=1.0 prior=none seed=0,1,2
+	$(RELA) table

@@ -1,0 +1,158 @@
+"""Artifacts on disk: what is made once, under a name that says what it was made of, and never half written.
+
+An entry is a folder `outputs/cache/<kind>/<fingerprint>/`. It is filled beside its place and renamed into it,
+manifest and all, so a folder that exists is complete. Run folders hold single files, each replaced atomically.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rela_cli.errors import RelaError
+
+Facts = dict[str, Any]
+
+
+def fingerprint(spec: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits over everything in `spec`; the same for the same values in any order of keys."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """Content hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    """hashlib.file_digest for Python 3.10."""
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file in the same folder, then put it in place in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON, written atomically."""
+    text = json.dumps(value, indent=2, default=list) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def read_json(path: Path) -> Facts | None:
+    """The object in a JSON file, or None when there is no such file or it is broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cached artifact, made or not yet: kind, what it is made of, and where it lies."""
+
+    kind: str
+    spec: dict[str, Any]
+    root: Path
+
+    @property
+    def hash(self) -> str:
+        return fingerprint(self.spec)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.kind / self.hash
+
+    @property
+    def manifest(self) -> Facts | None:
+        """The facts of a complete entry, else None."""
+        return read_json(self.folder / "manifest.json")
+
+    def make(self, fill: Callable[[Path], Facts]) -> bool:
+        """Make the entry unless it is there; `fill(folder)` writes files and returns facts for the manifest.
+
+        One process makes it, others wait and take what it made. Returns True when this call did the work.
+        """
+        if self.manifest is not None:
+            return False
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder.with_name(f".{self.hash}.lock")):
+            if self.manifest is not None:
+                return False
+            self._fill(fill)
+        return True
+
+    def _fill(self, fill: Callable[[Path], Facts]) -> None:
+        temporary = self.folder.with_name(f".{self.hash}.tmp")
+        for leftover in (temporary, self.folder):  # of a killed process; we hold the lock
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            facts = fill(temporary)
+            files = {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in sorted(temporary.iterdir())}
+            manifest = {"kind": self.kind, "spec": self.spec, **facts, "files": files, **provenance()}
+            write_json(temporary / "manifest.json", manifest)
+            os.replace(temporary, self.folder)
+            _sync_folder(self.folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def provenance() -> Facts:
+    """When and where something was made."""
+    return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "pid": os.getpid()}
+
+
+class RunLock:
+    """Only one process works in a run folder; the second is told who the first is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = FileLock(folder / ".lock")
+
+    def __enter__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            holder = read_json(self.folder / "manifest.json") or {}
+            raise RelaError(
+                f"{self.folder} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
+                f"({holder.get('command', 'command unknown')}). Wait for it, or stop it"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,181 @@
+"""`rela`: argv -> command. Only the standard library is imported here; the rest comes in where it is used."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rela_cli import __version__
+from rela_cli.errors import ConfigError, RelaError, nearest
+
+if TYPE_CHECKING:
+    from rela_cli.composer import Composer
+
+HELP = """\
+rela: self-supervised training that starts from the features of models that are already there (ReLA).
+
+usage: rela <command> [key=value ...] [flags]
+
+Run
+  train       all four stages: extract, transport, train, probe
+                rela train +budget=0.5
+                rela train -m budget=0.1,0.2,0.5 prior=none,random seed=0,1,2
+  extract     the prior's features of the train split, once, shared by all runs
+  transport   the fitted map from features to targets
+  probe       what is missing up to the probe of the backbone
+Look
+  table       one table of all runs            rela table --format md
+  list        what can be chosen               rela list priors
+  doctor      is everything in place?          rela doctor
+
+  rela train --help        groups, defaults, examples
+  rela train --cfg job     the whole config, nothing is run
+  rela --version
+  eval "$(rela -sc install=bash)"    tab completion (also zsh, fish)
+
+Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 non-finite, 130/143 stopped."""
+
+STAGED = ("train", "extract", "transport", "probe")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. Everything a user should read ends here as a message."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = dispatch(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # rela list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return _say("stopped; the same command goes on", 130)
+    except RelaError as error:
+        return _say(str(error), error.exit_code)
+    except Exception as error:
+        return _say(f"{_where(error)}\n{type(error).__name__}: {error}\nset RELA_DEBUG=1 for the traceback", 1)
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """The command that `words` name."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"rela {__version__}")
+        return 0
+    if words[0] in ("-sc", "--shell-completion"):
+        return complete(list(words[1:]))
+    commands: dict[str, Callable[[list[str]], int]] = {"table": _table, "list": _list, "doctor": _doctor}
+    if words[0] in STAGED:
+        return staged(words[0], words[1:])
+    if words[0] in commands:
+        return commands[words[0]](list(words[1:]))
+    raise ConfigError(_unknown(words[0], (*STAGED, *commands)))
+
+
+def staged(command: str, words: Sequence[str]) -> int:
+    """A command that Hydra composes the config for."""
+    from rela_cli.commandline import parse
+
+    line = parse(words)
+    from rela_cli import sweep
+    from rela_cli.composer import Composer, hand_over
+    from rela_cli.job import Job, Single
+
+    job = Job(command, line)
+    if line.shows:
+        return _show(job.command, Composer(line))
+    if line.is_sweep:
+        return sweep.run(job)
+    Composer(line).check()
+    task = Single(job)
+    hand_over(command, line, task)
+    if task.error:
+        raise task.error
+    return 0
+
+
+def _show(command: str, composer: Composer) -> int:
+    """--help, --cfg, --info and the like."""
+    from rela_cli.composer import hand_over
+
+    try:
+        hand_over(command, composer.line, _nothing)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        raise ConfigError("\n".join(composer.problems(composer.line.overrides)) or str(error)) from error
+    return 0
+
+
+def _nothing(tree: object) -> None:
+    """Hydra wants a task also where it will not call it."""
+
+
+def complete(words: list[str]) -> int:
+    """`rela -sc install=bash`, and the query that the installed script sends: Hydra's own, below our commands."""
+    from rela_cli.commandline import CommandLine
+
+    if words and words[0].startswith("query="):
+        typed = os.environ.get("COMP_LINE")
+        if typed is None:
+            raise ConfigError("a completion query needs COMP_LINE; it is the shell that asks")
+        program, command, rest = (*typed.split(" ", 2), "", "")[:3]
+        if len(typed.split(" ")) <= 2:
+            print(" ".join(name for name in (*STAGED, "table", "list", "doctor") if name.startswith(command)))
+            return 0
+        if command not in STAGED:
+            return 0
+        os.environ["COMP_LINE"] = f"{program} {rest}"
+    elif not words or words[0].partition("=")[2] not in ("bash", "zsh", "fish"):
+        raise ConfigError('say install=bash, install=zsh or install=fish: eval "$(rela -sc install=bash)"')
+    from rela_cli.composer import hand_over
+
+    hand_over("", CommandLine({"--shell-completion": None}, tuple(words)), _nothing)
+    return 0
+
+
+def _table(words: list[str]) -> int:
+    from rela_cli.report.table import main as table
+
+    return table(words)
+
+
+def _list(words: list[str]) -> int:
+    from rela_cli.listing import main as listing
+
+    return listing(words)
+
+
+def _doctor(words: list[str]) -> int:
+    from rela_cli.doctor import main as doctor
+
+    return doctor(words)
+
+
+def _unknown(word: str, commands: Sequence[str]) -> str:
+    if "=" in word:
+        return f"say a command before {word}: {shlex.join(['rela', 'train', *sys.argv[1:]])}"
+    return f"unknown command {word}{nearest(word, commands)}\nCommands: {', '.join(commands)}"
+
+
+def _say(message: str, status: int) -> int:
+    if os.environ.get("RELA_DEBUG") == "1":
+        traceback.print_exc()
+    print("rela: " + message.replace("\n", "\n  "), file=sys.stderr)
+    return status
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of ours that the error passed through."""
+    home = Path(__file__).parent
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(home)]
+    return f"unexpected error in {Path(frames[-1].filename).relative_to(home)}:{frames[-1].lineno}" if frames else ""

@@ -1,0 +1,413 @@
+"""The schema: one frozen dataclass a config group, units in the names, ranges in the types.
+
+Hydra composes a tree; `from_tree` turns it into a `Config` once, at the door, and reports every problem at
+once. Nothing below ever sees the tree, nobody writes to a `Config`, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from rela_cli.errors import ConfigError, nearest
+
+HERE = Path(__file__).parent
+CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # a wheel, else a checkout
+PARTS = ("dataset", "prior", "transport", "switch", "learner", "method", "optimizer")  # groups whose yaml names a class
+GROUPS = (*PARTS, "matching", "probe", "runtime", "logger", "experiment", "sweep")
+
+
+# ---------------------------------------------------------------------------------------------------- rules
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both allowed; `above` leaves `low` itself out."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def complaint(self, value: float) -> str | None:
+        if math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high:
+            return None
+        low = f"{'above' if self.above else 'at least'} {self.low:.10g}" if self.low > -math.inf else ""
+        high = f"at most {self.high:.10g}" if self.high < math.inf else ""
+        return "must be " + (" and ".join(filter(None, (low, high))) or "finite")
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few names."""
+
+    names: tuple[str, ...]
+
+    def complaint(self, value: str) -> str | None:
+        if value in self.names:
+            return None
+        return f"must be one of {', '.join(self.names)}{nearest(value, self.names)}"
+
+
+Count = Annotated[int, Range(1)]
+Seed = Annotated[int, Range(0, 2**31 - 1)]
+Share = Annotated[float, Range(0, 1)]
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+
+
+# --------------------------------------------------------------------------------------------------- groups
+
+
+@dataclass(frozen=True)
+class Part:
+    """One choice of a config group: a class of ours (or of a package the user allowed) and its keywords."""
+
+    name: str
+    target: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a fingerprint has to cover."""
+        return {"name": self.name, "target": self.target, **self.options}
+
+
+@dataclass(frozen=True)
+class View:
+    """How one view is drawn from an image; every number is per sample. Names and order follow torchvision."""
+
+    crop_scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    flip_p: Share = 0.5
+    jitter: tuple[NonNegative, NonNegative, NonNegative, Annotated[float, Range(0, 0.5)]] = (0.8, 0.8, 0.8, 0.2)
+    jitter_p: Share = 0.8
+    gray_p: Share = 0.2
+    blur_p: Share = 0.0
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    solarize_p: Share = 0.0
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Phase 1: the learner's representation, through a linear transfer layer, is pulled to its target."""
+
+    name: str
+    transfer: Annotated[str, OneOf(("trained", "frozen"))]
+    view: View
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a frozen backbone is judged. Every number carries the protocol's name and the network probed."""
+
+    protocols: tuple[Annotated[str, OneOf(("rela", "lbfgs", "knn"))], ...]
+    network: Annotated[str, OneOf(("online", "target"))]
+    baselines: bool
+    rela_epochs: Count
+    rela_lr: Positive
+    rela_batch_size: Count
+    knn_k: Count
+    knn_temperature: Positive
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how it runs; nothing here is part of a run's identity."""
+
+    device: Annotated[str, OneOf(("auto", "cpu", "cuda"))]
+    threads: Count | None
+    block_size: Count
+    log_every_epochs: Count
+    eval_every_epochs: Annotated[int, Range(0)]
+    read_every_steps: Count | None
+
+
+@dataclass(frozen=True)
+class Logger:
+    """Where metrics go besides metrics.jsonl."""
+
+    name: Annotated[str, OneOf(("none", "wandb"))]
+    project: str
+    entity: str | None
+    mode: Annotated[str, OneOf(("online", "offline"))]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders; relative ones start at the working directory."""
+
+    outputs: str
+    run: str | None
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, validated. The run's `seed` moves init, subset, order and augmentation, and nothing else."""
+
+    dataset: Part
+    prior: Part
+    transport: Part
+    matching: Matching
+    switch: Part
+    learner: Part
+    method: Part
+    optimizer: Part
+    probe: Probe
+    runtime: Runtime
+    logger: Logger
+    paths: Paths
+    budget: PositiveShare
+    epochs: Count
+    batch_size: Annotated[int, Range(2)]
+    seed: Seed
+    allow: tuple[str, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """True for the method by itself: no prior, so no targets, no matching and no switch."""
+        return self.prior.name == "none"
+
+
+# ------------------------------------------------------------------- what the keys of our own parts may hold
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    root: str | None
+    download: bool
+    limit: Count | None
+    test_limit: Count | None
+    image_size: Annotated[int, Range(4)] | None
+    seed: Seed
+    n: Count
+    n_test: Count
+    size: Annotated[int, Range(4)]
+    classes: Annotated[int, Range(2)]
+    flip: bool
+
+
+@dataclass(frozen=True)
+class PriorOptions:
+    seed: Seed
+    width: Count
+    model: str
+    weights: str
+    image_size: Annotated[int, Range(4)] | None
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+    classes: Count
+    patches: Count
+    patch_size: Annotated[int, Range(2)]
+    pool: Count
+
+
+@dataclass(frozen=True)
+class TransportOptions:
+    max_dim: Count
+
+
+@dataclass(frozen=True)
+class SwitchOptions:
+    constants: Annotated[str, OneOf(("reference", "share"))]
+    threshold: PositiveShare
+    at: Share
+
+
+@dataclass(frozen=True)
+class LearnerOptions:
+    stem: Annotated[str, OneOf(("imagenet", "cifar"))]
+    width: Count
+    depth: Count
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    hidden_dim: Count | None
+    projection_dim: Count
+    prototypes: Count
+    temperature: Positive
+    student_temperature: Positive
+    teacher_temperature: Positive
+    warmup_teacher_temperature: Positive
+    ema: Share
+    ema_schedule: Annotated[str, OneOf(("constant", "cosine"))]
+    view1: View
+    view2: View
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    lr: Positive
+    weight_decay: NonNegative
+    schedule: Annotated[str, OneOf(("constant", "cosine"))]
+    warmup_epochs: NonNegative
+
+
+OPTIONS: dict[str, type] = {
+    "dataset": DatasetOptions,
+    "prior": PriorOptions,
+    "transport": TransportOptions,
+    "switch": SwitchOptions,
+    "learner": LearnerOptions,
+    "method": MethodOptions,
+    "optimizer": OptimizerOptions,
+}
+
+
+# ----------------------------------------------------------------------------------------------- conversion
+
+
+def from_tree(tree: Mapping[str, Any]) -> Config:
+    """The validated `Config` of a composed, resolved tree of plain values.
+
+    Raises:
+        ConfigError: with every problem found, one a line.
+    """
+    problems: list[str] = []
+    tree = {**tree, "budget": 1.0 if tree.get("budget") is None else tree["budget"]}
+    tree = {k: v for k, v in tree.items() if k not in ("experiment", "sweep", "hydra")}
+    config = typing.cast(Config, _record(Config, tree, "", problems))
+    if not problems:
+        _cross_checks(config, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The plain tree of a config, in the form that `from_tree` takes and config.yaml shows."""
+    tree = dataclasses.asdict(config)
+    for group in PARTS:
+        part = tree[group]
+        tree[group] = {"name": part["name"], "_target_": part["target"], **part["options"]}
+    return tree
+
+
+def _record(cls: type, value: Any, key: str, problems: list[str]) -> Any:
+    """A dataclass from a mapping; keys are checked both ways."""
+    if not isinstance(value, Mapping):
+        problems.append(f"{key}={value} must be a group of keys, not a single value")
+        return None
+    if cls is Part:
+        return _part(value, key, problems)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    problems += [f"unknown key {_join(key, k)}{nearest(k, hints)}" for k in value if k not in hints]
+    required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
+    problems += [f"missing key {_join(key, k)}" for k in hints if k in required and k not in value]
+    known = {k: _checked(hints[k], v, _join(key, k), problems) for k, v in value.items() if k in hints}
+    return cls(**known) if required <= known.keys() else None
+
+
+def _part(value: Mapping[str, Any], group: str, problems: list[str]) -> Part | None:
+    """A part from its yaml. The yaml is its own list of keys; those that ours share are checked by type."""
+    lacking = [k for k in ("name", "_target_") if not isinstance(value.get(k), str)]
+    if lacking:
+        problems.append(f"{group} has no {' and no '.join(lacking)}: its yaml must say both")
+        return None
+    hints = typing.get_type_hints(OPTIONS[group], include_extras=True)
+    options = {}
+    for key, option in value.items():
+        if key not in ("name", "_target_"):
+            options[key] = _checked(hints[key], option, f"{group}.{key}", problems) if key in hints else option
+    return Part(value["name"], value["_target_"], options)
+
+
+def _checked(hint: Any, value: Any, key: str, problems: list[str]) -> Any:
+    """`value` as `hint` wants it; a complaint goes to `problems`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _checked(arguments[0], value, key, problems)
+    if origin is Annotated:
+        before = len(problems)
+        value = _checked(arguments[0], value, key, problems)
+        complaint = arguments[1].complaint(value) if len(problems) == before else None
+        if complaint:
+            problems.append(f"{key}={value} {complaint}")
+        return value
+    if origin is tuple:
+        return _sequence(arguments, value, key, problems)
+    if dataclasses.is_dataclass(hint):
+        return _record(typing.cast(type, hint), value, key, problems)
+    return _scalar(hint, value, key, problems)
+
+
+def _sequence(arguments: tuple[Any, ...], value: Any, key: str, problems: list[str]) -> Any:
+    hints = arguments[:1] * len(value) if arguments[1:] == (...,) and isinstance(value, list | tuple) else arguments
+    if not isinstance(value, list | tuple) or len(hints) != len(value):
+        problems.append(f"{key}={value} must be a list" + (f" of {len(hints)}" if arguments[1:] != (...,) else ""))
+        return value
+    return tuple(_checked(h, v, f"{key}[{i}]", problems) for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+
+
+WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+
+
+def _scalar(hint: type, value: Any, key: str, problems: list[str]) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        problems.append(f"{key}={'null' if value is None else value} must be {WORDS[hint]}")
+    return value
+
+
+def _join(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
+
+
+def _cross_checks(config: Config, problems: list[str]) -> None:
+    """Rules that tie several keys together; those that need the dataset's size stand in `Lengths`."""
+    if not config.probe.protocols:
+        problems.append("probe.protocols is empty; allowed are rela, lbfgs, knn")
+    if config.prior.options.get("weights", "-") == "":
+        problems.append(f"prior={config.prior.name} needs prior.weights=PATH (a .safetensors or weights-only .pth file)")
+    for group in PARTS:
+        part: Part = getattr(config, group)
+        package = part.target.partition(".")[0]
+        if package not in ("rela_cli", *config.allow):
+            problems.append(
+                f"{group}={part.name} wants to run {part.target}, which is not part of rela; "
+                f"if you trust it say allow=[{package}]"
+            )
+
+
+# ----------------------------------------------------------------------------------------- derived numbers
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long a run is; derived from the config and the dataset's size in this one place.
+
+    An epoch is one pass over the subset, the last partial batch dropped (paper, section 4).
+    """
+
+    train_samples: int
+    subset_size: int
+    steps_per_epoch: int
+    total_steps: int
+    samples_seen: int
+
+
+def lengths(config: Config, train_samples: int) -> Lengths:
+    """Subset size and steps for a train split of `train_samples`.
+
+    Raises:
+        ConfigError: when one batch is larger than the subset.
+    """
+    subset_size = math.floor(config.budget * train_samples + 1e-9)
+    steps_per_epoch = subset_size // config.batch_size
+    if steps_per_epoch == 0:
+        raise ConfigError(
+            f"batch_size={config.batch_size} is larger than the subset: budget={config.budget:g} of "
+            f"{train_samples} samples is {subset_size}. Say batch_size={max(2, subset_size)} or less, or a larger budget"
+        )
+    steps = steps_per_epoch * config.epochs
+    return Lengths(train_samples, subset_size, steps_per_epoch, steps, steps * config.batch_size)

@@ -1,0 +1,1 @@
+"""Datasets, decoding, views on the device, and the dynamic subset."""

@@ -1,0 +1,62 @@
+"""From files to pixels: decoding done right for every kind of image, and the cached uint8 arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rela_cli.errors import ConfigError, MissingError
+
+Pixels = np.ndarray  # (H, W, 3) uint8
+SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .gif .tif .tiff .ppm .pgm .jfif".split())
+
+
+def decode(path: Path, size: int | None) -> Pixels:
+    """One image file as RGB, upright, first frame, alpha over white; (size, size, 3) when a size is given.
+
+    Raises:
+        MissingError: naming the path, when the file is not an image that Pillow can read.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(square(to_rgb(ImageOps.exif_transpose(image)), size))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MissingError(f"{path} cannot be read as an image: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: 16 bits are divided by 257 (Pillow's own conversion saturates), alpha goes over white."""
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int | None) -> Image.Image:
+    """Shorter side to `size` (bicubic, antialiased), then the centre; unchanged when `size` is None."""
+    if size is None or image.size == (size, size):
+        return image
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def decode_all(paths: Sequence[Path], size: int | None) -> np.ndarray:
+    """All files as one array: (N, S, S, 3) uint8.
+
+    Raises:
+        ConfigError: when sizes differ or are not square and no size was asked for.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+        images = list(pool.map(lambda path: decode(path, size), paths))
+    shapes = {image.shape[:2] for image in images}
+    if len(shapes) > 1 or any(height != width for height, width in shapes):
+        seen = ", ".join(f"{w}x{h}" for h, w in sorted(shapes)[:4]) + (", ..." if len(shapes) > 4 else "")
+        raise ConfigError(f"the images are {seen}: say dataset.image_size=SIZE to bring them to one square size")
+    return np.stack(images)

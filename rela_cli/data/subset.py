@@ -1,0 +1,18 @@
+"""The dynamic subset: which samples an epoch sees, and in which order (paper, section 4)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rela_cli.streams import key, permutation
+
+
+def epoch_indices(seed: int, epoch: int, train_samples: int, subset_size: int) -> Tensor:
+    """Sample indices of one epoch, in order of use: (subset_size,) int64.
+
+    Uniform without replacement and drawn anew each epoch; a pure function of its arguments. The order has a
+    stream of its own, so that a change of budget does not reshuffle what both budgets share.
+    """
+    chosen = permutation(key(seed, "subset", epoch), train_samples)[:subset_size].sort().values
+    position = permutation(key(seed, "order", epoch), train_samples)
+    return chosen[position[chosen].argsort()]

@@ -1,0 +1,218 @@
+"""`rela doctor`: is everything in place? Each check answers ok, warn or fail, with a way out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import netrc
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch torchvision hydra-core omegaconf timm open_clip_torch wandb rich lightly safetensors filelock scikit-learn "
+    "numpy pillow"
+).split()
+HUB_SECONDS = 3.0  # deadline, name look-up included: a socket's own timeout does not cover that
+FREE_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer. Only `fail` makes the exit status 1."""
+
+    name: str
+    status: str
+    text: str
+    way_out: str = ""
+
+
+def main(argv: list[str]) -> int:
+    """Run every check and print the answers."""
+    parser = argparse.ArgumentParser("rela doctor", description="Is everything in place? Exit status 1 if not.")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    as_json = parser.parse_args(argv).json
+    checks = examine()
+    good = all(check.status != "fail" for check in checks)
+    if as_json:
+        print(json.dumps({"ok": good, "checks": [asdict(check) for check in checks]}, indent=1))
+    else:
+        for check in checks:
+            print(f"{check.status:<5} {check.name:<12} {check.text}")
+            if check.way_out:
+                print(f"{'':<18} -> {check.way_out}")
+    return 0 if good else 1
+
+
+def examine() -> list[Check]:
+    """All answers; a check that itself breaks is a failed check."""
+    parts: tuple[Callable[[], Check], ...] = (python, packages, hydra, torch, pair, device, outputs, hub, wandb, data)
+    return [_safely(part) for part in parts]
+
+
+def _safely(part: Callable[[], Check]) -> Check:
+    try:
+        return part()
+    except Exception as error:
+        return Check(part.__name__, "fail", f"{type(error).__name__}: {_first_line(error)}")
+
+
+def python() -> Check:
+    """Python itself."""
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
+    return Check("python", "ok" if sys.version_info >= (3, 10) else "fail", text)
+
+
+def packages() -> Check:
+    """Every core package, with its version."""
+    found = {name: _version(name) for name in PACKAGES}
+    missing = [name for name, version in found.items() if not version]
+    text = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    if missing:
+        return Check("packages", "fail", f"missing: {', '.join(missing)}; found: {text}", f"pip install {' '.join(missing)}")
+    return Check("packages", "ok", text)
+
+
+def hydra() -> Check:
+    """The security floor: older Hydras run os.system from a config."""
+    version = _version("hydra-core")
+    if _numbers(version) < (1, 3, 8):
+        way_out = "pip install 'hydra-core>=1.3.8,<1.5'"
+        return Check("hydra", "fail", f"hydra-core {version} can run os.system from a config", way_out)
+    return Check("hydra", "ok", f"hydra-core {version}")
+
+
+def torch() -> Check:
+    """It imports, and loads weights only as weights."""
+    version = str(import_module("torch").__version__)
+    if _numbers(version) < (2, 10):
+        text = f"torch {version}: loading a .pth from somebody else is safer from 2.10 on"
+        return Check("torch", "warn", text, "pip install --upgrade torch torchvision, or use .safetensors files")
+    return Check("torch", "ok", f"torch {version}")
+
+
+def pair() -> Check:
+    """torchvision is built for one torch; with another its operators are missing."""
+    ours, wanted = _version("torch"), _wanted_torch()
+    reinstall = f"pip install --force-reinstall torchvision torch{wanted or ''} (both from the same index)"
+    try:
+        vision = import_module("torchvision")
+    except Exception as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        text = f"torchvision was built for another torch than the {ours} here ({_first_line(error)})"
+        return Check("torchvision", "fail", text, reinstall)
+    if wanted and _numbers(wanted)[:2] != _numbers(ours)[:2]:
+        return Check("torchvision", "warn", f"torchvision {vision.__version__} wants torch{wanted}, not {ours}", reinstall)
+    return Check("torchvision", "ok", f"torchvision {vision.__version__} fits torch {ours}")
+
+
+def device() -> Check:
+    """What will compute."""
+    torch = import_module("torch")
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        names = [torch.cuda.get_device_properties(i) for i in range(count)]
+        return Check("device", "ok", ", ".join(f"cuda:{i} {p.name} {p.total_memory / 2**30:.0f} GiB" for i, p in enumerate(names)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Check("device", "ok", f"CPU, {cores} cores, torch uses {torch.get_num_threads()} threads; no GPU found")
+
+
+def outputs() -> Check:
+    """The folder that runs are written to."""
+    folder = Path("outputs").resolve()
+    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        way_out = "choose another folder: paths.outputs=FOLDER"
+        return Check("outputs", "fail", f"{folder} cannot be written to: {error.strerror}", way_out)
+    free = shutil.disk_usage(there).free / 1e9
+    text = f"{folder} can be written to, {free:.1f} GB free"
+    if free < FREE_GB:
+        return Check("outputs", "warn", text, "make room, or choose another disk: paths.outputs=FOLDER")
+    return Check("outputs", "ok", text)
+
+
+def hub() -> Check:
+    """The model hub; only priors that are downloaded need it."""
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    answer: list[str] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=HUB_SECONDS).close()
+            answer.append("")
+        except urllib.error.HTTPError:
+            answer.append("")  # it answered
+        except Exception as error:
+            answer.append(_first_line(error) or type(error).__name__)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    if answer == [""]:
+        return Check("hub", "ok", f"{address} answers")
+    why = answer[0] if answer else f"no answer in {HUB_SECONDS:g} s"
+    return Check("hub", "warn", f"{address}: {why}", "optional: digits, patches, random and local weights need no network")
+
+
+def wandb() -> Check:
+    """A login; optional."""
+    host = re.sub(r"^https?://|/.*$", "", os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    if os.environ.get("WANDB_API_KEY") or _in_netrc(host):
+        return Check("wandb", "ok", "logged in")
+    return Check("wandb", "ok", "no login, which is fine: logger=wandb then records offline (wandb login changes that)")
+
+
+def data() -> Check:
+    """$RELA_DATA, where later commands and tests look for images."""
+    root = os.environ.get("RELA_DATA")
+    if not root:
+        return Check("data", "ok", "$RELA_DATA is not set; digits and fake need none, image_folder takes dataset.root=")
+    if not Path(root).is_dir():
+        return Check("data", "warn", f"$RELA_DATA={root} is not a folder", "unset it, or set it to the folder of your data")
+    return Check("data", "ok", f"$RELA_DATA={root}")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _wanted_torch() -> str:
+    """The version specifier for torch in torchvision's own metadata."""
+    try:
+        needs = metadata.requires("torchvision") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    found: list[Any] = [re.match(r"torch\s*\(?(==[\w.]+)", need) for need in needs]
+    return next((match.group(1) for match in found if match), "")
+
+
+def _in_netrc(host: str) -> bool:
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

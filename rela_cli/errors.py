@@ -1,0 +1,44 @@
+"""Errors that a user is meant to read: a message that names the way out, and the exit status it leads to."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RelaError(Exception):
+    """Something failed in a way we can name. Shown without a traceback; `exit_code` becomes the exit status."""
+
+    exit_code = 1
+
+
+class ConfigError(RelaError):
+    """The command line or the configuration cannot be meant: nothing has been started."""
+
+    exit_code = 2
+
+
+class MissingError(RelaError):
+    """Data or weights are not where they should be."""
+
+    exit_code = 3
+
+
+class NonFiniteError(RelaError):
+    """Training produced NaN or Inf; the update was not applied."""
+
+    exit_code = 4
+
+
+class Stopped(RelaError):
+    """A signal ended the run; 128 + the signal's number is the exit status."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A 'did you mean' tail for an error message, or the empty string when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
+    return f", did you mean {close[0]}?" if close else ""

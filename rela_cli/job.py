@@ -1,0 +1,55 @@
+"""One run as Hydra calls it. Picklable, so that a launcher can send it to another process."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rela_cli.commandline import CommandLine
+from rela_cli.composer import config_of
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rela_cli.pipeline import Outcome
+
+UNTIL = {"train": "probe", "extract": "extract", "transport": "transport", "probe": "probe"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every cell of a call has in common."""
+
+    command: str
+    line: CommandLine
+
+    def run(self, tree: DictConfig, overrides: Sequence[str]) -> Outcome:
+        """Validate a composed tree and work through the stages. torch is imported here and not before."""
+        if self.line.import_root and self.line.import_root not in sys.path:
+            sys.path.append(self.line.import_root)  # last: it can add packages and replace none
+        config = config_of(tree, overrides)
+        from rela_cli import pipeline
+
+        return pipeline.run(config, until=UNTIL[self.command], command=self.text(overrides))
+
+    def text(self, overrides: Sequence[str]) -> str:
+        """The command that repeats this run alone."""
+        flags = [f"{k}={v}" for k, v in self.line.flags.items() if k.startswith("--config-")]
+        return shlex.join(["rela", self.command, *overrides, *flags])
+
+
+@dataclass
+class Single:
+    """Hydra's task for one run. It keeps its error: Hydra would print a line of its own about it."""
+
+    job: Job
+    error: Exception | None = field(default=None, init=False)
+
+    def __call__(self, tree: DictConfig) -> None:
+        try:
+            self.job.run(tree, self.job.line.overrides)
+        except Exception as error:
+            self.error = error

@@ -1,0 +1,1 @@
+"""Learners: the networks being trained. Each backbone says its `feature_dim`."""

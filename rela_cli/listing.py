@@ -1,0 +1,76 @@
+"""`rela list`: what can be chosen, read from the yamls' own first sentences."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
+from rela_cli.config import CONF_DIR, GROUPS
+
+PROTOCOLS = {
+    "rela": "The paper's: a linear layer on raw features, Adam, fixed epochs; test accuracy at the end.",
+    "lbfgs": "Logistic regression on standardised features, converged; regulariser chosen on held-out train.",
+    "knn": "Weighted nearest neighbours by cosine; nothing is trained.",
+}
+PLURALS = {"switch": "switches", "matching": "matching"}
+
+
+def main(argv: list[str]) -> int:
+    """Print the groups that `argv` names, or all of them."""
+    names = {PLURALS.get(group, f"{group}s"): group for group in GROUPS}
+    parser = argparse.ArgumentParser("rela list", description="What can be chosen; * is the default.")
+    parser.add_argument("groups", nargs="*", metavar="group", help=f"{', '.join(names)} (default: all)")
+    asked = [PLURALS.get(word, word) for word in parser.parse_args(argv).groups]
+    unknown = [word for word in asked if word not in (*names, *GROUPS)]
+    if unknown:
+        from rela_cli.errors import ConfigError, nearest
+
+        raise ConfigError(f"unknown group {unknown[0]}{nearest(unknown[0], names)} (allowed: {', '.join(names)})")
+    chosen = defaults()
+    for name, group in names.items():
+        if not asked or name in asked or group in asked:
+            print_group(name, group, options(group), chosen.get(group))
+    return 0
+
+
+def options(group: str) -> dict[str, str]:
+    """Each choice of a group with one sentence about it."""
+    if group == "probe":
+        return PROTOCOLS
+    return {path.stem: first_sentence(path.read_text(encoding="utf-8")) for path in sorted((CONF_DIR / group).glob("*.yaml"))}
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of the comment that a yaml starts with; a `@package` line is not part of it."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        if "@package" not in line:
+            lines.append(line.lstrip("# "))
+    comment = " ".join(lines)
+    end = re.search(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)\.(?=\s|$)", comment)
+    return comment[: end.start()] if end else comment
+
+
+def defaults() -> dict[str, str]:
+    """The choice of each group in rela.yaml."""
+    text = (CONF_DIR / "rela.yaml").read_text(encoding="utf-8")
+    return dict(re.findall(r"^  - (\w+): (\w+)", text, flags=re.MULTILINE))
+
+
+def print_group(name: str, group: str, choices: dict[str, str], default: str | None) -> None:
+    """One block: the plural, how it is written on the command line, and its choices."""
+    spelling = "probe.protocols=[...]" if group == "probe" else f"{group}=..."
+    print(f"{name} ({spelling})")
+    columns = shutil.get_terminal_size((110, 24)).columns
+    for choice, sentence in choices.items():
+        mark = "*" if choice == default or group == "probe" else " "
+        indent = " " * 19
+        print(textwrap.fill(f" {mark} {choice:<15} {sentence}", max(columns, 50), subsequent_indent=indent))
+    if not choices:
+        print("   none yet")
+    print()

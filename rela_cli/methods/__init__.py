@@ -1,0 +1,1 @@
+"""Self-supervised methods: one page each, after the contract in base.py."""

@@ -1,0 +1,64 @@
+"""The contract of a method, and the running average that half of them need.
+
+A method is a module that owns the backbone, its heads and its loss: `forward(views)` is the loss, `after_step`
+moves its target network. The loop knows nothing else of it. Shapes: V views of (B, 3, H, W).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Method(nn.Module):
+    """A backbone with what a method puts around it."""
+
+    backbone: nn.Module
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """The scalar loss of some views of one batch."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimizer step, in both phases; `progress` is the share of the run that is done."""
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The backbones that can be probed and kept: "online", and "target" where there is one."""
+        return {"online": self.backbone}
+
+
+class Average(nn.Module):
+    """A slowly moving copy of some modules: theta' <- m theta' + (1 - m) theta, without gradient.
+
+    Running statistics of batch norms move along, so that the copy is fit for evaluation even after a phase in
+    which it was never run. schedule "cosine" raises m from its start to 1 (BYOL, section 3.2).
+    """
+
+    def __init__(self, online: nn.Module, momentum: float, schedule: str) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(online).requires_grad_(False)
+        self.start, self.schedule = momentum, schedule
+
+    def momentum(self, progress: float) -> float:
+        """m at a share of the run."""
+        if self.schedule == "constant":
+            return self.start
+        return 1 - (1 - self.start) * (math.cos(math.pi * progress) + 1) / 2
+
+    @torch.no_grad()
+    def follow(self, online: nn.Module, progress: float) -> None:
+        """One step towards `online`."""
+        torch._foreach_lerp_(floats(self.network), floats(online), 1 - self.momentum(progress))
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)  # type: ignore[no-any-return]
+
+
+def floats(module: nn.Module) -> list[Tensor]:
+    """Parameters and floating-point buffers."""
+    return [*module.parameters(), *(b for b in module.buffers() if b.is_floating_point())]

@@ -1,0 +1,50 @@
+"""BYOL (Grill et al. 2020, arXiv 2006.07733)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+from torch import Tensor, nn
+
+from rela_cli.config import View
+from rela_cli.methods.base import Average, Method
+
+
+class BYOL(Method):
+    """The online network predicts the target network's projection of the other view (paper, equation 2)."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        hidden_dim: int | None,
+        projection_dim: int,
+        ema: float,
+        ema_schedule: str,
+        view1: View,
+        view2: View,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = BYOLProjectionHead(feature_dim, hidden_dim or 2 * feature_dim, projection_dim)
+        self.predictor = BYOLPredictionHead(projection_dim, hidden_dim or 2 * feature_dim, projection_dim)
+        self.target = Average(self.online(), ema, ema_schedule)
+        self.similarity = NegativeCosineSimilarity()
+        self.views = (view1, view2)
+
+    def online(self) -> nn.Sequential:
+        """What the target network is a running average of."""
+        return nn.Sequential(self.backbone, self.projector)
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        z1, z2 = (self.target(view) for view in views)  # (B, projection_dim), no gradient
+        p1, p2 = (self.predictor(self.projector(self.backbone(view))) for view in views)
+        return 4 + 2 * self.similarity(p1, z2) + 2 * self.similarity(p2, z1)  # |p - z|^2 of unit vectors, twice
+
+    def after_step(self, progress: float) -> None:
+        self.target.follow(self.online(), progress)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"online": self.backbone, "target": self.target.network[0]}  # type: ignore[dict-item, index]

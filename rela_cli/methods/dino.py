@@ -1,0 +1,60 @@
+"""DINO (Caron et al. 2021, arXiv 2104.14294), two global crops, as in the ReLA reference protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightly.loss import DINOLoss
+from lightly.models.modules import DINOProjectionHead
+from torch import Tensor, nn
+
+from rela_cli.config import View
+from rela_cli.methods.base import Average, Method
+
+TEMPERATURE_WARMUP = 0.3  # share of the run (the paper: the first 30 of 100 epochs)
+
+
+class DINO(Method):
+    """The student matches the centred, sharpened prototype scores of its teacher, a running average of itself."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        hidden_dim: int,
+        projection_dim: int,
+        prototypes: int,
+        student_temperature: float,
+        warmup_teacher_temperature: float,
+        teacher_temperature: float,
+        ema: float,
+        ema_schedule: str,
+        view1: View,
+        view2: View,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = DINOProjectionHead(feature_dim, hidden_dim, projection_dim, prototypes, batch_norm=True)
+        self.teacher = Average(self.student(), ema, ema_schedule)
+        self.loss = DINOLoss(prototypes, student_temp=student_temperature)
+        self.temperatures = (warmup_teacher_temperature, teacher_temperature)
+        self.progress = 0.0
+        self.views = (view1, view2)
+
+    def student(self) -> nn.Sequential:
+        """What the teacher is a running average of."""
+        return nn.Sequential(self.backbone, self.head)
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        teacher = [self.teacher(view) for view in views]  # (B, prototypes), no gradient
+        student = [self.head(self.backbone(view)) for view in views]
+        start, end = self.temperatures
+        temperature = start + (end - start) * min(1.0, self.progress / TEMPERATURE_WARMUP)
+        return self.loss(teacher, student, teacher_temp=temperature)  # type: ignore[no-any-return]
+
+    def after_step(self, progress: float) -> None:
+        self.progress = progress
+        self.teacher.follow(self.student(), progress)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"online": self.backbone, "target": self.teacher.network[0]}  # type: ignore[dict-item, index]

@@ -1,0 +1,36 @@
+"""SimCLR (Chen et al. 2020, arXiv 2002.05709)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from torch import Tensor, nn
+
+from rela_cli.config import View
+from rela_cli.methods.base import Method
+
+
+class SimCLR(Method):
+    """NT-Xent: each view has to find its other half among all views of the batch (paper, equation 1)."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        hidden_dim: int | None,
+        projection_dim: int,
+        temperature: float,
+        view1: View,
+        view2: View,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = SimCLRProjectionHead(feature_dim, hidden_dim or feature_dim, projection_dim)
+        self.loss = NTXentLoss(temperature)
+        self.views = (view1, view2)
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        z1, z2 = (self.projector(self.backbone(view)) for view in views)  # (B, projection_dim)
+        return self.loss(z1, z2)  # type: ignore[no-any-return]

@@ -1,0 +1,31 @@
+"""Priors that were never trained: what architecture alone knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rela_cli.config import Part
+from rela_cli.data.cache import ImageStats
+from rela_cli.learners.resnet import resnet18
+from rela_cli.parts import build
+from rela_cli.priors.base import NetworkPrior
+from rela_cli.streams import seeded
+
+
+class RandomResNet(NetworkPrior):
+    """A ResNet-18 of its own with CIFAR stem: 8 * width features."""
+
+    def __init__(self, width: int, seed: int, data: ImageStats) -> None:
+        with seeded(seed, "prior"):
+            backbone = resnet18("cifar", width)
+        super().__init__(backbone, data.mean, data.std)
+
+
+class RandomLearner(NetworkPrior):
+    """The untrained learner itself, the paper's 'random' column; with seed 0 the very weights of run seed 0."""
+
+    def __init__(self, learner: dict[str, Any], seed: int, data: ImageStats) -> None:
+        options = {k: v for k, v in learner.items() if k not in ("name", "_target_")}
+        with seeded(seed, "init", "learner"):
+            backbone = build(Part(learner["name"], learner["_target_"], options))
+        super().__init__(backbone, data.mean, data.std)

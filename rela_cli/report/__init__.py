@@ -1,0 +1,1 @@
+"""Reports: everything here reads artifacts (JSON) only, so a table needs neither torch nor hydra."""

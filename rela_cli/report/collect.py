@@ -1,0 +1,106 @@
+"""Find the result.json files below some paths and read them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rela_cli.errors import RelaError
+
+OUTPUTS = Path("outputs")
+NEEDED = {"status": str, "dataset": str, "prior": str, "learner": str, "method": str, "seed": int, "settings": dict}
+SHOWN = 5  # names spelled out in one warning
+
+
+def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = None) -> list[dict[str, Any]]:
+    """The results at `paths`: outputs folders, folders of runs, run folders or result.json files.
+
+    Every result gets the key `path`, its run folder. A run met twice (the `latest` link, a copied folder) is
+    returned once. What could not be read goes to `problems`, one line each, or to the log when that is None.
+
+    Raises:
+        RelaError: when there is no result at all.
+    """
+    found: list[str] = []
+    files = dict.fromkeys(file.resolve() for file in _files(paths, found))
+    results = _distinct((result for file in files if (result := _read(file, found))), found)
+    if not results:
+        where = ", ".join(map(str, paths)) or "nowhere"
+        raise RelaError("\n".join([f"no result.json found in {where}; `rela train` makes one", *found]))
+    if problems is None:
+        for problem in found:
+            logging.getLogger(__name__).warning(problem)
+    else:
+        problems += found
+    return results
+
+
+def _files(paths: Iterable[Path], problems: list[str]) -> Iterator[Path]:
+    """The result.json files that the paths stand for, in a stable order."""
+    unfinished: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            problems.append(f"{path}: no such file or folder")
+        elif path.is_file():
+            yield path
+        else:
+            for folder in _run_folders(path):
+                if (folder / "result.json").is_file():
+                    yield folder / "result.json"
+                elif folder.resolve() not in unfinished:  # `latest` may point to it
+                    unfinished.append(folder.resolve())
+    if unfinished:
+        names = ", ".join(f.name for f in unfinished[:SHOWN]) + (", ..." if len(unfinished) > SHOWN else "")
+        problems.append(f"no result.json yet in {counted(len(unfinished), 'run folder')}: {names}")
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """`path` itself if it is a run, else the runs in it; an outputs folder keeps them in `runs`."""
+    if _is_run(path):
+        return [path]
+    runs = path / "runs" if (path / "runs").is_dir() else path
+    return [folder for folder in sorted(runs.iterdir()) if folder.is_dir() and _is_run(folder)]
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("result.json", "manifest.json", "config.yaml"))
+
+
+def _read(file: Path, problems: list[str]) -> dict[str, Any] | None:
+    """One result, or None and a problem that names the file."""
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{file}: cannot be read ({error})")
+        return None
+    if not isinstance(result, dict):
+        problems.append(f"{file}: is not a result (a JSON object is expected)")
+        return None
+    lacking = [key for key, kind in NEEDED.items() if not isinstance(result.get(key), kind)]
+    lacking += [] if isinstance(result.get("budget"), int | float) else ["budget"]
+    if lacking:
+        problems.append(f"{file}: is not a result (no proper {', '.join(lacking)})")
+        return None
+    return {**result, "path": str(file.parent)}
+
+
+def _distinct(results: Iterable[dict[str, Any]], problems: list[str]) -> list[dict[str, Any]]:
+    """One result a run: averaging a run with its own copy would feign a second seed. A finished one wins."""
+    kept: dict[str, dict[str, Any]] = {}
+    for result in results:
+        identity = json.dumps([result["settings"], result["seed"], result["budget"]], sort_keys=True)
+        other = kept.get(identity)
+        if other is None or (other["status"] != "finished" and result["status"] == "finished"):
+            kept[identity] = result
+        if other is not None:
+            paths = f"{other['path']} and {result['path']}"
+            problems.append(f"the same run twice: {paths}; {kept[identity]['path']} counts")
+    return list(kept.values())
+
+
+def counted(n: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")

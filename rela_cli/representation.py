@@ -1,0 +1,49 @@
+"""Representations of a frozen backbone, and two measures that need no training: kNN and effective rank."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rela_cli.data.cache import ImageStats
+from rela_cli.runtime import in_blocks
+
+QUERY_BLOCK = 1024  # queries at a time, so that memory does not grow with their number
+
+
+def representations(backbone: nn.Module, images: Tensor, data: ImageStats, block_size: int) -> Tensor:
+    """(N, 3, S, S) uint8 -> (N, D) float32 on the CPU, in eval mode; the backbone's mode is put back."""
+    device = next(backbone.parameters()).device
+    mean, std = data.mean.to(device).view(1, 3, 1, 1), data.std.to(device).view(1, 3, 1, 1)
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        blocks = in_blocks(lambda x: backbone((x.float() / 255 - mean) / std), images, block_size, device)
+        return torch.cat(list(blocks)).float()
+    finally:
+        backbone.train(was_training)
+
+
+def effective_rank(features: Tensor) -> float:
+    """exp of the entropy of the normalised singular values of (N, D) features (RankMe, Garrido et al. 2023)."""
+    values = torch.linalg.svdvals((features - features.mean(0)).double())
+    share = values / values.sum().clamp(min=1e-12)
+    return float(torch.exp(-(share * torch.log(share + 1e-12)).sum()))
+
+
+def knn_logits(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
+    """Votes of the k nearest by cosine, weighted exp(cos / T) (Wu et al. 2018): (Q, D) -> (Q, classes)."""
+    bank, k = F.normalize(bank, dim=1), min(k, len(bank))
+    votes = []
+    for block in F.normalize(queries, dim=1).split(QUERY_BLOCK):
+        similarity, nearest = (block @ bank.T).topk(k, dim=1)
+        weights = torch.exp(similarity / temperature)
+        votes.append(torch.zeros(len(block), classes).scatter_add_(1, labels[nearest], weights))
+    return torch.cat(votes)
+
+
+def knn_top1(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor, k: int, temperature: float) -> float:
+    """Share of queries whose weighted vote is right."""
+    votes = knn_logits(bank, labels, queries, k, temperature, int(labels.max()) + 1)
+    return float((votes.argmax(1) == truth).float().mean())

@@ -1,0 +1,165 @@
+"""The machine under a run: device, threads, blocks of work, what it costs, and the lines people read."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from rela_cli.config import Runtime
+from rela_cli.errors import ConfigError, Stopped
+
+LINE_SECONDS = 30  # how often a plain line is printed where there is no terminal
+
+
+def pick_device(runtime: Runtime) -> torch.device:
+    """The device to use; sets the number of CPU threads as well.
+
+    Raises:
+        ConfigError: cuda was asked for and is not there.
+    """
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device=cuda, but torch sees no GPU here; say runtime.device=auto")
+    return torch.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    import torchvision
+
+    from rela_cli import __version__
+
+    return {
+        "rela": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def in_blocks(
+    compute: Callable[[Tensor], Tensor], images: Tensor, block_size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """`compute` over blocks of exactly `block_size` images, the last one padded; results on the CPU, in order.
+
+    Borders depend on nothing but the data, so a restart or another machine layout gives the same bits.
+    """
+    for start in range(0, len(images), block_size):
+        block = images[start : start + block_size].to(device)
+        count = len(block)
+        if count < block_size:
+            block = torch.cat((block, block[-1:].expand(block_size - count, *block.shape[1:])))
+        with torch.inference_mode():
+            result = compute(block)
+        yield result[:count].cpu()
+
+
+def count_flops(work: Callable[[], Any]) -> int:
+    """Multiplications and additions of one call (matrix products and convolutions), by running it once."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's peak since the start of the run, or the process' own on the CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish, so that a clock read on the host means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 end the run as `Stopped`, with 143; SIGINT with 130. A second one leaves at once."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
+        shown = signal.SIGTERM if signum == signal.SIGUSR1 else signum
+        raise Stopped(f"stopped by {signal.Signals(signum).name}; the same command goes on from the last finished stage", shown)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    try:
+        before = {each: signal.signal(each, stop) for each in signals}
+    except ValueError:  # not the main thread; whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+class Metrics:
+    """metrics.jsonl: one line a record, flushed at once, started anew with each training."""
+
+    def __init__(self, path: Path, forward: Callable[[dict[str, Any]], None]) -> None:
+        self.file = path.open("w", encoding="utf-8")
+        self.forward = forward
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a record and hand it on to the logger."""
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+        self.forward(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class Progress:
+    """Steps done, on a terminal as a bar with ETA, elsewhere as one plain line every 30 seconds."""
+
+    def __init__(self, title: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.title, self.total, self.said = title, total, time.monotonic()
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self.bar = Bar(*columns, console=console, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=self.total, note="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def show(self, done: int, note: str = "") -> None:
+        """`done` of the total, with a few words."""
+        if self.bar:
+            self.bar.update(self.task, completed=done, note=note)
+        elif time.monotonic() - self.said >= LINE_SECONDS:
+            self.said = time.monotonic()
+            print(f"{self.title}: {done} of {self.total}  {note}", file=sys.stderr, flush=True)

@@ -1,0 +1,178 @@
+"""Stage 4: judge frozen features by named protocols; every number says which one and of which network.
+
+Features: (N, D) float32, extracted once without augmentation. Rates and regularisers are chosen on a held-out
+tenth of train, never on test.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rela_cli.artifacts import Facts
+from rela_cli.config import Config, Probe
+from rela_cli.data.cache import ImageStats, Split
+from rela_cli.errors import MissingError
+from rela_cli.representation import knn_logits, representations
+from rela_cli.runtime import count_flops, pick_device
+from rela_cli.learners.build import build_backbone
+from rela_cli.streams import key, permutation, seeded
+
+VERSION = 1
+PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised weights, strongest first: each solution starts the next
+TOP5_CLASSES = 10  # top-5 says nothing where there are fewer classes than twice five
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task on frozen features."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+    @property
+    def classes(self) -> int:
+        return int(self.train_labels.max()) + 1
+
+
+def backbone_features(config: Config, run_folder: Path, train: Split, test: Split, data: ImageStats) -> tuple[Task, Facts]:
+    """The run's own backbone under `probe.network`, as a task; facts carry the cost of the forward passes.
+
+    Raises:
+        MissingError: the method has no such network.
+    """
+    network = config.probe.network
+    path = run_folder / ("backbone.safetensors" if network == "online" else f"backbone_{network}.safetensors")
+    if not path.exists():
+        raise MissingError(f"probe.network={network}: {config.method.name} keeps no such network; say probe.network=online")
+    backbone = build_backbone(config)
+    backbone.load_state_dict(load_file(path))
+    return network_task(config, backbone, train, test, data)
+
+
+def untrained_features(config: Config, train: Split, test: Split, data: ImageStats) -> tuple[Task, Facts]:
+    """The learner before any training."""
+    return network_task(config, build_backbone(config), train, test, data)
+
+
+def network_task(config: Config, network: nn.Module, train: Split, test: Split, data: ImageStats) -> tuple[Task, Facts]:
+    started = time.perf_counter()
+    network = network.to(pick_device(config.runtime)).eval()
+    size = config.runtime.block_size
+    features = [representations(network, split.images, data, size) for split in (train, test)]
+    sample = torch.zeros(1, 3, data.size, data.size, device=next(network.parameters()).device)
+    with torch.no_grad():
+        flops = count_flops(lambda: network(sample)) * (len(features[0]) + len(features[1]))
+    assert train.labels is not None and test.labels is not None
+    task = Task(features[0], train.labels, features[1], test.labels)
+    return task, {"seconds": time.perf_counter() - started, "flops": flops}
+
+
+def target_features(folder: Path, dim: int, train: Split, test: Split) -> tuple[Task, Facts]:
+    """The prior alone: the first `dim` components of its targets, the very ones that a learner is matched to."""
+    started = time.perf_counter()
+    features = [load_file(folder / f"{split}.safetensors")["targets"][:, :dim].float() for split in ("train", "test")]
+    assert train.labels is not None and test.labels is not None
+    task = Task(features[0], train.labels, features[1], test.labels)
+    return task, {"seconds": time.perf_counter() - started, "flops": 0}
+
+
+def probe(task: Task, protocol: str, settings: Probe) -> Facts:
+    """One protocol on one task: top1 (and top5) in [0, 1], with the seconds it took."""
+    started = time.perf_counter()
+    logits, extra = PROTOCOLS[protocol](task, settings)
+    return {**accuracy(logits, task.test_labels), **extra, "seconds": time.perf_counter() - started}
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """top1, and top5 where there are classes enough, over all samples at once."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    scores = {"top1": ranked[:, 0].double().mean().item()}
+    if logits.shape[1] > TOP5_CLASSES:
+        scores["top5"] = ranked.any(1).double().mean().item()
+    return scores
+
+
+def rela_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
+    """The paper's: Adam, constant rate, no decay, raw features, a fixed number of epochs."""
+    with seeded(0, "probe"):
+        linear = nn.Linear(task.train.shape[1], task.classes)
+    optimizer = torch.optim.Adam(linear.parameters(), lr=settings.rela_lr, fused=True)
+    for epoch in range(settings.rela_epochs):
+        for batch in permutation(key(0, "probe", epoch), len(task.train)).split(settings.rela_batch_size):
+            loss = F.cross_entropy(linear(task.train[batch]), task.train_labels[batch])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        return linear(task.test), {}
+
+
+def lbfgs_protocol(task: Task, _: Probe) -> tuple[Tensor, Facts]:
+    """Multinomial logistic regression to convergence on standardised features; penalty from a held-out tenth."""
+    mean, deviation = task.train.double().mean(0), task.train.double().std(0)
+    scale = torch.where(deviation > 1e-8 * deviation.max().clamp(min=1e-30), 1 / deviation, 0.0)
+    train, test = ((x.double() - mean) * scale for x in (task.train, task.test))
+    held_out = stratified_tenth(task.train_labels)
+    scores = []
+    for penalty, weights in solutions(train[~held_out], task.train_labels[~held_out], task.classes, PENALTIES):
+        guess = affine(train[held_out], weights).argmax(1)
+        scores.append(((guess == task.train_labels[held_out]).double().mean().item(), penalty))
+    best = max(scores)[1]
+    *_, (_, weights) = solutions(train, task.train_labels, task.classes, [p for p in PENALTIES if p >= best])
+    return affine(test, weights), {"penalty": best}
+
+
+def stratified_tenth(labels: Tensor) -> Tensor:
+    """Every tenth sample of each class, in a fixed random order: (N,) bool."""
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    order = permutation(key(0, "held out"), len(labels))
+    for label in labels.unique():
+        chosen[order[labels[order] == label][::10]] = True
+    return chosen
+
+
+def affine(features: Tensor, weights: Tensor) -> Tensor:
+    """(N, D) and (D + 1, C), the last row being the bias -> (N, C)."""
+    return features @ weights[:-1] + weights[-1]
+
+
+def solutions(
+    features: Tensor, labels: Tensor, classes: int, penalties: tuple[float, ...] | list[float]
+) -> Iterator[tuple[float, Tensor]]:
+    """L2-penalised logistic regression for each penalty, warm-started from the one before: (D + 1, C) weights."""
+    weights = torch.zeros(features.shape[1] + 1, classes, dtype=features.dtype, requires_grad=True)
+    for penalty in penalties:
+        solver = torch.optim.LBFGS(
+            [weights], max_iter=300, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        )
+
+        def closure(penalty: float = penalty, solver: torch.optim.LBFGS = solver) -> Tensor:
+            solver.zero_grad()
+            loss = F.cross_entropy(affine(features, weights), labels) + 0.5 * penalty * weights[:-1].square().sum()
+            loss.backward()
+            return loss
+
+        solver.step(closure)  # type: ignore[arg-type]
+        yield penalty, weights.detach().clone()
+
+
+def knn_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
+    """k nearest neighbours by cosine, votes weighted exp(cos / T)."""
+    return knn_logits(task.train, task.train_labels, task.test, settings.knn_k, settings.knn_temperature, task.classes), {}
+
+
+PROTOCOLS: dict[str, Callable[[Task, Probe], tuple[Tensor, Facts]]] = {
+    "rela": rela_protocol,
+    "lbfgs": lbfgs_protocol,
+    "knn": knn_protocol,
+}

@@ -1,0 +1,50 @@
+"""Stage 2: fit the map from features to targets, once, and keep both the map and the targets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rela_cli.artifacts import Facts
+from rela_cli.config import Config
+from rela_cli.parts import build
+from rela_cli.transports.base import Transport
+
+VERSION = 1
+BLOCK = 8192  # rows at a time, so that float64 copies stay small
+
+
+def transport(config: Config, features_folder: Path, folder: Path) -> Facts:
+    """Targets of both splits, fp16, as train.safetensors and test.safetensors, and the map as map.safetensors."""
+    started = time.perf_counter()
+    train = load_file(features_folder / "train.safetensors")["features"]
+    mapping: Transport = build(config.transport)
+    mapping.fit(blocks(train))
+    write_targets(mapping, train, folder / "train.safetensors")
+    facts: Facts = {"seconds": time.perf_counter() - started, "ordered": mapping.ordered, **mapping.facts()}
+    facts["flops"] = fit_flops(len(train), train.shape[1])
+    save_file(mapping.state(), folder / "map.safetensors")
+    if (features_folder / "test.safetensors").exists():
+        write_targets(mapping, load_file(features_folder / "test.safetensors")["features"], folder / "test.safetensors")
+    return facts
+
+
+def blocks(features: Tensor) -> Iterator[Tensor]:
+    """Rows of (N, D), a few thousand at a time."""
+    for start in range(0, len(features), BLOCK):
+        yield features[start : start + BLOCK]
+
+
+def write_targets(mapping: Transport, features: Tensor, path: Path) -> None:
+    """Map all rows and store them as fp16."""
+    save_file({"targets": torch.cat([mapping(block).half() for block in blocks(features)])}, path)
+
+
+def fit_flops(samples: int, dim: int) -> int:
+    """Covariance (2 N D^2), eigenvectors (about 9 D^3) and projection (2 N D^2)."""
+    return 4 * samples * dim**2 + 9 * dim**3

@@ -1,0 +1,159 @@
+"""A sweep's bookkeeping. Hydra reports the first failure only, and a sys.exit in a cell ends it silently.
+
+So each cell writes its outcome as one JSON file into the sweep's folder, whichever process it runs in, and the
+parent reads them back: a cell without a file was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rela_cli.composer import Composer, hand_over
+from rela_cli.errors import RelaError, Stopped
+from rela_cli.job import Job
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Record = dict[str, Any]
+
+
+class SweepStopped(BaseException):
+    """Leaves Hydra's loop over the cells, which catches every `Exception`; its argument is the exit status."""
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """Hydra's task for one cell: run it, write down what came of it, and let the next one start."""
+
+    job: Job
+    folder: Path
+    total: int
+
+    def __call__(self, tree: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        node = HydraConfig.get()
+        number, overrides = int(node.job.num), list(node.overrides.task)
+        print(f"\ncell {number + 1} of {self.total}: {' '.join(overrides)}", flush=True)
+        record = self.attempt(tree, overrides)
+        trace = record.pop("trace", None)
+        if trace:
+            record["traceback"] = str(self.folder / f"{number}.traceback.txt")
+            Path(record["traceback"]).write_text(trace)
+        _write(self.folder / f"{number}.json", {"overrides": overrides, **record})
+        if record["status"] == "stopped":
+            raise SweepStopped(record["exit_code"])
+
+    def attempt(self, tree: DictConfig, overrides: Sequence[str]) -> Record:
+        """Run the cell; nothing but a signal comes out of it."""
+        try:
+            outcome = self.job.run(tree, overrides)
+            folder = str(Path(outcome.folder).resolve()) if outcome.folder else None
+            return {"status": outcome.status, "exit_code": 0, "folder": folder}
+        except (KeyboardInterrupt, Stopped) as error:
+            return {"status": "stopped", "exit_code": getattr(error, "exit_code", 130), "message": str(error)}
+        except (Exception, SystemExit) as error:
+            return _failure(error)
+
+
+def _failure(error: Exception | SystemExit) -> Record:
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) and error.code else 1
+        message = f"something in this cell called sys.exit({error.code!r})"
+    else:
+        code = error.exit_code if isinstance(error, RelaError) else 1
+        message = f"{type(error).__name__}: {error}"
+    return {"status": "failed", "exit_code": code, "message": message, "trace": traceback.format_exc()}
+
+
+def _write(path: Path, record: Record) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1))
+    os.replace(temporary, path)
+
+
+def run(job: Job) -> int:
+    """Check every cell, run them all, and say what came of each; the exit status of the whole.
+
+    Raises:
+        ConfigError: when a cell cannot be meant; then nothing has been started.
+    """
+    cells, first = Composer(job.line).plan()
+    folder = _new_folder(Path(first.paths.outputs))
+    stop, trouble = 0, ""
+    try:
+        hand_over(job.command, job.line, CellTask(job, folder, len(cells)), *_own_folder(job, folder))
+    except KeyboardInterrupt:
+        stop = 130
+    except SweepStopped as stopped:
+        stop = stopped.args[0]
+    except Exception as error:  # the launcher's: a cell's own never get here
+        trouble = f": {type(error).__name__}: {error}"
+    records = [_read(folder / f"{number}.json", cell, stop, trouble) for number, cell in enumerate(cells)]
+    return report(records, stop)
+
+
+def _new_folder(outputs: Path) -> Path:
+    folder = outputs.resolve() / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise RelaError(f"cannot make {folder}: {error.strerror}; choose another place with paths.outputs=") from error
+    return folder
+
+
+def _own_folder(job: Job, folder: Path) -> list[str]:
+    """Hydra's own files go where ours go, unless the user says otherwise."""
+    if any(word.startswith("hydra.sweep.dir=") for word in job.line.overrides):
+        return []
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.sweep.dir='{quoted}'"]
+
+
+def _read(path: Path, cell: Sequence[str], stop: int, trouble: str) -> Record:
+    try:
+        record: Record = json.loads(path.read_text())
+        return record
+    except (OSError, ValueError):
+        status = "stopped" if stop else "failed"
+        message = "the process ended without a word (killed, or out of memory)" + trouble
+        return {"status": status, "exit_code": stop or 1, "message": message, "overrides": list(cell)}
+
+
+def report(records: Sequence[Record], stop: int = 0) -> int:
+    """Print the table, every failure and the closing line; the exit status."""
+    counts = Counter(record["status"] for record in records)
+    _print_table([Path(record["folder"]) for record in records if record.get("folder")])
+    failed = [(number, record) for number, record in enumerate(records) if record["status"] == "failed"]
+    for number, record in failed:
+        print(f"\nfailed: cell {number + 1}: {' '.join(record['overrides'])}")
+        print(f"  {record['message']}")
+        if "traceback" in record:
+            print(f"  traceback: {os.path.relpath(record['traceback'])}")
+    if stop:
+        print("\nstopped; the same command goes on with what is missing")
+    unfinished = f", {counts['stopped']} not finished" if counts["stopped"] else ""
+    noun = "cell" if len(records) == 1 else "cells"
+    print(f"{len(records)} {noun}: {counts['run']} run, {counts['found']} found, {counts['failed']} failed{unfinished}")
+    return stop or max((record["exit_code"] for _, record in failed), default=0)
+
+
+def _print_table(folders: Sequence[Path]) -> None:
+    if not folders:
+        return
+    try:
+        from rela_cli.report.table import print_table
+
+        print_table(list(dict.fromkeys(folders)))
+    except Exception as error:  # the runs are done; their summary must still come
+        print(f"rela: no table ({type(error).__name__}: {error}); try: rela table", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Transports: fitted maps from features to targets."""

@@ -1,0 +1,83 @@
+"""PCA and PCA whitening from a streaming float64 covariance (paper, section 3: the ideal data's targets)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from rela_cli.transports.base import Transport
+
+DEAD = 1e-10  # a component below this share of the largest eigenvalue carries rounding noise, not data
+
+
+class Moments:
+    """Mean and covariance of a stream, merged block by block (Chan, Golub and LeVeque 1979), so memory is D x D."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean = torch.zeros(1, dtype=torch.float64)
+        self.scatter = torch.zeros(1, dtype=torch.float64)
+
+    def add(self, block: Tensor) -> None:
+        """(n, D) of any float type."""
+        block = block.double()
+        mean = block.mean(0)
+        centred = block - mean
+        gap, n = mean - self.mean, self.n + len(block)
+        self.scatter = self.scatter + centred.T @ centred + torch.outer(gap, gap) * (self.n * len(block) / n)
+        self.mean, self.n = self.mean + gap * (len(block) / n), n
+
+    @property
+    def covariance(self) -> Tensor:
+        """(D, D), over N - 1."""
+        return self.scatter / max(1, self.n - 1)
+
+
+class PCA(Transport):
+    """Centre and rotate onto the principal axes, largest first; the sign makes each axis' largest entry positive."""
+
+    ordered = True
+    whiten = False
+
+    def __init__(self, max_dim: int) -> None:
+        self.max_dim = max_dim
+
+    def fit(self, blocks: Iterable[Tensor]) -> None:
+        moments = Moments()
+        for block in blocks:
+            moments.add(block)
+        values, vectors = torch.linalg.eigh(moments.covariance.cpu())
+        self.mean, self.values = moments.mean.cpu(), values.flip(0).clamp(min=0)
+        axes = vectors.flip(1)[:, : self.max_dim]
+        largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+        self.axes = axes * largest.sign()
+        self.scale = self.component_scale(self.values[: self.max_dim])
+
+    def component_scale(self, values: Tensor) -> Tensor:
+        """1 for PCA, 1/deviation for whitening, and exactly 0 for dead components in both."""
+        alive = values > DEAD * values[0]
+        return torch.where(alive, values.rsqrt() if self.whiten else torch.ones_like(values), 0.0)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (features.double() - self.mean) @ self.axes * self.scale
+
+    def state(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "axes": self.axes.contiguous(), "scale": self.scale, "eigenvalues": self.values}
+
+    def facts(self) -> dict[str, object]:
+        total = self.values.sum().clamp(min=1e-300)
+        share = (self.values.cumsum(0) / total)[: self.max_dim]
+        marks = {str(k): round(share[k - 1].item(), 6) for k in (16, 64, 256, 512, 1024, 2048) if k <= len(share)}
+        return {
+            "dim": self.axes.shape[1],
+            "dead": int((self.scale == 0).sum()),
+            "explained_variance": {**marks, str(len(share)): round(share[-1].item(), 6)},
+        }
+
+
+class Whitening(PCA):
+    """PCA with every kept component scaled to unit variance."""
+
+    whiten = True
