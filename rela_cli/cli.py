@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # rela list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        return _say("stopped; the same command goes on", 130)
+    except KeyboardInterrupt as stopped:  # errors.Stopped says which signal it was
+        return _say(str(stopped) or "stopped; the same command goes on", getattr(stopped, "exit_code", 130))
     except RelaError as error:
         return _say(str(error), error.exit_code)
     except Exception as error:

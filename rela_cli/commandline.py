@@ -85,8 +85,8 @@ def parse(words: Sequence[str]) -> CommandLine:
 
 
 def without_plus(word: str) -> str:
-    """Drop `+` and `++`. Hydra's struct mode then decides about the key, preset or not; a part's keys are its yaml's."""
-    return re.sub(r"^\+{1,2}(?!hydra[./])", "", word)
+    """Drop `+` and `++`: Hydra's struct mode then decides about the key, whether or not a preset has set it."""
+    return re.sub(r"^\+{1,2}(?!\+|hydra[./])", "", word)
 
 
 def _flag(word: str, rest: deque[str]) -> tuple[str, str | None]:

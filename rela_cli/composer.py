@@ -78,7 +78,8 @@ class Composer:
     """Hydra's own config loader over rela's conf/ and the user's --config-dir."""
 
     def __init__(self, line: CommandLine) -> None:
-        version.setbase("1.3")
+        if not _is_hydra_1_4():
+            version.setbase("1.3")
         setup_globals()
         self.line = line
         self.config_name = line.flags.get("--config-name") or "rela"
@@ -173,7 +174,9 @@ class Composer:
                     seen.setdefault(problem, cell)
             if bad == SHOWN_CELLS:
                 break
-        return [problem if bad == len(cells) else f"{problem} (cell {' '.join(cell)})" for problem, cell in seen.items()]
+        return [
+            problem if bad == len(cells) else f"{problem} (cell {' '.join(cell)})" for problem, cell in seen.items()
+        ]
 
     def problems(self, words: Sequence[str]) -> list[str]:
         """What is wrong with each override by itself, then with all the good ones together."""

@@ -368,15 +368,26 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     if not config.probe.protocols:
         problems.append("probe.protocols is empty; allowed are rela, lbfgs, knn")
     if config.prior.options.get("weights", "-") == "":
-        problems.append(f"prior={config.prior.name} needs prior.weights=PATH (a .safetensors or weights-only .pth file)")
+        problems.append(
+            f"prior={config.prior.name} needs prior.weights=PATH (a .safetensors or weights-only .pth file)"
+        )
     for group in PARTS:
         part: Part = getattr(config, group)
-        package = part.target.partition(".")[0]
-        if package not in ("rela_cli", *config.allow):
-            problems.append(
-                f"{group}={part.name} wants to run {part.target}, which is not part of rela; "
-                f"if you trust it say allow=[{package}]"
-            )
+        for target in (part.target, *_targets(part.options)):
+            package = target.partition(".")[0]
+            if package not in ("rela_cli", *config.allow):
+                problems.append(
+                    f"{group}={part.name} wants to run {target}, which is not part of rela; "
+                    f"if you trust it say allow=[{package}]"
+                )
+
+
+def _targets(value: Any) -> list[str]:
+    """Every `_target_` inside some options."""
+    if isinstance(value, Mapping):
+        own = [str(value["_target_"])] if "_target_" in value else []
+        return own + [target for inner in value.values() for target in _targets(inner)]
+    return [target for inner in value for target in _targets(inner)] if isinstance(value, list | tuple) else []
 
 
 # ----------------------------------------------------------------------------------------- derived numbers
@@ -407,7 +418,7 @@ def lengths(config: Config, train_samples: int) -> Lengths:
     if steps_per_epoch == 0:
         raise ConfigError(
             f"batch_size={config.batch_size} is larger than the subset: budget={config.budget:g} of "
-            f"{train_samples} samples is {subset_size}. Say batch_size={max(2, subset_size)} or less, or a larger budget"
+            f"{train_samples} samples is {subset_size}. Say batch_size={max(2, subset_size)} or less, or take more"
         )
     steps = steps_per_epoch * config.epochs
     return Lengths(train_samples, subset_size, steps_per_epoch, steps, steps * config.batch_size)

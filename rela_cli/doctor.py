@@ -18,12 +18,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 PACKAGES = (
-    "torch torchvision hydra-core omegaconf timm open_clip_torch wandb rich lightly safetensors filelock scikit-learn "
-    "numpy pillow"
-).split()
+    *("torch", "torchvision", "hydra-core", "omegaconf", "timm", "open_clip_torch", "wandb", "rich", "lightly"),
+    *("safetensors", "filelock", "scikit-learn", "numpy", "pillow"),
+)
 HUB_SECONDS = 3.0  # deadline, name look-up included: a socket's own timeout does not cover that
 FREE_GB = 2.0
 
@@ -80,7 +82,9 @@ def packages() -> Check:
     missing = [name for name, version in found.items() if not version]
     text = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     if missing:
-        return Check("packages", "fail", f"missing: {', '.join(missing)}; found: {text}", f"pip install {' '.join(missing)}")
+        return Check(
+            "packages", "fail", f"missing: {', '.join(missing)}; found: {text}", f"pip install {' '.join(missing)}"
+        )
     return Check("packages", "ok", text)
 
 
@@ -105,7 +109,7 @@ def torch() -> Check:
 def pair() -> Check:
     """torchvision is built for one torch; with another its operators are missing."""
     ours, wanted = _version("torch"), _wanted_torch()
-    reinstall = f"pip install --force-reinstall torchvision torch{wanted or ''} (both from the same index)"
+    reinstall = f"pip install --force-reinstall torchvision 'torch{wanted}' (both from the same index)"
     try:
         vision = import_module("torchvision")
     except Exception as error:
@@ -113,8 +117,10 @@ def pair() -> Check:
             raise
         text = f"torchvision was built for another torch than the {ours} here ({_first_line(error)})"
         return Check("torchvision", "fail", text, reinstall)
-    if wanted and _numbers(wanted)[:2] != _numbers(ours)[:2]:
-        return Check("torchvision", "warn", f"torchvision {vision.__version__} wants torch{wanted}, not {ours}", reinstall)
+    if not SpecifierSet(wanted).contains(ours, prereleases=True):
+        return Check(
+            "torchvision", "warn", f"torchvision {vision.__version__} wants torch{wanted}, not {ours}", reinstall
+        )
     return Check("torchvision", "ok", f"torchvision {vision.__version__} fits torch {ours}")
 
 
@@ -124,7 +130,11 @@ def device() -> Check:
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         names = [torch.cuda.get_device_properties(i) for i in range(count)]
-        return Check("device", "ok", ", ".join(f"cuda:{i} {p.name} {p.total_memory / 2**30:.0f} GiB" for i, p in enumerate(names)))
+        return Check(
+            "device",
+            "ok",
+            ", ".join(f"cuda:{i} {p.name} {p.total_memory / 2**30:.0f} GiB" for i, p in enumerate(names)),
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Check("device", "ok", f"CPU, {cores} cores, torch uses {torch.get_num_threads()} threads; no GPU found")
 
@@ -165,7 +175,9 @@ def hub() -> Check:
     if answer == [""]:
         return Check("hub", "ok", f"{address} answers")
     why = answer[0] if answer else f"no answer in {HUB_SECONDS:g} s"
-    return Check("hub", "warn", f"{address}: {why}", "optional: digits, patches, random and local weights need no network")
+    return Check(
+        "hub", "warn", f"{address}: {why}", "optional: digits, patches, random and local weights need no network"
+    )
 
 
 def wandb() -> Check:
@@ -182,7 +194,9 @@ def data() -> Check:
     if not root:
         return Check("data", "ok", "$RELA_DATA is not set; digits and fake need none, image_folder takes dataset.root=")
     if not Path(root).is_dir():
-        return Check("data", "warn", f"$RELA_DATA={root} is not a folder", "unset it, or set it to the folder of your data")
+        return Check(
+            "data", "warn", f"$RELA_DATA={root} is not a folder", "unset it, or set it to the folder of your data"
+        )
     return Check("data", "ok", f"$RELA_DATA={root}")
 
 
@@ -203,8 +217,7 @@ def _wanted_torch() -> str:
         needs = metadata.requires("torchvision") or []
     except metadata.PackageNotFoundError:
         return ""
-    found: list[Any] = [re.match(r"torch\s*\(?(==[\w.]+)", need) for need in needs]
-    return next((match.group(1) for match in found if match), "")
+    return next((str(need.specifier) for need in map(Requirement, needs) if need.name == "torch"), "")
 
 
 def _in_netrc(host: str) -> bool:

@@ -30,8 +30,8 @@ class NonFiniteError(RelaError):
     exit_code = 4
 
 
-class Stopped(RelaError):
-    """A signal ended the run; 128 + the signal's number is the exit status."""
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run; 128 + its number is the exit status. No `except Exception` may take it for a failure."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)

@@ -6,14 +6,13 @@ import argparse
 import re
 import shutil
 import textwrap
-from pathlib import Path
 
 from rela_cli.config import CONF_DIR, GROUPS
 
 PROTOCOLS = {
-    "rela": "The paper's: a linear layer on raw features, Adam, fixed epochs; test accuracy at the end.",
-    "lbfgs": "Logistic regression on standardised features, converged; regulariser chosen on held-out train.",
-    "knn": "Weighted nearest neighbours by cosine; nothing is trained.",
+    "rela": "The paper's: a linear layer on raw features, Adam, fixed epochs; test accuracy at the end",
+    "lbfgs": "Logistic regression on standardised features, converged; regulariser chosen on held-out train",
+    "knn": "Weighted nearest neighbours by cosine; nothing is trained",
 }
 PLURALS = {"switch": "switches", "matching": "matching"}
 
@@ -40,7 +39,10 @@ def options(group: str) -> dict[str, str]:
     """Each choice of a group with one sentence about it."""
     if group == "probe":
         return PROTOCOLS
-    return {path.stem: first_sentence(path.read_text(encoding="utf-8")) for path in sorted((CONF_DIR / group).glob("*.yaml"))}
+    return {
+        path.stem: first_sentence(path.read_text(encoding="utf-8"))
+        for path in sorted((CONF_DIR / group).glob("*.yaml"))
+    }
 
 
 def first_sentence(text: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rela_cli.composer import Composer, hand_over
-from rela_cli.errors import RelaError, Stopped
+from rela_cli.errors import RelaError
 from rela_cli.job import Job
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class CellTask:
             outcome = self.job.run(tree, overrides)
             folder = str(Path(outcome.folder).resolve()) if outcome.folder else None
             return {"status": outcome.status, "exit_code": 0, "folder": folder}
-        except (KeyboardInterrupt, Stopped) as error:
+        except KeyboardInterrupt as error:
             return {"status": "stopped", "exit_code": getattr(error, "exit_code", 130), "message": str(error)}
         except (Exception, SystemExit) as error:
             return _failure(error)

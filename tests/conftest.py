@@ -1,0 +1,50 @@
+"""What all tests share. Threads are set before anything imports torch: tests run side by side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_variable] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["HF_HUB_OFFLINE"] = "1"
+for _variable in ("RELA_DEBUG", "HYDRA_FULL_ERROR", "NO_COLOR", "COLUMNS"):
+    os.environ.pop(_variable, None)
+
+ROOT = Path(__file__).parent.parent
+Rela = Callable[..., "subprocess.CompletedProcess[str]"]
+
+NO_TORCH = """
+import importlib.abc, sys
+class NoTorch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "open_clip", "lightly"):
+            raise RuntimeError(f"{name} was imported")
+sys.meta_path.insert(0, NoTorch())
+"""
+
+
+@pytest.fixture
+def rela(tmp_path: Path) -> Rela:
+    """`rela ...` as a process of its own, in an empty folder. `stub` is Python that runs before anything else."""
+
+    def call(*words: str, stub: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        paths = [str(ROOT)]
+        if stub:
+            folder = tmp_path / ".stub"
+            folder.mkdir(exist_ok=True)
+            (folder / "sitecustomize.py").write_text(stub)
+            paths.insert(0, str(folder))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+        command = [sys.executable, "-m", "rela_cli", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    return call
