@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,21 @@ def _read(file: Path, problems: list[str]) -> dict[str, Any] | None:
     if not isinstance(result, dict):
         problems.append(f"{file}: is not a result (a JSON object is expected)")
         return None
-    lacking = [key for key, kind in NEEDED.items() if not isinstance(result.get(key), kind)]
-    lacking += [] if isinstance(result.get("budget"), int | float) else ["budget"]
-    if lacking:
+    if lacking := _lacking(result):
         problems.append(f"{file}: is not a result (no proper {', '.join(lacking)})")
         return None
     return {**result, "path": str(file.parent)}
+
+
+def _lacking(result: Mapping[str, Any]) -> list[str]:
+    """The keys without which a result has no place in a table."""
+    lacking = [key for key, kind in NEEDED.items() if not isinstance(result.get(key), kind)]
+    lacking += [key for key in ("probe", "baselines") if not isinstance(result.get(key) or {}, dict)]
+    lacking += [] if isinstance(result.get("budget"), int | float) else ["budget"]
+    if not lacking:
+        groups = ("dataset", "learner", "method", *(["prior"] if result["prior"] != "none" else []))
+        lacking = [f"settings.{group}" for group in groups if not isinstance(result["settings"].get(group), dict)]
+    return lacking
 
 
 def _distinct(results: Iterable[dict[str, Any]], problems: list[str]) -> list[dict[str, Any]]:

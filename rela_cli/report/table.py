@@ -261,7 +261,7 @@ def _measured(probe: Any) -> dict[Protocol, float]:
     measured = {}
     for key, entry in (probe or {}).items():
         name, _, suffix = key.partition("@")
-        top1 = entry.get("top1")
+        top1 = entry.get("top1") if isinstance(entry, Mapping) else None
         if isinstance(top1, int | float) and math.isfinite(top1):
             measured[Protocol(name, entry.get("network") or suffix or NETWORKS[0])] = float(top1)
     return measured
