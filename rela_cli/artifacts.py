@@ -44,7 +44,7 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the same folder, then put it in place in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -60,7 +60,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON, written atomically."""
     text = json.dumps(value, indent=2, default=list) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Facts | None:
@@ -145,6 +145,8 @@ class RunLock:
                 f"{self.folder} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
                 f"({holder.get('command', 'command unknown')}). Wait for it, or stop it"
             ) from None
+        for leftover in self.folder.glob(".*.tmp"):  # of a killed process; we hold the lock
+            leftover.unlink()
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()

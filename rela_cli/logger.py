@@ -1,64 +1,82 @@
-"""Trackers besides metrics.jsonl. None of them can fail a run: one warning, then it goes on without."""
+"""Trackers besides metrics.jsonl. None of them can fail a run: one warning, and it goes on without.
+
+Keys come from the environment, never from the config, and what looks like a secret is left out of what is sent.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rela_cli.config import Config, to_tree
 
 Forward = Callable[[dict[str, Any]], None]
+SECRET = re.compile("token|secret|password|api_?key", re.IGNORECASE)
+INIT_SECONDS = 10  # how long wandb may take to answer before it goes offline
 
 
-def open_logger(config: Config, folder: Path) -> tuple[Forward, Callable[[], None]]:
-    """What takes a record of metrics, and what closes it."""
-    if config.logger.name != "wandb":
-        return lambda record: None, lambda: None
+@contextmanager
+def open_logger(config: Config, folder: Path) -> Iterator[Forward]:
+    """What takes a record of metrics, until the training is over."""
+    run = start_wandb(config, folder) if config.logger.name == "wandb" else None
+    if run is None:
+        yield lambda record: None
+        return
+    alive = [True]
     try:
-        run = start_wandb(config, folder)
-    except Exception as error:  # wandb has many ways to say no
-        warn(f"wandb is not available ({error}); metrics.jsonl has everything")
-        return lambda record: None, lambda: None
-    return guarded(lambda record: run.log({k: v for k, v in record.items() if v is not None}, step=record.get("step"))), guarded_close(run)
+        yield lambda record: guard(lambda: run.log(record, step=record["step"]), alive)
+    finally:
+        guard(run.finish, alive)
 
 
 def start_wandb(config: Config, folder: Path) -> Any:
-    """A wandb run, online if asked for and possible, else offline in the run folder."""
+    """A wandb run, online if asked for and possible, else offline in the run's folder; None when there can be none."""
     os.environ.setdefault("WANDB_SILENT", "true")
+    modes = ["online", "offline"] if config.logger.mode == "online" else ["offline"]
+    for mode in modes:
+        try:
+            return init_wandb(config, folder, mode)
+        except Exception as error:  # wandb has many ways to say no
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            way = "going offline; later: wandb sync" if mode == "online" else "metrics.jsonl has everything;"
+            warn(f"wandb is not available ({reason}): {way} {folder}")
+    return None
+
+
+def init_wandb(config: Config, folder: Path, mode: Any) -> Any:
+    """wandb.init with our settings."""
     import wandb
 
-    common = {"project": config.logger.project, "entity": config.logger.entity, "dir": str(folder), "name": folder.name}
-    common |= {"config": to_tree(config)}
-    if config.logger.mode == "online":
+    return wandb.init(
+        mode=mode,
+        project=config.logger.project,
+        entity=config.logger.entity,
+        dir=str(folder),
+        name=folder.name,
+        config=without_secrets(to_tree(config)),
+        settings=wandb.Settings(init_timeout=INIT_SECONDS),
+    )
+
+
+def without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree less every key that looks like a secret."""
+    kept = {key: value for key, value in tree.items() if not SECRET.search(key)}
+    return {key: without_secrets(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def guard(call: Callable[[], Any], alive: list[bool]) -> None:
+    """`call`, until one fails."""
+    if alive[0]:
         try:
-            return wandb.init(mode="online", settings=wandb.Settings(init_timeout=10), **common)
+            call()
         except Exception as error:
-            warn(f"wandb goes offline ({str(error).splitlines()[0]}); later: wandb sync {folder}/wandb/offline-run-*")
-    return wandb.init(mode="offline", **common)
-
-
-def guarded(call: Forward) -> Forward:
-    """`call`, until it fails for the first time."""
-    alive = [True]
-
-    def forward(record: dict[str, Any]) -> None:
-        if alive[0]:
-            try:
-                call(record)
-            except Exception as error:
-                alive[0] = False
-                warn(f"wandb stopped working ({error}); metrics.jsonl goes on")
-
-    return forward
-
-
-def guarded_close(run: Any) -> Callable[[], None]:
-    """Finish the wandb run, whatever state it is in."""
-    close = guarded(lambda record: run.finish(quiet=True))
-    return lambda: close({})
+            alive[0] = False
+            warn(f"wandb stopped working ({error}); metrics.jsonl goes on")
 
 
 def warn(message: str) -> None:

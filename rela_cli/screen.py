@@ -2,53 +2,55 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rela_cli.pipeline import Run, Step
+from rela_cli.runs import Run, Step
+
+UNITS = ("", "K", "M", "G", "T", "P", "E")
 
 
 def show_plan(run: Run, steps: list[Step]) -> None:
     """One line a stage: cached, to do, or not needed."""
-    say(f"{run.folder.name}")
+    say(run.folder.name)
     for step in steps:
-        state = "to do" if step.todo else "skip" if "no prior" in step.note or "has no" in step.note else "cached"
-        say(f"  {step.stage:<10}{state:<8}{step.note}")
-    if not any(step.todo for step in steps):
-        say(f"  nothing to do; {run.folder}" if steps[-1].stage in ("train", "probe") else "  nothing to do")
+        say(f"  {step.stage:<10}{step.state:<8}{step.note}")
+    if not any(step.state == "to do" for step in steps):
+        say("  nothing to do" + (f"; see {run.folder}" if steps[-1].stage in ("train", "probe") else ""))
 
 
 def show_result(run: Run) -> None:
     """Numbers, cost, where things lie, and what to do next."""
     result = run.result or {}
-    for protocol, number in result["probe"].items():
-        untrained = ((result["baselines"].get("untrained") or {}).get(protocol) or {}).get("top1")
-        beside = "" if untrained is None else f"   untrained {100 * untrained:.1f}"
-        alone = ((result["baselines"].get("prior_alone") or {}).get(protocol) or {}).get("top1")
-        beside += "" if alone is None else f", prior alone {100 * alone:.1f}"
-        say(f"  top-1 {100 * number['top1']:5.1f} %  {protocol} ({number['network']}){beside}")
+    for key, number in result["probe"].items():
+        say(f"  top-1 {100 * number['top1']:5.1f} %  {key} ({number['network']})  {beside(result, key)}")
     if "probe_skipped" in result:
         say(f"  not probed: {result['probe_skipped']}")
     seconds = result["seconds"]
-    say(f"  cost  {sum(seconds.values()):.1f} s: " + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items()) + f"; {flops(result)}")
+    parts = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+    say(f"  cost  {sum(seconds.values()):.1f} s ({parts}); {scaled(sum(result['flops'].values()))}FLOP")
     if result["switch_step"]:
         say(f"  phase 1 ended before step {result['switch_step']} of {result['steps']}")
     say(f"  files {run.folder}")
     say("  next  rela table")
 
 
-def flops(result: dict[str, Any]) -> str:
-    """The run's FLOPs, prior pass included."""
-    total, unit = float(sum(result["flops"].values())), ""
-    for unit in ("", "K", "M", "G", "T", "P", "E"):
-        if total < 1000:
-            break
-        total /= 1000
-    return f"{total:.3g} {unit}FLOP"
+def beside(result: dict[str, Any], key: str) -> str:
+    """What the untrained learner and the prior alone reach under the same protocol."""
+    words = []
+    for name in ("untrained", "prior_alone"):
+        number = ((result["baselines"] or {}).get(name) or {}).get(key.partition("@")[0])
+        words += [f"{name.replace('_', ' ')} {100 * number['top1']:.1f}"] if number else []
+    return ", ".join(words)
+
+
+def scaled(value: float) -> str:
+    """Three digits and a unit, such as '1.25 G'."""
+    power = 0
+    while value >= 1000 and power < len(UNITS) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {UNITS[power]}"
 
 
 def say(line: str) -> None:
     """A line on stdout, at once."""
     print(line, flush=True)
-    sys.stdout.flush()

@@ -15,9 +15,9 @@ MASK = 0xFFFFFFFF  # 32-bit words, held in int64: a product wraps there and its 
 
 
 def key(seed: int, *path: int | str) -> int:
-    """A 32-bit key for one stream, such as `key(seed, "subset", epoch)`."""
+    """A 63-bit key for one stream, such as `key(seed, "subset", epoch)`."""
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
-    return int.from_bytes(digest[:4], "little")
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def mix(word: Tensor) -> Tensor:
@@ -33,9 +33,10 @@ def mix(word: Tensor) -> Tensor:
 
 def words(stream: int, counters: Tensor, draws: int) -> Tensor:
     """`draws` 32-bit words for each counter: (N,) int64 -> (N, draws) int64."""
-    which = torch.arange(draws, device=counters.device)
-    start = mix((counters & MASK) ^ stream)
-    return mix((start[:, None] + 0x9E3779B9 * (which + 1)) & MASK ^ mix(start)[:, None])
+    which = torch.arange(1, draws + 1, device=counters.device)
+    start = mix((mix(counters & MASK) + (stream & MASK)) & MASK)
+    # the key's two halves come in apart: counters of two streams may meet in one word, never in both
+    return mix(mix((start[:, None] + 0x9E3779B9 * which) & MASK) ^ (stream >> 32))
 
 
 def uniform(stream: int, counters: Tensor, draws: int) -> Tensor:
@@ -57,7 +58,7 @@ class seeded:  # noqa: N801 - a context manager, used like a function
 
     def __enter__(self) -> None:
         self.state = torch.random.get_rng_state()
-        torch.random.default_generator.manual_seed(self.key)
+        torch.default_generator.manual_seed(self.key)
 
     def __exit__(self, *_: object) -> None:
         torch.random.set_rng_state(self.state)

@@ -219,7 +219,7 @@ def scan(folder: Path) -> list[tuple[str, int, int]]:
 class Cifar10(Dataset):
     """CIFAR-10 through torchvision, downloaded into `root` when allowed; its files are known by their md5."""
 
-    classes = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: RUF012
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # noqa: RUF012
     sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
 
     def __init__(self, root: str, download: bool, **common: Any) -> None:

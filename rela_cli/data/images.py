@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from rela_cli.errors import ConfigError, MissingError
 
 Pixels = np.ndarray  # (H, W, 3) uint8
-SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .gif .tif .tiff .ppm .pgm .jfif".split())
+SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"])
 
 
 def decode(path: Path, size: int | None) -> Pixels:

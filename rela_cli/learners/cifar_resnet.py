@@ -41,7 +41,9 @@ class CifarResNet(nn.Module):
 
     @staticmethod
     def stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(Block(channels_in, channels, stride), *(Block(channels, channels, 1) for _ in range(blocks - 1)))
+        return nn.Sequential(
+            Block(channels_in, channels, stride), *(Block(channels, channels, 1) for _ in range(blocks - 1))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))

@@ -13,11 +13,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rela_cli.config import View
+
 
 class Method(nn.Module):
     """A backbone with what a method puts around it."""
 
     backbone: nn.Module
+    views: tuple[View, ...]  # how its views are drawn, one a view
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The scalar loss of some views of one batch."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
+import torch
 from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
 from torch import Tensor, nn
@@ -12,6 +14,20 @@ from rela_cli.config import View
 from rela_cli.methods.base import Average, Method
 
 TEMPERATURE_WARMUP = 0.3  # share of the run (the paper: the first 30 of 100 epochs)
+
+
+def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int) -> nn.Module:
+    """(B, feature_dim) -> (B, prototypes) scores; prototypes are unit vectors.
+
+    lightly's head normalises them by a deprecated hook that cannot be copied; the same as a parametrization can.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        head = DINOProjectionHead(feature_dim, hidden_dim, projection_dim, prototypes, batch_norm=True)
+        last = torch.nn.utils.remove_weight_norm(head.last_layer)
+    nn.utils.parametrizations.weight_norm(last)
+    last.parametrizations.weight.original0.requires_grad_(False).fill_(1)  # the length; only directions are learned
+    return head  # type: ignore[no-any-return]
 
 
 class DINO(Method):
@@ -34,7 +50,7 @@ class DINO(Method):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = DINOProjectionHead(feature_dim, hidden_dim, projection_dim, prototypes, batch_norm=True)
+        self.head = projection_head(feature_dim, hidden_dim, projection_dim, prototypes)
         self.teacher = Average(self.student(), ema, ema_schedule)
         self.loss = DINOLoss(prototypes, student_temp=student_temperature)
         self.temperatures = (warmup_teacher_temperature, teacher_temperature)

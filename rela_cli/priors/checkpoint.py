@@ -72,6 +72,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by its suffix; a `state_dict` wrapper is taken off."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

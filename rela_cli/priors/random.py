@@ -6,8 +6,8 @@ from typing import Any
 
 from rela_cli.config import Part
 from rela_cli.data.cache import ImageStats
+from rela_cli.learners.build import build_backbone
 from rela_cli.learners.resnet import resnet18
-from rela_cli.parts import build
 from rela_cli.priors.base import NetworkPrior
 from rela_cli.streams import seeded
 
@@ -26,6 +26,5 @@ class RandomLearner(NetworkPrior):
 
     def __init__(self, learner: dict[str, Any], seed: int, data: ImageStats) -> None:
         options = {k: v for k, v in learner.items() if k not in ("name", "_target_")}
-        with seeded(seed, "init", "learner"):
-            backbone = build(Part(learner["name"], learner["_target_"], options))
+        backbone = build_backbone(Part(learner["name"], learner["_target_"], options), seed)
         super().__init__(backbone, data.mean, data.std)

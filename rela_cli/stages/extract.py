@@ -15,31 +15,28 @@ from rela_cli.data.cache import ImageStats, Split
 from rela_cli.errors import RelaError
 from rela_cli.parts import build
 from rela_cli.priors.base import Prior
-from rela_cli.runtime import Progress, count_flops, in_blocks, pick_device
-
-VERSION = 1
-HALF_MAX = 6e4  # above it fp16 is out of range and features stay fp32
+from rela_cli.runtime import Progress, compact, count_flops, in_blocks, pick_device
 
 
-def extract(config: Config, train: Split, test: Split | None, data: ImageStats, folder: Path) -> Facts:
-    """Features of both splits as train.safetensors and test.safetensors; facts with the cost of the train split.
+def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path) -> Facts:
+    """Features of each split as <split>.safetensors; facts with the cost of the train split.
 
-    Stored as fp16, which changes targets by a cosine of 0.99999; the test split is for evaluation only and is
-    counted apart.
+    Stored as fp16 where that can hold them. The test split is for evaluation only: its seconds
+    are counted apart.
     """
     device = pick_device(config.runtime)
     started = time.perf_counter()
     prior: Prior = build(config.prior, data=data)
-    prior.fit(train.images)
+    prior.fit(splits["train"].images)
     prior = prior.to(device).eval()
     facts: Facts = {"feature_dim": prior.feature_dim}
-    for name, split in (("train", train), ("test", test)):
-        if split is not None:
-            features = run_prior(prior, split.images, config.runtime.block_size, device, name)
-            save_file({"features": features}, folder / f"{name}.safetensors")
-            facts["seconds" if name == "train" else "seconds_test"] = time.perf_counter() - started
-            started = time.perf_counter()
-    facts["flops"] = flops_per_image(prior, train.images[:1].to(device)) * len(train.images)
+    for name, split in splits.items():
+        features = run_prior(prior, split.images, config.runtime.block_size, device, name)
+        save_file({"features": features}, folder / f"{name}.safetensors")
+        facts["seconds" if name == "train" else f"seconds_{name}"] = time.perf_counter() - started
+        started = time.perf_counter()
+    images = splits["train"].images
+    facts["flops"] = flops_per_image(prior, images[:1].to(device)) * len(images)
     return facts
 
 
@@ -49,15 +46,14 @@ def run_prior(prior: Prior, images: Tensor, block_size: int, device: torch.devic
     Raises:
         RelaError: when the prior gives NaN or Inf.
     """
-    blocks = []
+    blocks: list[Tensor] = []
     with Progress(f"extract {title}", len(images)) as progress:
         for block in in_blocks(prior, images, block_size, device):
             if not block.isfinite().all():
                 raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {len(blocks)}")
             blocks.append(block)
-            progress.show(len(blocks) * block_size)
-    features = torch.cat(blocks)
-    return features.half() if features.abs().max() < HALF_MAX else features
+            progress.show(min(len(blocks) * block_size, len(images)))
+    return compact(torch.cat(blocks))
 
 
 def flops_per_image(prior: Prior, image: Tensor) -> int:

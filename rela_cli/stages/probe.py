@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.artifacts import Facts
+from rela_cli.artifacts import Entry, Facts
 from rela_cli.config import Config, Probe
-from rela_cli.data.cache import ImageStats, Split
+from rela_cli.data.cache import read_split, read_stats
 from rela_cli.errors import MissingError
+from rela_cli.learners.build import build_backbone
 from rela_cli.representation import knn_logits, representations
 from rela_cli.runtime import count_flops, pick_device
-from rela_cli.learners.build import build_backbone
 from rela_cli.streams import key, permutation, seeded
 
-VERSION = 1
+SPLITS = ("train", "test")
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised weights, strongest first: each solution starts the next
 TOP5_CLASSES = 10  # top-5 says nothing where there are fewer classes than twice five
 
@@ -44,7 +44,7 @@ class Task:
         return int(self.train_labels.max()) + 1
 
 
-def backbone_features(config: Config, run_folder: Path, train: Split, test: Split, data: ImageStats) -> tuple[Task, Facts]:
+def backbone_task(config: Config, run_folder: Path, images: Entry) -> tuple[Task, Facts]:
     """The run's own backbone under `probe.network`, as a task; facts carry the cost of the forward passes.
 
     Raises:
@@ -53,37 +53,51 @@ def backbone_features(config: Config, run_folder: Path, train: Split, test: Spli
     network = config.probe.network
     path = run_folder / ("backbone.safetensors" if network == "online" else f"backbone_{network}.safetensors")
     if not path.exists():
-        raise MissingError(f"probe.network={network}: {config.method.name} keeps no such network; say probe.network=online")
-    backbone = build_backbone(config)
+        raise MissingError(f"{config.method.name} keeps no {network} network; say probe.network=online")
+    backbone = build_backbone(config.learner, config.seed)
     backbone.load_state_dict(load_file(path))
-    return network_task(config, backbone, train, test, data)
+    return network_task(config, backbone, images)
 
 
-def untrained_features(config: Config, train: Split, test: Split, data: ImageStats) -> tuple[Task, Facts]:
+def untrained_task(config: Config, images: Entry) -> tuple[Task, Facts]:
     """The learner before any training."""
-    return network_task(config, build_backbone(config), train, test, data)
+    return network_task(config, build_backbone(config.learner, config.seed), images)
 
 
-def network_task(config: Config, network: nn.Module, train: Split, test: Split, data: ImageStats) -> tuple[Task, Facts]:
+def network_task(config: Config, network: nn.Module, images: Entry) -> tuple[Task, Facts]:
+    """Representations of both splits."""
     started = time.perf_counter()
-    network = network.to(pick_device(config.runtime)).eval()
-    size = config.runtime.block_size
-    features = [representations(network, split.images, data, size) for split in (train, test)]
+    data = read_stats(images)
+    network = network.to(pick_device(config.runtime), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    features = {
+        split: representations(network, pixels(images, split), data, config.runtime.block_size) for split in SPLITS
+    }
     sample = torch.zeros(1, 3, data.size, data.size, device=next(network.parameters()).device)
     with torch.no_grad():
-        flops = count_flops(lambda: network(sample)) * (len(features[0]) + len(features[1]))
-    assert train.labels is not None and test.labels is not None
-    task = Task(features[0], train.labels, features[1], test.labels)
-    return task, {"seconds": time.perf_counter() - started, "flops": flops}
+        flops = count_flops(lambda: network.eval()(sample)) * sum(map(len, features.values()))
+    return labelled(features, images), {"seconds": time.perf_counter() - started, "flops": flops}
 
 
-def target_features(folder: Path, dim: int, train: Split, test: Split) -> tuple[Task, Facts]:
+def prior_task(targets: Entry, dim: int, images: Entry) -> tuple[Task, Facts]:
     """The prior alone: the first `dim` components of its targets, the very ones that a learner is matched to."""
     started = time.perf_counter()
-    features = [load_file(folder / f"{split}.safetensors")["targets"][:, :dim].float() for split in ("train", "test")]
-    assert train.labels is not None and test.labels is not None
-    task = Task(features[0], train.labels, features[1], test.labels)
-    return task, {"seconds": time.perf_counter() - started, "flops": 0}
+    features = {s: load_file(targets.folder / f"{s}.safetensors")["targets"][:, :dim].float() for s in SPLITS}
+    return labelled(features, images), {"seconds": time.perf_counter() - started, "flops": 0}
+
+
+def labelled(features: dict[str, Tensor], images: Entry) -> Task:
+    """A task from the features of both splits."""
+    labels = {split: part.labels for split in SPLITS if (part := read_split(images, split))}
+    train, test = labels["train"], labels["test"]
+    assert train is not None and test is not None
+    return Task(features["train"], train, features["test"], test)
+
+
+def pixels(images: Entry, split: str) -> Tensor:
+    """(N, 3, S, S) uint8"""
+    part = read_split(images, split)
+    assert part is not None
+    return part.images
 
 
 def probe(task: Task, protocol: str, settings: Probe) -> Facts:
@@ -117,7 +131,7 @@ def rela_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
         return linear(task.test), {}
 
 
-def lbfgs_protocol(task: Task, _: Probe) -> tuple[Tensor, Facts]:
+def lbfgs_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     """Multinomial logistic regression to convergence on standardised features; penalty from a held-out tenth."""
     mean, deviation = task.train.double().mean(0), task.train.double().std(0)
     scale = torch.where(deviation > 1e-8 * deviation.max().clamp(min=1e-30), 1 / deviation, 0.0)
@@ -153,7 +167,12 @@ def solutions(
     weights = torch.zeros(features.shape[1] + 1, classes, dtype=features.dtype, requires_grad=True)
     for penalty in penalties:
         solver = torch.optim.LBFGS(
-            [weights], max_iter=300, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+            [weights],
+            max_iter=300,
+            history_size=20,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-9,
+            line_search_fn="strong_wolfe",
         )
 
         def closure(penalty: float = penalty, solver: torch.optim.LBFGS = solver) -> Tensor:
@@ -168,7 +187,9 @@ def solutions(
 
 def knn_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     """k nearest neighbours by cosine, votes weighted exp(cos / T)."""
-    return knn_logits(task.train, task.train_labels, task.test, settings.knn_k, settings.knn_temperature, task.classes), {}
+    return knn_logits(
+        task.train, task.train_labels, task.test, settings.knn_k, settings.knn_temperature, task.classes
+    ), {}
 
 
 PROTOCOLS: dict[str, Callable[[Task, Probe], tuple[Tensor, Facts]]] = {

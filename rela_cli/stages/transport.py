@@ -13,9 +13,9 @@ from torch import Tensor
 from rela_cli.artifacts import Facts
 from rela_cli.config import Config
 from rela_cli.parts import build
+from rela_cli.runtime import compact
 from rela_cli.transports.base import Transport
 
-VERSION = 1
 BLOCK = 8192  # rows at a time, so that float64 copies stay small
 
 
@@ -41,8 +41,8 @@ def blocks(features: Tensor) -> Iterator[Tensor]:
 
 
 def write_targets(mapping: Transport, features: Tensor, path: Path) -> None:
-    """Map all rows and store them as fp16."""
-    save_file({"targets": torch.cat([mapping(block).half() for block in blocks(features)])}, path)
+    """Map all rows and store them, as fp16 where that can hold them."""
+    save_file({"targets": compact(torch.cat([mapping(block).float() for block in blocks(features)]))}, path)
 
 
 def fit_flops(samples: int, dim: int) -> int:

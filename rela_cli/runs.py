@@ -1,0 +1,218 @@
+"""What a run is: its artifacts and their names, its folder, and what of it is there. Reads and names, makes nothing.
+
+A run's folder is named by a hash over everything that changes its backbone and nothing else, so the same command
+finds its own run again. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rela_cli.artifacts import Entry, Facts, file_sha256, fingerprint, provenance, read_json, write_atomic, write_json
+from rela_cli.config import Config, Lengths, Part, lengths, to_tree
+from rela_cli.data.datasets import Dataset
+from rela_cli.errors import RelaError
+from rela_cli.parts import build
+
+STAGES = ("extract", "transport", "train", "probe")
+VERSIONS = {"images": 1, "extract": 1, "transport": 1, "train": 1, "probe": 1}  # bump one when its bytes change
+SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
+MATCHING = ("transport", "matching", "switch")  # mean nothing to the plain method, so they do not count there
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the plan: a stage, and whether it is "to do", "cached", or to "skip"."""
+
+    stage: str
+    state: str
+    note: str
+
+
+class Run:
+    """One run, seen from its config and from what lies on disk.
+
+    Raises:
+        RelaError: a dataset that is not there, or a batch larger than the subset.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.outputs = Path(config.paths.outputs).expanduser()
+        self.dataset: Dataset = build(config.dataset)
+        self.lengths: Lengths = lengths(config, self.dataset.count("train"))
+
+    # ------------------------------------------------------------------------------------------ artifacts
+
+    @cached_property
+    def images(self) -> Entry:
+        """Decoded pixels and labels."""
+        return self.entry("images", "images", **self.dataset.identity)
+
+    @cached_property
+    def features(self) -> Entry:
+        """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
+        return self.entry("features", "extract", images=self.images.hash, prior=weighed(self.config.prior))
+
+    @cached_property
+    def targets(self) -> Entry:
+        """What a learner is matched to. The same for every learner: each takes its first components."""
+        identity = self.config.transport.identity
+        return self.entry("targets", "transport", features=self.features.hash, transport=identity)
+
+    def baseline(self, what: str, protocol: str, **of: Any) -> Entry:
+        """A protocol's number for something that this run did not train."""
+        settings = self.probe_settings(protocol)
+        spec = {"what": what, "protocol": protocol, "settings": settings, "images": self.images.hash, **of}
+        return self.entry("baselines", "probe", **spec)
+
+    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
+        """An entry of the cache, made by a certain version of a stage."""
+        return Entry(kind, {"version": VERSIONS[stage], **spec}, self.outputs / "cache")
+
+    # ----------------------------------------------------------------------------------------------- names
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes the backbone, and nothing else; tables compare it."""
+        tree = to_tree(self.config)
+        groups = SETTINGS if self.config.is_plain else SETTINGS + MATCHING
+        return {
+            "version": VERSIONS["train"],
+            **{group: tree[group] for group in groups},
+            "prior": weighed(self.config.prior),
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """8 digits over the settings; of dataset and prior what they hold counts, not the place where they lie."""
+        inputs: dict[str, Any] = {"images": self.images.hash, "flip": self.dataset.flip}
+        if not self.config.is_plain:
+            inputs |= {"targets": self.targets.hash, "read_every_steps": self.config.runtime.read_every_steps}
+        return fingerprint({**self.settings, "dataset": inputs})[:8]
+
+    @cached_property
+    def name(self) -> str:
+        """What a person reads."""
+        c = self.config
+        return f"{c.dataset.name}-{c.prior.name}-{c.learner.name}-{c.method.name}-b{c.budget:g}-s{c.seed}"
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        by_hand = self.config.paths.run
+        return Path(by_hand).expanduser() if by_hand else self.outputs / "runs" / f"{self.name}-{self.hash}"
+
+    # ----------------------------------------------------------------------------------------- what is there
+
+    @property
+    def manifest(self) -> Facts:
+        """The run's manifest; empty when there is none.
+
+        Raises:
+            RelaError: a folder named by hand holds another run.
+        """
+        manifest = read_json(self.folder / "manifest.json") or {}
+        if manifest and manifest.get("hash") != self.hash:
+            raise RelaError(f"{self.folder} holds another run ({manifest.get('hash')}); say another paths.run=FOLDER")
+        return manifest
+
+    @property
+    def trained(self) -> Facts | None:
+        """What training had to say, once it is done."""
+        facts: Facts | None = self.manifest.get("train")
+        return facts if facts and (self.folder / "backbone.safetensors").exists() else None
+
+    @property
+    def result(self) -> Facts | None:
+        """result.json, once there is one."""
+        result = read_json(self.folder / "result.json")
+        return result if result and result.get("fingerprint") == self.hash else None
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether there are labels to probe with."""
+        return self.dataset.why_unprobed is None
+
+    def probe_key(self, protocol: str) -> str:
+        """The name of a number in result.json: the protocol, and the network unless it is the online one."""
+        network = self.config.probe.network
+        return protocol if network == "online" else f"{protocol}@{network}"
+
+    def missing_probes(self) -> list[str]:
+        """Protocols whose number result.json lacks, or has under other settings."""
+        done = (self.result or {}).get("probe", {})
+        wanted = self.config.probe.protocols if self.can_probe else ()
+        return [p for p in wanted if done.get(self.probe_key(p), {}).get("settings") != self.probe_settings(p)]
+
+    def probe_settings(self, protocol: str) -> dict[str, Any]:
+        """The keys of the probe group that a protocol's number depends on."""
+        tree = to_tree(self.config)["probe"]
+        return {key: value for key, value in tree.items() if key.startswith(f"{protocol}_")}
+
+    def missing_baselines(self) -> bool:
+        """Whether the untrained learner or the prior alone lacks a number that was asked for."""
+        if not (self.can_probe and self.config.probe.baselines):
+            return False
+        done = (self.result or {}).get("baselines") or {}
+        names = ["untrained"] if self.config.is_plain else ["untrained", "prior_alone"]
+        return any(p not in (done.get(name) or {}) for name in names for p in self.config.probe.protocols)
+
+    def plan(self, until: str) -> list[Step]:
+        """The stages up to `until`, and what is to be done in each."""
+        c, n = self.config, self.lengths
+        trained = self.trained is not None and until in ("train", "probe")  # then its inputs need not be there
+        rest = self.missing_probes() or self.missing_baselines() or not self.result
+        counts = f"{n.total_steps} steps of {c.batch_size}; {n.subset_size} of {n.train_samples} images an epoch"
+        protocols = ", ".join(c.probe.protocols) if self.can_probe else f"no numbers: {self.dataset.why_unprobed}"
+        steps = [
+            self.prior_step("extract", trained or self.features.manifest is not None, c.prior.name),
+            self.prior_step("transport", trained or self.targets.manifest is not None, c.transport.name),
+            Step("train", "cached" if self.trained else "to do", f"{counts}, {c.epochs} epochs"),
+            Step("probe", "to do" if rest else "cached", protocols),
+        ]
+        return steps[: STAGES.index(until) + 1]
+
+    def prior_step(self, stage: str, done: bool, note: str) -> Step:
+        """A stage that the plain method has no need of."""
+        if self.config.is_plain:
+            return Step(stage, "skip", "the plain method has no prior")
+        return Step(stage, "cached" if done else "to do", note)
+
+    # ------------------------------------------------------------------------------------------ bookkeeping
+
+    def note(self, status: str, command: str, **facts: Any) -> None:
+        """Bring manifest.json and config.yaml up to date."""
+        from rela_cli.runtime import versions
+
+        inputs = {"images": self.images.hash}
+        if not self.config.is_plain:
+            inputs |= {"features": self.features.hash, "targets": self.targets.hash}
+        fresh = {"hash": self.hash, "status": status, "command": command or " ".join(sys.argv), "inputs": inputs}
+        write_json(
+            self.folder / "manifest.json", {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
+        )
+        text = yaml.safe_dump(plain(to_tree(self.config)), sort_keys=False)
+        write_atomic(self.folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def weighed(part: Part) -> dict[str, Any]:
+    """A part's identity, with a weights file replaced by the hash of what is in it."""
+    identity = part.identity
+    path = Path(str(identity.get("weights") or "")).expanduser()
+    if identity.get("weights") and path.is_file():
+        identity["weights"] = file_sha256(path)
+    return identity
+
+
+def plain(value: Any) -> Any:
+    """Lists for tuples, so that any YAML reader takes it."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
