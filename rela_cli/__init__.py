@@ -12,9 +12,15 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Config", "RelaError", "__version__", "compose", "run"]
+__all__ = ["Config", "RelaError", "__version__", "compose", "load_backbone", "run"]
 
-_HOMES = {"Config": "config", "RelaError": "errors", "compose": "composer", "run": "pipeline"}
+_HOMES = {
+    "Config": "config",
+    "RelaError": "errors",
+    "compose": "composer",
+    "load_backbone": "learners.build",
+    "run": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        _share(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -90,8 +92,11 @@ class Entry:
 
     @property
     def manifest(self) -> Facts | None:
-        """The facts of a complete entry, else None."""
-        return read_json(self.folder / "manifest.json")
+        """The facts of a complete entry, else None: no folder, no manifest, or a file gone or of another size."""
+        manifest = read_json(self.folder / "manifest.json") or {}
+        files = [(self.folder / name, facts["bytes"]) for name, facts in manifest.get("files", {}).items()]
+        whole = all(path.is_file() and path.stat().st_size == size for path, size in files)
+        return manifest if manifest and whole else None
 
     def make(self, fill: Callable[[Path], Facts]) -> bool:
         """Make the entry unless it is there; `fill(folder)` writes files and returns facts for the manifest.
@@ -109,11 +114,14 @@ class Entry:
 
     def _fill(self, fill: Callable[[Path], Facts]) -> None:
         temporary = self.folder.with_name(f".{self.hash}.tmp")
-        for leftover in (temporary, self.folder):  # of a killed process; we hold the lock
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process; we hold the lock
+        if self.folder.exists():
+            self._set_aside()
         temporary.mkdir()
         try:
             facts = fill(temporary)
+            for path in temporary.iterdir():
+                _share(path)
             files = {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in sorted(temporary.iterdir())}
             manifest = {"kind": self.kind, "spec": self.spec, **facts, "files": files, **provenance()}
             write_json(temporary / "manifest.json", manifest)
@@ -121,6 +129,13 @@ class Entry:
             _sync_folder(self.folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _set_aside(self) -> None:
+        """An entry that is not whole goes to *.corrupt, to be looked at, and is made again."""
+        aside = self.folder.with_name(f"{self.hash}.corrupt")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(self.folder, aside)
+        print(f"rela: {self.folder} is not whole; set aside as {aside.name} and made again", file=sys.stderr)
 
 
 def provenance() -> Facts:
@@ -150,6 +165,13 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
+
+
+def _share(path: Path) -> None:
+    """The permissions that any new file would have: safetensors makes its own readable by their owner only."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,10 +73,19 @@ class Part:
     target: str
     options: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Part:
+        """From a yaml's own form, unchecked."""
+        return cls(tree["name"], tree["_target_"], {k: v for k, v in tree.items() if k not in ("name", "_target_")})
+
     @property
     def identity(self) -> dict[str, Any]:
         """What a fingerprint has to cover."""
         return {"name": self.name, "target": self.target, **self.options}
+
+    def foreign(self, packages: Sequence[str]) -> list[str]:
+        """Classes that the part names, at any depth, from packages other than these."""
+        return [target for target in (self.target, *_targets(self.options)) if target.partition(".")[0] not in packages]
 
 
 @dataclass(frozen=True)
@@ -373,13 +382,11 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
         )
     for group in PARTS:
         part: Part = getattr(config, group)
-        for target in (part.target, *_targets(part.options)):
-            package = target.partition(".")[0]
-            if package not in ("rela_cli", *config.allow):
-                problems.append(
-                    f"{group}={part.name} wants to run {target}, which is not part of rela; "
-                    f"if you trust it say allow=[{package}]"
-                )
+        problems += [
+            f"{group}={part.name} wants to run {target}, which is not part of rela; "
+            f"if you trust it say allow=[{target.partition('.')[0]}]"
+            for target in part.foreign(("rela_cli", *config.allow))
+        ]
 
 
 def _targets(value: Any) -> list[str]:

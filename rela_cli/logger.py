@@ -43,8 +43,8 @@ def start_wandb(config: Config, folder: Path) -> Any:
             return init_wandb(config, folder, mode)
         except Exception as error:  # wandb has many ways to say no
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            way = "going offline; later: wandb sync" if mode == "online" else "metrics.jsonl has everything;"
-            warn(f"wandb is not available ({reason}): {way} {folder}")
+            later = f"going offline; later: wandb sync {folder}/wandb/offline-run-*"
+            warn(f"wandb is not available ({reason}): {later if mode == 'online' else 'metrics.jsonl has everything'}")
     return None
 
 

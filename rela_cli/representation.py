@@ -38,7 +38,7 @@ def knn_logits(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperatur
     votes = []
     for block in F.normalize(queries, dim=1).split(QUERY_BLOCK):
         similarity, nearest = (block @ bank.T).topk(k, dim=1)
-        weights = torch.exp((similarity - 1) / temperature)  # the same vote, and it cannot overflow
+        weights = torch.softmax(similarity / temperature, dim=1)  # exp(cos / T) but for a factor a query, at any T
         votes.append(torch.zeros(len(block), classes).scatter_add_(1, labels[nearest], weights))
     return torch.cat(votes)
 

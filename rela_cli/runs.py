@@ -195,9 +195,9 @@ class Run:
         if not self.config.is_plain:
             inputs |= {"features": self.features.hash, "targets": self.targets.hash}
         fresh = {"hash": self.hash, "status": status, "command": command or " ".join(sys.argv), "inputs": inputs}
-        write_json(
-            self.folder / "manifest.json", {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
-        )
+        manifest = {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
+        kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
+        write_json(self.folder / "manifest.json", kept)
         text = yaml.safe_dump(plain(to_tree(self.config)), sort_keys=False)
         write_atomic(self.folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 

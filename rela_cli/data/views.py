@@ -16,6 +16,7 @@ from torch import Tensor
 from rela_cli.config import View
 from rela_cli.streams import key, uniform
 
+CANDIDATES = 4  # crop boxes drawn for each sample; torchvision draws up to 10, one after the other
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, torchvision's digits
 
 
@@ -29,39 +30,44 @@ class Augment:
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """(B, 3, H, W) uint8 and the samples' indices (B,) -> (B, 3, S, S) float32, normalised."""
-        u = uniform(key(self.seed, "augment", epoch, self.number), indices, 18)
+        u = uniform(key(self.seed, "augment", epoch, self.number), indices, 2 * CANDIDATES + 16)
+        box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
         x = images.to(torch.float32) / 255
-        x = crop_resize(x, *self.crop_boxes(u, x.shape[-2:]), self.size, u[:, 4] < self.flip_p)
-        x = self.color(x, u)
+        x = crop_resize(x, *self.crop_boxes(box, x.shape[-2:]), self.size, flip=box[:, -1] < self.flip_p)
+        x = self.color(x, color)
         if self.view.blur_p > 0:
             low, high = self.view.blur_sigma
-            x = gaussian_blur(x, low + (high - low) * u[:, 16], u[:, 15] < self.view.blur_p)
+            x = gaussian_blur(x, low + (high - low) * late[:, 0], late[:, 1] < self.view.blur_p)
         if self.view.solarize_p > 0:
-            x = torch.where((u[:, 17] < self.view.solarize_p).view(-1, 1, 1, 1) & (x >= 128 / 255), 1 - x, x)
+            x = torch.where((late[:, 2] < self.view.solarize_p).view(-1, 1, 1, 1) & (x >= 128 / 255), 1 - x, x)
         return (x - self.mean) / self.std
 
     def crop_boxes(self, u: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Random resized crop: top, left, height, width in whole pixels, each (B,)."""
+        """Random resized crop: top, left, height, width in whole pixels, each (B,). The first candidate that fits."""
         height, width = shape
         (low, high), (narrow, wide) = self.view.crop_scale, self.view.crop_ratio
-        area = height * width * (low + (high - low) * u[:, 0])
-        ratio = torch.exp(torch.log(torch.tensor(narrow)) + torch.log(torch.tensor(wide / narrow)) * u[:, 1])
-        # torchvision draws again when a box does not fit; a clamped box keeps the count of draws fixed
-        h = (area / ratio).sqrt().round().clamp(1, height)
-        w = (area * ratio).sqrt().round().clamp(1, width)
-        return (u[:, 2] * (height - h + 1)).floor(), (u[:, 3] * (width - w + 1)).floor(), h, w
+        area = height * width * (low + (high - low) * u[:, :CANDIDATES])
+        ratio = narrow * (wide / narrow) ** u[:, CANDIDATES : 2 * CANDIDATES]
+        h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+        first = ((h <= height) & (w <= width)).float().argmax(1, keepdim=True)
+        h, w = (side.gather(1, first).squeeze(1) for side in (h.clamp(1, height), w.clamp(1, width)))
+        top, left = (
+            (u[:, 2 * CANDIDATES] * (height - h + 1)).floor(),
+            (u[:, 2 * CANDIDATES + 1] * (width - w + 1)).floor(),
+        )
+        return top, left, h, w
 
     def color(self, x: Tensor, u: Tensor) -> Tensor:
         """Colour jitter with a factor and an order per sample, then grayscale."""
         brightness, contrast, saturation, hue = self.view.jitter
-        apply = u[:, 5] < self.view.jitter_p
+        apply = u[:, 0] < self.view.jitter_p
         strength = torch.tensor([brightness, contrast, saturation], device=x.device)
         low, high = (1 - strength).clamp(min=0), 1 + strength
-        factors = torch.where(apply[:, None], low + (high - low) * u[:, 6:9], 1.0)
-        order = u[:, 10:13].argsort(dim=1)  # of brightness, contrast, saturation
-        shift = torch.where(apply, hue * (2 * u[:, 9] - 1), 0.0)
-        x = jitter(x, factors, order, shift, (u[:, 13] * 4).floor())
-        return torch.where((u[:, 14] < self.view.gray_p).view(-1, 1, 1, 1), luma(x), x)
+        factors = torch.where(apply[:, None], low + (high - low) * u[:, 1:4], 1.0)
+        order = u[:, 4:7].argsort(dim=1)  # of brightness, contrast, saturation
+        shift = torch.where(apply, hue * (2 * u[:, 7] - 1), 0.0)
+        x = jitter(x, factors, order, shift, hue_position=(u[:, 8] * 4).floor())
+        return torch.where((u[:, 9] < self.view.gray_p).view(-1, 1, 1, 1), luma(x), x)
 
 
 def axis_weights(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:

@@ -25,6 +25,5 @@ class RandomLearner(NetworkPrior):
     """The untrained learner itself, the paper's 'random' column; with seed 0 the very weights of run seed 0."""
 
     def __init__(self, learner: dict[str, Any], seed: int, data: ImageStats) -> None:
-        options = {k: v for k, v in learner.items() if k not in ("name", "_target_")}
-        backbone = build_backbone(Part(learner["name"], learner["_target_"], options), seed)
+        backbone = build_backbone(Part.from_tree(learner), seed)
         super().__init__(backbone, data.mean, data.std)

@@ -1,0 +1,81 @@
+"""Small things that many tests need: a config, images, statistics of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rela_cli.composer import compose
+from rela_cli.config import Config, lengths
+from rela_cli.data.cache import ImageStats, Split, channel_stats
+from rela_cli.stages.train import Trainer
+
+SMALL = ("dataset=fake", "learner.width=4", "runtime.threads=1", "runtime.device=cpu", "runtime.eval_every_epochs=0")
+
+
+@cache
+def config(*overrides: str) -> Config:
+    """`rela train dataset=fake ...` at a width that costs nothing."""
+    return compose([*SMALL, *overrides])
+
+
+def pixels(n: int, size: int, seed: int = 0) -> Tensor:
+    """(n, 3, size, size) uint8: smooth colour ramps under noise, so that neither hue nor blur is trivial."""
+    random = torch.Generator().manual_seed(seed)
+    corners = torch.rand(n, 3, 3, 3, generator=random)
+    smooth = nn.functional.interpolate(corners, (size, size), mode="bilinear", align_corners=True)
+    noise = 0.15 * torch.randn(n, 3, size, size, generator=random)
+    return ((smooth + noise).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def stats_of(images: Tensor) -> ImageStats:
+    """Channel statistics of (N, 3, S, S) uint8."""
+    found = channel_stats(images.permute(0, 2, 3, 1).numpy())
+    return ImageStats(torch.tensor(found["mean"]), torch.tensor(found["std"]), images.shape[-1])
+
+
+def trainer(*overrides: str, n: int = 64, size: int = 8, target_dim: int | None = 8) -> Trainer:
+    """A trainer on `n` images, with whitened noise as targets unless `target_dim` is None."""
+    made = config("batch_size=16", "epochs=2", *overrides)
+    images = pixels(n, size)
+    targets = None if target_dim is None else torch.randn(n, target_dim, generator=torch.Generator().manual_seed(1))
+    return Trainer(made, lengths(made, n), Split(images, torch.arange(n) % 4), targets, stats_of(images))
+
+
+@dataclass
+class Notes:
+    """Stands for Metrics and keeps what it is told."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+
+def fit(loop: Trainer, after_step: Callable[[], object] = lambda: None, steps: int | None = None) -> Notes:
+    """Train as the stage does, looking in after every step; `steps` cuts it short."""
+    take_step, notes, taken = loop.take_step, Notes(), 0
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal taken
+        taken, result = taken + 1, take_step(*arguments)
+        after_step()
+        if taken == steps:
+            raise Enough
+        return result
+
+    loop.take_step = watched  # type: ignore[method-assign]
+    with suppress(Enough):
+        loop.fit(notes)  # type: ignore[arg-type]
+    loop.take_step = take_step  # type: ignore[method-assign]
+    return notes
+
+
+class Enough(Exception):
+    """Leaves the loop."""

@@ -1,0 +1,162 @@
+"""Learning rates against torch's own schedulers, and what happens when a gradient is not finite."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from rela_cli.errors import NonFiniteError
+from rela_cli.optim import adamw, lr_at, non_finite
+
+from .conftest import Rela
+from .factories import fit, trainer
+
+
+def rates(schedule: str, total: int, warmup: int, lr: float = 1.0) -> list[float]:
+    return [lr_at(step, total, lr, schedule, warmup) for step in range(1, total + 1)]
+
+
+def torchs(scheduler: lr_scheduler.LRScheduler, steps: int) -> list[float]:
+    found = []
+    for _ in range(steps):
+        found.append(scheduler.get_last_lr()[0])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return found
+
+
+def optimizer(lr: float = 1.0) -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def test_constant() -> None:
+    assert rates("constant", 50, 0, 3e-4) == [3e-4] * 50
+
+
+def test_cosine_is_torchs() -> None:
+    assert rates("cosine", 80, 0) == pytest.approx(
+        torchs(lr_scheduler.CosineAnnealingLR(optimizer(), 80), 80), abs=1e-9
+    )
+
+
+def test_warmup_is_torchs() -> None:
+    warmup = lr_scheduler.LinearLR(optimizer(), start_factor=1 / 11, total_iters=10)
+    assert rates("constant", 30, 10) == pytest.approx(torchs(warmup, 30), abs=1e-9)
+
+
+def test_warmup_then_cosine() -> None:
+    made = optimizer()
+    parts = [lr_scheduler.LinearLR(made, 1 / 11, 1.0, 10), lr_scheduler.CosineAnnealingLR(made, 70)]
+    expected = torchs(lr_scheduler.SequentialLR(made, parts, milestones=[10]), 80)
+    assert rates("cosine", 80, 10) == pytest.approx(expected, abs=1e-9)
+
+
+def test_cosine_ends_just_above_zero_and_starts_at_the_top() -> None:
+    found = rates("cosine", 100, 0)
+    assert found[0] == 1.0
+    assert 0 < found[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
+    assert found == sorted(found, reverse=True)
+
+
+def test_warmup_as_long_as_the_run() -> None:
+    assert all(0 < rate <= 1 for rate in rates("cosine", 10, 10) + rates("cosine", 10, 20))
+
+
+def test_the_trainer_follows_the_schedule() -> None:
+    loop = trainer("optimizer.schedule=cosine", "optimizer.warmup_epochs=0.5", "optimizer.lr=0.01", target_dim=None)
+    seen: list[float] = []
+    fit(loop, lambda: seen.append(loop.optimizer.param_groups[0]["lr"]))
+    assert seen == pytest.approx([lr_at(step, 8, 0.01, "cosine", 2) for step in range(1, 9)])
+
+
+def test_weight_decay_and_update_are_adamws() -> None:
+    """Decoupled decay, bias-corrected moments (Loshchilov and Hutter 2019), by hand for two steps."""
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    made = adamw([weight], lr=0.1, weight_decay=0.5)
+    w, m, v = weight.detach().double(), torch.zeros(2).double(), torch.zeros(2).double()
+    for step, gradient in enumerate([[0.5, 0.1], [-1.0, 2.0]], start=1):
+        weight.grad = torch.tensor(gradient)
+        made.step()
+        g = torch.tensor(gradient).double()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        w = w * (1 - 0.1 * 0.5) - 0.1 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        assert torch.allclose(weight.detach().double(), w, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_bad_number_is_seen(value: float) -> None:
+    weights = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(1))]
+    for weight in weights[:2]:
+        weight.grad = torch.ones_like(weight)
+    assert non_finite(weights) == 0
+    weights[1].grad[1, 0] = value
+    assert non_finite(weights) == 1
+
+
+def poison(loop: object, at_step: int) -> None:
+    """A NaN in the targets' batch of one step."""
+    trainee = loop.trainee  # type: ignore[attr-defined]
+    forward, calls = trainee.forward, [0]
+
+    def poisoned(*arguments: object) -> torch.Tensor:
+        calls[0] += 1
+        loss = forward(*arguments)
+        return loss * math.nan if calls[0] == at_step else loss
+
+    trainee.forward = poisoned
+
+
+@pytest.mark.parametrize(("at_step", "phase", "epoch"), [(1, 1, 1), (3, 1, 1), (6, 2, 2)])
+def test_a_bad_update_is_withheld_and_named(at_step: int, phase: int, epoch: int) -> None:
+    loop = trainer("switch=fixed", "switch.at=0.5", "method=byol")
+    poison(loop, at_step)
+    good: list[dict[str, torch.Tensor]] = [copy_of(loop)]
+    with pytest.raises(
+        NonFiniteError, match=rf"step {at_step} \(phase {phase}, epoch {epoch}, samples \d+, "
+    ) as caught:
+        fit(loop, lambda: good.append(copy_of(loop)))
+    assert caught.value.exit_code == 4
+    assert len(good) == at_step + 1
+    assert all(torch.equal(good[-1][name], good[-2][name]) for name in good[-1])
+
+
+def copy_of(loop: object) -> dict[str, torch.Tensor]:
+    """Trainable parameters, and what AdamW remembers of them."""
+    trainee, made = loop.trainee, loop.optimizer  # type: ignore[attr-defined]
+    weights = {n: p.detach().clone() for n, p in trainee.named_parameters() if p.requires_grad}
+    memory = {
+        f"{i}.{name}": value.clone()
+        for i, state in made.state_dict()["state"].items()
+        for name, value in state.items()
+        if float(state["step"]) > 0
+    }
+    return {**weights, **memory}
+
+
+def test_with_seldom_looks_the_first_bad_step_is_named_and_nothing_is_spoilt() -> None:
+    loop = trainer("method=byol", "runtime.read_every_steps=8", target_dim=None)
+    poison(loop, 3)
+    seen: list[dict[str, torch.Tensor]] = []
+    with pytest.raises(NonFiniteError, match=r"step 3 \(phase 2, epoch 1"):
+        fit(loop, lambda: seen.append(copy_of(loop)))
+    assert all(torch.equal(seen[2][name], seen[1][name]) for name in seen[1])
+    assert all(value.isfinite().all() for value in seen[-1].values())
+
+
+@pytest.mark.parametrize("prior", ["none", "random"])
+def test_an_absurd_rate_ends_with_4(rela: Rela, tmp_path: Path, prior: str) -> None:
+    words = ["dataset=fake", "dataset.n=64", "learner.width=4", "runtime.threads=1", "epochs=3", "prior.width=4"]
+    words = words if prior == "random" else words[:-1]
+    done = rela("train", *words, f"prior={prior}", "batch_size=16", "optimizer.lr=1e20")
+    assert done.returncode == 4, done.stderr
+    assert "NaN or Inf in the gradients of step" in done.stderr
+    assert "1e+20" in done.stderr
+    manifest = json.loads(next((tmp_path / "outputs" / "runs").glob("fake*/manifest.json")).read_text())
+    assert manifest["status"] == "failed"
+    assert not list((tmp_path / "outputs" / "runs").glob("*/result.json"))

@@ -1,0 +1,180 @@
+"""Transports against an independent float64 PCA (scikit-learn's full SVD), and where data are awkward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.decomposition import PCA as Reference
+from torch import Tensor
+
+from rela_cli.stages.transport import transport
+from rela_cli.transports.base import Transport
+from rela_cli.transports.identity import Identity
+from rela_cli.transports.pca import PCA, Whitening
+
+from .factories import config
+
+
+def features(n: int = 500, dim: int = 24, seed: int = 0) -> Tensor:
+    """Correlated, not centred, spread over two orders of magnitude: (n, dim) float64."""
+    random = torch.Generator().manual_seed(seed)
+    rotation = torch.linalg.qr(torch.randn(dim, dim, generator=random, dtype=torch.float64)).Q
+    scales = torch.logspace(1, -1, dim, dtype=torch.float64)
+    return torch.randn(n, dim, generator=random, dtype=torch.float64) * scales @ rotation + 3
+
+
+def fitted(mapping: Transport, x: Tensor, block: int | None = None) -> Transport:
+    mapping.fit(iter(x.split(block or len(x))))
+    return mapping
+
+
+def up_to_sign(a: Tensor, b: np.ndarray) -> float:
+    """Largest difference after each column of `b` got the sign that fits best."""
+    other = torch.from_numpy(b)
+    return float((a - other * (a * other).sum(0).sign()).abs().max())
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_equal_to_scikit_learn_up_to_sign(whiten: bool) -> None:
+    x, held_out = features(), features(50, seed=1)
+    mapping = fitted(Whitening(2048) if whiten else PCA(2048), x)
+    reference = Reference(whiten=whiten, svd_solver="full").fit(x.numpy())
+    assert up_to_sign(mapping(x), reference.transform(x.numpy())) < 1e-9
+    signs = (mapping(x) * torch.from_numpy(reference.transform(x.numpy()))).sum(0).sign()
+    assert (mapping(held_out) - torch.from_numpy(reference.transform(held_out.numpy())) * signs).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_targets_of_stored_features_to_1e_5(dtype: torch.dtype) -> None:
+    """Extracted features are fp16; the map is fitted on what is stored."""
+    x = features().to(dtype)
+    reference = Reference(whiten=True, svd_solver="full").fit_transform(x.double().numpy())
+    assert up_to_sign(fitted(Whitening(2048), x, 64)(x), reference) < 1e-5
+
+
+def test_whitened_means_zero_mean_unit_covariance_over_n_minus_1() -> None:
+    x = features()
+    y = fitted(Whitening(2048), x)(x)
+    assert y.mean(0).abs().max() < 1e-10
+    assert (torch.cov(y.T) - torch.eye(24, dtype=torch.float64)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("block", [1, 7, 77, 499])
+def test_blocks_do_not_matter(block: int) -> None:
+    x = features()
+    whole, pieces = fitted(Whitening(2048), x), fitted(Whitening(2048), x, block)
+    assert (whole(x) - pieces(x)).abs().max() < 1e-9
+
+
+def test_a_large_offset_costs_nothing() -> None:
+    """E[x^2] - E[x]^2 in float32 is noise or NaN here."""
+    x = features() * 0.01
+    shifted = x + 1e4
+    reference = Reference(whiten=True, svd_solver="full").fit_transform(x.numpy())
+    assert up_to_sign(fitted(Whitening(2048), shifted, 33)(shifted), reference) < 1e-5
+
+
+@pytest.mark.parametrize("mapping", [Whitening(2048), PCA(2048)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_dead_components_are_exactly_zero_and_counted(mapping: Transport, offset: float) -> None:
+    x = features(200, 8)
+    awkward = torch.cat((x, x[:, :3] + x[:, 3:6], torch.full((200, 2), 5.0)), dim=1) + offset  # rank 8 of 13
+    y = fitted(mapping, awkward)(awkward)
+    assert y.isfinite().all()
+    assert torch.equal(y[:, 8:], torch.zeros(200, 5, dtype=y.dtype))
+    assert mapping.facts()["dead"] == 5
+    reference = Reference(8, whiten=isinstance(mapping, Whitening), svd_solver="full").fit_transform(awkward.numpy())
+    assert up_to_sign(y[:, :8], reference) < 1e-5
+
+
+def test_fewer_samples_than_dimensions() -> None:
+    x = features(10, 24)
+    mapping = fitted(Whitening(2048), x, 3)
+    y = mapping(x)
+    assert y.isfinite().all()
+    assert mapping.facts()["dead"] == 24 - 9
+    assert (y[:, :9].var(0) - 1).abs().max() < 1e-9
+    assert not y[:, 9:].any()
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_nothing_but_constants(n: int) -> None:
+    x = torch.full((n, 4), 7.0)
+    mapping = fitted(Whitening(2048), x)
+    assert torch.equal(mapping(x), torch.zeros(n, 4, dtype=torch.float64))
+    assert mapping.facts()["dead"] == 4
+
+
+def test_max_dim_keeps_the_first_components() -> None:
+    x = features()
+    few, all_of_them = fitted(Whitening(5), x), fitted(Whitening(2048), x)
+    assert few(x).shape == (500, 5)
+    assert (few(x) - all_of_them(x)[:, :5]).abs().max() < 1e-12
+    assert few.facts()["dim"] == 5
+
+
+def test_explained_variance() -> None:
+    x = features()
+    ratio = Reference(svd_solver="full").fit(x.numpy()).explained_variance_ratio_.cumsum()
+    found = fitted(Whitening(20), x).facts()["explained_variance"]
+    assert found == {"16": pytest.approx(ratio[15], abs=1e-6), "20": pytest.approx(ratio[19], abs=1e-6)}
+
+
+def test_signs_are_fixed() -> None:
+    mapping = fitted(Whitening(2048), features())
+    axes = mapping.state()["axes"]
+    assert (axes.gather(0, axes.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+def test_identity() -> None:
+    x = features(20, 6)
+    mapping = fitted(Identity(), x)
+    assert torch.equal(mapping(x), x)
+    assert (mapping.ordered, mapping.facts()["dim"]) == (False, 6)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    folder = tmp_path / "features"
+    folder.mkdir()
+    save_file({"features": features().half()}, folder / "train.safetensors")
+    save_file({"features": features(30, seed=1).half()}, folder / "test.safetensors")
+    return folder
+
+
+def test_the_stage_stores_targets_and_a_map_that_makes_them(stored: Path, tmp_path: Path) -> None:
+    facts = transport(config(), stored, tmp_path)
+    x, y = load_file(stored / "train.safetensors")["features"], load_file(tmp_path / "train.safetensors")["targets"]
+    reference = Reference(whiten=True, svd_solver="full").fit(x.double().numpy())
+    signs = (y.double() * torch.from_numpy(reference.transform(x.double().numpy()))).sum(0).sign()
+    for split in ("train", "test"):
+        x, y = load_file(stored / f"{split}.safetensors")["features"], load_file(tmp_path / f"{split}.safetensors")
+        expected = torch.from_numpy(reference.transform(x.double().numpy())) * signs
+        rounding = 2.0**-11 * expected.abs() + 1e-6  # fp16 has 11 bits
+        assert ((y["targets"].double() - expected).abs() < rounding).all()
+    mapped = load_file(tmp_path / "map.safetensors")
+    again = (x.double() - mapped["mean"]) @ mapped["axes"] * mapped["scale"]
+    assert torch.equal(again.half(), y["targets"])
+    assert facts["ordered"] is True
+    assert facts["dead"] == 0
+    assert mapped["mean"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["identity", "pca"])
+def test_targets_too_large_for_fp16_stay_finite(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    folder.mkdir()
+    x = (features() * 1e5).float()
+    save_file({"features": x}, folder / "train.safetensors")
+    transport(config(f"transport={name}"), folder, tmp_path)
+    assert load_file(tmp_path / "train.safetensors")["targets"].isfinite().all()
+
+
+def test_a_train_split_alone_is_enough(stored: Path, tmp_path: Path) -> None:
+    (stored / "test.safetensors").unlink()
+    transport(config(), stored, tmp_path)
+    assert not (tmp_path / "test.safetensors").exists()
