@@ -57,10 +57,5 @@ clean:  ## caches and built things; .venv and outputs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find rela_cli tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
-table1-cifar10: $(STAMP)  ## DATA=FOLDER [PROFILE=mini]: priors and budgets on CIFAR-10, seeds 0 to 2, and the table
-	@test -n "$(DATA)" || { echo "say where the images are: make table1-cifar10 DATA=FOLDER"; \
-		echo "FOLDER holds train/<class>/*.png and test/<class>/*.png (or .jpg)"; exit 2; }
-	@test "$(PROFILE)" = mini || { echo "PROFILE=$(PROFILE) is not known; there is mini"; exit 2; }
-	$(RELA) train -m experiment=cifar10_$(PROFILE) 'dataset.root="$(DATA)"' budget=0.5 prior=none,random,patches seed=0,1,2
-	$(RELA) train -m experiment=cifar10_$(PROFILE) 'dataset.root="$(DATA)"' budget=1.0 prior=none seed=0,1,2
-	$(RELA) table
+table1-cifar10: $(STAMP)  ## DATA=FOLDER [PROFILE=mini] [OUT=FOLDER]: the paper's Table 1 on CIFAR-10, at a small size
+	@RELA=$(RELA) DATA="$(DATA)" PROFILE=$(PROFILE) OUT="$(OUT)" scripts/table1_cifar10.sh

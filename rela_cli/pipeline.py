@@ -18,7 +18,7 @@ from typing import Any
 from rela_cli.artifacts import Entry, Facts, RunLock, write_json
 from rela_cli.config import Config
 from rela_cli.runs import STAGES, Run
-from rela_cli.screen import show_plan, show_result
+from rela_cli.screen import show_plan, show_result, show_targets
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Pipeline:
         with stoppable():
             if until in ("extract", "transport"):
                 self.make_targets(until)
+                show_targets(self.run)
                 return
             with RunLock(self.run.folder):
                 self.run.note("running", self.command, reason=None)

@@ -6,6 +6,7 @@ from typing import Any
 
 from rela_cli.runs import Run, Step
 
+SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is worth a line
 UNITS = ("", "K", "M", "G", "T", "P", "E")
 
 
@@ -16,6 +17,17 @@ def show_plan(run: Run, steps: list[Step]) -> None:
         say(f"  {step.stage:<10}{step.state:<8}{step.note}")
     if not any(step.state == "to do" for step in steps):
         say("  nothing to do" + (f"; see {run.folder}" if steps[-1].stage in ("train", "probe") else ""))
+
+
+def show_targets(run: Run) -> None:
+    """What the prior and the transport gave: widths, explained variance, dead components, and where they lie."""
+    if features := run.features.manifest:
+        say(f"  features  {run.lengths.train_samples} x {features['feature_dim']}  {run.features.folder}")
+    if targets := run.targets.manifest:
+        shares = [f"{k} {100 * share:.1f} %" for k, share in targets.get("explained_variance", {}).items() if k in SHOWN]
+        explained = f"; variance explained by the first {', '.join(shares)}" if shares else ""
+        dead = f", {targets['dead']} dead" if targets["dead"] else ""
+        say(f"  targets   {run.lengths.train_samples} x {targets['dim']}{dead}{explained}  {run.targets.folder}")
 
 
 def show_result(run: Run) -> None:

@@ -105,6 +105,18 @@ def test_an_entry_without_a_readable_manifest_is_made_again(tmp_path: Path) -> N
     assert names(made.folder) == ["data.bin", "manifest.json"]
 
 
+@pytest.mark.parametrize("damage", ["gone", "shorter"])
+def test_an_entry_with_a_damaged_file_is_set_aside_and_made_again(tmp_path: Path, damage: str) -> None:
+    made = entry(tmp_path)
+    made.make(fill)
+    data = made.folder / "data.bin"
+    data.unlink() if damage == "gone" else data.write_bytes(b"1")
+    assert made.manifest is None
+    assert made.make(fill) is True
+    assert len(data.read_bytes()) == 5
+    assert names(made.folder.parent) == sorted([made.hash, f"{made.hash}.corrupt"])
+
+
 KILLED = """
 from rela_cli.artifacts import Entry
 def fill(folder):

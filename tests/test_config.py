@@ -176,6 +176,14 @@ def test_every_problem_at_once() -> None:
     )
 
 
+def test_foreign_classes_inside_a_part_need_leave_too() -> None:
+    tree = to_tree(compose(["prior=random_learner"]))
+    tree["prior"]["learner"] = {"name": "x", "_target_": "os.system", "command": "true"}
+    with pytest.raises(ConfigError, match=r"prior=random_learner wants to run os\.system.*allow=\[os\]"):
+        from_tree(tree)
+    assert from_tree({**tree, "allow": ["os"]}).allow == ("os",)
+
+
 def test_foreign_classes_need_leave_on_the_command_line(tmp_path: Path) -> None:
     mine = tmp_path / "conf" / "prior"
     mine.mkdir(parents=True)
