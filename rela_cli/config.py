@@ -404,7 +404,7 @@ def _targets(value: Any) -> list[str]:
 class Lengths:
     """How long a run is; derived from the config and the dataset's size in this one place.
 
-    An epoch is one pass over the subset, the last partial batch dropped (paper, section 4).
+    An epoch is one pass over the subset, the last partial batch dropped (ReLA-F in the paper).
     """
 
     train_samples: int

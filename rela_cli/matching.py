@@ -1,4 +1,4 @@
-"""Phase 1: pull the representation, through a linear transfer layer, to its target (paper, section 4)."""
+"""Phase 1: pull the representation, through a linear transfer layer, to its target (ReLA-F in the paper)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Switch:
 
 
 class Adaptive(Switch):
-    """Two running averages of the loss: phase 1 is over when the fast one stops moving (paper, section 4).
+    """Two running averages of the loss: phase 1 is over when the fast one stops moving (ReLA-F in the paper).
 
     constants "reference" are the paper's, in steps (momenta 0.999 and 0.99), so a run of a few hundred steps never
     switches; "share" turns both time constants into shares of the run's length.

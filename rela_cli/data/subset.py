@@ -1,4 +1,4 @@
-"""The dynamic subset: which samples an epoch sees, and in which order (paper, section 4)."""
+"""The dynamic subset: which samples an epoch sees, and in which order (ReLA-F in the paper)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCA and PCA whitening from a streaming float64 covariance (paper, section 3: the ideal data's targets)."""
+"""PCA and PCA whitening from a streaming float64 covariance (ReLA-D in the paper)."""
 
 from __future__ import annotations
 
