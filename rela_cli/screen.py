@@ -24,7 +24,9 @@ def show_targets(run: Run) -> None:
     if features := run.features.manifest:
         say(f"  features  {run.lengths.train_samples} x {features['feature_dim']}  {run.features.folder}")
     if targets := run.targets.manifest:
-        shares = [f"{k} {100 * share:.1f} %" for k, share in targets.get("explained_variance", {}).items() if k in SHOWN]
+        shares = [
+            f"{k} {100 * share:.1f} %" for k, share in targets.get("explained_variance", {}).items() if k in SHOWN
+        ]
         explained = f"; variance explained by the first {', '.join(shares)}" if shares else ""
         dead = f", {targets['dead']} dead" if targets["dead"] else ""
         say(f"  targets   {run.lengths.train_samples} x {targets['dim']}{dead}{explained}  {run.targets.folder}")
