@@ -42,8 +42,9 @@ def show_result(run: Run) -> None:
     seconds = result["seconds"]
     parts = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     say(f"  cost  {sum(seconds.values()):.1f} s ({parts}); {scaled(sum(result['flops'].values()))}FLOP")
-    if result["switch_step"]:
-        say(f"  phase 1 ended before step {result['switch_step']} of {result['steps']}")
+    if result["phase1_steps"]:
+        rest = result["steps"] - result["phase1_steps"]
+        say(f"  phase {result['phase1_steps']} steps of matching, then {rest} of {result['method']}")
     say(f"  files {run.folder}")
     say("  next  rela table")
 
