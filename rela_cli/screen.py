@@ -44,7 +44,7 @@ def show_result(run: Run) -> None:
     say(f"  cost  {sum(seconds.values()):.1f} s ({parts}); {scaled(sum(result['flops'].values()))}FLOP")
     if result["phase1_steps"]:
         rest = result["steps"] - result["phase1_steps"]
-        say(f"  phase {result['phase1_steps']} steps of matching, then {rest} of {result['method']}")
+        say(f"  steps {result['phase1_steps']} of matching, then {rest} of {result['method']}")
     say(f"  files {run.folder}")
     say("  next  rela table")
 
