@@ -142,7 +142,7 @@ class Trainer:
                     self.step += 1
                     self.maybe_switch()
                     meter.add(*self.take_step(batch, epoch))
-                    self.check_finite(epoch)
+                    self.check_finite()
                     progress.show(self.step, meter.words(self.phase))
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
                     metrics.write(self.record(epoch, meter))
@@ -191,15 +191,16 @@ class Trainer:
         if (self.step - 1) % self.read_every == 0 and self.switch.leaves():
             self.phase, self.switch_step = 2, self.step
 
-    def check_finite(self, epoch: int) -> None:
+    def check_finite(self) -> None:
         """Stop at a non-finite gradient; its update was held back, so the weights are still good."""
         if self.step % self.read_every and self.step != self.lengths.total_steps:
             return
         if bad := int(self.first_bad.item()):
             epoch, place = divmod(bad - 1, self.lengths.steps_per_epoch)
             samples = ", ".join(map(str, list(self.batches(epoch))[place][:8].tolist()))
+            phase = 1 if self.switch is not None and bad < (self.switch_step or bad + 1) else 2
             raise NonFiniteError(
-                f"NaN or Inf in the gradients of step {bad} (phase {self.phase}, epoch {epoch + 1}, samples {samples}, "
+                f"NaN or Inf in the gradients of step {bad} (phase {phase}, epoch {epoch + 1}, samples {samples}, "
                 f"...). The update was not applied. A smaller optimizer.lr than {self.lr:g} is the usual way out"
             )
 
