@@ -6,7 +6,8 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ Run
   transport   the fitted map from features to targets
   probe       what is missing up to the probe of the backbone
 Look
+  fetch       the weights and data that a run needs, beforehand
+                rela fetch prior=clip_vitb16 dataset=cifar10
+  rank        which prior should I take?
+                rela rank priors=[random,patches,embedded] dataset.root=FOLDER
   table       one table of all runs            rela table --format md
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
@@ -41,6 +46,13 @@ Look
 Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 non-finite, 130/143 stopped."""
 
 STAGED = ("train", "extract", "transport", "probe")
+OTHERS = {  # the modules of the other commands
+    "fetch": "fetch",
+    "rank": "rank",
+    "table": "report.table",
+    "list": "listing",
+    "doctor": "doctor",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,12 +83,12 @@ def dispatch(words: Sequence[str]) -> int:
         return 0
     if words[0] in ("-sc", "--shell-completion"):
         return complete(list(words[1:]))
-    commands: dict[str, Callable[[list[str]], int]] = {"table": _table, "list": _list, "doctor": _doctor}
     if words[0] in STAGED:
         return staged(words[0], words[1:])
-    if words[0] in commands:
-        return commands[words[0]](list(words[1:]))
-    raise ConfigError(_unknown(words[0], (*STAGED, *commands)))
+    if words[0] in OTHERS:
+        command = import_module(f"rela_cli.{OTHERS[words[0]]}")
+        return int(command.main(list(words[1:])))
+    raise ConfigError(_unknown(words[0], (*STAGED, *OTHERS)))
 
 
 def staged(command: str, words: Sequence[str]) -> int:
@@ -130,9 +142,9 @@ def complete(words: list[str]) -> int:
             raise ConfigError("a completion query needs COMP_LINE; it is the shell that asks")
         program, command, rest = (*typed.split(" ", 2), "", "")[:3]
         if len(typed.split(" ")) <= 2:
-            print(" ".join(name for name in (*STAGED, "table", "list", "doctor") if name.startswith(command)))
+            print(" ".join(name for name in (*STAGED, *OTHERS) if name.startswith(command)))
             return 0
-        if command not in STAGED:
+        if command not in (*STAGED, "fetch", "rank"):
             return 0
         os.environ["COMP_LINE"] = f"{program} {rest}"
     elif not words or words[0].partition("=")[2] not in ("bash", "zsh", "fish"):
@@ -141,24 +153,6 @@ def complete(words: list[str]) -> int:
 
     hand_over("", CommandLine({"--shell-completion": None}, tuple(words)), _nothing)
     return 0
-
-
-def _table(words: list[str]) -> int:
-    from rela_cli.report.table import main as table
-
-    return table(words)
-
-
-def _list(words: list[str]) -> int:
-    from rela_cli.listing import main as listing
-
-    return listing(words)
-
-
-def _doctor(words: list[str]) -> int:
-    from rela_cli.doctor import main as doctor
-
-    return doctor(words)
 
 
 def _unknown(word: str, commands: Sequence[str]) -> str:

@@ -159,6 +159,17 @@ class Composer:
         except HydraException as error:
             raise ConfigError(_first_line(error)) from error
 
+    def keys(self, group: str, choice: str) -> set[str]:
+        """The keys of a choice's yaml.
+
+        Raises:
+            ConfigError: there is no such choice, with the nearest name.
+        """
+        options = self._options(group)
+        if choice not in options:
+            raise ConfigError(f"unknown {group} {choice}{nearest(choice, options)}{_allowed(options)}")
+        return set(self._load([f"{group}={choice}"])[0][group])
+
     # ---------------------------------------------------------------------------------------- what is wrong
 
     def _problems_of(self, cells: Sequence[Cell]) -> list[str]:

@@ -54,6 +54,10 @@ class OneOf:
         return f"must be one of {', '.join(self.names)}{nearest(value, self.names)}"
 
 
+PRETRAINED, RANDOM = "pretrained", "random"  # what prior.weights may say instead of a path
+NETWORKS = ("online", "target")
+STEMS = ("imagenet", "cifar")
+
 Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**31 - 1)]
 Share = Annotated[float, Range(0, 1)]
@@ -66,22 +70,46 @@ NonNegative = Annotated[float, Range(0)]
 
 
 @dataclass(frozen=True)
+class Card:
+    """What a yaml says about its part for people and tables to know; it changes no bytes, so no fingerprint has it.
+
+    features: the width D that `tests/test_every_part.py` measures; parameters in millions, of the part that is used.
+    source: where weights are fetched from, hf://OWNER/REPOSITORY/FILE or https://...; sha256 of that file, or its
+    first digits; megabytes: its size. labels_seen: the label sets that training used (`data/labels.py` names them).
+    """
+
+    features: Count | None = None
+    parameters: Positive | None = None
+    source: str | None = None
+    sha256: str | None = None
+    megabytes: Positive | None = None
+    licence: str | None = None
+    trained_on: str | None = None
+    labels_seen: tuple[str, ...] = ()
+
+
+OWN_KEYS = ("name", "_target_", "card")  # of every part's yaml; all others are keywords of its class
+
+
+@dataclass(frozen=True)
 class Part:
     """One choice of a config group: a class of ours (or of a package the user allowed) and its keywords."""
 
     name: str
     target: str
     options: dict[str, Any] = field(default_factory=dict)
+    card: Card = Card()
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Part:
         """From a yaml's own form, unchecked."""
-        return cls(tree["name"], tree["_target_"], {k: v for k, v in tree.items() if k not in ("name", "_target_")})
+        return cls(tree["name"], tree["_target_"], {k: v for k, v in tree.items() if k not in OWN_KEYS})
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a fingerprint has to cover."""
-        return {"name": self.name, "target": self.target, **self.options}
+        options = {k: _without_cards(v) for k, v in self.options.items()}
+        return {"name": self.name, "target": self.target, **options}
 
     def foreign(self, packages: Sequence[str]) -> list[str]:
         """Classes that the part names, at any depth, from packages other than these."""
@@ -117,7 +145,7 @@ class Probe:
     """How a frozen backbone is judged. Every number carries the protocol's name and the network probed."""
 
     protocols: tuple[Annotated[str, OneOf(("rela", "lbfgs", "knn"))], ...]
-    network: Annotated[str, OneOf(("online", "target"))]
+    network: Annotated[str, OneOf(NETWORKS)]
     baselines: bool
     rela_epochs: Count
     rela_lr: Positive
@@ -207,11 +235,20 @@ class PriorOptions:
     seed: Seed
     width: Count
     model: str
+    tag: str
     weights: str
+    trust: bool
+    prefix: str | None
+    ignore: tuple[str, ...]
+    quick_gelu: bool | None
+    stem: Annotated[str, OneOf(STEMS)]
     image_size: Annotated[int, Range(4)] | None
-    mean: tuple[float, float, float]
-    std: tuple[Positive, Positive, Positive]
-    classes: Count
+    resize: Annotated[int, Range(4)] | None
+    interpolation: Annotated[str, OneOf(("bicubic", "bilinear"))] | None
+    mean: tuple[float, float, float] | None
+    std: tuple[Positive, Positive, Positive] | None
+    run: str
+    network: Annotated[str, OneOf(NETWORKS)]
     patches: Count
     patch_size: Annotated[int, Range(2)]
     pool: Count
@@ -231,9 +268,11 @@ class SwitchOptions:
 
 @dataclass(frozen=True)
 class LearnerOptions:
-    stem: Annotated[str, OneOf(("imagenet", "cifar"))]
+    model: str
+    stem: Annotated[str, OneOf(STEMS)]
     width: Count
     depth: Count
+    patch_size: Count
 
 
 @dataclass(frozen=True)
@@ -295,8 +334,15 @@ def to_tree(config: Config) -> dict[str, Any]:
     tree = dataclasses.asdict(config)
     for group in PARTS:
         part = tree[group]
+        card = {key: value for key, value in part["card"].items() if value not in (None, ())}
         tree[group] = {"name": part["name"], "_target_": part["target"], **part["options"]}
+        tree[group] |= {"card": card} if card else {}
     return tree
+
+
+def _without_cards(value: Any) -> Any:
+    """An option that is a part's own yaml, such as `prior.learner`, without its card."""
+    return {k: v for k, v in value.items() if k != "card"} if isinstance(value, Mapping) else value
 
 
 def _record(cls: type, value: Any, key: str, problems: list[str]) -> Any:
@@ -323,9 +369,10 @@ def _part(value: Mapping[str, Any], group: str, problems: list[str]) -> Part | N
     hints = typing.get_type_hints(OPTIONS[group], include_extras=True)
     options = {}
     for key, option in value.items():
-        if key not in ("name", "_target_"):
+        if key not in OWN_KEYS:
             options[key] = _checked(hints[key], option, f"{group}.{key}", problems) if key in hints else option
-    return Part(value["name"], value["_target_"], options)
+    card = _record(Card, value.get("card") or {}, f"{group}.card", problems)
+    return Part(value["name"], value["_target_"], options, card)
 
 
 def _checked(hint: Any, value: Any, key: str, problems: list[str]) -> Any:
@@ -376,10 +423,7 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     """Rules that tie several keys together; those that need the dataset's size stand in `Lengths`."""
     if not config.probe.protocols:
         problems.append("probe.protocols is empty; allowed are rela, lbfgs, knn")
-    if config.prior.options.get("weights", "-") == "":
-        problems.append(
-            f"prior={config.prior.name} needs prior.weights=PATH (a .safetensors or weights-only .pth file)"
-        )
+    _check_prior(config.prior, problems)
     for group in PARTS:
         part: Part = getattr(config, group)
         problems += [
@@ -387,6 +431,19 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
             f"if you trust it say allow=[{target.partition('.')[0]}]"
             for target in part.foreign(("rela_cli", *config.allow))
         ]
+
+
+def _check_prior(prior: Part, problems: list[str]) -> None:
+    """What a prior cannot do without."""
+    weights = prior.options.get("weights")
+    if weights == "":
+        problems.append(f"prior={prior.name} needs prior.weights=PATH (a .safetensors or weights-only .pth file)")
+    if prior.options.get("model") == "":
+        problems.append(f"prior={prior.name} needs prior.model=NAME")
+    if prior.options.get("run") == "":
+        problems.append(f"prior={prior.name} needs prior.run=FOLDER, a finished run such as outputs/runs/latest")
+    if weights == PRETRAINED and prior.options.get("model") and "tag" in prior.options and not prior.options["tag"]:
+        problems.append(f"prior={prior.name} needs prior.tag=TAG (whose weights), or prior.weights=PATH")
 
 
 def _targets(value: Any) -> list[str]:

@@ -11,9 +11,6 @@ import re
 import shutil
 import sys
 import tempfile
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
@@ -22,11 +19,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from rela_cli.weights import unreachable
+
 PACKAGES = (
     *("torch", "torchvision", "hydra-core", "omegaconf", "timm", "open_clip_torch", "wandb", "rich", "lightly"),
     *("safetensors", "filelock", "scikit-learn", "numpy", "pillow"),
 )
-HUB_SECONDS = 3.0  # deadline, name look-up included: a socket's own timeout does not cover that
 FREE_GB = 2.0
 
 
@@ -158,23 +156,9 @@ def outputs() -> Check:
 def hub() -> Check:
     """The model hub; only priors that are downloaded need it."""
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    answer: list[str] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=HUB_SECONDS).close()
-            answer.append("")
-        except urllib.error.HTTPError:
-            answer.append("")  # it answered
-        except Exception as error:
-            answer.append(_first_line(error) or type(error).__name__)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_SECONDS)
-    if answer == [""]:
+    why = unreachable(address)
+    if why is None:
         return Check("hub", "ok", f"{address} answers")
-    why = answer[0] if answer else f"no answer in {HUB_SECONDS:g} s"
     return Check(
         "hub", "warn", f"{address}: {why}", "optional: digits, patches, random and local weights need no network"
     )

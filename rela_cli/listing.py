@@ -6,6 +6,7 @@ import argparse
 import re
 import shutil
 import textwrap
+from typing import Any
 
 from rela_cli.config import CONF_DIR, GROUPS
 
@@ -14,6 +15,8 @@ PROTOCOLS = {
     "lbfgs": "Logistic regression on standardised features, converged; regulariser chosen on held-out train",
     "knn": "Weighted nearest neighbours by cosine; nothing is trained",
 }
+CARDED = ("prior", "learner")  # groups whose yamls have a card
+HEADS = ("features", "params", "licence", "labels seen")
 PLURALS = {"switch": "switches", "matching": "matching"}
 
 
@@ -31,7 +34,8 @@ def main(argv: list[str]) -> int:
     chosen = defaults()
     for name, group in names.items():
         if not asked or name in asked or group in asked:
-            print_group(name, group, options(group), chosen.get(group))
+            show = print_cards if group in CARDED else print_group
+            show(name, group, options(group), chosen.get(group))
     return 0
 
 
@@ -62,6 +66,34 @@ def defaults() -> dict[str, str]:
     """The choice of each group in rela.yaml."""
     text = (CONF_DIR / "rela.yaml").read_text(encoding="utf-8")
     return dict(re.findall(r"^  - (\w+): (\w+)", text, flags=re.MULTILINE))
+
+
+def print_cards(name: str, group: str, choices: dict[str, str], default: str | None) -> None:
+    """A table: one line a choice, with what its card says."""
+    heads = HEADS if group == "prior" else HEADS[:2]
+    rows = {choice: facts(card(group, choice))[: len(heads)] for choice in choices}
+    widths = [max(len(head), *(len(row[i]) for row in rows.values())) for i, head in enumerate(heads)]
+    print(f"{name} ({group}=...)")
+    print(" " * 22 + "  ".join(head.rjust(width) for head, width in zip(heads, widths, strict=True)))
+    for choice, sentence in choices.items():
+        columns = "  ".join(fact.rjust(width) for fact, width in zip(rows[choice], widths, strict=True))
+        print(f" {'*' if choice == default else ' '} {choice:<18} {columns}  {sentence}")
+    print()
+
+
+def card(group: str, choice: str) -> dict[str, Any]:
+    """The card of a choice's yaml."""
+    import yaml
+
+    tree = yaml.safe_load((CONF_DIR / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+    return dict(tree.get("card") or {})
+
+
+def facts(card: dict[str, Any]) -> tuple[str, ...]:
+    """Width of the features, millions of parameters, licence, label sets; what a card leaves open is a dash."""
+    size = f"{card['parameters']:.{3 if card['parameters'] > 1 else 2}g} M" if "parameters" in card else "-"
+    labels = ", ".join(card.get("labels_seen", [])) or ("none" if "trained_on" in card else "-")
+    return str(card.get("features", "-")), size, card.get("licence", "-"), labels
 
 
 def print_group(name: str, group: str, choices: dict[str, str], default: str | None) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rela_cli import weights
 from rela_cli.artifacts import Entry, Facts, RunLock, write_json
 from rela_cli.config import Config
 from rela_cli.runs import STAGES, Run
@@ -73,8 +74,10 @@ class Pipeline:
     def make_run(self) -> None:
         """A trained backbone and its numbers."""
         if self.run.trained is None:
+            self.make_images()
+            width = self.learner_width()
             self.make_targets("transport")
-            self.make_backbone()
+            self.make_backbone(width)
         self.make_result()
         self.run.note("finished", self.command)
         point_latest(self.run.folder)
@@ -114,7 +117,14 @@ class Pipeline:
 
     # --------------------------------------------------------------------------------------------- stage 3
 
-    def make_backbone(self) -> None:
+    def learner_width(self) -> int:
+        """The learner's feature_dim; a learner that cannot take these images says so before any stage runs."""
+        from rela_cli.data.cache import read_stats
+        from rela_cli.learners.build import build_backbone, feature_dim
+
+        return feature_dim(build_backbone(self.config.learner, self.config.seed, read_stats(self.run.images).size))
+
+    def make_backbone(self, width: int) -> None:
         """Train, and write down that it is done and what it cost."""
         from rela_cli.data.cache import read_split, read_stats
         from rela_cli.logger import open_logger
@@ -123,7 +133,7 @@ class Pipeline:
 
         split = read_split(self.run.images, "train")
         assert split is not None
-        targets = None if self.config.is_plain else read_targets(self.config, self.run.targets)
+        targets = None if self.config.is_plain else read_targets(self.run.targets, width)
         with (
             self.clock("train"),
             open_logger(self.config, self.run.folder) as forward,
@@ -201,12 +211,16 @@ class Pipeline:
         costs: dict[str, Facts] = {"extract": {}, "transport": {}, "train": facts, "probe": probe_cost}
         if not c.is_plain:
             costs |= {"extract": work.features.manifest or {}, "transport": work.targets.manifest or {}}
+        seen = list(weights.labels_seen(c.prior))
         names = ("steps", "samples_seen", "switch_step", "phase1_steps", "feature_dim", "target_dim")
         return {
             "status": "finished",
             "name": work.name,
             "fingerprint": work.hash,
-            **{group: getattr(c, group).name for group in ("dataset", "prior", "learner", "method")},
+            **{group: getattr(c, group).name for group in ("dataset", "learner", "method")},
+            "prior": weights.shown_name(c.prior),
+            "labels_seen": seen,
+            "prior_saw_labels": work.dataset.label_set in seen,
             "transport": None if c.is_plain else c.transport.name,
             **{key: getattr(c, key) for key in ("budget", "seed", "epochs", "batch_size")},
             "train_samples": work.lengths.train_samples,

@@ -27,9 +27,38 @@ def representations(backbone: nn.Module, images: Tensor, data: ImageStats, block
 
 def effective_rank(features: Tensor) -> float:
     """exp of the entropy of the normalised singular values of (N, D) features (RankMe, Garrido et al. 2023)."""
-    values = torch.linalg.svdvals((features - features.mean(0)).double())
+    return rank_of(torch.linalg.svdvals((features - features.mean(0)).double()))
+
+
+def rank_of(values: Tensor) -> float:
+    """exp of the entropy of singular values as shares of their sum: how many directions really count."""
     share = values / values.sum().clamp(min=1e-12)
     return float(torch.exp(-(share * torch.log(share + 1e-12)).sum()))
+
+
+def linear_cka(one: Tensor, other: Tensor) -> float:
+    """Linear CKA of (N, D) and (N, E) features of the same samples, in [0, 1] (Kornblith et al. 2019, equation 3)."""
+    x, y = ((z - z.mean(0)).double() for z in (one, other))
+    norm = torch.linalg.matrix_norm
+    return float(norm(y.T @ x) ** 2 / (norm(x.T @ x) * norm(y.T @ y)).clamp(min=1e-300))
+
+
+def mutual_neighbours(one: Tensor, other: Tensor, k: int) -> float:
+    """Share of a sample's k nearest by cosine that two representations have in common (Huh et al. 2024, section 2)."""
+    near = [nearest_others(z, k) for z in (one, other)]
+    return float((near[0][:, :, None] == near[1][:, None, :]).any(2).float().mean())
+
+
+def nearest_others(features: Tensor, k: int) -> Tensor:
+    """The k nearest by cosine of each of (N, D), itself left out: (N, k) indices."""
+    unit = F.normalize(features.float() - features.float().mean(0), dim=1)
+    found = []
+    for start, block in enumerate(unit.split(QUERY_BLOCK)):
+        similarity = block @ unit.T
+        rows = torch.arange(len(block))
+        similarity[rows, start * QUERY_BLOCK + rows] = -2
+        found.append(similarity.topk(min(k, len(unit) - 1), dim=1).indices)
+    return torch.cat(found)
 
 
 def knn_logits(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:

@@ -14,14 +14,15 @@ from typing import Any
 
 import yaml
 
-from rela_cli.artifacts import Entry, Facts, file_sha256, fingerprint, provenance, read_json, write_atomic, write_json
-from rela_cli.config import Config, Lengths, Part, lengths, to_tree
+from rela_cli import weights
+from rela_cli.artifacts import Entry, Facts, fingerprint, provenance, read_json, write_atomic, write_json
+from rela_cli.config import RANDOM, Config, Lengths, lengths, to_tree
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import RelaError
 from rela_cli.parts import build
 
 STAGES = ("extract", "transport", "train", "probe")
-VERSIONS = {"images": 1, "extract": 1, "transport": 1, "train": 1, "probe": 1}  # bump one when its bytes change
+VERSIONS = {"images": 1, "extract": 2, "transport": 1, "train": 1, "probe": 1}  # bump one when its bytes change
 SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
 MATCHING = ("transport", "matching", "switch")  # mean nothing to the plain method, so they do not count there
 
@@ -58,7 +59,7 @@ class Run:
     @cached_property
     def features(self) -> Entry:
         """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
-        return self.entry("features", "extract", images=self.images.hash, prior=weighed(self.config.prior))
+        return self.entry("features", "extract", images=self.images.hash, prior=weights.identity(self.config.prior))
 
     @cached_property
     def targets(self) -> Entry:
@@ -85,8 +86,8 @@ class Run:
         groups = SETTINGS if self.config.is_plain else SETTINGS + MATCHING
         return {
             "version": VERSIONS["train"],
-            **{group: tree[group] for group in groups},
-            "prior": weighed(self.config.prior),
+            **{group: without_card(tree[group]) for group in groups},
+            "prior": weights.identity(self.config.prior),
         }
 
     @cached_property
@@ -101,7 +102,8 @@ class Run:
     def name(self) -> str:
         """What a person reads."""
         c = self.config
-        return f"{c.dataset.name}-{c.prior.name}-{c.learner.name}-{c.method.name}-b{c.budget:g}-s{c.seed}"
+        prior = f"{c.prior.name}-random" if c.prior.options.get("weights") == RANDOM else c.prior.name
+        return f"{c.dataset.name}-{prior}-{c.learner.name}-{c.method.name}-b{c.budget:g}-s{c.seed}"
 
     @cached_property
     def folder(self) -> Path:
@@ -202,13 +204,9 @@ class Run:
         write_atomic(self.folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def weighed(part: Part) -> dict[str, Any]:
-    """A part's identity, with a weights file replaced by the hash of what is in it."""
-    identity = part.identity
-    path = Path(str(identity.get("weights") or "")).expanduser()
-    if identity.get("weights") and path.is_file():
-        identity["weights"] = file_sha256(path)
-    return identity
+def without_card(tree: Any) -> Any:
+    """A group of the config tree without what its yaml tells people about it."""
+    return {key: value for key, value in tree.items() if key != "card"} if isinstance(tree, dict) else tree
 
 
 def plain(value: Any) -> Any:

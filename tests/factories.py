@@ -16,6 +16,14 @@ from rela_cli.config import Config, lengths
 from rela_cli.data.cache import ImageStats, Split, channel_stats
 from rela_cli.stages.train import Trainer
 
+NEEDS = {  # what a choice cannot do without
+    "prior=checkpoint": ["prior.weights=some.pth"],
+    "prior=exported": ["prior.weights=some.pt2"],
+    "prior=open_clip": ["prior.model=RN50", "prior.tag=openai"],
+    "prior=timm": ["prior.model=resnet10t"],
+    "prior=torchvision": ["prior.model=mobilenet_v3_small"],
+    "prior=rela_run": ["prior.run=some/run"],
+}
 SMALL = ("dataset=fake", "learner.width=4", "runtime.threads=1", "runtime.device=cpu", "runtime.eval_every_epochs=0")
 
 

@@ -13,8 +13,8 @@ from rela_cli.commandline import CommandLine, parse
 from rela_cli.composer import Composer, compose
 from rela_cli.config import CONF_DIR, GROUPS, PARTS, Config, from_tree, lengths, to_tree
 from rela_cli.errors import ConfigError
+from tests.factories import NEEDS
 
-NEEDS = {"prior=checkpoint": ["prior.weights=some.pth"]}  # what a choice cannot do without
 YAMLS = sorted(path for path in CONF_DIR.glob("*/*.yaml"))
 CHOICES = [path for path in YAMLS if path.parent.name not in ("experiment", "sweep")]
 

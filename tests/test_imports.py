@@ -16,14 +16,14 @@ PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "swi
 FLOORS: list[set[str]] = [
     {"__init__", "errors"},
     {"config"},
-    {"artifacts", "runtime", "optim", "streams", "parts"},
+    {"artifacts", "runtime", "optim", "streams", "parts", "weights"},
     PARTS,
     {"stages", "logger"},
     {"runs"},
     {"screen"},
     {"pipeline"},
     {"commandline", "composer", "job", "sweep"},
-    {"cli", "listing", "doctor"},
+    {"cli", "listing", "doctor", "fetch", "rank"},
     {"__main__"},
 ]
 BESIDE = {"report": {"report", "artifacts", "config", "errors", "__init__"}}  # reads what runs have left, no more
@@ -34,13 +34,16 @@ LIGHT = {
     "config",
     "doctor",
     "errors",
+    "fetch",
     "job",
     "listing",
     "pipeline",
+    "rank",
     "runs",
     "screen",
     "report",
     "sweep",
+    "weights",
 }
 HEAVY = {"torch", "torchvision", "timm", "open_clip", "lightly", "wandb"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

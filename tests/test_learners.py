@@ -20,13 +20,13 @@ CIFAR = {"name": "cifar_resnet", "_target_": "rela_cli.learners.cifar_resnet.cif
 
 @pytest.mark.parametrize(("tree", "width"), [(RESNET, 32), ({**RESNET, "stem": "imagenet"}, 32), (CIFAR, 32)])
 def test_a_backbone_says_its_width(tree: dict[str, object], width: int) -> None:
-    backbone = build_backbone(Part.from_tree(tree), seed=0).eval()
+    backbone = build_backbone(Part.from_tree(tree), 0, 32).eval()
     assert feature_dim(backbone) == width
     assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, width)
 
 
 def test_the_cifar_stem_keeps_small_images_large() -> None:
-    small, large = (build_backbone(Part.from_tree({**RESNET, "stem": stem}), 0) for stem in ("imagenet", "cifar"))
+    small, large = (build_backbone(Part.from_tree({**RESNET, "stem": stem}), 0, 32) for stem in ("imagenet", "cifar"))
     sizes = [net.layer1(net.maxpool(net.conv1(torch.zeros(1, 3, 32, 32)))).shape[-1] for net in (small, large)]
     assert sizes == [8, 32]
 
@@ -34,12 +34,12 @@ def test_the_cifar_stem_keeps_small_images_large() -> None:
 @pytest.mark.parametrize("depth", [7, 18, 21])
 def test_depths_outside_the_family_are_refused(depth: int) -> None:
     with pytest.raises(ConfigError, match=f"depth={depth} is not of the 6n"):
-        build_backbone(Part.from_tree({**CIFAR, "depth": depth}), 0)
+        build_backbone(Part.from_tree({**CIFAR, "depth": depth}), 0, 32)
 
 
 def run_folder(folder: Path, tree: dict[str, object]) -> torch.nn.Module:
     """What a finished run leaves, as far as its backbone goes."""
-    backbone = build_backbone(Part.from_tree(RESNET), seed=3)
+    backbone = build_backbone(Part.from_tree(RESNET), 3, 32)
     save_file(backbone.state_dict(), folder / "backbone.safetensors")
     (folder / "config.yaml").write_text(yaml.safe_dump({"learner": tree, "seed": 0}))
     return backbone

@@ -255,7 +255,7 @@ def test_other_settings_of_a_probe_are_not_taken_for_the_same(tmp_path: Path) ->
 def representations_of(folder: Path | None, made: Config) -> list[torch.Tensor]:
     """Train features and labels, test features and labels of a run's backbone; of a fresh one without a folder."""
     images = Run(made).images
-    backbone = build_backbone(made.learner, made.seed)
+    backbone = build_backbone(made.learner, made.seed, 16)
     if folder is not None:
         backbone.load_state_dict(load_file(folder / "backbone.safetensors"))
     found = []
@@ -547,7 +547,7 @@ def test_the_backbone_loads_into_torchvision(tmp_path: Path) -> None:
     model.load_state_dict(load_file(path))
 
     made = setup(tmp_path, *words, "budget=1.0")
-    ours, images = build_backbone(made.learner, made.seed), Run(made).images
+    ours, images = build_backbone(made.learner, made.seed, 16), Run(made).images
     ours.load_state_dict(load_file(path))
     split, data = read_split(images, "test"), read_stats(images)
     assert split is not None

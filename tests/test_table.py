@@ -598,3 +598,27 @@ def test_cost_names_the_device_when_there_are_two(make: Make, tmp_path, capsys):
     make(0.8, budget=0.2, device="cuda")
     text = shown(tmp_path, capsys, "--format=md", "--cost")
     assert [row["device"] for row in markdown_rows("\n\n".join(text.split("\n\n")[3:]))] == ["cpu", "cuda"]
+
+
+def test_a_prior_that_saw_the_labels_is_marked_and_never_best(make: Make, tmp_path, capsys):
+    make(0.70, untrained=0.3)
+    make(0.60, budget=1.0)
+    make(0.75, prior="random", prior_alone=0.5)
+    make(0.95, prior="cheat", prior_alone=0.99, prior_saw_labels=True)
+    row = markdown_rows(shown(tmp_path, capsys, "--format", "md"))[0]
+    assert row["cheat"] == "95.0†"
+    assert row["cheat prior alone"] == "99.0†"
+    assert row["random"] == "**<u>75.0</u>**"
+    text = shown(tmp_path, capsys, "--format", "md")
+    assert "†: its prior was trained with the labels of this very dataset" in text
+    found = records(tmp_path, capsys)
+    assert cell(found, prior="cheat", kind="prior")["prior_saw_labels"] is True
+    assert cell(found, prior="cheat", kind="prior")["best"] is False
+    assert cell(found, prior="random", kind="prior")["best"] is True
+    assert r"95.0\textdagger{}" in shown(tmp_path, capsys, "--format", "latex")
+
+
+def test_without_such_a_prior_the_legend_does_not_speak_of_one(make: Make, tmp_path, capsys):
+    make(0.70)
+    make(0.75, prior="random", prior_alone=0.5)
+    assert "†" not in shown(tmp_path, capsys, "--format", "md")

@@ -15,6 +15,7 @@ import numpy as np
 
 from rela_cli.artifacts import fingerprint
 from rela_cli.data.images import SUFFIXES, decode_all
+from rela_cli.data.labels import label_set
 from rela_cli.errors import ConfigError, MissingError
 
 Array = np.ndarray
@@ -48,6 +49,9 @@ class Dataset:
         self.limits = {"train": limit, "test": test_limit}
         self.seed, self.flip = seed, flip
 
+    def fetch(self) -> None:
+        """Get what has to be downloaded; most have nothing to."""
+
     def full_count(self, split: str) -> int:
         """Samples of a split before limits."""
         raise NotImplementedError
@@ -63,6 +67,11 @@ class Dataset:
     def source(self) -> dict[str, Any]:
         """What identifies the images themselves, read cheaply at each start."""
         raise NotImplementedError
+
+    @property
+    def label_set(self) -> str | None:
+        """The well-known labels that its classes are, if they are."""
+        return label_set(self.classes)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -242,6 +251,9 @@ class Cifar10(Dataset):
                 f"CIFAR-10 is not in dataset.root={self.root} and could not be fetched ({error}). Put the folder "
                 f"cifar-10-batches-py there, or use dataset=image_folder dataset.root=FOLDER"
             ) from error
+
+    def fetch(self) -> None:
+        self.open("train")
 
     def labels(self, split: str) -> Array:
         return np.array(self.open(split).targets, dtype=np.int64)

@@ -50,6 +50,16 @@ def resnet18(stem: str, width: int) -> ResNet:
     return ResNet(tv.BasicBlock, [2, 2, 2, 2], stem, width)
 
 
+def resnet34(stem: str, width: int) -> ResNet:
+    """ResNet-34, 8 * width features."""
+    return ResNet(tv.BasicBlock, [3, 4, 6, 3], stem, width)
+
+
 def resnet50(stem: str, width: int) -> ResNet:
     """ResNet-50, 32 * width features."""
     return ResNet(tv.Bottleneck, [3, 4, 6, 3], stem, width)
+
+
+def resnet101(stem: str, width: int) -> ResNet:
+    """ResNet-101, 32 * width features."""
+    return ResNet(tv.Bottleneck, [3, 4, 23, 3], stem, width)

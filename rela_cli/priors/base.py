@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,19 +22,62 @@ class Prior(nn.Module):
         raise NotImplementedError
 
 
-class NetworkPrior(Prior):
-    """A backbone with the preprocessing that belongs to its weights: size, mean, std."""
+@dataclass(frozen=True)
+class Preprocess:
+    """What belongs to a network's weights as much as the weights do: size, interpolation, mean, std.
 
-    def __init__(self, backbone: nn.Module, mean: Tensor, std: Tensor, image_size: int | None = None) -> None:
+    Square images are brought to `resize` pixels, the middle `image_size` of them kept, scaled to [0, 1] and
+    normalised. Sizes of None leave the images as they are.
+    """
+
+    image_size: int | None
+    mean: Sequence[float]
+    std: Sequence[float]
+    resize: int | None = None
+    interpolation: str = "bicubic"
+
+    def instead(self, **asked: object) -> Preprocess:
+        """The same with what a user asked for in its place; None asks for nothing."""
+        given = {key: value for key, value in asked.items() if value is not None}
+        if "image_size" in given:
+            given.setdefault("resize", None)
+        return replace(self, **given)  # type: ignore[arg-type]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> (B, 3, image_size, image_size) float32."""
+        size = self.image_size or images.shape[-1]
+        pixels = crop(resize(images, self.resize or size, self.interpolation), size)
+        mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (pixels / 255 - mean) / std
+
+
+def resize(images: Tensor, size: int, interpolation: str) -> Tensor:
+    """(B, 3, S, S) uint8 -> (B, 3, size, size) whole numbers as float32, in Pillow's way, antialiased.
+
+    Pillow resizes rows, then columns, and rounds to 8 bits after each; the libraries' own transforms are Pillow's,
+    so doing the same gives their very pixels (a fixed-point tie aside), on any device.
+    """
+    pixels = images.float()
+    for shape in ((pixels.shape[-2], size), (size, size)):
+        if pixels.shape[-2:] != shape:
+            pixels = F.interpolate(pixels, shape, mode=interpolation, antialias=True, align_corners=False)
+            pixels = (pixels + 0.5).floor().clamp(0, 255)
+    return pixels
+
+
+def crop(pixels: Tensor, size: int) -> Tensor:
+    """The middle, at the place where torchvision's CenterCrop cuts it."""
+    start = round((pixels.shape[-1] - size) / 2)
+    return pixels[..., start : start + size, start : start + size]
+
+
+class NetworkPrior(Prior):
+    """A frozen network (B, 3, H, W) -> (B, D) with the preprocessing that belongs to its weights."""
+
+    def __init__(self, backbone: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
-        self.backbone, self.image_size = backbone, image_size
+        self.backbone, self.preprocess = backbone, preprocess
         self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
-        self.register_buffer("mean", mean.view(1, 3, 1, 1))
-        self.register_buffer("std", std.view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.float() / 255
-        if self.image_size and x.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
-        return self.backbone((x - self.mean) / self.std)  # type: ignore[no-any-return, operator]
+        return self.backbone(self.preprocess(images)).float()  # type: ignore[no-any-return]

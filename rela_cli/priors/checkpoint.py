@@ -1,22 +1,30 @@
-"""A trained model that we can build, from a file."""
+"""A trained model that we can build, from a file in whatever wrapper people have."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rela_cli.data.cache import ImageStats
-from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.config import RANDOM
+from rela_cli.errors import ConfigError, nearest
+from rela_cli.learners.build import measured
 from rela_cli.learners.cifar_resnet import cifar_resnet
-from rela_cli.priors.base import NetworkPrior
+from rela_cli.learners.resnet import resnet18, resnet34, resnet50, resnet101
+from rela_cli.priors.base import NetworkPrior, Preprocess
+from rela_cli.priors.loading import fill, load, read_state, trimmed
+from rela_cli.streams import seeded
 
-DEPTHS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+FAMILY = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}  # the CIFAR family of He et al. 2015
+RESNETS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}
+LIBRARIES = ("timm:NAME", "torchvision:NAME")
+WIDTHS = {**dict.fromkeys(FAMILY, 16), **dict.fromkeys(RESNETS, 64)}  # where no file says otherwise
+PROBE_SIZE = 32  # what a network without a size of its own is measured with
 
 
 class Checkpoint(NetworkPrior):
-    """A 6n+2 CIFAR ResNet; `classify` applies the classifier that came with the weights.
+    """A ResNet of ours (its width is read off the file), or `timm:NAME`, `torchvision:NAME`.
 
     Raises:
         ConfigError: unknown model, or weights whose keys do not fit it. MissingError: no readable file.
@@ -26,56 +34,66 @@ class Checkpoint(NetworkPrior):
         self,
         model: str,
         weights: str,
+        stem: str,
         image_size: int | None,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        classes: int,
-        data: ImageStats | None = None,
+        interpolation: str = "bicubic",
+        resize: int | None = None,
+        trust: bool = False,
+        prefix: str | None = None,
+        ignore: Sequence[str] = (),
     ) -> None:
-        if model not in DEPTHS:
-            raise ConfigError(f"unknown prior.model={model}{nearest(model, DEPTHS)}. Allowed: {', '.join(DEPTHS)}")
-        super().__init__(cifar_resnet(DEPTHS[model], width=16), torch.tensor(mean), torch.tensor(std), image_size)
-        self.linear = nn.Linear(self.feature_dim, classes)
-        self.load_strictly(read_weights(Path(weights).expanduser()), weights)
-
-    def load_strictly(self, state: dict[str, Tensor], source: str) -> None:
-        """All keys or none: a partial load would be a random network in disguise."""
-        network = nn.Module()
-        for name, module in (*self.backbone.named_children(), ("linear", self.linear)):
-            network.add_module(name, module)
-        try:
-            network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()}, strict=True)
-        except RuntimeError as error:
-            raise ConfigError(f"prior.weights={source} does not fit prior.model: {error}") from error
-
-    def classify(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, classes) logits, to check that preprocessing is right."""
-        return self.linear(self(images))  # type: ignore[no-any-return]
+        size = image_size or PROBE_SIZE
+        if model in WIDTHS:
+            network = filled_resnet(model, stem, weights, trust, prefix, ignore)
+        else:
+            network = filled_library_model(model, size, weights, trust, prefix, ignore)
+        network.feature_dim = measured(network, size)  # type: ignore[assignment]
+        super().__init__(network, Preprocess(image_size, mean, std, resize, interpolation))
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from a .pth that holds tensors only (nothing is unpickled).
+def filled_resnet(
+    model: str, stem: str, weights: str, trust: bool, prefix: str | None, ignore: Sequence[str]
+) -> nn.Module:
+    """A ResNet of the file's own width; every other difference is an error."""
+    if weights == RANDOM:
+        return resnet(model, stem, WIDTHS[model])
+    path = Path(weights)
+    keys = [name for name, _ in resnet(model, stem, width=4).named_parameters()]
+    state = trimmed(read_state(path, trust), keys, path, prefix)
+    network = resnet(model, stem, len(state["conv1.weight"]) if "conv1.weight" in state else WIDTHS[model])
+    load(network, state, path, ignore)
+    return network
+
+
+def resnet(model: str, stem: str, width: int) -> nn.Module:
+    """One of our own, untrained."""
+    with seeded(0, "prior"):
+        return cifar_resnet(FAMILY[model], width) if model in FAMILY else RESNETS[model](stem, width)
+
+
+def filled_library_model(
+    model: str, image_size: int, weights: str, trust: bool, prefix: str | None, ignore: Sequence[str]
+) -> nn.Module:
+    """`timm:NAME` or `torchvision:NAME` with the weights of a file.
 
     Raises:
-        MissingError: no such file, or not in either form; the first bytes are looked at to say what it is.
+        ConfigError: neither of them, nor a ResNet of ours.
     """
-    if not path.is_file():
-        raise MissingError(f"prior.weights={path} does not exist")
-    head = path.open("rb").read(64)
-    for start, what in ((b"version https://git-lfs", "a git-lfs pointer, not the file itself"), (b"<", "a web page")):
-        if head.startswith(start):
-            raise MissingError(f"prior.weights={path} is {what}")
-    try:
-        return load_tensors(path)
-    except Exception as error:  # every library has its own
-        raise MissingError(f"prior.weights={path} cannot be read: {error or type(error).__name__}") from error
+    library, _, name = model.partition(":")
+    if library == "timm" and name:
+        from rela_cli.learners.timm import timm_model
+        from rela_cli.priors.timm import translation
 
+        with seeded(0, "prior"):
+            network = timm_model(name, image_size)
+        return fill(network, weights, trust, prefix, ignore, translation(network))
+    if library == "torchvision" and name:
+        from rela_cli.learners.torchvision import torchvision_model
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by its suffix; a `state_dict` wrapper is taken off."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(state.get("state_dict", state))
+        with seeded(0, "prior"):
+            network = torchvision_model(name, image_size)
+        return fill(network, weights, trust, prefix, ignore)
+    allowed = ", ".join((*WIDTHS, *LIBRARIES))
+    raise ConfigError(f"unknown prior.model={model}{nearest(model, WIDTHS)}. Allowed: {allowed}")

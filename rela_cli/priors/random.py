@@ -8,7 +8,7 @@ from rela_cli.config import Part
 from rela_cli.data.cache import ImageStats
 from rela_cli.learners.build import build_backbone
 from rela_cli.learners.resnet import resnet18
-from rela_cli.priors.base import NetworkPrior
+from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.streams import seeded
 
 
@@ -18,12 +18,12 @@ class RandomResNet(NetworkPrior):
     def __init__(self, width: int, seed: int, data: ImageStats) -> None:
         with seeded(seed, "prior"):
             backbone = resnet18("cifar", width)
-        super().__init__(backbone, data.mean, data.std)
+        super().__init__(backbone, Preprocess(None, data.mean.tolist(), data.std.tolist()))
 
 
 class RandomLearner(NetworkPrior):
     """The untrained learner itself, the paper's 'random' column; with seed 0 the very weights of run seed 0."""
 
     def __init__(self, learner: dict[str, Any], seed: int, data: ImageStats) -> None:
-        backbone = build_backbone(Part.from_tree(learner), seed)
-        super().__init__(backbone, data.mean, data.std)
+        backbone = build_backbone(Part.from_tree(learner), seed, data.size)
+        super().__init__(backbone, Preprocess(None, data.mean.tolist(), data.std.tolist()))

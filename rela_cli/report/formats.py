@@ -18,12 +18,13 @@ from rich.text import Text
 MISSING = "—"
 LONG = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
 BEST, ABOVE = "{best}", "{above}"  # in a legend: the format's own word for these marks
-ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-"})
+SEEN = "†"  # a cell whose prior has seen the labels that it is judged by
+ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#"})
 MARKDOWN = str.maketrans({c: rf"\{c}" for c in "|*`<\\"} | {"\n": " "})
 LATEX = str.maketrans(
     {c: rf"\{c}" for c in "_%#&${}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
-    | {">": r"\textgreater{}", "±": r"$\pm$", MISSING: "---", "·": r"$\cdot$", "\n": " "}
+    | {">": r"\textgreater{}", "±": r"$\pm$", MISSING: "---", "·": r"$\cdot$", SEEN: r"\textdagger{}", "\n": " "}
 )
 
 
@@ -65,6 +66,22 @@ def speakable(text: str, encoding: str | None) -> str:
 def write(text: str) -> None:
     """Text to stdout, whatever its encoding."""
     sys.stdout.write(speakable(text, sys.stdout.encoding))
+
+
+def si(value: float | None, unit: str = "", empty: str = MISSING) -> str:
+    """Three digits with an SI prefix: 1.23 GFLOP."""
+    if not value:
+        return empty
+    prefixes = ["", "k", "M", "G", "T", "P", "E"]
+    while value >= 999.5 and len(prefixes) > 1:
+        value /= 1000
+        prefixes.pop(0)
+    return f"{three(value)} {prefixes[0]}{unit}".rstrip()
+
+
+def three(value: float) -> str:
+    """Three digits."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 # ----------------------------------------------------------------------------------------------------- rich

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple, NoReturn
 from rela_cli.errors import ConfigError, RelaError, nearest
 from rela_cli.report import formats
 from rela_cli.report.collect import OUTPUTS, collect, counted
-from rela_cli.report.formats import ABOVE, BEST, MISSING, Cell, Grid
+from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, Cell, Grid
 
 VARIANT = ("prior", "transport", "matching", "switch")  # settings that only ReLA has: they make columns
 TARGETS = ("prior", "transport")  # those that the prior alone depends on
 NAMES = ("dataset", "learner", "method")
 OWN = (*NAMES, "prior")  # names that have a place of their own in every table
-PRIORS = ("random_learner", "random", "patches")  # the order of columns; others follow by name
+PRIORS = ("random_learner", "random", "patches", "embedded")  # the order of columns; others follow by name
 PROTOCOLS = {  # how each protocol measures, in the order of the tables
     "rela": "linear, Adam: the paper's",
     "lbfgs": "linear, L-BFGS on standardised features",
@@ -42,6 +42,7 @@ LEGEND = (
     ("± (n)", "standard deviation over n seeds"),
     (MISSING, "no result"),
 )
+SEEN_LEGEND = (SEEN, "its prior was trained with the labels of this very dataset, so it is never best or underlined")
 ACCOUNT = ("extract", "transport", "train", "total", "probe")
 COST_HEADS = (*ACCOUNT, "samples\nseen", "steps", "switch\nat step", "peak\nmemory")
 SIZES = ("samples_seen", "steps", "switch_step", "peak_memory_bytes")
@@ -285,9 +286,23 @@ def protocols_of(runs: Iterable[Run], name: str = "all", network: str = "all") -
     return sorted(chosen, key=lambda p: (known.index(p.name), p.network))
 
 
-def marked(scores: Sequence[Score | None], columns: Sequence[Column]) -> list[tuple[bool, bool]]:
-    """For each cell of a row: is it the best trained one, is it better than the starred one."""
-    means = [-math.inf if value is None else value.mean for value in scores]
+def saw_labels(runs: Iterable[Run], row: Row, column: Column) -> bool:
+    """Whether the prior behind a cell was trained with the labels that the cell is judged by."""
+    if column.kind not in ("prior", "prior_alone"):
+        return False
+    behind = (
+        run
+        for run in runs
+        if run.shared == row.shared
+        and column.settings == (run.variant if column.kind == "prior" else _part(run.variant, TARGETS))
+    )
+    return any(run.result.get("prior_saw_labels") for run in behind)
+
+
+def marked(scores: Sequence[Score | None], columns: Sequence[Column], seen: Sequence[bool]) -> list[tuple[bool, bool]]:
+    """For each cell of a row: is it the best trained one, is it better than the starred one; never with seen labels."""
+    fair = (None if saw else value for value, saw in zip(scores, seen, strict=True))
+    means = [-math.inf if value is None else value.mean for value in fair]
     trained = [mean if column.is_trained else -math.inf for mean, column in zip(means, columns, strict=True)]
     stars = [m for m, value, c in zip(means, scores, columns, strict=True) if c.kind == "plain_star" and value]
     reference = stars[0] if stars else math.inf
@@ -308,16 +323,18 @@ def score_grid(runs: Sequence[Run], protocol: Protocol) -> Grid:
     cells = []
     for row in rows:
         scores = [score(runs, row, column, protocol) for column in columns]
-        marks = zip(scores, marked(scores, columns), strict=True)
-        cells.append(tuple(_score_cell(value, *mark) for value, mark in marks))
-    return Grid(" · ".join(title), heads, tuple(c.head for c in columns), labels, tuple(cells), LEGEND)
+        seen = [saw_labels(runs, row, column) for column in columns]
+        marks = zip(scores, seen, marked(scores, columns, seen), strict=True)
+        cells.append(tuple(_score_cell(value, saw, *mark) for value, saw, mark in marks))
+    legend = LEGEND + (SEEN_LEGEND,) * any(SEEN in cell.text for line in cells for cell in line)
+    return Grid(" · ".join(title), heads, tuple(c.head for c in columns), labels, tuple(cells), legend)
 
 
-def _score_cell(value: Score | None, best: bool, above: bool) -> Cell:
+def _score_cell(value: Score | None, seen: bool, best: bool, above: bool) -> Cell:
     if value is None:
         return Cell()
     deviation = "" if value.std is None else f"±{100 * value.std:.1f} ({len(value.seeds)})"
-    return Cell(f"{100 * value.mean:.1f}", deviation, best, above)
+    return Cell(f"{100 * value.mean:.1f}{SEEN * seen}", deviation, best, above)
 
 
 def _without_constants(
@@ -396,9 +413,9 @@ def _runs_in(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
 
 
 def _cost_cells(account: Cost, has_switch: bool) -> tuple[Cell, ...]:
-    staged = [Cell(duration(account.seconds[s]), _si(account.flops[s], "FLOP", empty="")) for s in ACCOUNT]
+    staged = [Cell(duration(account.seconds[s]), formats.si(account.flops[s], "FLOP", empty="")) for s in ACCOUNT]
     switch = _whole(account.switch_step) if account.switch_step is not None or not has_switch else "never"
-    sizes = (_whole(account.samples_seen), _whole(account.steps), switch, _si(account.peak_memory_bytes, "B"))
+    sizes = (_whole(account.samples_seen), _whole(account.steps), switch, formats.si(account.peak_memory_bytes, "B"))
     return (*staged, *map(Cell, sizes))
 
 
@@ -407,22 +424,7 @@ def duration(seconds: float | None) -> str:
     if not seconds:
         return MISSING
     size, unit = next(((size, unit) for size, unit in ((3600, "h"), (60, "min")) if seconds >= size), (1, "s"))
-    return f"{_three(seconds / size)} {unit}"
-
-
-def _si(value: float | None, unit: str, empty: str = MISSING) -> str:
-    """Three digits with an SI prefix: 1.23 GFLOP."""
-    if not value:
-        return empty
-    prefixes = ["", "k", "M", "G", "T", "P", "E"]
-    while value >= 999.5 and len(prefixes) > 1:
-        value /= 1000
-        prefixes.pop(0)
-    return f"{_three(value)} {prefixes[0]}{unit}"
-
-
-def _three(value: float) -> str:
-    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+    return f"{formats.three(seconds / size)} {unit}"
 
 
 def _whole(value: float | None) -> str:
@@ -438,8 +440,10 @@ def records(runs: Sequence[Run], protocols: Sequence[Protocol], with_cost: bool)
     for protocol in protocols or [Protocol("", "")] * with_cost:
         for row in _compared(rows_of(runs), runs):
             scores = [score(runs, row, column, protocol) for column in columns]
-            for column, value, mark in zip(columns, scores, marked(scores, columns), strict=True):
-                record = _record(protocol, row, column, value, *mark)
+            seen = [saw_labels(runs, row, column) for column in columns]
+            marks = marked(scores, columns, seen)
+            for column, value, saw, mark in zip(columns, scores, seen, marks, strict=True):
+                record = _record(protocol, row, column, value, *mark) | {"prior_saw_labels": saw}
                 found.append(record | (_cost_record(runs, row, column) if with_cost else {}))
     return found
 

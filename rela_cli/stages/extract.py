@@ -16,6 +16,7 @@ from rela_cli.errors import RelaError
 from rela_cli.parts import build
 from rela_cli.priors.base import Prior
 from rela_cli.runtime import Progress, compact, count_flops, in_blocks, pick_device
+from rela_cli.weights import located
 
 
 def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path) -> Facts:
@@ -26,7 +27,7 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     """
     device = pick_device(config.runtime)
     started = time.perf_counter()
-    prior: Prior = build(config.prior, data=data)
+    prior: Prior = build(located(config.prior), data=data, allow=config.allow)
     prior.fit(splits["train"].images)
     prior = prior.to(device).eval()
     facts: Facts = {"feature_dim": prior.feature_dim}

@@ -24,6 +24,7 @@ from rela_cli.learners.build import build_backbone
 from rela_cli.representation import knn_logits, representations
 from rela_cli.runtime import count_flops, pick_device
 from rela_cli.streams import key, permutation, seeded
+from rela_cli.weights import backbone_name
 
 SPLITS = ("train", "test")
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised weights, strongest first: each solution starts the next
@@ -51,17 +52,17 @@ def backbone_task(config: Config, run_folder: Path, images: Entry) -> tuple[Task
         MissingError: the method has no such network.
     """
     network = config.probe.network
-    path = run_folder / ("backbone.safetensors" if network == "online" else f"backbone_{network}.safetensors")
+    path = run_folder / backbone_name(network)
     if not path.exists():
         raise MissingError(f"{config.method.name} keeps no {network} network; say probe.network=online")
-    backbone = build_backbone(config.learner, config.seed)
+    backbone = build_backbone(config.learner, config.seed, read_stats(images).size)
     backbone.load_state_dict(load_file(path))
     return network_task(config, backbone, images)
 
 
 def untrained_task(config: Config, images: Entry) -> tuple[Task, Facts]:
     """The learner before any training."""
-    return network_task(config, build_backbone(config.learner, config.seed), images)
+    return network_task(config, build_backbone(config.learner, config.seed, read_stats(images).size), images)
 
 
 def network_task(config: Config, network: nn.Module, images: Entry) -> tuple[Task, Facts]:

@@ -29,25 +29,25 @@ from rela_cli.representation import effective_rank, knn_top1, representations
 from rela_cli.runtime import Metrics, Progress, count_flops, peak_memory, pick_device, wait
 from rela_cli.streams import seeded
 from rela_cli.switch import Switch
+from rela_cli.weights import backbone_name
 
 WATCHED = 2000  # train images that kNN and effective rank look at while it runs
 WATCHED_K = 20  # neighbours for that; a glance, not the knn protocol
 NOTE_SECONDS = 1.0  # how often the progress line reads the loss, which waits for the device
 
 
-def read_targets(config: Config, entry: Entry) -> Tensor:
-    """The learner's targets (N, k) fp16: the first k = min(D, available) components where they are ordered."""
+def read_targets(entry: Entry, width: int) -> Tensor:
+    """The learner's targets (N, k) fp16: the first k = min(width, available) components where they are ordered."""
     targets = load_file(entry.folder / "train.safetensors")["targets"]
-    width = feature_dim(build_backbone(config.learner, config.seed))
     return targets[:, :width] if (entry.manifest or {})["ordered"] else targets
 
 
 class Trainee(nn.Module):
     """Everything that is optimized, in one module: the method around its backbone, and the matching of phase 1."""
 
-    def __init__(self, config: Config, target_dim: int | None) -> None:
+    def __init__(self, config: Config, image_size: int, target_dim: int | None) -> None:
         super().__init__()
-        backbone = build_backbone(config.learner, config.seed)
+        backbone = build_backbone(config.learner, config.seed, image_size)
         width = feature_dim(backbone)
         with seeded(config.seed, "init", "heads"):
             self.method: Method = build(config.method, backbone=backbone, feature_dim=width)
@@ -102,7 +102,7 @@ class Trainer:
         self.device = pick_device(config.runtime)
         self.images = train.images.to(self.device)
         self.targets = None if targets is None else targets.to(self.device)
-        self.trainee = Trainee(config, None if targets is None else targets.shape[1]).to(self.device)
+        self.trainee = Trainee(config, data.size, None if targets is None else targets.shape[1]).to(self.device)
         self.trainee.to(memory_format=torch.channels_last)  # 1.2 to 1.5 times faster, on CPU and GPU alike
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.build_optimizer()
@@ -269,9 +269,7 @@ def train(
     wait(trainer.device)
     facts = summary(trainer, costs, time.perf_counter() - started)
     for name, network in trainer.trainee.method.networks().items():
-        write_backbone(
-            network, folder / ("backbone.safetensors" if name == "online" else f"backbone_{name}.safetensors")
-        )
+        write_backbone(network, folder / backbone_name(name))
     return facts
 
 
@@ -294,6 +292,9 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "target_dim": None if trainer.targets is None else trainer.targets.shape[1],
         "seconds": seconds,
         "flops": phase1 * costs.get(1, 0) + (total - phase1) * costs[2],
+        "image_size": trainer.data.size,  # with mean and std, what the backbone wants to be fed
+        "mean": trainer.data.mean.tolist(),
+        "std": trainer.data.std.tolist(),
         "peak_memory_bytes": peak_memory(trainer.device),
         "device": str(trainer.device),
     }

@@ -1,0 +1,46 @@
+"""`rela fetch`: the weights and the data that runs need, beforehand, so that the runs themselves need no network."""
+
+from __future__ import annotations
+
+from rela_cli import weights
+from rela_cli.commandline import parse
+from rela_cli.composer import Composer, compose
+from rela_cli.config import PRETRAINED, Config
+from rela_cli.parts import build
+
+
+def main(argv: list[str]) -> int:
+    """Fetch for one config, or with -m for every cell of a sweep: `rela fetch -m prior=clip_rn50,dinov2_vits14`.
+
+    Raises:
+        MissingError: something is not in the cache and cannot be had.
+    """
+    line = parse(argv)
+    composer = Composer(line)
+    if line.is_sweep:
+        cells, _ = composer.plan()
+        configs = [compose(cell, line.flags.get("--config-dir")) for cell in cells]
+    else:
+        configs = [composer.check()]
+    for config in configs:
+        fetch_weights(config)
+    for config in {str(config.dataset.identity): config for config in configs}.values():
+        fetch_data(config)
+    return 0
+
+
+def fetch_weights(config: Config) -> None:
+    """The prior's file, and where it lies."""
+    path = weights.locate(config.prior)
+    if path is None:
+        print(f"prior={config.prior.name} needs no weights")
+        return
+    how = "" if config.prior.options.get("weights") == PRETRAINED else " (yours)"
+    print(f"prior={config.prior.name}{how}: {path}, {path.stat().st_size / 1e6:.1f} MB, sha256 {weights.digest(path)}")
+
+
+def fetch_data(config: Config) -> None:
+    """The dataset's files; a dataset in memory or in a folder of the user's has nothing to fetch."""
+    dataset = build(config.dataset)
+    dataset.fetch()
+    print(f"dataset={config.dataset.name}: {dataset.count('train')} train, {dataset.count('test')} test images")

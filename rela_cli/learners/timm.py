@@ -1,0 +1,53 @@
+"""Any backbone of timm, under timm's own parameter names, pooled and without its classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import nn
+
+from rela_cli.errors import ConfigError, nearest
+
+
+def timm_model(model: str, image_size: int, **options: Any) -> nn.Module:
+    """timm's `model`, untrained: (B, 3, S, S) -> (B, D). Transformers get positions for `image_size`.
+
+    Raises:
+        ConfigError: unknown to timm, with the nearest name.
+    """
+    check_name(model)
+    if has_fixed_size(model):
+        options["img_size"] = image_size
+    return timm.create_model(model, pretrained=False, num_classes=0, **options)
+
+
+def vit(model: str, patch_size: int, image_size: int) -> nn.Module:
+    """A plain vision transformer with a patch size of its own.
+
+    Raises:
+        ConfigError: images that patches do not fill.
+    """
+    if image_size % patch_size:
+        fit = ", ".join(str(p) for p in (2, 4, 7, 8, 14, 16) if image_size % p == 0 and p < image_size)
+        raise ConfigError(
+            f"learner.patch_size={patch_size} does not divide images of {image_size} px; "
+            + (f"these do: {fit}" if fit else "choose another dataset.image_size")
+        )
+    return timm_model(model, image_size, patch_size=patch_size)
+
+
+def check_name(model: str) -> None:
+    """Raises ConfigError for a name that timm does not know."""
+    if not timm.is_model(model):
+        known = timm.list_models()
+        raise ConfigError(
+            f"timm {timm.__version__} knows no model {model}{nearest(model, known)} ({len(known)} names: "
+            f'python -c "import timm; print(*timm.list_models())")'
+        )
+
+
+def has_fixed_size(model: str) -> bool:
+    """Whether a model is built for one image size, as transformers with learned positions are."""
+    config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    return bool(config and config.fixed_input_size)

@@ -1,0 +1,81 @@
+"""Any pretrained model of timm, with the preprocessing that timm knows for its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import timm
+from torch import nn
+
+from rela_cli.learners.build import measured
+from rela_cli.learners.timm import check_name, timm_model
+from rela_cli.priors.base import NetworkPrior, Preprocess
+from rela_cli.priors.loading import State, fill
+from rela_cli.streams import seeded
+
+FILES = ("model.safetensors", "pytorch_model.bin")  # what a timm repository on the hub holds
+
+
+class TimmPrior(NetworkPrior):
+    """timm's `model` without its classifier, pooled: (B, 3, H, W) uint8 -> (B, D).
+
+    Raises:
+        ConfigError: unknown model, or weights that do not fit. MissingError: no readable file.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        weights: str,
+        trust: bool = False,
+        prefix: str | None = None,
+        ignore: Sequence[str] = (),
+        image_size: int | None = None,
+        resize: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        interpolation: str | None = None,
+    ) -> None:
+        preprocess = own_preprocess(model).instead(
+            image_size=image_size, resize=resize, mean=mean, std=std, interpolation=interpolation
+        )
+        assert preprocess.image_size is not None
+        with seeded(0, "prior"):
+            network = timm_model(model, preprocess.image_size)
+        fill(network, weights, trust, prefix, ignore, translation(network))
+        network.feature_dim = measured(network, preprocess.image_size)  # type: ignore[assignment]
+        super().__init__(network, preprocess)
+
+    @staticmethod
+    def sources(model: str, **_: Any) -> list[str]:
+        """Where timm has the model's weights from; safetensors first."""
+        check_name(model)
+        config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+        if config is None or not config.has_weights:
+            return []
+        if config.hf_hub_id:
+            files = [config.hf_hub_filename] if config.hf_hub_filename else FILES
+            return [f"hf://{config.hf_hub_id}/{file}" for file in files]
+        return [config.url] if config.url else []
+
+
+def own_preprocess(model: str) -> Preprocess:
+    """What timm's evaluation transform of the model does.
+
+    Raises:
+        ConfigError: unknown to timm, with the nearest name.
+    """
+    check_name(model)
+    config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    data = timm.data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
+    size = data["input_size"][-1]
+    return Preprocess(size, data["mean"], data["std"], math.floor(size / data["crop_pct"]), data["interpolation"])
+
+
+def translation(network: nn.Module) -> Callable[[State], State] | None:
+    """timm's own way from the names and sizes that the authors published to its own; each model file brings one."""
+    translate = getattr(import_module(type(network).__module__), "checkpoint_filter_fn", None)
+    return (lambda state: dict(translate(state, network))) if translate else None

@@ -1,0 +1,302 @@
+"""`rela rank`: which free model should I take? Priors side by side on a sample of the data, before any training.
+
+Each prior goes through stages extract and transport as in a run, and what is scored are the very targets that the
+learner would be matched to. Where there are labels the order is by the `lbfgs` probe of those targets, elsewhere by
+LABEL_FREE; docs/results.md says how well either foretells the order of the trained learners.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rela_cli import weights
+from rela_cli.commandline import CommandLine, parse
+from rela_cli.composer import Composer
+from rela_cli.config import Config
+from rela_cli.errors import ConfigError
+from rela_cli.pipeline import Pipeline
+from rela_cli.report import formats
+from rela_cli.report.formats import MISSING, SEEN, Cell, Grid
+from rela_cli.runs import Run
+
+SAMPLE = 2000  # train images looked at, and as many test images for the label-using scores; `n=` changes it
+NEIGHBOURS = 10  # that two priors may agree about
+LABEL_FREE = "effective_rank"  # what orders priors where there are no labels
+FORMATS = ("rich", "md", "csv", "json", "latex")
+USAGE = """\
+usage: rela rank priors=[random,patches,embedded] [n=2000] [format=rich|md|csv|json|latex] [key=value ...]
+
+Which free model should I take? Each prior sees a seeded sample of n images; what is scored are the targets that the
+learner would be matched to. Nothing is trained. An option such as prior.width=32 goes to the priors that have it.
+
+  rela rank priors=[random,patches,embedded] dataset=image_folder dataset.root=photos dataset.image_size=64"""
+
+
+@dataclass
+class Scores:
+    """What is known of one prior; None where it cannot be known."""
+
+    prior: str
+    saw_labels: bool
+    features: int
+    targets: int
+    explained: float | None  # share of the features' variance in the targets' components
+    effective_rank: float
+    lbfgs: float | None
+    knn: float | None
+    milliseconds: float  # an image, on this machine
+    flops: float  # an image
+    neighbours: dict[str, float] = field(default_factory=dict)  # share of neighbours in common with each other prior
+    cka: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean share of neighbours in common with the other priors."""
+        return sum(self.neighbours.values()) / len(self.neighbours) if self.neighbours else None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    priors: tuple[str, ...]
+    n: int
+    form: str
+    line: CommandLine  # the overrides that are the runs' own
+
+
+def main(argv: list[str]) -> int:
+    """Score the priors named and print them in order.
+
+    Raises:
+        ConfigError: no priors named, or a command line that cannot be meant. MissingError: weights that are not there.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    request = read(argv)
+    configs = configs_for(request)
+    for config in configs:
+        weights.locate(config.prior)  # all that is missing is said before anything is computed
+    runs = [made_targets(config) for config in configs]
+    found = [scores(run) for run in runs]
+    add_agreement(found, runs)
+    show(ordered(found), runs[0], request.form)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+def read(argv: Sequence[str]) -> Request:
+    """Our own keys, and the rest of the line."""
+    line = parse(argv)
+    if line.is_sweep:
+        raise ConfigError("rela rank compares priors=[...] by itself; leave -m out")
+    given = dict(word.partition("=")[::2] for word in line.overrides)
+    names = tuple(name for name in re.split(r"[\s,]+", given.pop("priors", "").strip("[]() ")) if name)
+    if not names or "prior" in given:
+        raise ConfigError("say which: rela rank priors=[random,patches,embedded] (`rela list priors` shows them)")
+    n, form = given.pop("n", str(SAMPLE)), given.pop("format", "rich")
+    if not n.isdigit() or int(n) < 20:
+        raise ConfigError(f"n={n} must be a whole number of at least 20")
+    if form not in FORMATS:
+        raise ConfigError(f"format={form} must be one of {', '.join(FORMATS)}")
+    words = tuple(f"{key}={value}" for key, value in given.items())
+    return Request(names, int(n), form, CommandLine(line.flags, words))
+
+
+def configs_for(request: Request) -> list[Config]:
+    """One config a prior, on the same sample. An option of a prior goes to those priors that have it."""
+    composer = Composer(request.line)
+    keys = {name: composer.keys("prior", name) for name in request.priors}
+    options = [word for word in request.line.overrides if word.startswith("prior.")]
+    if lost := [word for word in options if not any(key_of(word) in known for known in keys.values())]:
+        raise ConfigError(f"none of these priors has {lost[0].partition('=')[0]}")
+    common = [word for word in request.line.overrides if word not in options]
+    sample = [
+        f"dataset.{key}={request.n}" for key in ("limit", "test_limit") if not names_key(common, f"dataset.{key}")
+    ]
+    small = [] if names_key(common, "batch_size") else ["batch_size=2"]  # no step is taken
+    return [
+        Composer(CommandLine(request.line.flags, (f"prior={name}", *common, *sample, *small, *own))).check()
+        for name in request.priors
+        for own in [[word for word in options if key_of(word) in keys[name]]]
+    ]
+
+
+def key_of(word: str) -> str:
+    """`width` of `prior.width=8`."""
+    return word.partition("=")[0].split(".")[1]
+
+
+def names_key(words: Sequence[str], key: str) -> bool:
+    """Whether one of the overrides sets `key`."""
+    return any(word.startswith(f"{key}=") for word in words)
+
+
+# ----------------------------------------------------------------------------------------------------------- scores
+
+
+def made_targets(config: Config) -> Run:
+    """The prior's features and targets of the sample, from the cache or made now."""
+    run = Run(config)
+    if config.is_plain:
+        raise ConfigError("prior=none has no targets to score")
+    Pipeline(run, "rela rank").make_targets("transport")
+    return run
+
+
+def scores(run: Run) -> Scores:
+    """Everything that one prior can be scored by alone."""
+    features, targets = run.features.manifest or {}, run.targets.manifest or {}
+    width = min(Pipeline(run, "rela rank").learner_width(), targets["dim"]) if targets["ordered"] else targets["dim"]
+    explained, rank = spectrum(run, width)
+    by_labels = label_scores(run, width)
+    images = run.lengths.train_samples
+    return Scores(
+        prior=weights.shown_name(run.config.prior),
+        saw_labels=run.dataset.label_set in weights.labels_seen(run.config.prior),
+        features=features["feature_dim"],
+        targets=width,
+        explained=explained,
+        effective_rank=rank,
+        lbfgs=by_labels.get("lbfgs"),
+        knn=by_labels.get("knn"),
+        milliseconds=1000 * features["seconds"] / images,
+        flops=features["flops"] / images,
+    )
+
+
+def spectrum(run: Run, width: int) -> tuple[float | None, float]:
+    """Share of the variance in the first `width` components, and the effective rank of the features."""
+    from safetensors.torch import load_file
+
+    from rela_cli.representation import effective_rank, rank_of
+
+    values = load_file(run.targets.folder / "map.safetensors").get("eigenvalues")
+    if values is None:  # a transport without components
+        return None, effective_rank(train_features(run))
+    return float(values[:width].sum() / values.sum()), rank_of(values.sqrt())
+
+
+def label_scores(run: Run, width: int) -> dict[str, float]:
+    """Probes of the targets, as the `prior alone` column of a table has them; nothing without labels."""
+    if not run.can_probe:
+        return {}
+    from rela_cli.stages.probe import prior_task, probe
+
+    task = prior_task(run.targets, width, run.images)[0]
+    return {name: probe(task, name, run.config.probe)["top1"] for name in ("lbfgs", "knn")}
+
+
+def add_agreement(found: Sequence[Scores], runs: Sequence[Run]) -> None:
+    """What each pair of priors has in common: neighbours and linear CKA of their features."""
+    from rela_cli.representation import linear_cka, mutual_neighbours
+
+    features = [train_features(run) for run in runs]
+    for i, one in enumerate(found):
+        for j, other in enumerate(found[:i]):
+            one.neighbours[other.prior] = other.neighbours[one.prior] = mutual_neighbours(
+                features[i], features[j], NEIGHBOURS
+            )
+            one.cka[other.prior] = other.cka[one.prior] = linear_cka(features[i], features[j])
+
+
+def train_features(run: Run) -> Any:
+    """(n, D_p) float32."""
+    from safetensors.torch import load_file
+
+    return load_file(run.features.folder / "train.safetensors")["features"].float()
+
+
+def ordered(found: Sequence[Scores]) -> list[Scores]:
+    """Best first; a prior that has seen these labels comes last, since its scores say nothing about others."""
+    by = "lbfgs" if all(score.lbfgs is not None for score in found) else LABEL_FREE
+    return sorted(found, key=lambda score: (score.saw_labels, -getattr(score, by)))
+
+
+# ----------------------------------------------------------------------------------------------------------- screen
+
+HEADS = (
+    "lbfgs",
+    "knn",
+    "explained\nvariance",
+    "effective\nrank",
+    "agrees",
+    "features",
+    "targets",
+    "ms an\nimage",
+    "FLOP an\nimage",
+)
+LEGEND = (
+    ("lbfgs, knn", "top-1 % of the targets themselves, the `prior alone` of a table"),
+    ("explained", "variance of the features that the learner's components carry, %"),
+    ("agrees", f"mean share of {NEIGHBOURS} nearest neighbours in common with the other priors, %"),
+    (MISSING, "not known"),
+)
+SEEN_LEGEND = (SEEN, "trained with the labels of this very dataset: not comparable, so it stands last")
+
+
+def show(found: Sequence[Scores], run: Run, form: str) -> None:
+    """Print the order, and who agrees with whom."""
+    if form in ("csv", "json"):
+        rows = [record(score) for score in found]
+        formats.write(formats.to_csv(rows) if form == "csv" else formats.to_json(rows))
+        return
+    grids = [ranking(found, run), *([agreement(found)] if len(found) > 1 else [])]
+    if form == "rich":
+        formats.print_rich(grids, [])
+    else:
+        formats.write((formats.markdown if form == "md" else formats.latex)(grids, []))
+
+
+def record(score: Scores) -> dict[str, Any]:
+    """One line of CSV or JSON."""
+    single = {key: value for key, value in vars(score).items() if not isinstance(value, Mapping)}
+    pairs = {f"{kind}:{name}": v for kind in ("neighbours", "cka") for name, v in getattr(score, kind).items()}
+    return {**single, "agreement": score.agreement, **pairs}
+
+
+def ranking(found: Sequence[Scores], run: Run) -> Grid:
+    """The table of scores, best first."""
+    by = "lbfgs" if found[0].lbfgs is not None else LABEL_FREE
+    learner, images = run.config.learner.name, f"{run.config.dataset.name}, {run.lengths.train_samples} train images"
+    title = f"{images} · targets for {learner} · ordered by {by.replace('_', ' ')}"
+    labels = tuple((str(i + 1), score.prior + SEEN * score.saw_labels) for i, score in enumerate(found))
+    legend = LEGEND + (SEEN_LEGEND,) * any(score.saw_labels for score in found)
+    return Grid(title, ("", "prior"), HEADS, labels, tuple(cells(score) for score in found), legend)
+
+
+def cells(score: Scores) -> tuple[Cell, ...]:
+    """A line of the ranking."""
+    return (
+        *(percent(value) for value in (score.lbfgs, score.knn, score.explained)),
+        Cell(f"{score.effective_rank:.1f}"),
+        percent(score.agreement),
+        Cell(str(score.features)),
+        Cell(str(score.targets)),
+        Cell(f"{score.milliseconds:.3g}"),
+        Cell(formats.si(score.flops)),
+    )
+
+
+def agreement(found: Sequence[Scores]) -> Grid:
+    """Neighbours in common, and linear CKA behind the stroke."""
+    names = tuple(score.prior for score in found)
+    lines = tuple(tuple(Cell() if name == score.prior else pair(score, name) for name in names) for score in found)
+    legend = (("a / b", f"{NEIGHBOURS} nearest neighbours in common, % / linear CKA of the features, %"),)
+    return Grid("agreement between priors", ("prior",), names, tuple((name,) for name in names), lines, legend)
+
+
+def pair(score: Scores, name: str) -> Cell:
+    """What a prior has in common with another."""
+    return Cell(f"{100 * score.neighbours[name]:.0f} / {100 * score.cka[name]:.0f}")
+
+
+def percent(value: float | None) -> Cell:
+    """One digit behind the point, or a dash."""
+    return Cell() if value is None else Cell(f"{100 * value:.1f}")

@@ -1,0 +1,362 @@
+"""Weights of priors: where they lie, what a file is, and what to say when one is not there. Needs no torch.
+
+`prior.weights` is `pretrained` (the card's source: looked for in the caches first, then fetched), `random` (an
+untrained network, and every result says so), or a path. Nothing pretrained is ever replaced by a random network.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rela_cli.artifacts import file_sha256, fingerprint, read_json
+from rela_cli.config import HERE, PRETRAINED, RANDOM, Part
+from rela_cli.errors import ConfigError, MissingError
+
+CONNECT_SECONDS = 3.0  # deadline, name look-up included: a socket's own timeout does not cover that
+EMBEDDED = HERE / "embedded"  # the run whose backbone ships with the package; `prior.run=embedded`
+POINTER = b"version https://git-lfs"
+ZIP = b"PK\x03\x04"
+
+
+def locate(prior: Part) -> Path | None:
+    """The file with a prior's weights, fetched if need be; None for a prior without a file.
+
+    Raises:
+        MissingError: it is not there and cannot be fetched, or what is there is something else; with the ways out.
+        ConfigError: a file that would run code, without the user's word.
+    """
+    if prior.options.get("run"):
+        return run_folder(prior) / backbone_name(prior.options["network"])
+    weights = prior.options.get("weights")
+    if not weights or weights == RANDOM:
+        return None
+    path = fetch(prior) if weights == PRETRAINED else Path(weights).expanduser()
+    if path.is_dir() or not path.exists():
+        raise MissingError(f"prior.weights={weights} does not exist (looked at {path.absolute()})")
+    check_trust(path, prior)
+    return path
+
+
+def located(prior: Part) -> Part:
+    """The same prior with its weights named by a path."""
+    if prior.options.get("run"):
+        return Part(prior.name, prior.target, {**prior.options, "run": str(run_folder(prior))}, prior.card)
+    path = locate(prior)
+    return (
+        prior if path is None else Part(prior.name, prior.target, {**prior.options, "weights": str(path)}, prior.card)
+    )
+
+
+def identity(prior: Part) -> dict[str, Any]:
+    """What a fingerprint covers of a prior: what its files hold, not where they lie."""
+    found = prior.identity | {"name": shown_name(prior)}
+    found.pop("trust", None)
+    path = locate(prior)
+    if path is not None:
+        found["run" if prior.options.get("run") else "weights"] = digest(path)
+    if prior.options.get("run"):
+        found["built"] = fingerprint(run_facts(run_folder(prior)))
+    return found
+
+
+def shown_name(prior: Part) -> str:
+    """`clip_vitb16 (random weights)` for a network that was asked for untrained."""
+    return f"{prior.name} (random weights)" if prior.options.get("weights") == RANDOM else prior.name
+
+
+def labels_seen(prior: Part) -> tuple[str, ...]:
+    """The label sets that the prior's training used; a run of ours passes on what its own prior had seen."""
+    if prior.options.get("weights") == RANDOM:
+        return ()
+    if prior.options.get("run"):
+        result = read_json(run_folder(prior) / "result.json") or {}
+        return tuple(result.get("labels_seen") or prior.card.labels_seen)
+    return prior.card.labels_seen
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, read once a process as long as it does not change."""
+    status = path.stat()
+    return _digest(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: Path, size: int, changed: int) -> str:
+    return file_sha256(path)
+
+
+# ---------------------------------------------------------------------------------------------- runs of our own
+
+
+def run_folder(prior: Part) -> Path:
+    """The finished run behind `prior.run`.
+
+    Raises:
+        MissingError: no such folder, or no finished run in it.
+    """
+    named = prior.options["run"]
+    folder = EMBEDDED if named == "embedded" else Path(named).expanduser()
+    wanted = ("config.yaml", "manifest.json", backbone_name(prior.options["network"]))
+    if lacking := [name for name in wanted if not (folder / name).is_file()]:
+        raise MissingError(
+            f"prior.run={named} is not a finished run: {folder.absolute()} has no {lacking[0]}. "
+            f"`rela train` leaves such folders in outputs/runs"
+        )
+    return folder
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """How a run's backbone is built and what it wants to be fed: learner, image_size, mean, std.
+
+    Raises:
+        MissingError: a run by an older version, which did not write them down.
+    """
+    import yaml
+
+    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    train = (read_json(folder / "manifest.json") or {}).get("train") or {}
+    if lacking := [key for key in ("image_size", "mean", "std") if key not in train]:
+        raise MissingError(f"{folder}/manifest.json does not say train.{lacking[0]}; train it again with this version")
+    learner = {key: value for key, value in tree["learner"].items() if key != "card"}
+    return {"learner": learner, **{key: train[key] for key in ("image_size", "mean", "std")}}
+
+
+def backbone_name(network: str) -> str:
+    """The file of a run that holds its online or its target network."""
+    return "backbone.safetensors" if network == "online" else f"backbone_{network}.safetensors"
+
+
+# ------------------------------------------------------------------------------------------------------ sources
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file elsewhere: hf://OWNER/REPOSITORY/FILE on the model hub, or a URL in torch's own hub cache."""
+
+    text: str
+
+    @property
+    def is_hub(self) -> bool:
+        return self.text.startswith("hf://")
+
+    @property
+    def repository(self) -> str:
+        return "/".join(self.text.removeprefix("hf://").split("/")[:2])
+
+    @property
+    def file(self) -> str:
+        return self.text.removeprefix("hf://").split("/", 2)[2] if self.is_hub else self.text.rsplit("/", 1)[1]
+
+    @property
+    def address(self) -> str:
+        """Whom to ask."""
+        return os.environ.get("HF_ENDPOINT", "https://huggingface.co") if self.is_hub else self.text
+
+    @property
+    def folder(self) -> Path:
+        """Where the file lies once it is there."""
+        if self.is_hub:
+            from huggingface_hub import constants
+
+            return Path(constants.HF_HUB_CACHE) / f"models--{self.repository.replace('/', '--')}"
+        cache = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+        return Path(cache).expanduser() / "hub" / "checkpoints"
+
+    def cached(self) -> Path | None:
+        """The file, if it is in the cache."""
+        if not self.is_hub:
+            return self.folder / self.file if (self.folder / self.file).is_file() else None
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repository, self.file)
+        return Path(found) if isinstance(found, str) else None
+
+    def download(self) -> Path:
+        """Fetch it into the cache; the libraries show progress, and check the size or the hash in the name."""
+        if self.is_hub:
+            from huggingface_hub import hf_hub_download
+
+            return Path(hf_hub_download(self.repository, self.file))
+        from torch.hub import download_url_to_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / self.file
+        prefix = path.stem.rpartition("-")[2]
+        download_url_to_file(self.text, str(path), prefix if len(prefix) == 8 else None)
+        return path
+
+
+def fetch(prior: Part) -> Path:
+    """The card's file, from the cache or from where it is published.
+
+    Raises:
+        MissingError: within a few seconds when there is no network; it names the file, the cache and the ways out.
+    """
+    sources = [Source(text) for text in sources_of(prior)]
+    path = next((path for source in sources if (path := source.cached())), None)
+    if path is None:
+        why = unreachable(sources[0].address)
+        if why:
+            raise MissingError(_missing(prior, sources[0], f"{_host(sources[0].address)} cannot be reached: {why}"))
+        path = _download(prior, sources)
+    _check_sha256(prior, path)
+    return path
+
+
+def sources_of(prior: Part) -> list[str]:
+    """From the card, else from the library that knows the model."""
+    if prior.card.source:
+        return [prior.card.source]
+    module, _, name = prior.target.rpartition(".")
+    ask = getattr(getattr(import_module(module), name), "sources", None)
+    found: list[str] = ask(**prior.options) if ask else []
+    if not found:
+        raise ConfigError(
+            f"nobody publishes weights for prior={prior.name} prior.model={prior.options.get('model')}; "
+            f"say prior.weights=PATH, or prior.weights=random for an untrained network that is called so"
+        )
+    return found
+
+
+def unreachable(address: str, seconds: float = CONNECT_SECONDS) -> str | None:
+    """Why an address does not answer within some seconds; None when it does."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=seconds).close()
+            answer.append(None)
+        except urllib.error.HTTPError:
+            answer.append(None)  # it answered
+        except Exception as error:
+            answer.append(str(getattr(error, "reason", error)) or type(error).__name__)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answer[0] if answer else f"no answer in {seconds:g} s"
+
+
+def _download(prior: Part, sources: list[Source]) -> Path:
+    """The first source that can be had."""
+    problems = []
+    for source in sources:
+        print(f"fetching {source.file}{_size(prior)} from {_host(source.address)} into {source.folder}", flush=True)
+        try:
+            return source.download()
+        except Exception as error:  # every library has its own
+            problems.append((str(error) or type(error).__name__).splitlines()[0])
+    raise MissingError(_missing(prior, sources[0], "fetching it failed: " + "; ".join(problems)))
+
+
+def _check_sha256(prior: Part, path: Path) -> None:
+    wanted = prior.card.sha256
+    if wanted and not digest(path).startswith(wanted):
+        raise MissingError(
+            f"{path} is not the file that prior={prior.name} names: its sha256 is {digest(path)[:16]}..., "
+            f"not {wanted[:16]}... Remove it, and it is fetched again; or say prior.weights=PATH"
+        )
+
+
+def _missing(prior: Part, source: Source, why: str) -> str:
+    """The message: what, where it would lie, why it is not there, and the ways out."""
+    ways = [
+        f"rela fetch prior={prior.name}   on a machine with network, then copy that folder here",
+        "prior.weights=/path/to/file   your own copy of it",
+        *(["HF_ENDPOINT=https://...   a mirror of the hub"] if source.is_hub else []),
+        "prior=patches   needs no weights",
+    ]
+    home = source.repository if source.is_hub else source.text
+    lines = [
+        f"prior={prior.name} needs {source.file}{_size(prior)} of {home}",
+        f"it is not in the cache, {source.folder}",
+        why,
+        "ways out:",
+        *(f"  {way}" for way in ways),
+    ]
+    return "\n".join(lines)
+
+
+def _size(prior: Part) -> str:
+    return f" (about {prior.card.megabytes:g} MB)" if prior.card.megabytes else ""
+
+
+def _host(address: str) -> str:
+    return urllib.parse.urlsplit(address).netloc or address
+
+
+# -------------------------------------------------------------------------------------------------- what a file is
+
+
+def kind_of(path: Path) -> str:
+    """safetensors, pickle, script (TorchScript) or export (.pt2), from what is in the file.
+
+    Raises:
+        MissingError: an empty or truncated file, a git-lfs pointer, a web page, or none of these.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise MissingError(f"{path} is empty")
+    if head.startswith(POINTER):
+        raise MissingError(f"{path} is a git-lfs pointer, not the file itself; `git lfs pull` fetches that")
+    if head.lstrip().startswith(b"<"):
+        raise MissingError(f"{path} is a web page, not a file of weights; a download that wanted a login, perhaps")
+    if head.startswith(ZIP):
+        return _zip_kind(path)
+    if head[8:9] == b"{":
+        return _safetensors_kind(path, int.from_bytes(head[:8], "little"))
+    if head[:1] == b"\x80":
+        return "pickle"
+    raise MissingError(f"{path} is not a file of weights (.safetensors, .pth, .pt, .bin, .pt2)")
+
+
+def _zip_kind(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise MissingError(f"{path} is truncated or damaged ({error})") from error
+    if any(name.startswith("code/") for name in names):
+        return "script"
+    return "pickle" if "data.pkl" in names else "export"
+
+
+def _safetensors_kind(path: Path, length: int) -> str:
+    """Header and size have to agree."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(8)
+        header = file.read(min(length, size))
+    try:
+        tensors = [v for k, v in json.loads(header).items() if k != "__metadata__"]
+        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MissingError(f"{path} is truncated or damaged: its header cannot be read") from error
+    if end != size:
+        raise MissingError(f"{path} is truncated or damaged: {size} bytes instead of {end}")
+    return "safetensors"
+
+
+def check_trust(path: Path, prior: Part) -> None:
+    """Files that carry code are opened on the user's word only."""
+    kind = kind_of(path)
+    if kind in ("script", "export") and not prior.options.get("trust"):
+        what = "a TorchScript archive" if kind == "script" else "an exported program"
+        raise ConfigError(
+            f"{path} is {what}: opening it can run code that is in it. If you trust where it comes from, "
+            f"say prior.trust=true; a .safetensors file needs no trust"
+        )

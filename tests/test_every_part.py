@@ -1,0 +1,191 @@
+"""Every prior and every learner that conf/ names: built, measured against its card, trained for a step, probed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from rela_cli.composer import compose
+from rela_cli.config import CONF_DIR
+from rela_cli.learners.build import build_backbone
+from rela_cli.parts import build
+from rela_cli.pipeline import run
+from rela_cli.priors.base import Preprocess
+from rela_cli.runs import Run
+from rela_cli.weights import located
+
+from .factories import NEEDS, config, pixels, stats_of
+
+STATS = stats_of(pixels(4, 32))
+LARGE = 100  # million parameters: above that a test builds on the meta device and trains nothing
+UNTRAINED = {
+    "embedded",
+    "none",
+    "rela_run",
+    "exported",
+    "random_learner",
+}  # have no `prior.weights`, or tests of their own
+TINY = ("batch_size=2", "epochs=1", "dataset.n=4", "dataset.n_test=4", "dataset.size=32", "dataset.classes=2")
+CHEAP = ("probe.protocols=[knn]", "probe.baselines=false", "runtime.block_size=4")
+
+
+def yamls(group: str) -> list[Path]:
+    return sorted((CONF_DIR / group).glob("*.yaml"))
+
+
+def card(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text()).get("card") or {}
+
+
+def millions(module: nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+def words_for(path: Path) -> list[str]:
+    """What choosing a prior takes without a file at hand."""
+    needs = [word for word in NEEDS.get(f"prior={path.stem}", []) if not word.startswith("prior.weights")]
+    has_weights = "weights" in yaml.safe_load(path.read_text())
+    return [f"prior={path.stem}", *needs, *(["prior.weights=random"] if has_weights else [])]
+
+
+PRIORS = [p for p in yamls("prior") if p.stem not in UNTRAINED]
+
+
+@pytest.mark.parametrize("path", PRIORS, ids=lambda p: p.stem)
+def test_every_prior(path: Path, tmp_path: Path) -> None:
+    facts, words = card(path), words_for(path)
+    if facts.get("parameters", 0) > LARGE:
+        with torch.device("meta"):
+            made = build(located(config(*words).prior), data=STATS)
+        assert (made.feature_dim, round(millions(made))) == (facts["features"], facts["parameters"])
+        return
+    made = config(*words, *TINY, *CHEAP, f"paths.outputs={tmp_path}", "learner.width=4")
+    outcome = run(made)
+    result = Run(made).result
+    assert outcome.status == "run"
+    assert result is not None
+    assert result["probe"]["knn"]["top1"] >= 0
+    assert result["prior"] == path.stem + (" (random weights)" if "prior.weights=random" in words else "")
+    assert result["labels_seen"] == []
+    features = Run(made).features.manifest or {}
+    assert features["feature_dim"] == facts.get("features", features["feature_dim"])
+
+
+@pytest.mark.parametrize("path", [p for p in PRIORS if "parameters" in card(p)], ids=lambda p: p.stem)
+def test_every_cards_size(path: Path) -> None:
+    with torch.device("meta"):
+        made = build(located(config(*words_for(path)).prior), data=STATS)
+    size = millions(made) or sum(b.numel() for b in made.buffers()) / 1e6  # the patches are no parameters
+    assert size == pytest.approx(card(path)["parameters"], rel=0.01)
+
+
+@pytest.mark.parametrize("path", yamls("learner"), ids=lambda p: p.stem)
+def test_every_learner(path: Path, tmp_path: Path) -> None:
+    words = (f"learner={path.stem}", *TINY, *CHEAP, "prior=patches", "prior.patches=4", f"paths.outputs={tmp_path}")
+    made = compose(["dataset=fake", "runtime.device=cpu", *words])
+    assert run(made).status == "run"
+    result = Run(made).result
+    assert result is not None
+    assert result["feature_dim"] == card(path)["features"]
+
+
+@pytest.mark.parametrize("path", yamls("learner"), ids=lambda p: p.stem)
+def test_every_learners_card(path: Path) -> None:
+    made = build_backbone(compose([f"learner={path.stem}"]).learner, 0, 32)
+    assert made.feature_dim == card(path)["features"]
+    assert millions(made) == pytest.approx(card(path)["parameters"], rel=0.01)
+
+
+# ------------------------------------------------------------------------------------------------------- preprocessing
+
+
+def photograph(size: int) -> Image.Image:
+    return Image.fromarray(pixels(1, size)[0].permute(1, 2, 0).numpy())
+
+
+def as_theirs(preprocess: Preprocess, transform: Any, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ours on the uint8 tensor and the library's own on the Pillow image, both as 0..255."""
+    image = photograph(size)
+    ours = preprocess(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])[0]
+    std, mean = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.std, preprocess.mean))
+    return tuple((x * std + mean) * 255 for x in (ours, transform(image)))  # type: ignore[return-value]
+
+
+def assert_same_pixels(preprocess: Preprocess, transform: Any) -> None:
+    """One level apart at most, and that hardly anywhere: Pillow's weights are fixed-point numbers, so ties differ."""
+    for size in (32, 48, 300):
+        ours, theirs = as_theirs(preprocess, transform, size)
+        assert ours.shape == theirs.shape
+        difference = (ours - theirs).abs()
+        assert difference.max() < 1.01
+        assert (difference > 0.01).float().mean() < 5e-3
+
+
+def chosen(name: str, *more: str) -> Preprocess:
+    with torch.device("meta"):
+        prior = build(located(config(f"prior={name}", "prior.weights=random", *more).prior), data=STATS)
+    return prior.preprocess
+
+
+CLIPS = [p.stem for p in PRIORS if p.stem.startswith("clip_")]
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_clip_is_fed_as_open_clip_feeds_it(name: str) -> None:
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from open_clip.transformer import QuickGELU
+
+    made = config(f"prior={name}").prior.options
+    tag = open_clip.get_pretrained_cfg(made["model"], made["tag"])
+    size = open_clip.get_model_config(made["model"])["vision_cfg"]["image_size"]
+    settings = PreprocessCfg(size=size, **{k: tag[k] for k in ("mean", "std", "interpolation", "resize_mode")})
+    assert_same_pixels(chosen(name), image_transform_v2(settings, is_train=False))
+    with torch.device("meta"):
+        tower = build(located(config(f"prior={name}", "prior.weights=random").prior)).backbone
+    is_transformer = "ViT" in made["model"]
+    assert any(isinstance(module, QuickGELU) for module in tower.modules()) == is_transformer
+
+
+@pytest.mark.parametrize("name", ["imagenet_resnet18", "imagenet_resnet50"])
+def test_torchvision_weights_are_fed_as_torchvision_feeds_them(name: str) -> None:
+    from torchvision import models
+
+    made = config(f"prior={name}").prior.options
+    weights = models.get_model_weights(made["model"])[made["tag"]]
+    assert_same_pixels(chosen(name), weights.transforms())
+    assert chosen("torchvision", f"prior.model={made['model']}", f"prior.tag={made['tag']}") == chosen(name)
+    assert weights.url == config(f"prior={name}").prior.card.source
+    assert weights.url.endswith(f"{config(f'prior={name}').prior.card.sha256}.pth")
+
+
+@pytest.mark.parametrize("model", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto"])
+def test_timm_models_are_fed_as_timm_feeds_them(model: str) -> None:
+    import timm
+
+    data = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(model).to_dict())
+    transform = timm.data.create_transform(**data, is_training=False)
+    assert_same_pixels(chosen("timm", f"prior.model={model}"), transform)
+
+
+def test_dinov2_is_fed_as_its_authors_feed_it() -> None:
+    from torchvision import transforms as t
+
+    normalise = t.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    steps = [t.Resize(256, t.InterpolationMode.BICUBIC), t.CenterCrop(224), t.ToTensor(), normalise]
+    assert_same_pixels(chosen("dinov2_vits14"), t.Compose(steps))
+
+
+def test_clip_sources_are_open_clips_own() -> None:
+    from rela_cli.priors.clip import OpenClip
+
+    for name in CLIPS:
+        prior = config(f"prior={name}").prior
+        assert prior.card.source == OpenClip.sources(**prior.options)[0]

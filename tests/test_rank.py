@@ -1,0 +1,166 @@
+"""`rela rank`: the order it gives, the scores behind it, and what it says no to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rela_cli import rank
+from rela_cli.composer import compose
+from rela_cli.data.labels import CIFAR10, CIFAR100, label_set
+from rela_cli.errors import ConfigError
+from rela_cli.pipeline import run
+from rela_cli.rank import Scores
+from rela_cli.representation import effective_rank, linear_cka, mutual_neighbours, rank_of
+from rela_cli.runs import Run
+
+FAKE = ("dataset=fake", "dataset.n=120", "dataset.n_test=60", "dataset.size=12", "learner.width=4", "runtime.threads=1")
+
+
+def ranked(capsys: pytest.CaptureFixture[str], tmp_path: Path, *words: str) -> list[dict]:
+    """The records of `rela rank`, from its JSON."""
+    capsys.readouterr()
+    assert rank.main([*words, *FAKE, f"paths.outputs={tmp_path}", "format=json"]) == 0
+    found: list[dict] = json.loads(capsys.readouterr().out)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- maths
+
+
+def test_cka_is_numpys() -> None:
+    random = np.random.RandomState(0)
+    x, y = random.randn(50, 7), random.randn(50, 4)
+    x, y = x - x.mean(0), y - y.mean(0)
+    # Kornblith et al. 2019, equation 3, by Gram matrices instead of covariances
+    one, other = x @ x.T, y @ y.T
+    expected = (one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum())
+    assert linear_cka(torch.tensor(x) + 3, torch.tensor(y)) == pytest.approx(expected, abs=1e-10)
+    rotation = np.linalg.qr(random.randn(7, 7))[0]
+    assert linear_cka(torch.tensor(x), torch.tensor(2 * x @ rotation)) == pytest.approx(1)
+
+
+def test_mutual_neighbours_by_hand() -> None:
+    random = np.random.RandomState(1)
+    x, y = random.randn(1100, 5), random.randn(1100, 9)  # more than one block of queries
+    y[:550, :5] = 9 * x[:550]
+
+    def near(z: np.ndarray) -> list[set[int]]:
+        z = z - z.mean(0)
+        z = z / np.linalg.norm(z, axis=1, keepdims=True)
+        similarity = z @ z.T
+        np.fill_diagonal(similarity, -2)
+        return [set(row[:10]) for row in np.argsort(-similarity, axis=1)]
+
+    expected = np.mean([len(a & b) / 10 for a, b in zip(near(x), near(y), strict=True)])
+    assert mutual_neighbours(torch.tensor(x), torch.tensor(y), 10) == pytest.approx(expected, abs=2e-3)
+    assert mutual_neighbours(torch.tensor(x), torch.tensor(x), 10) == 1
+
+
+def test_the_rank_of_a_spectrum_is_that_of_its_features() -> None:
+    x = torch.randn(200, 8) * torch.arange(1, 9)
+    values = torch.linalg.eigvalsh(torch.cov(x.T.double())).sqrt()
+    assert rank_of(values) == pytest.approx(effective_rank(x), rel=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def test_scores_are_those_of_the_stages_themselves(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("prior.patches=16", "prior.width=8")
+    found = {row["prior"]: row for row in ranked(capsys, tmp_path, "priors=[patches,random]", "n=100", *words)}
+    assert found.keys() == {"patches", "random"}
+    made = compose(
+        ["prior=patches", "prior.patches=16", *FAKE, f"paths.outputs={tmp_path}", "dataset.limit=100", "batch_size=2"]
+        + ["dataset.test_limit=100", "epochs=1", "probe.protocols=[lbfgs,knn]"]
+    )
+    run(made)
+    alone = (Run(made).result or {})["baselines"]["prior_alone"]
+    assert found["patches"]["lbfgs"] == alone["lbfgs"]["top1"]
+    assert found["patches"]["knn"] == alone["knn"]["top1"]
+    entry = Run(made)
+    assert entry.lengths.train_samples == 100
+    features = load_file(entry.features.folder / "train.safetensors")["features"].float()
+    assert found["patches"]["effective_rank"] == pytest.approx(effective_rank(features), rel=1e-3)
+    assert found["patches"]["features"] == features.shape[1] == 2 * 16 * 4
+    assert found["patches"]["targets"] == 32, "as many as the learner has"
+    variances = torch.linalg.eigvalsh(torch.cov(features.T.double())).flip(0)
+    assert found["patches"]["explained"] == pytest.approx(float(variances[:32].sum() / variances.sum()), rel=1e-6)
+    other = load_file(Run(compose(random_words(tmp_path))).features.folder / "train.safetensors")["features"].float()
+    assert found["patches"]["cka:random"] == pytest.approx(linear_cka(features, other))
+    assert found["random"]["neighbours:patches"] == pytest.approx(mutual_neighbours(features, other, 10))
+    assert found["random"]["features"] == 64, "prior.width went to the prior that has it"
+
+
+def random_words(tmp_path: Path) -> list[str]:
+    words = ["prior=random", "prior.width=8", *FAKE, f"paths.outputs={tmp_path}", "dataset.limit=100"]
+    return [*words, "dataset.test_limit=100", "batch_size=2"]
+
+
+def test_the_second_time_computes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("priors=[random]", "prior.width=4")
+    first = ranked(capsys, tmp_path, *words)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+    assert stamps
+    assert ranked(capsys, tmp_path, *words) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")} == stamps
+
+
+def score(prior: str, lbfgs: float | None, effective: float, saw: bool = False) -> Scores:
+    return Scores(prior, saw, 8, 8, 0.5, effective, lbfgs, lbfgs, 1.0, 1.0)
+
+
+def test_order() -> None:
+    with_labels = [score("a", 0.5, 9), score("b", 0.7, 1), score("c", 0.99, 1, saw=True)]
+    assert [s.prior for s in rank.ordered(with_labels)] == ["b", "a", "c"], "who saw the labels stands last"
+    without = [score("a", None, 1), score("b", None, 9)]
+    assert [s.prior for s in rank.ordered(without)] == ["b", "a"]
+
+
+def test_a_table_that_can_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["priors=[random,patches]", "prior.width=4", "prior.patches=4", *FAKE, f"paths.outputs={tmp_path}"]
+    assert rank.main([*words, "format=md"]) == 0
+    text = capsys.readouterr().out
+    assert "fake, 120 train images · targets for resnet18 · ordered by lbfgs" in text
+    assert "agreement between priors" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say which: rela rank priors="),
+        (["priors=[]"], "say which"),
+        (["prior=random"], "say which"),
+        (["priors=[random,pachtes]"], "did you mean patches"),
+        (["priors=[random]", "prior.widht=3"], "none of these priors has prior.widht"),
+        (["priors=[none]"], "prior=none has no targets"),
+        (["priors=[random]", "n=3"], "n=3 must be"),
+        (["priors=[random]", "format=pdf"], "format=pdf must be one of"),
+        (["priors=[random]", "-m"], "leave -m out"),
+        (["priors=[checkpoint]"], "needs prior.weights=PATH"),
+        (["priors=[random]", "bugdet=1"], "did you mean budget"),
+    ],
+)
+def test_what_cannot_be_meant(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        rank.main([*words, f"paths.outputs={tmp_path}"] if words else ["n=50"])
+
+
+# ----------------------------------------------------------------------------------------------------------- label sets
+
+
+def test_classes_give_a_dataset_away() -> None:
+    cifar10 = CIFAR10.split()
+    assert label_set(cifar10) == "cifar10"
+    assert label_set(["plane", "car", *cifar10[2:]]) == "cifar10"
+    assert label_set(cifar10[:9]) is None
+    assert label_set(CIFAR100.split()) == "cifar100"
+    assert len(set(CIFAR100.split())) == 100
+    assert label_set(["n01440764", "n02102040"]) == "imagenet"
+    assert label_set(["n01440764", "cats"]) is None
+    assert label_set([]) is label_set(None) is None

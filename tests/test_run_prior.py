@@ -1,0 +1,132 @@
+"""One of our own runs as the prior of another, and the one that ships with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rela_cli import pipeline, weights
+from rela_cli.artifacts import file_sha256
+from rela_cli.config import Config
+from rela_cli.data.cache import read_split, read_stats
+from rela_cli.errors import ConfigError, MissingError
+from rela_cli.learners.build import load_backbone
+from rela_cli.representation import representations
+from rela_cli.runs import Run
+
+from .factories import config
+
+WORDS = ("dataset.n=48", "dataset.n_test=24", "dataset.size=12", "batch_size=16", "epochs=1", "probe.protocols=[knn]")
+
+
+def setup(outputs: Path, *words: str) -> Config:
+    return config(*WORDS, *words, f"paths.outputs={outputs}")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished BYOL run, with a target network."""
+    outputs = tmp_path_factory.mktemp("first")
+    folder = pipeline.run(setup(outputs, "prior=none", "method=byol", "seed=7")).folder
+    assert folder is not None
+    return folder
+
+
+@pytest.mark.parametrize("network", ["online", "target"])
+def test_a_run_is_fed_as_it_was_trained(trained: Path, tmp_path: Path, network: str) -> None:
+    """The same images, the backbone as it was kept: the features are its representations."""
+    words = ("prior=rela_run", f"prior.run={trained}", f"prior.network={network}", "dataset.seed=0")
+    made = setup(tmp_path, *words)
+    pipeline.run(made, until="extract")
+    run = Run(made)
+    features = load_file(run.features.folder / "train.safetensors")["features"].float()
+    split, stats = read_split(run.images, "train"), read_stats(run.images)
+    assert split is not None
+    expected = representations(load_backbone(trained, network), split.images, stats, 16)
+    assert torch.allclose(features, expected, atol=2e-3 * float(expected.abs().max()))
+    assert (run.features.manifest or {})["feature_dim"] == 32
+
+
+def test_mean_and_std_are_the_runs_own_not_the_new_datas(trained: Path, tmp_path: Path) -> None:
+    made = setup(tmp_path, "prior=rela_run", f"prior.run={trained}", "dataset.classes=2", "dataset.size=16")
+    facts = weights.run_facts(trained)
+    prior = pipeline.weights.located(made.prior)
+    from rela_cli.parts import build
+
+    preprocess = build(prior, allow=()).preprocess
+    assert (preprocess.image_size, preprocess.mean, preprocess.std) == (12, facts["mean"], facts["std"])
+    pipeline.run(made)
+    assert (Run(made).result or {})["prior"] == "rela_run"
+
+
+def test_networks_and_places(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for name in ("config.yaml", "manifest.json", "backbone.safetensors", "backbone_target.safetensors"):
+        (copy / name).write_bytes((trained / name).read_bytes())
+
+    def hash_of(folder: Path, network: str = "online") -> str:
+        words = ("prior=rela_run", f"prior.run={folder}", f"prior.network={network}")
+        return Run(setup(tmp_path, *words)).features.hash
+
+    assert hash_of(copy) == hash_of(trained), "the place does not count"
+    assert hash_of(copy, "target") != hash_of(copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["train"]["mean"] = [0.1, 0.2, 0.3]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert hash_of(copy) != hash_of(trained), "what it is fed with does"
+
+
+def test_what_is_no_finished_run_is_named(tmp_path: Path, trained: Path) -> None:
+    for folder, message in [(tmp_path, "has no config.yaml"), (tmp_path / "x", "is not a finished run")]:
+        with pytest.raises(MissingError, match=message):
+            weights.locate(config("prior=rela_run", f"prior.run={folder}").prior)
+    with pytest.raises(ConfigError, match=r"needs prior.run=FOLDER"):
+        config("prior=rela_run")
+    for name in ("config.yaml", "backbone.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "manifest.json").write_text('{"status": "finished", "train": {"steps": 3}}')
+    with pytest.raises(MissingError, match="does not say train.image_size; train it again"):
+        weights.identity(config("prior=rela_run", f"prior.run={tmp_path}").prior)
+
+
+def test_seen_labels_are_passed_on(trained: Path, tmp_path: Path) -> None:
+    """A run whose own prior had seen labels has seen them too."""
+    for name in ("config.yaml", "manifest.json", "backbone.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "result.json").write_text(json.dumps({"labels_seen": ["cifar10"]}))
+    prior = config("prior=rela_run", f"prior.run={tmp_path}").prior
+    assert weights.labels_seen(prior) == ("cifar10",)
+    assert weights.labels_seen(config("prior=rela_run", f"prior.run={trained}").prior) == ()
+
+
+def test_a_run_of_a_foreign_learner_needs_leave(trained: Path, tmp_path: Path) -> None:
+    for name in ("manifest.json", "backbone.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    tree = yaml.safe_load((trained / "config.yaml").read_text())
+    tree["learner"]["_target_"] = "os.mkdir"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(ConfigError, match=r"wants to run os\.mkdir"):
+        pipeline.run(setup(tmp_path / "out", "prior=rela_run", f"prior.run={tmp_path}"))
+
+
+# ------------------------------------------------------------------------------------------------------------- embedded
+
+
+def test_the_embedded_prior_is_what_its_card_says(tmp_path: Path) -> None:
+    made = setup(tmp_path, "prior=embedded")
+    path, card = weights.EMBEDDED / "backbone.safetensors", made.prior.card
+    assert path.stat().st_size <= 3e6
+    assert file_sha256(path) == card.sha256
+    assert card.labels_seen == ()
+    assert card.features == load_backbone(weights.EMBEDDED).feature_dim
+    assert sum(p.numel() for p in load_backbone(weights.EMBEDDED).parameters()) / 1e6 == pytest.approx(
+        card.parameters, rel=0.01
+    )
+    assert pipeline.run(made).status == "run"
+    assert (Run(made).result or {})["prior_saw_labels"] is False
