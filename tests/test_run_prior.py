@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from rela_cli import pipeline, weights
 from rela_cli.artifacts import file_sha256
+from rela_cli.composer import compose
 from rela_cli.config import Config
 from rela_cli.data.cache import read_split, read_stats
+from rela_cli.data.labels import CIFAR10
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.learners.build import load_backbone
+from rela_cli.learners.resnet import resnet18
+from rela_cli.parts import build
+from rela_cli.report import table
 from rela_cli.representation import representations
 from rela_cli.runs import Run
 
@@ -55,10 +62,7 @@ def test_a_run_is_fed_as_it_was_trained(trained: Path, tmp_path: Path, network: 
 def test_mean_and_std_are_the_runs_own_not_the_new_datas(trained: Path, tmp_path: Path) -> None:
     made = setup(tmp_path, "prior=rela_run", f"prior.run={trained}", "dataset.classes=2", "dataset.size=16")
     facts = weights.run_facts(trained)
-    prior = pipeline.weights.located(made.prior)
-    from rela_cli.parts import build
-
-    preprocess = build(prior, allow=()).preprocess
+    preprocess = build(weights.located(made.prior), allow=()).preprocess
     assert (preprocess.image_size, preprocess.mean, preprocess.std) == (12, facts["mean"], facts["std"])
     pipeline.run(made)
     assert (Run(made).result or {})["prior"] == "rela_run"
@@ -130,3 +134,44 @@ def test_the_embedded_prior_is_what_its_card_says(tmp_path: Path) -> None:
     )
     assert pipeline.run(made).status == "run"
     assert (Run(made).result or {})["prior_saw_labels"] is False
+
+
+# ------------------------------------------------------------------------------------ whole runs, from a file to a table
+
+
+def folder_of_images(root: Path, classes: list[str]) -> Path:
+    """Two train images and one test image a class."""
+    for split, count in (("train", 2), ("test", 1)):
+        for i, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for j in range(count):
+                pixels = np.random.RandomState(10 * i + j).randint(0, 256, (16, 16, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{j}.png")
+    return root
+
+
+@pytest.mark.parametrize(("classes", "saw"), [(CIFAR10.split(), True), ([f"thing{i}" for i in range(10)], False)])
+def test_a_run_whose_prior_saw_the_labels_says_so(tmp_path: Path, capsys, classes: list[str], saw: bool) -> None:
+    """CIFAR-10 in a folder of another name, under a prior trained with CIFAR-10's labels."""
+    torch.save(resnet18("cifar", 8).state_dict(), tmp_path / "w.pth")
+    root = folder_of_images(tmp_path / "images", classes)
+    words = [f"dataset.root={root}", "batch_size=10", "epochs=1", "probe.protocols=[knn]", "learner.width=4"]
+    prior = ["prior=cifar10_resnet18", f"prior.weights={tmp_path}/w.pth"]
+    outputs = tmp_path / "outputs"
+    made = compose(["dataset=image_folder", *words, *prior, f"paths.outputs={outputs}"])
+    assert pipeline.run(made).status == "run"
+    result = Run(made).result or {}
+    assert (result["labels_seen"], result["prior_saw_labels"]) == (["cifar10"], saw)
+    assert table.main([str(outputs), "--format", "md"]) == 0
+    assert ("†" in capsys.readouterr().out) == saw
+
+
+def test_a_learner_that_does_not_fit_says_so_before_any_stage(tmp_path: Path) -> None:
+    made = setup(tmp_path, "learner=vit_s16", "prior=random")
+    with pytest.raises(ConfigError, match=r"learner.patch_size=16 does not divide images of 12 px; these do: 2, 4"):
+        pipeline.run(made)
+    assert not Run(made).features.folder.exists()
+    made = setup(tmp_path, "learner=torchvision", "learner.model=alexnet", "prior=random")
+    with pytest.raises(ConfigError, match=r"learner=torchvision cannot take images of 12 px"):
+        pipeline.run(made)
+    assert not Run(made).features.folder.exists()
