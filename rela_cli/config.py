@@ -56,6 +56,7 @@ class OneOf:
 
 PRETRAINED, RANDOM = "pretrained", "random"  # what prior.weights may say instead of a path
 NETWORKS = ("online", "target")
+PROTOCOLS = ("rela", "lbfgs", "knn", "sgd_grid", "few_shot")
 STEMS = ("imagenet", "cifar")
 
 Count = Annotated[int, Range(1)]
@@ -144,7 +145,7 @@ class Matching:
 class Probe:
     """How a frozen backbone is judged. Every number carries the protocol's name and the network probed."""
 
-    protocols: tuple[Annotated[str, OneOf(("rela", "lbfgs", "knn"))], ...]
+    protocols: tuple[Annotated[str, OneOf(PROTOCOLS)], ...]
     network: Annotated[str, OneOf(NETWORKS)]
     baselines: bool
     rela_epochs: Count
@@ -152,6 +153,10 @@ class Probe:
     rela_batch_size: Count
     knn_k: Count
     knn_temperature: Positive
+    sgd_grid_epochs: Count
+    sgd_grid_batch_size: Count
+    few_shot_k: Count
+    few_shot_draws: Count
 
 
 @dataclass(frozen=True)
@@ -257,6 +262,7 @@ class PriorOptions:
 @dataclass(frozen=True)
 class TransportOptions:
     max_dim: Count
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -422,7 +428,7 @@ def _join(prefix: str, key: str) -> str:
 def _cross_checks(config: Config, problems: list[str]) -> None:
     """Rules that tie several keys together; those that need the dataset's size stand in `Lengths`."""
     if not config.probe.protocols:
-        problems.append("probe.protocols is empty; allowed are rela, lbfgs, knn")
+        problems.append(f"probe.protocols is empty; allowed are {', '.join(PROTOCOLS)}")
     _check_prior(config.prior, problems)
     for group in PARTS:
         part: Part = getattr(config, group)

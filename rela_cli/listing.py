@@ -14,6 +14,8 @@ PROTOCOLS = {
     "rela": "The paper's: a linear layer on raw features, Adam, fixed epochs; test accuracy at the end",
     "lbfgs": "Logistic regression on standardised features, converged; regulariser chosen on held-out train",
     "knn": "Weighted nearest neighbours by cosine; nothing is trained",
+    "sgd_grid": "SGD on raw features, momentum, cosine; the rate from a grid of eight, chosen on held-out train",
+    "few_shot": "Logistic regression on a few labelled samples a class, mean over draws",
 }
 CARDED = ("prior", "learner")  # groups whose yamls have a card
 HEADS = ("features", "params", "licence", "labels seen")

@@ -370,7 +370,7 @@ def test_list(rela: Rela) -> None:
     assert re.search(r"^ \* digits +scikit-learn's 1,797 real handwritten digits", done.stdout, re.MULTILINE)
     one = rela("list", "probes", "switches", stub=NO_HYDRA).stdout
     assert re.findall(r"^(\w+) \(", one, re.MULTILINE) == ["switches", "probes"]
-    assert re.findall(r"^ \* (\w+)", one, re.MULTILINE) == ["adaptive", "rela", "lbfgs", "knn"]
+    assert re.findall(r"^ \* (\w+)", one, re.MULTILINE) == ["adaptive", "rela", "lbfgs", "knn", "sgd_grid", "few_shot"]
 
 
 def test_list_names_every_protocol() -> None:

@@ -16,7 +16,18 @@ from torch.nn import functional as F
 from rela_cli.config import Probe
 from rela_cli.representation import effective_rank, knn_logits, knn_top1, representations
 from rela_cli.stages import probe as stage
-from rela_cli.stages.probe import PENALTIES, Task, accuracy, probe, solutions, stratified_tenth
+from rela_cli.stages.probe import (
+    FEW_SHOT_PENALTY,
+    PENALTIES,
+    SGD_RATES,
+    Task,
+    accuracy,
+    probe,
+    sgd,
+    solutions,
+    some_of_each,
+    stratified_tenth,
+)
 from rela_cli.streams import key, permutation, seeded
 
 from .factories import config, pixels, stats_of
@@ -235,6 +246,78 @@ def test_probes_are_repeatable_and_leave_the_generator_alone(protocol: str) -> N
 
 
 # --------------------------------------------------------------------------------------------------- accuracy and ranks
+
+
+# ------------------------------------------------------------------------------------------------------------- sgd grid
+
+
+def one_rate(x: Tensor, labels: Tensor, classes: int, rate: float, chosen: Probe) -> nn.Linear:
+    """The same by torch's own optimizer, scheduler and loss, one rate at a time, in float64."""
+    linear = nn.Linear(x.shape[1], classes, dtype=torch.float64)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=rate * chosen.sgd_grid_batch_size / 256, momentum=0.9)
+    steps = chosen.sgd_grid_epochs * math.ceil(len(x) / chosen.sgd_grid_batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for epoch in range(chosen.sgd_grid_epochs):
+        for batch in permutation(key(0, "probe", epoch), len(x)).split(chosen.sgd_grid_batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(linear(x[batch]), labels[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    return linear
+
+
+def test_the_grid_is_torchs_own_sgd_at_each_rate() -> None:
+    t, chosen = task(), settings(sgd_grid_epochs=3, sgd_grid_batch_size=64)
+    x, rates = t.train.double(), (0.01, 0.3)
+    found = sgd(x, t.train_labels, t.classes, rates, chosen)
+    for weights, rate in zip(found, rates, strict=True):
+        linear = one_rate(x, t.train_labels, t.classes, rate, chosen)
+        assert torch.allclose(weights[:-1], linear.weight.T, atol=1e-10)
+        assert torch.allclose(weights[-1], linear.bias, atol=1e-10)
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0])
+def test_the_grids_rate_is_chosen_on_held_out_train(spread: float) -> None:
+    t, chosen = task(spread=spread), settings(sgd_grid_epochs=10, sgd_grid_batch_size=64)
+    found = probe(t, "sgd_grid", chosen)
+    held_out = stratified_tenth(t.train_labels)
+    x, labels = t.train.double(), t.train_labels
+    scores = [
+        (one_rate(x[~held_out], labels[~held_out], t.classes, rate, chosen)(x[held_out]).argmax(1) == labels[held_out])
+        .double()
+        .mean()
+        .item()
+        for rate in SGD_RATES
+    ]
+    assert scores[SGD_RATES.index(found["rate"])] == pytest.approx(max(scores), abs=0.03)
+    shuffled = replace(t, test=t.test.flip(0), test_labels=t.test_labels.flip(0).roll(1))
+    assert probe(shuffled, "sgd_grid", chosen)["rate"] == found["rate"], "test has no say"
+
+
+# ------------------------------------------------------------------------------------------------------------- few shot
+
+
+def test_few_shot_is_scikit_learns_mean_over_draws() -> None:
+    t, chosen = task(), settings(few_shot_k=3, few_shot_draws=4)
+    train, test = standardised(t)
+    scores = []
+    for draw in range(4):
+        rows = some_of_each(t.train_labels, 3, draw)
+        assert torch.bincount(t.train_labels[rows]).tolist() == [3, 3, 3, 3]
+        model = LogisticRegression(C=1 / (FEW_SHOT_PENALTY * len(rows)), tol=1e-8, max_iter=5000)
+        scores.append(model.fit(train[rows], t.train_labels[rows]).score(test, t.test_labels))
+    found = probe(t, "few_shot", chosen)
+    assert found["top1"] == pytest.approx(np.mean(scores), abs=2e-3)
+    assert found["deviation"] == pytest.approx(np.std(scores, ddof=1), abs=3e-3)
+    assert len({tuple(some_of_each(t.train_labels, 3, draw).tolist()) for draw in range(4)}) == 4
+
+
+def test_few_shot_takes_what_there_is() -> None:
+    labels = torch.tensor([0, 0, 0, 1])
+    assert sorted(some_of_each(labels, 2, 0).tolist())[-1] == 3
+    assert len(some_of_each(labels, 2, 0)) == 3
 
 
 def test_accuracy_is_exact() -> None:

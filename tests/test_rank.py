@@ -75,10 +75,9 @@ def test_scores_are_those_of_the_stages_themselves(capsys: pytest.CaptureFixture
     words = ("prior.patches=16", "prior.width=8")
     found = {row["prior"]: row for row in ranked(capsys, tmp_path, "priors=[patches,random]", "n=100", *words)}
     assert found.keys() == {"patches", "random"}
-    made = compose(
-        ["prior=patches", "prior.patches=16", *FAKE, f"paths.outputs={tmp_path}", "dataset.limit=100", "batch_size=2"]
-        + ["dataset.test_limit=100", "epochs=1", "probe.protocols=[lbfgs,knn]"]
-    )
+    sample = ["dataset.limit=100", "dataset.test_limit=100", "batch_size=2", f"paths.outputs={tmp_path}"]
+    short = ["epochs=1", "probe.protocols=[lbfgs,knn]"]
+    made = compose(["prior=patches", "prior.patches=16", *FAKE, *sample, *short])
     run(made)
     alone = (Run(made).result or {})["baselines"]["prior_alone"]
     assert found["patches"]["lbfgs"] == alone["lbfgs"]["top1"]

@@ -95,7 +95,7 @@ def test_what_is_no_finished_run_is_named(tmp_path: Path, trained: Path) -> None
     for name in ("config.yaml", "backbone.safetensors"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     (tmp_path / "manifest.json").write_text('{"status": "finished", "train": {"steps": 3}}')
-    with pytest.raises(MissingError, match="does not say train.image_size; train it again"):
+    with pytest.raises(MissingError, match=r"does not say train\.image_size; train it again"):
         weights.identity(config("prior=rela_run", f"prior.run={tmp_path}").prior)
 
 
@@ -136,7 +136,7 @@ def test_the_embedded_prior_is_what_its_card_says(tmp_path: Path) -> None:
     assert (Run(made).result or {})["prior_saw_labels"] is False
 
 
-# ------------------------------------------------------------------------------------ whole runs, from a file to a table
+# ----------------------------------------------------------------------------------- whole runs, from a file to a table
 
 
 def folder_of_images(root: Path, classes: list[str]) -> Path:

@@ -9,12 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA as Reference
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from rela_cli.stages.transport import transport
 from rela_cli.transports.base import Transport
 from rela_cli.transports.identity import Identity
-from rela_cli.transports.pca import PCA, Whitening
+from rela_cli.transports.pca import PCA, ZCA, Whitening
+from rela_cli.transports.random_projection import RandomProjection
+from rela_cli.transports.standardize import Standardize
 
 from .factories import config
 
@@ -128,6 +131,43 @@ def test_signs_are_fixed() -> None:
     mapping = fitted(Whitening(2048), features())
     axes = mapping.state()["axes"]
     assert (axes.gather(0, axes.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+def test_zca_is_numpys_symmetric_root() -> None:
+    """The inverse square root of the covariance, by numpy in float64; nothing else whitens and is symmetric."""
+    x, held_out = features(), features(50, seed=1)
+    values, vectors = np.linalg.eigh(np.cov(x.numpy(), rowvar=False))
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    mapping = fitted(ZCA(), x, 77)
+    for z in (x, held_out):
+        assert np.abs(mapping(z).numpy() - (z.numpy() - x.numpy().mean(0)) @ root).max() < 1e-9
+    assert (mapping.ordered, mapping.facts()["dim"]) == (False, 24)
+    flat = torch.cat((x, x[:, :1]), dim=1)  # one direction without variance
+    assert fitted(ZCA(), flat)(flat).isfinite().all()
+
+
+@pytest.mark.parametrize("block", [7, 500])
+def test_standardize_is_scikit_learns(block: int) -> None:
+    x = torch.cat((features(), torch.full((500, 1), 4.0, dtype=torch.float64)), dim=1)
+    mapping = fitted(Standardize(), x, block)
+    expected = (x[:, :24] - x[:, :24].mean(0)).numpy() / x[:, :24].std(0).numpy()
+    reference = StandardScaler().fit_transform(x.numpy())[:, :24] * np.sqrt(499 / 500)  # over N there, N - 1 here
+    assert np.abs(expected - reference).max() < 1e-9
+    assert np.abs(mapping(x)[:, :24].numpy() - reference).max() < 1e-9
+    assert not mapping(x)[:, 24].any()
+    assert mapping.facts() == {"dim": 25, "dead": 1}
+
+
+def test_random_projection_keeps_distances_and_is_reproducible() -> None:
+    x = features(60, 24)
+    mapping = fitted(RandomProjection(4000, 0), x, 13)
+    y = mapping(x)
+    assert torch.equal(fitted(RandomProjection(4000, 0), x)(x).round(decimals=9), y.round(decimals=9))
+    assert not torch.allclose(fitted(RandomProjection(4000, 1), x)(x), y)
+    assert torch.allclose(fitted(RandomProjection(10, 0), x)(x), y[:, :10]), "the first few are a projection too"
+    ratio = torch.cdist(y, y)[0, 1:].square() * 24 / 4000 / torch.cdist(x, x)[0, 1:].square()
+    assert (ratio - 1).abs().max() < 0.2
+    assert y.mean(0).abs().max() < 1e-9
 
 
 def test_identity() -> None:

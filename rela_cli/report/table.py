@@ -31,6 +31,8 @@ PROTOCOLS = {  # how each protocol measures, in the order of the tables
     "rela": "linear, Adam: the paper's",
     "lbfgs": "linear, L-BFGS on standardised features",
     "knn": "nearest neighbours by cosine",
+    "sgd_grid": "linear, SGD, best rate on held-out train",
+    "few_shot": "logistic regression on a few labels a class",
 }
 NETWORKS = ("online", "target")
 FORMATS = ("rich", "md", "csv", "json", "latex")

@@ -6,6 +6,7 @@ tenth of train, never on test.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from rela_cli.weights import backbone_name
 
 SPLITS = ("train", "test")
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised weights, strongest first: each solution starts the next
+SGD_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # for 256 samples a step; scaled with the batch
+SGD_MOMENTUM = 0.9
+FEW_SHOT_PENALTY = 1e-1  # L2 on standardised weights: a few samples cannot choose their own
 TOP5_CLASSES = 10  # top-5 says nothing where there are fewer classes than twice five
 
 
@@ -109,11 +113,13 @@ def probe(task: Task, protocol: str, settings: Probe) -> Facts:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """top1, and top5 where there are classes enough, over all samples at once."""
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    scores = {"top1": ranked[:, 0].double().mean().item()}
-    if logits.shape[1] > TOP5_CLASSES:
-        scores["top5"] = ranked.any(1).double().mean().item()
+    """top1, and top5 where there are classes enough, over all samples at once; (R, N, C) are R repetitions."""
+    ranked = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None]
+    scores = {"top1": ranked[..., 0].double().mean().item()}
+    if logits.shape[-1] > TOP5_CLASSES:
+        scores["top5"] = ranked.any(-1).double().mean().item()
+    if logits.ndim == 3 and len(logits) > 1:
+        scores["deviation"] = ranked[..., 0].double().mean(1).std().item()
     return scores
 
 
@@ -134,9 +140,7 @@ def rela_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
 
 def lbfgs_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     """Multinomial logistic regression to convergence on standardised features; penalty from a held-out tenth."""
-    mean, deviation = task.train.double().mean(0), task.train.double().std(0)
-    scale = torch.where(deviation > 1e-8 * deviation.max().clamp(min=1e-30), 1 / deviation, 0.0)
-    train, test = ((x.double() - mean) * scale for x in (task.train, task.test))
+    train, test = standardised(task)
     held_out = stratified_tenth(task.train_labels)
     scores = []
     for penalty, weights in solutions(train[~held_out], task.train_labels[~held_out], task.classes, PENALTIES):
@@ -145,6 +149,14 @@ def lbfgs_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     best = max(scores)[1]
     *_, (_, weights) = solutions(train, task.train_labels, task.classes, [p for p in PENALTIES if p >= best])
     return affine(test, weights), {"penalty": best}
+
+
+def standardised(task: Task) -> tuple[Tensor, Tensor]:
+    """Train and test features in float64 with train's mean 0 and deviation 1; what does not vary is 0."""
+    mean, deviation = task.train.double().mean(0), task.train.double().std(0)
+    scale = torch.where(deviation > 1e-8 * deviation.max().clamp(min=1e-30), 1 / deviation, 0.0)
+    train, test = ((x.double() - mean) * scale for x in (task.train, task.test))
+    return train, test
 
 
 def stratified_tenth(labels: Tensor) -> Tensor:
@@ -186,6 +198,56 @@ def solutions(
         yield penalty, weights.detach().clone()
 
 
+def sgd_grid_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
+    """SGD, momentum 0.9, cosine, no decay, raw features; the rate from a grid, by a held-out tenth of train.
+
+    All rates are trained at once (SimCLR, appendix B.6, and DINO choose among rates; one after the other there).
+    """
+    held_out = stratified_tenth(task.train_labels)
+    weights = sgd(task.train[~held_out], task.train_labels[~held_out], task.classes, SGD_RATES, settings)
+    guesses = torch.stack([affine(task.train[held_out], w).argmax(1) for w in weights])  # (rates, held out)
+    scores = (guesses == task.train_labels[held_out]).double().mean(1)
+    best = SGD_RATES[int(scores.argmax())]
+    (weight,) = sgd(task.train, task.train_labels, task.classes, (best,), settings)
+    return affine(task.test, weight), {"rate": best}
+
+
+def sgd(features: Tensor, labels: Tensor, classes: int, rates: tuple[float, ...], settings: Probe) -> Tensor:
+    """A linear classifier for each rate, on the same batches: (rates, D + 1, C), the last row being the bias."""
+    x = torch.cat((features, features.new_ones(len(features), 1)), dim=1)
+    size, epochs = settings.sgd_grid_batch_size, settings.sgd_grid_epochs
+    weights = x.new_zeros(len(rates), x.shape[1], classes)
+    memory = torch.zeros_like(weights)
+    rate = torch.tensor(rates, dtype=x.dtype).view(-1, 1, 1) * size / 256
+    steps = epochs * -(-len(x) // size)
+    step = 0
+    for epoch in range(epochs):
+        for batch in permutation(key(0, "probe", epoch), len(x)).split(size):
+            truth = F.one_hot(labels[batch], classes).to(x.dtype)
+            slope = x[batch].T @ (torch.softmax(x[batch] @ weights, dim=-1) - truth) / len(batch)
+            memory = SGD_MOMENTUM * memory + slope
+            weights = weights - rate * 0.5 * (1 + math.cos(math.pi * step / steps)) * memory
+            step += 1
+    return weights
+
+
+def few_shot_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
+    """Logistic regression on a few labelled samples a class, standardised by all of train; mean over draws."""
+    train, test = standardised(task)
+    logits = []
+    for draw in range(settings.few_shot_draws):
+        chosen = some_of_each(task.train_labels, settings.few_shot_k, draw)
+        *_, (_, weights) = solutions(train[chosen], task.train_labels[chosen], task.classes, (FEW_SHOT_PENALTY,))
+        logits.append(affine(test, weights))
+    return torch.stack(logits), {}
+
+
+def some_of_each(labels: Tensor, k: int, draw: int) -> Tensor:
+    """Indices of k samples of each class, or of all where there are fewer; another set for another `draw`."""
+    order = permutation(key(0, "few shot", draw), len(labels))
+    return torch.cat([order[labels[order] == label][:k] for label in labels.unique()])
+
+
 def knn_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     """k nearest neighbours by cosine, votes weighted exp(cos / T)."""
     return knn_logits(
@@ -197,4 +259,6 @@ PROTOCOLS: dict[str, Callable[[Task, Probe], tuple[Tensor, Facts]]] = {
     "rela": rela_protocol,
     "lbfgs": lbfgs_protocol,
     "knn": knn_protocol,
+    "sgd_grid": sgd_grid_protocol,
+    "few_shot": few_shot_protocol,
 }

@@ -8,31 +8,9 @@ import torch
 from torch import Tensor
 
 from rela_cli.transports.base import Transport
+from rela_cli.transports.moments import Moments
 
 DEAD = 1e-10  # a component below this share of the largest eigenvalue carries rounding noise, not data
-
-
-class Moments:
-    """Mean and covariance of a stream, merged block by block (Chan, Golub and LeVeque 1979), so memory is D x D."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.mean = torch.zeros(1, dtype=torch.float64)
-        self.scatter = torch.zeros(1, dtype=torch.float64)
-
-    def add(self, block: Tensor) -> None:
-        """(n, D) of any float type."""
-        block = block.double()
-        mean = block.mean(0)
-        centred = block - mean
-        gap, n = mean - self.mean, self.n + len(block)
-        self.scatter = self.scatter + centred.T @ centred + torch.outer(gap, gap) * (self.n * len(block) / n)
-        self.mean, self.n = self.mean + gap * (len(block) / n), n
-
-    @property
-    def covariance(self) -> Tensor:
-        """(D, D), over N - 1."""
-        return self.scatter / max(1, self.n - 1)
 
 
 class PCA(Transport):
@@ -81,3 +59,18 @@ class Whitening(PCA):
     """PCA with every kept component scaled to unit variance."""
 
     whiten = True
+
+
+class ZCA(Whitening):
+    """Whitening turned back to the features' own axes, so that they move as little as can be (Kessy et al. 2018).
+
+    Every coordinate is as good as any other, so a learner cannot take the first few: it is matched to all D_p.
+    """
+
+    ordered = False
+
+    def __init__(self) -> None:
+        super().__init__(max_dim=2**31)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return super().__call__(features) @ self.axes.T
