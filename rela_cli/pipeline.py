@@ -17,6 +17,8 @@ from typing import Any
 
 from rela_cli.artifacts import Entry, Facts, RunLock, write_json
 from rela_cli.config import Config
+from rela_cli.errors import ConfigError
+from rela_cli.parts import find
 from rela_cli.runs import STAGES, Run
 from rela_cli.screen import show_plan, show_result, show_targets
 
@@ -61,6 +63,7 @@ class Pipeline:
                 self.make_targets(until)
                 show_targets(self.run)
                 return
+            self.check_labels()
             with RunLock(self.run.folder):
                 self.run.note("running", self.command, reason=None)
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
@@ -69,6 +72,20 @@ class Pipeline:
                 except BaseException as error:
                     self.note_failure(error)
                     raise
+
+    def check_labels(self) -> None:
+        """Before any work: a method that uses labels has some.
+
+        Raises:
+            ConfigError: the dataset has none.
+        """
+        if self.run.trained is not None or self.run.dataset.classes is not None:
+            return
+        if getattr(find(self.config.method), "uses_labels", False):
+            raise ConfigError(
+                f"method={self.config.method.name} needs labels and dataset={self.config.dataset.name} has none: "
+                f"{self.run.dataset.why_unprobed}. Sort the train images into one folder a class, or say method=simclr"
+            )
 
     def make_run(self) -> None:
         """A trained backbone and its numbers."""
