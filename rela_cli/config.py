@@ -248,6 +248,7 @@ class MethodOptions:
     student_temperature: Positive
     teacher_temperature: Positive
     warmup_teacher_temperature: Positive
+    temperature_warmup: PositiveShare
     ema: Share
     ema_schedule: Annotated[str, OneOf(("constant", "cosine"))]
     redundancy: NonNegative

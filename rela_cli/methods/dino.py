@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from rela_cli.config import View
 from rela_cli.methods.base import Average, Method
 
-TEMPERATURE_WARMUP = 0.3  # share of the run (the paper: the first 30 of 100 epochs)
-
 
 def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int) -> nn.Module:
     """(B, feature_dim) -> (B, prototypes) scores; prototypes are unit vectors.
@@ -47,6 +45,7 @@ class DINO(Method):
         student_temperature: float,
         warmup_teacher_temperature: float,
         teacher_temperature: float,
+        temperature_warmup: float,
         ema: float,
         ema_schedule: str,
         view1: View,
@@ -60,6 +59,7 @@ class DINO(Method):
         self.teacher = Average(self.student(), ema, ema_schedule)
         self.loss = DINOLoss(prototypes, student_temp=student_temperature)
         self.temperatures = (warmup_teacher_temperature, teacher_temperature)
+        self.warmup = temperature_warmup
         self.progress = 0.0
         self.views = (view1, view2, *[local_view] * local_views)
 
@@ -71,7 +71,7 @@ class DINO(Method):
         teacher = [self.teacher(view) for view in views[:2]]  # (B, prototypes), no gradient
         student = [self.head(self.backbone(view)) for view in views]
         start, end = self.temperatures
-        temperature = start + (end - start) * min(1.0, self.progress / TEMPERATURE_WARMUP)
+        temperature = start + (end - start) * min(1.0, self.progress / self.warmup)
         return self.loss(teacher, student, teacher_temp=temperature)  # type: ignore[no-any-return]
 
     def after_step(self, progress: float) -> None:
