@@ -13,10 +13,9 @@ from rela_cli.composer import compose
 from rela_cli.config import CONF_DIR, Config
 from rela_cli.pipeline import run
 
-
 # ------------------------------------------------------------------------------------- published recipes, as published
 
-SOLO = {  # solo-learn, scripts/pretrain/cifar: published top-1, optimizer, rate at batch 256, decay, widths of the heads
+SOLO = {  # solo-learn, scripts/pretrain/cifar: published top-1, optimizer, rate at batch 256, decay, head widths
     "byol": ("92.58", "lars", 1.0, 1e-5, (4096, 256)),
     "dino": ("89.52", "lars", 0.3, 1e-6, (2048, 256)),
     "simclr": ("90.74", "lars", 0.4, 1e-4, (2048, 256)),
