@@ -8,7 +8,7 @@ RELA := $(BIN)/rela
 STAMP := $(VENV)/.stamp-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format types check wheel clean table1-cifar10
+.PHONY: help setup demo test test-fast test-long lint format types check wheel clean table1-cifar10
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,11 +31,14 @@ demo: $(STAMP)  ## ReLA, the plain method, the plain method on everything, and t
 	$(RELA) train prior=none budget=1.0
 	$(RELA) table
 
-test: $(STAMP)  ## every test
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+test: $(STAMP)  ## every test but those that train for long
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not long'
 
 test-fast: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow and not long'
+
+test-long: $(STAMP)  ## RELA_DATA=FOLDER: does each method learn; about 20 minutes
+	$(BIN)/python -m pytest -q -n $(JOBS) -m long -rA
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -130,6 +130,7 @@ class View:
     blur_p: Share = 0.0
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
     solarize_p: Share = 0.0
+    size_scale: PositiveShare = 1.0  # pixels a side, as a share of the image's: below 1 for local crops
 
 
 @dataclass(frozen=True)
@@ -285,21 +286,41 @@ class LearnerOptions:
 class MethodOptions:
     hidden_dim: Count | None
     projection_dim: Count
+    projector_layers: Annotated[int, Range(2)]
+    predictor_dim: Count
     prototypes: Count
     temperature: Positive
     student_temperature: Positive
     teacher_temperature: Positive
     warmup_teacher_temperature: Positive
+    temperature_warmup: PositiveShare
     ema: Share
     ema_schedule: Annotated[str, OneOf(("constant", "cosine"))]
+    redundancy: NonNegative
+    loss_scale: Positive
+    invariance: NonNegative
+    variance: NonNegative
+    covariance: NonNegative
+    sinkhorn_epsilon: Positive
+    sinkhorn_iterations: Count
+    label_smoothing: Annotated[float, Range(0, 0.999)]
+    view: View
     view1: View
     view2: View
+    local_views: Annotated[int, Range(0)]
+    local_view: View
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
     lr: Positive
+    momentum: Annotated[float, Range(0, 0.9999)]
+    nesterov: bool
     weight_decay: NonNegative
+    decay_norm_and_bias: bool
+    exclude_bias_and_norm: bool
+    trust_coefficient: Positive
+    clip: bool
     schedule: Annotated[str, OneOf(("constant", "cosine"))]
     warmup_epochs: NonNegative
 

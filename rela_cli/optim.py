@@ -1,17 +1,128 @@
-"""Optimizers and learning-rate schedules; a schedule is a pure function of the step."""
+"""Optimizers and learning-rate schedules; a schedule is a pure function of the step.
+
+Every optimizer here leaves its weights and its memory as they are where `found_inf` is 1: the training loop holds a
+non-finite update back on the device that way, without waiting for it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rela_cli.errors import ConfigError
 
-def adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+Parameters = Sequence[nn.Parameter]
+
+
+def adamw(
+    parameters: Parameters, lr: float, weight_decay: float, decay_norm_and_bias: bool = True
+) -> torch.optim.AdamW:
     """AdamW, fused: one kernel for all parameters, which can also hold an update back on the device."""
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+    groups = decay_groups(parameters, weight_decay, decay_norm_and_bias)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def sgd(
+    parameters: Parameters,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+) -> torch.optim.SGD:
+    """SGD, fused, with the decay inside the gradient (coupled).
+
+    Its memory starts at zero, which gives torch's own updates; torch would leave a memory without values where the
+    first update is held back, and cannot add parameters that get their first gradient in phase 2.
+
+    Raises:
+        ConfigError: Nesterov's step without momentum.
+    """
+    if nesterov and momentum == 0:
+        raise ConfigError("optimizer.nesterov=true needs optimizer.momentum above 0")
+    groups = decay_groups(parameters, weight_decay, decay_norm_and_bias)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+        optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
+
+
+def decay_groups(parameters: Parameters, weight_decay: float, norm_and_bias: bool) -> list[dict[str, Any]]:
+    """One parameter group; or two, without decay for norms and biases, which have fewer than two dimensions."""
+    weights, vectors = split(parameters)
+    if norm_and_bias:
+        return [{"params": list(parameters), "weight_decay": weight_decay}]
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def split(parameters: Parameters) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Weights, and the parameters of norms and biases."""
+    weights = [parameter for parameter in parameters if parameter.ndim > 1]
+    return weights, [parameter for parameter in parameters if parameter.ndim <= 1]
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum, at a rate of its own for each tensor (You, Gitman and Ginsburg 2017, arXiv 1708.03888).
+
+        trust = eta |w| / (|g| + decay |w|), and 1 where |w| or |g| is zero        (equation 6)
+        m <- momentum m + trust (g + decay w)
+        w <- w - lr m
+
+    exclude_bias_and_norm: these take plain SGD steps without decay (BYOL, section 3.3; SimCLR, appendix B).
+    clip: lr * trust is at most lr, and then does not depend on it otherwise: min(trust, lr), as LARC has it.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        trust_coefficient: float,
+        exclude_bias_and_norm: bool,
+        clip: bool,
+    ) -> None:
+        weights, vectors = split(parameters)
+        adapted = [*weights, *([] if exclude_bias_and_norm else vectors)]
+        plain = vectors if exclude_bias_and_norm else []
+        groups = [{"params": adapted, "adapt": True}, {"params": plain, "adapt": False}]
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__([group for group in groups if group["params"]], defaults)
+        self.trust_coefficient, self.clip = trust_coefficient, clip
+        self.found_inf: Tensor | None = None
+        for weight in (*adapted, *plain):
+            self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self.update(weight, weight.grad, group)
+
+    def update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """One update of one tensor, in place, unless it is held back."""
+        if group["adapt"]:
+            trust = self.trust(weight, gradient, group)
+            gradient = trust * (gradient + group["weight_decay"] * weight)
+        memory = self.state[weight]["momentum_buffer"]
+        moved = group["momentum"] * memory + gradient
+        for old, new in ((memory, moved), (weight, weight - group["lr"] * moved)):
+            old.copy_(new if self.found_inf is None else torch.where(self.found_inf > 0, old, new))
+
+    def trust(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        """The factor on the rate, a scalar on the device."""
+        w, g = weight.norm(), gradient.norm()
+        trust = self.trust_coefficient * w / (g + group["weight_decay"] * w)
+        if self.clip:
+            trust = (trust / group["lr"]).clamp(max=1)
+        return torch.where((w > 0) & (g > 0), trust, 1.0)
 
 
 def lr_at(step: int, total_steps: int, lr: float, schedule: str, warmup_steps: int) -> float:

@@ -12,20 +12,29 @@ from rela_cli.errors import ConfigError
 
 
 def build(part: Part, **context: Any) -> Any:
-    """Import `part.target` and call it with the part's options, plus what only the run knows (`context`).
+    """Call `part.target` with the part's options, plus what only the run knows (`context`).
 
     Of the context a target gets what its signature asks for by name: a prior may take `data`, a learner
-    `image_size`. Which packages may be named was settled when the config was validated.
+    `image_size`, a method `classes`. Which packages may be named was settled when the config was validated.
 
     Raises:
         ConfigError: when there is no such object, or its keywords do not fit the yaml's keys.
     """
+    target = find(part)
+    return target(**part.options, **asked_for(target, context))
+
+
+def find(part: Part) -> Any:
+    """What `part.target` names, imported.
+
+    Raises:
+        ConfigError: when there is no such object.
+    """
     module, _, name = part.target.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{part.name} names {part.target}, which cannot be imported: {error}") from error
-    return target(**part.options, **asked_for(target, context))
 
 
 def asked_for(target: Callable[..., Any], context: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from typing import Any
 from rela_cli import weights
 from rela_cli.artifacts import Entry, Facts, RunLock, write_json
 from rela_cli.config import Config
+from rela_cli.errors import ConfigError
+from rela_cli.parts import find
 from rela_cli.runs import STAGES, Run
 from rela_cli.screen import show_plan, show_result, show_targets
 
@@ -62,6 +64,7 @@ class Pipeline:
                 self.make_targets(until)
                 show_targets(self.run)
                 return
+            self.check_labels()
             with RunLock(self.run.folder):
                 self.run.note("running", self.command, reason=None)
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
@@ -70,6 +73,20 @@ class Pipeline:
                 except BaseException as error:
                     self.note_failure(error)
                     raise
+
+    def check_labels(self) -> None:
+        """Before any work: a method that uses labels has some.
+
+        Raises:
+            ConfigError: the dataset has none.
+        """
+        if self.run.trained is not None or self.run.dataset.classes is not None:
+            return
+        if getattr(find(self.config.method), "uses_labels", False):
+            raise ConfigError(
+                f"method={self.config.method.name} needs labels and dataset={self.config.dataset.name} has none: "
+                f"{self.run.dataset.why_unprobed}. Sort the train images into one folder a class, or say method=simclr"
+            )
 
     def make_run(self) -> None:
         """A trained backbone and its numbers."""
@@ -205,13 +222,18 @@ class Pipeline:
 
     # -------------------------------------------------------------------------------------------- accounts
 
+    def labels_used(self) -> list[str]:
+        """The label set that the method itself has trained with."""
+        uses = getattr(find(self.config.method), "uses_labels", False)
+        return [self.run.dataset.label_set or self.config.dataset.name] if uses else []
+
     def record(self, numbers: Facts, baselines: Facts, probe_cost: Facts) -> Facts:
         """result.json. Costs are what making each artifact cost, also when it came from the cache."""
         c, work, facts = self.config, self.run, self.run.trained or {}
         costs: dict[str, Facts] = {"extract": {}, "transport": {}, "train": facts, "probe": probe_cost}
         if not c.is_plain:
             costs |= {"extract": work.features.manifest or {}, "transport": work.targets.manifest or {}}
-        seen = list(weights.labels_seen(c.prior))
+        seen = [*weights.labels_seen(c.prior), *self.labels_used()]
         names = ("steps", "samples_seen", "switch_step", "phase1_steps", "feature_dim", "target_dim")
         return {
             "status": "finished",
@@ -220,7 +242,7 @@ class Pipeline:
             **{group: getattr(c, group).name for group in ("dataset", "learner", "method")},
             "prior": weights.shown_name(c.prior),
             "labels_seen": seen,
-            "prior_saw_labels": work.dataset.label_set in seen,
+            "prior_saw_labels": work.dataset.label_set in weights.labels_seen(c.prior),
             "transport": None if c.is_plain else c.transport.name,
             **{key: getattr(c, key) for key in ("budget", "seed", "epochs", "batch_size")},
             "train_samples": work.lengths.train_samples,

@@ -31,6 +31,13 @@ def test_the_cifar_stem_keeps_small_images_large() -> None:
     assert sizes == [8, 32]
 
 
+@pytest.mark.parametrize("tree", [RESNET, {**RESNET, "stem": "imagenet"}, CIFAR])
+@pytest.mark.parametrize("size", [3, 7, 14])
+def test_local_crops_fit_in(tree: dict[str, object], size: int) -> None:
+    backbone = build_backbone(Part.from_tree(tree), seed=0)
+    assert backbone(torch.randn(4, 3, size, size)).isfinite().all()
+
+
 @pytest.mark.parametrize("depth", [7, 18, 21])
 def test_depths_outside_the_family_are_refused(depth: int) -> None:
     with pytest.raises(ConfigError, match=f"depth={depth} is not of the 6n"):

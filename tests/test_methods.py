@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor, distributed, nn
 
 from rela_cli.methods.base import Average, Method
 from rela_cli.parts import build
 from rela_cli.stages.train import Trainer
 
+from .conftest import Rela
 from .factories import config, fit, trainer
 
-METHODS = ("byol", "simclr", "dino")
 SIZES = {
     "byol": ("method.hidden_dim=24", "method.projection_dim=12"),
     "simclr": ("method.hidden_dim=24", "method.projection_dim=12"),
     "dino": ("method.hidden_dim=24", "method.projection_dim=12", "method.prototypes=20"),
+    "simsiam": ("method.hidden_dim=24", "method.projection_dim=12", "method.predictor_dim=8"),
+    "moco_v3": ("method.hidden_dim=24", "method.projection_dim=12"),
+    "barlow_twins": ("method.hidden_dim=24", "method.projection_dim=12"),
+    "vicreg": ("method.hidden_dim=24", "method.projection_dim=12"),
+    "swav": ("method.hidden_dim=24", "method.projection_dim=12", "method.prototypes=20"),
+    "supervised": (),
 }
-TARGETS = {"byol": "target", "dino": "teacher"}
+METHODS = tuple(SIZES)
+TARGETS = {"byol": "target", "dino": "teacher", "moco_v3": "target"}
+LABELS = torch.arange(10) % 4
 
 
 class Flat(nn.Module):
@@ -38,7 +48,7 @@ class Flat(nn.Module):
 def made(name: str, *overrides: str) -> Method:
     torch.manual_seed(0)
     part = config(f"method={name}", *SIZES[name], *overrides).method
-    method: Method = build(part, backbone=Flat(), feature_dim=16)
+    method: Method = build(part, backbone=Flat(), feature_dim=16, classes=4)
     if name in TARGETS:  # else the two networks are equal and an exchange of them would not be seen
         with torch.no_grad():
             for parameter in getattr(method, TARGETS[name]).parameters():
@@ -48,6 +58,10 @@ def made(name: str, *overrides: str) -> Method:
 
 def two_views(n: int = 10) -> list[Tensor]:
     return list(torch.randn(2, n, 3, 4, 4, generator=torch.Generator().manual_seed(1)))
+
+
+def loss_of(method: Method, views: list[Tensor]) -> Tensor:
+    return method(views, LABELS) if method.uses_labels else method(views)
 
 
 def loop_of(name: str, *overrides: str, **kinds: object) -> Trainer:
@@ -118,24 +132,103 @@ def dino_scores(x: Tensor, backbone: nn.Module, projection: nn.Module) -> Tensor
 
 
 def dino(method: nn.Module, views: list[Tensor], center: Tensor, temperature: float) -> Tensor:
-    """Algorithm 1 of the paper: -P_t log P_s over the two pairs of different views."""
+    """Equation 3 of the paper: -P_t log P_s over all pairs of a global view and another view."""
     backbone, projection = method.teacher.network
-    t = [((dino_scores(v, backbone, projection) - center) / temperature).softmax(1) for v in views]
+    t = [((dino_scores(v, backbone, projection) - center) / temperature).softmax(1) for v in views[:2]]
     s = [(dino_scores(v, method.backbone, method.head) / 0.1).log_softmax(1) for v in views]
-    return (-(t[0] * s[1]).sum(1).mean() - (t[1] * s[0]).sum(1).mean()) / 2
+    terms = [-(t[i] * s[j]).sum(1).mean() for i in range(2) for j in range(len(views)) if i != j]
+    return sum(terms[1:], terms[0]) / len(terms)
 
 
-FORMULAS = {"byol": byol, "simclr": simclr, "dino": lambda m, v: dino(m, v, torch.zeros(20).double(), 0.04)}
+def projections(method: nn.Module, views: list[Tensor]) -> list[Tensor]:
+    return [head(flat(v, method.backbone), method.projector) for v in views]
+
+
+def simsiam(method: nn.Module, views: list[Tensor]) -> Tensor:
+    """Equations 1 and 2: minus the cosine, half of each direction."""
+    z = projections(method, views)
+    p = [head(x, method.predictor) for x in z]
+    return -sum((unit(p[i]) * unit(z[1 - i])).sum(1).mean() for i in range(2)) / 2
+
+
+def moco_v3(method: nn.Module, views: list[Tensor], temperature: float = 0.2) -> Tensor:
+    """Equation 1, times 2 T as in Algorithm 1, for both directions."""
+    backbone, projector = method.target.network
+    k = [unit(head(flat(v, backbone), projector)) for v in views]
+    q = [unit(head(z, method.predictor)) for z in projections(method, views)]
+    total = 0.0
+    for i in range(2):
+        e = torch.exp(q[i] @ k[1 - i].T / temperature)
+        total = total - 2 * temperature * torch.log(e.diagonal() / e.sum(1)).mean()
+    return total
+
+
+def barlow_twins(method: nn.Module, views: list[Tensor], redundancy: float = 5e-3) -> Tensor:
+    """Equations 1 and 2; each deviation is that of the authors' batch norm, which adds 1e-5 to the variance."""
+    a, b = ((z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt() for z in projections(method, views))
+    total = 0.0
+    for i in range(a.shape[1]):
+        for j in range(a.shape[1]):
+            c = (a[:, i] * b[:, j]).mean()
+            total = total + ((1 - c) ** 2 if i == j else redundancy * c**2)
+    return total
+
+
+def vicreg(method: nn.Module, views: list[Tensor]) -> Tensor:
+    """Equations 1 to 6, with the mean square of Algorithm 1 as the distance."""
+    z, n = projections(method, views), len(views[0])
+    total = 25 * ((z[0] - z[1]) ** 2).mean()
+    for x in z:
+        x = x - x.mean(0)
+        c = x.T @ x / (n - 1)
+        total = total + 25 * (1 - (c.diagonal() + 1e-4).sqrt()).clamp(min=0).mean()
+        total = total + (c**2).fill_diagonal_(0).sum() / x.shape[1]
+    return total
+
+
+def swav(method: nn.Module, views: list[Tensor]) -> Tensor:
+    """Equations 1 to 5: codes by Sinkhorn's iterations in the form Diag(u) exp(C'Z / eps) Diag(v)."""
+    scores = [unit(z) @ method.prototypes.weight.T for z in projections(method, views)]
+    total = 0.0
+    for i in range(2):
+        e = torch.exp(scores[i] / 0.05).T  # (K, B)
+        u, v = torch.ones(len(e)).double(), torch.ones(e.shape[1]).double() / e.sum()
+        for _ in range(3):
+            u = 1 / len(e) / (e @ v)
+            v = 1 / e.shape[1] / (e.T @ u)
+        q = (u[:, None] * e * v).T * e.shape[1]
+        total = total - (q * (scores[1 - i] / 0.1).log_softmax(1)).sum(1).mean() / 2
+    return total
+
+
+def supervised(method: nn.Module, views: list[Tensor]) -> Tensor:
+    p = head(flat(views[0], method.backbone), method.classifier).softmax(1)
+    return -torch.log(p[torch.arange(len(p)), LABELS]).mean()
+
+
+FORMULAS = {
+    "byol": byol,
+    "simclr": simclr,
+    "dino": lambda m, v: dino(m, v, torch.zeros(20).double(), 0.04),
+    "simsiam": simsiam,
+    "moco_v3": moco_v3,
+    "barlow_twins": barlow_twins,
+    "vicreg": vicreg,
+    "swav": swav,
+    "supervised": supervised,
+}
+SHARP = ("dino", "swav")  # they divide scores by 0.04 and 0.05, which makes 25 of each rounding
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_loss_is_the_papers(name: str) -> None:
-    """In float32 to 1e-5: DINO divides scores by 0.04, which makes 25 of each rounding. In float64 to 1e-9."""
+    """In float32 to 1e-6 of it (or of 1), those with sharp scores to 1e-5; in float64 to 1e-9."""
     method = made(name).train()
     exact, views = copy.deepcopy(method).double(), [v.double() for v in two_views()]
     expected = FORMULAS[name](exact, views).item()
-    assert method(two_views()).item() == pytest.approx(expected, abs=1e-5 if name == "dino" else 1e-6)
-    assert exact(views).item() == pytest.approx(expected, abs=1e-9)
+    tolerance = 1e-5 if name in SHARP else 1e-6
+    assert loss_of(method, two_views()).item() == pytest.approx(expected, abs=tolerance, rel=tolerance)
+    assert loss_of(exact, views).item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
@@ -154,6 +247,134 @@ def test_dino_centre_and_teacher_temperature_move() -> None:
         scores = torch.cat([dino_scores(v, backbone, projection) for v in views])
         center = 0.9 * center + 0.1 * scores.mean(0)
         assert method(views).item() == pytest.approx(expected, abs=1e-9), progress
+
+
+def test_dino_local_views_reach_the_student_only() -> None:
+    method = made("dino", "method.local_views=3").double().train()
+    assert len(method.views) == 5
+    assert [view.size_scale for view in method.views] == [1, 1, 0.43, 0.43, 0.43]
+    views = list(torch.randn(5, 10, 3, 4, 4, generator=torch.Generator().manual_seed(2)).double())
+    expected = dino(method, views, torch.zeros(20).double(), 0.04).item()
+    assert method(views).item() == pytest.approx(expected, abs=1e-8)  # its temperature is a float32
+
+
+def test_local_views_are_smaller_and_leave_the_global_ones_as_they_are() -> None:
+    """Streams are numbered by view, so the two global views are the same with and without local ones."""
+    plain, local = (loop_of("dino", f"method.local_views={n}", size=16, target_dim=None) for n in (0, 2))
+    batch = next(plain.batches(0))
+    views = [[augment(loop.images[batch], batch, 0) for augment in loop.augments[2]] for loop in (plain, local)]
+    assert [view.shape[-1] for view in views[1]] == [16, 16, 7, 7]
+    assert all(torch.equal(a, b) for a, b in zip(*views, strict=False))
+    assert not torch.equal(views[1][2], views[1][3])
+    seen: dict[str, list[int]] = {"student": [], "teacher": []}
+    local.trainee.method.backbone.register_forward_pre_hook(lambda _, x: seen["student"].append(x[0].shape[-1]))
+    teacher = local.trainee.method.networks()["target"]
+    teacher.register_forward_pre_hook(lambda _, x: seen["teacher"].append(x[0].shape[-1]))
+    fit(local, steps=1)
+    assert seen == {"student": [16, 16, 7, 7], "teacher": [16, 16]}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("barlow_twins", "redundancy"), ("vicreg", "variance"), ("vicreg", "covariance")]
+)
+def test_weights_of_the_terms_are_used(name: str, key: str) -> None:
+    """The loss is linear in each of them."""
+    a, b, c = (made(name, f"method.{key}={value}").double()([v.double() for v in two_views()]) for value in (1, 2, 3))
+    assert (c - b).item() == pytest.approx((b - a).item(), abs=1e-9) != 0
+
+
+def test_barlow_twins_scale() -> None:
+    whole, tenth = (made("barlow_twins", f"method.loss_scale={s}")(two_views()).item() for s in (1.0, 0.1))
+    assert tenth == pytest.approx(whole / 10)
+
+
+def test_swavs_prototypes_stay_unit_vectors() -> None:
+    loop = loop_of("swav", target_dim=None)
+    lengths: list[Tensor] = [loop.trainee.method.prototypes.weight.norm(dim=1)]
+    before = loop.trainee.method.prototypes.weight.detach().clone()
+    fit(loop, lambda: lengths.append(loop.trainee.method.prototypes.weight.detach().norm(dim=1)))
+    assert all(torch.allclose(length, torch.ones(20), atol=1e-6) for length in lengths)
+    assert not torch.allclose(before, loop.trainee.method.prototypes.weight)
+
+
+def test_simsiam_stops_the_gradient_at_the_projection() -> None:
+    """With a predictor of one view only, the other view's branch gets nothing."""
+    method = made("simsiam").double()
+    views = [v.double().requires_grad_() for v in two_views()]
+    z1, z2 = (method.projector(method.backbone(view)) for view in views)
+    one = method.similarity(method.predictor(z1), z2.detach())
+    one.backward()
+    assert views[0].grad is not None and views[1].grad is None
+
+
+# ----------------------------------------------------------------------------------------------------- several ranks
+
+
+def half_of_barlow(rank: int, folder: str) -> None:
+    """One of two processes: the loss of its half of the batch, and the gradients averaged over both."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    method = linear_barlow()
+    loss = method([v.double()[5 * rank : 5 * rank + 5] for v in two_views()])
+    loss.backward()
+    gradients = [p.grad for p in method.parameters()]
+    for gradient in gradients:
+        distributed.all_reduce(gradient)
+        gradient /= 2  # as DistributedDataParallel
+    torch.save([loss.detach(), *gradients], f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def linear_barlow() -> Method:
+    """Without the batch norm of its projector, which would see each rank's half only."""
+    method = made("barlow_twins")
+    method.projector = nn.Linear(16, 12)
+    nn.init.normal_(method.projector.weight, generator=torch.Generator().manual_seed(3))
+    return method.double()
+
+
+def test_barlow_twins_on_two_ranks_is_that_of_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(half_of_barlow, (str(tmp_path),), nprocs=2)
+    method = linear_barlow()
+    loss = method([v.double() for v in two_views()])
+    loss.backward()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for ours, one in zip(found, [loss.detach(), *(p.grad for p in method.parameters())], strict=True):
+            assert (ours - one).abs().max() < 1e-9
+    alone = method([v.double()[:5] for v in two_views()])
+    assert abs(alone - loss) > 1e-3, "a rank by itself has another loss"
+
+
+# ------------------------------------------------------------------------------------------------------------ labels
+
+
+def test_labels_reach_the_method_in_phase_2_only() -> None:
+    loop = loop_of("supervised", "switch=fixed", "switch.at=0.5")
+    seen: list[Tensor] = []
+    loop.trainee.method.register_forward_pre_hook(lambda _, x: seen.append(x[1]))
+    batches = [batch for epoch in range(2) for batch in loop.batches(epoch)]
+    fit(loop)
+    assert len(seen) == 4
+    assert all(torch.equal(a, b % 4) for a, b in zip(seen, batches[4:], strict=True))
+    assert loop.trainee.method.classifier.weight.shape == (4, 32)
+
+
+def test_other_methods_never_see_a_label() -> None:
+    for name in METHODS:
+        loop = loop_of(name, target_dim=None)
+        assert (loop.labels_of(next(loop.batches(0))) is not None) == (name == "supervised")
+
+
+def test_no_labels_are_a_config_error_before_any_work(rela: Rela, tmp_path: Path) -> None:
+    (tmp_path / "loose").mkdir()
+    for i in range(20):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "loose" / f"{i}.png")
+    words = ["dataset=image_folder", "dataset.root=loose", "method=supervised", "batch_size=8", "epochs=1"]
+    done = rela("train", *words)
+    assert done.returncode == 2, done.stderr
+    assert "method=supervised needs labels" in done.stderr
+    assert "one folder a class" in done.stderr
+    assert not list(tmp_path.glob("outputs/*/*"))
 
 
 def test_reference_head_sizes() -> None:
@@ -216,7 +437,7 @@ def test_target_and_online_network_do_not_share_tensors() -> None:
 def follower(loop: Trainer, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Parameters of the target network and of what it follows, cloned, under the same names."""
     method = loop.trainee.method
-    online = method.online() if name == "byol" else method.student()
+    online = method.student() if name == "dino" else method.online()
     target = getattr(method, TARGETS[name]).network
     return tuple({n: p.detach().clone() for n, p in m.named_parameters()} for m in (target, online))  # type: ignore[return-value]
 
@@ -225,7 +446,9 @@ def follower(loop: Trainer, name: str) -> tuple[dict[str, Tensor], dict[str, Ten
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_one_update_of_the_running_average(name: str, phase: int) -> None:
     """m * target + (1 - m) * online, after the step, backbone and projector, in both phases."""
-    loop = loop_of(name, "method.ema=0.9", "switch=never", target_dim=8 if phase == 1 else None)
+    loop = loop_of(
+        name, "method.ema=0.9", "method.ema_schedule=constant", "switch=never", target_dim=8 if phase == 1 else None
+    )
     before, start = follower(loop, name)
     fit(loop, steps=1)
     assert loop.phase == phase

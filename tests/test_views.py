@@ -268,6 +268,16 @@ def test_probabilities() -> None:
         assert abs(float(changed) - p) < 5 * (p * (1 - p) / n) ** 0.5
 
 
+@pytest.mark.parametrize(("scale", "size"), [(1.0, 16), (0.5, 8), (0.43, 7), (0.01, 1)])
+def test_size_scale(scale: float, size: int) -> None:
+    """A local crop is the same crop at a smaller size."""
+    images = pixels(4, 16)
+    small = augment(replace(RICH, blur_p=0.0, size_scale=scale))(images, torch.arange(4), 0)
+    assert small.shape == (4, 3, size, size)
+    same = Augment(replace(RICH, blur_p=0.0), size, MEAN, STD, 0, 0, True)(images, torch.arange(4), 0)
+    assert torch.equal(small, same)
+
+
 def test_rectangular_images() -> None:
     image = torch.randint(0, 256, (3, 3, 10, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ours = augment(replace(STILL, crop_ratio=(2.0, 2.0)), 8)(image, torch.arange(3), 0)

@@ -21,10 +21,10 @@ GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, torchvision's digits
 
 
 class Augment:
-    """Draws one kind of view for any batch."""
+    """Draws one kind of view for any batch; S is `size` times the view's `size_scale`."""
 
     def __init__(self, view: View, size: int, mean: Tensor, std: Tensor, seed: int, number: int, flip: bool) -> None:
-        self.view, self.size, self.seed, self.number = view, size, seed, number
+        self.view, self.size, self.seed, self.number = view, max(1, round(view.size_scale * size)), seed, number
         self.flip_p = view.flip_p if flip else 0.0
         self.mean, self.std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
 

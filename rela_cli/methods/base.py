@@ -1,7 +1,9 @@
 """The contract of a method, and the running average that half of them need.
 
 A method is a module that owns the backbone, its heads and its loss: `forward(views)` is the loss, `after_step`
-moves its target network. The loop knows nothing else of it. Shapes: V views of (B, 3, H, W).
+moves its target network. The loop knows nothing else of it. Shapes: V views of (B, 3, H, W); H and W may differ
+between views (`View.size_scale`). A method that says `uses_labels` is called as `forward(views, labels)`, and asks
+for the number of classes by a keyword `classes`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ class Method(nn.Module):
 
     backbone: nn.Module
     views: tuple[View, ...]  # how its views are drawn, one a view
+    uses_labels: bool = False  # whether forward wants the samples' labels (B,) too
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The scalar loss of some views of one batch."""

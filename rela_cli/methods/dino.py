@@ -1,4 +1,4 @@
-"""DINO (Caron et al. 2021, arXiv 2104.14294), two global crops, as in the ReLA reference protocol."""
+"""DINO (Caron et al. 2021, arXiv 2104.14294): two global crops, and as many local ones as `local_views` says."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from rela_cli.config import View
 from rela_cli.methods.base import Average, Method
-
-TEMPERATURE_WARMUP = 0.3  # share of the run (the paper: the first 30 of 100 epochs)
 
 
 def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int) -> nn.Module:
@@ -31,7 +29,11 @@ def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prot
 
 
 class DINO(Method):
-    """The student matches the centred, sharpened prototype scores of its teacher, a running average of itself."""
+    """The student matches the centred, sharpened prototype scores of its teacher, a running average of itself.
+
+    The teacher sees the global views only; the student sees all, and learns from each teacher view through every
+    other one (paper, equation 3). The ReLA reference protocol has no local views.
+    """
 
     def __init__(
         self,
@@ -43,10 +45,13 @@ class DINO(Method):
         student_temperature: float,
         warmup_teacher_temperature: float,
         teacher_temperature: float,
+        temperature_warmup: float,
         ema: float,
         ema_schedule: str,
         view1: View,
         view2: View,
+        local_views: int,
+        local_view: View,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -54,18 +59,19 @@ class DINO(Method):
         self.teacher = Average(self.student(), ema, ema_schedule)
         self.loss = DINOLoss(prototypes, student_temp=student_temperature)
         self.temperatures = (warmup_teacher_temperature, teacher_temperature)
+        self.warmup = temperature_warmup
         self.progress = 0.0
-        self.views = (view1, view2)
+        self.views = (view1, view2, *[local_view] * local_views)
 
     def student(self) -> nn.Sequential:
         """What the teacher is a running average of."""
         return nn.Sequential(self.backbone, self.head)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        teacher = [self.teacher(view) for view in views]  # (B, prototypes), no gradient
+        teacher = [self.teacher(view) for view in views[:2]]  # (B, prototypes), no gradient
         student = [self.head(self.backbone(view)) for view in views]
         start, end = self.temperatures
-        temperature = start + (end - start) * min(1.0, self.progress / TEMPERATURE_WARMUP)
+        temperature = start + (end - start) * min(1.0, self.progress / self.warmup)
         return self.loss(teacher, student, teacher_temp=temperature)  # type: ignore[no-any-return]
 
     def after_step(self, progress: float) -> None:

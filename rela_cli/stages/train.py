@@ -45,19 +45,19 @@ def read_targets(entry: Entry, width: int) -> Tensor:
 class Trainee(nn.Module):
     """Everything that is optimized, in one module: the method around its backbone, and the matching of phase 1."""
 
-    def __init__(self, config: Config, image_size: int, target_dim: int | None) -> None:
+    def __init__(self, config: Config, image_size: int, target_dim: int | None, classes: int | None) -> None:
         super().__init__()
         backbone = build_backbone(config.learner, config.seed, image_size)
         width = feature_dim(backbone)
         with seeded(config.seed, "init", "heads"):
-            self.method: Method = build(config.method, backbone=backbone, feature_dim=width)
+            self.method: Method = build(config.method, backbone=backbone, feature_dim=width, classes=classes)
             self.matching = Matching(width, target_dim, config.matching.transfer) if target_dim else None
 
-    def forward(self, views: Sequence[Tensor], targets: Tensor | None) -> Tensor:
+    def forward(self, views: Sequence[Tensor], targets: Tensor | None, labels: Tensor | None = None) -> Tensor:
         """The matching loss where there are targets (phase 1), else the method's own (phase 2)."""
-        if targets is None or self.matching is None:
-            return self.method(views)  # type: ignore[no-any-return]
-        return self.matching([self.method.backbone(view) for view in views], targets)  # type: ignore[no-any-return]
+        if targets is not None and self.matching is not None:
+            return self.matching([self.method.backbone(view) for view in views], targets)  # type: ignore[no-any-return]
+        return self.method(views) if labels is None else self.method(views, labels)  # type: ignore[no-any-return]
 
 
 class Meter:
@@ -98,11 +98,14 @@ class Trainer:
     def __init__(
         self, config: Config, lengths: Lengths, train: Split, targets: Tensor | None, data: ImageStats
     ) -> None:
-        self.config, self.lengths, self.data, self.labels = config, lengths, data, train.labels
+        self.config, self.lengths, self.data = config, lengths, data
         self.device = pick_device(config.runtime)
         self.images = train.images.to(self.device)
+        self.labels = None if train.labels is None else train.labels.to(self.device)
         self.targets = None if targets is None else targets.to(self.device)
-        self.trainee = Trainee(config, data.size, None if targets is None else targets.shape[1]).to(self.device)
+        classes = None if train.labels is None else int(train.labels.max()) + 1
+        target_dim = None if targets is None else targets.shape[1]
+        self.trainee = Trainee(config, data.size, target_dim, classes).to(self.device)
         self.trainee.to(memory_format=torch.channels_last)  # 1.2 to 1.5 times faster, on CPU and GPU alike
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.build_optimizer()
@@ -160,7 +163,7 @@ class Trainer:
         started = time.perf_counter()
         views = [augment(self.images[batch], batch, epoch) for augment in self.augments[self.phase]]
         waited = time.perf_counter() - started
-        loss = self.trainee(views, self.targets_of(batch))
+        loss = self.loss_of(views, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.update()
@@ -168,9 +171,18 @@ class Trainer:
             self.switch.observe(loss.detach())
         return loss.detach(), waited
 
+    def loss_of(self, views: Sequence[Tensor], batch: Tensor) -> Tensor:
+        """The scalar loss of the phase."""
+        return self.trainee(views, self.targets_of(batch), self.labels_of(batch))  # type: ignore[no-any-return]
+
     def targets_of(self, batch: Tensor) -> Tensor | None:
         """(B, k) in phase 1."""
         return self.targets[batch].float() if self.phase == 1 and self.targets is not None else None
+
+    def labels_of(self, batch: Tensor) -> Tensor | None:
+        """(B,) in phase 2 of a method that uses them."""
+        wanted = self.phase == 2 and self.trainee.method.uses_labels
+        return self.labels[batch] if wanted and self.labels is not None else None
 
     def update(self) -> None:
         """Apply the gradients unless one is not finite, without asking the device; then move the target network."""
@@ -226,7 +238,7 @@ class Trainer:
         features = representations(self.trainee.method.backbone, images, self.data, self.config.runtime.block_size)
         facts: Facts = {"effective_rank": round(effective_rank(features), 3)}
         if self.labels is not None:
-            labels = self.labels[::stride][:WATCHED]
+            labels = self.labels[::stride][:WATCHED].cpu()
             query = torch.arange(len(labels)) % 10 == 0
             facts["knn"] = knn_top1(features[~query], labels[~query], features[query], labels[query], WATCHED_K, 0.1)
         return facts
@@ -238,7 +250,7 @@ class Trainer:
         costs = {}
         for self.phase in {phase, 2}:
             views = [augment(self.images[batch], batch, 0) for augment in self.augments[self.phase]]
-            costs[self.phase] = count_flops(lambda: self.trainee(views, self.targets_of(batch)).backward())  # noqa: B023
+            costs[self.phase] = count_flops(lambda: self.loss_of(views, batch).backward())  # noqa: B023
         self.phase = phase
         self.trainee.load_state_dict(state)
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,55 @@
+"""SwAV (Caron et al. 2020, arXiv 2006.09882), two views of one size, without multi-crop and without a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightly.loss import SwaVLoss
+from lightly.models.modules import SwaVProjectionHead
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rela_cli.config import View
+from rela_cli.methods.base import Method
+
+
+class SwAV(Method):
+    """Each view predicts the prototypes that the other is assigned to (paper, equations 1 to 3).
+
+    The assignments spread a batch evenly over the prototypes (Sinkhorn). The paper keeps a queue of old projections
+    for batches smaller than the number of prototypes; here there is none, so choose `prototypes` by the batch.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        hidden_dim: int | None,
+        projection_dim: int,
+        prototypes: int,
+        temperature: float,
+        sinkhorn_epsilon: float,
+        sinkhorn_iterations: int,
+        view1: View,
+        view2: View,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = SwaVProjectionHead(feature_dim, hidden_dim or feature_dim, projection_dim)
+        self.prototypes = nn.Linear(projection_dim, prototypes, bias=False)
+        self.loss = SwaVLoss(temperature, sinkhorn_iterations, sinkhorn_epsilon)
+        self.views = (view1, view2)
+        self.normalize_prototypes()
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        z = [F.normalize(self.projector(self.backbone(view)), dim=1) for view in views]  # (B, projection_dim)
+        return self.loss([self.prototypes(x) for x in z], []).squeeze()  # type: ignore[no-any-return]
+
+    def after_step(self, progress: float) -> None:
+        self.normalize_prototypes()
+
+    @torch.no_grad()
+    def normalize_prototypes(self) -> None:
+        """Prototypes are unit vectors, so that scores are cosines."""
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))

@@ -1,0 +1,43 @@
+"""VICReg (Bardes, Ponce and LeCun 2022, arXiv 2105.04906)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightly.loss import VICRegLoss
+from torch import Tensor, nn
+
+from rela_cli.config import View
+from rela_cli.methods.base import Method
+from rela_cli.methods.heads import projection_head
+
+
+class VICReg(Method):
+    """Projections of two views agree, keep a deviation of 1 in each dimension, and are uncorrelated (Algorithm 1).
+
+    `invariance`, `variance` and `covariance` are the paper's lambda, mu and nu. lightly, like the authors' released
+    code, halves the variance term, which the paper does not: hence the 2.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        projector_layers: int,
+        hidden_dim: int,
+        projection_dim: int,
+        invariance: float,
+        variance: float,
+        covariance: float,
+        view1: View,
+        view2: View,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projection_head(feature_dim, hidden_dim, projection_dim, projector_layers)
+        self.loss = VICRegLoss(lambda_param=invariance, mu_param=2 * variance, nu_param=covariance)
+        self.views = (view1, view2)
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        z1, z2 = (self.projector(self.backbone(view)) for view in views)  # (B, projection_dim)
+        return self.loss(z1, z2)  # type: ignore[no-any-return]
