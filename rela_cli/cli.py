@@ -34,6 +34,8 @@ Look
                 rela fetch prior=clip_vitb16 dataset=cifar10
   rank        which prior should I take?
                 rela rank priors=[random,patches,embedded] dataset.root=FOLDER
+  switch-trace  what another switch would have done
+                rela switch-trace outputs/runs/latest threshold=0.99
   table       one table of all runs            rela table --format md
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
@@ -49,6 +51,7 @@ STAGED = ("train", "extract", "transport", "probe")
 OTHERS = {  # the modules of the other commands
     "fetch": "fetch",
     "rank": "rank",
+    "switch-trace": "replay",
     "table": "report.table",
     "list": "listing",
     "doctor": "doctor",

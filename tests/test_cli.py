@@ -207,7 +207,10 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("rela ", {"train", "extract", "transport", "probe", "fetch", "rank", "table", "list", "doctor"}),
+        (
+            "rela ",
+            {"train", "extract", "transport", "probe", "fetch", "rank", "switch-trace", "table", "list", "doctor"},
+        ),
         ("rela tr", {"train", "transport"}),
         ("rela train prior=r", {"prior=random", "prior=random_learner", "prior=rela_run"}),
         ("rela table x", set()),

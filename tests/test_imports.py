@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"screen"},
     {"pipeline"},
     {"commandline", "composer", "job", "sweep"},
-    {"cli", "listing", "doctor", "fetch", "rank"},
+    {"cli", "listing", "doctor", "fetch", "rank", "replay"},
     {"__main__"},
 ]
 BESIDE = {"report": {"report", "artifacts", "config", "errors", "__init__"}}  # reads what runs have left, no more
@@ -39,6 +39,7 @@ LIGHT = {
     "listing",
     "pipeline",
     "rank",
+    "replay",
     "runs",
     "screen",
     "report",

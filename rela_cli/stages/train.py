@@ -28,7 +28,7 @@ from rela_cli.parts import build
 from rela_cli.representation import effective_rank, knn_top1, representations
 from rela_cli.runtime import Metrics, Progress, count_flops, peak_memory, pick_device, wait
 from rela_cli.streams import seeded
-from rela_cli.switch import Switch
+from rela_cli.switch import Switch, Trace
 from rela_cli.weights import backbone_name
 
 WATCHED = 2000  # train images that kNN and effective rank look at while it runs
@@ -110,6 +110,7 @@ class Trainer:
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.build_optimizer()
         self.switch: Switch | None = None
+        self.trace: Trace | None = None
         if targets is not None:
             self.switch = build(config.switch, total_steps=lengths.total_steps, device=self.device)
         self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
@@ -169,6 +170,8 @@ class Trainer:
         self.update()
         if self.phase == 1 and self.switch is not None:
             self.switch.observe(loss.detach())
+            if self.trace:
+                self.trace.add(loss.detach(), self.switch)
         return loss.detach(), waited
 
     def loss_of(self, views: Sequence[Tensor], batch: Tensor) -> Tensor:
@@ -224,6 +227,8 @@ class Trainer:
 
     def record(self, epoch: int, meter: Meter) -> Facts:
         """A line of metrics.jsonl."""
+        if self.trace:
+            self.trace.flush()
         rho = self.switch.state[2].item() if self.switch and self.phase == 1 else None
         facts: Facts = {"step": self.step, "epoch": epoch + 1, "phase": self.phase, **meter.read(), "rho": rho}
         facts["lr"] = self.optimizer.param_groups[0]["lr"]
@@ -274,6 +279,7 @@ def train(
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
     trainer = Trainer(config, lengths, images, targets, data)
+    trainer.trace = Trace(folder / "switch.jsonl") if trainer.switch else None
     costs = trainer.step_flops()
     wait(trainer.device)
     started = time.perf_counter()
