@@ -32,6 +32,7 @@ Look
   table       one table of all runs            rela table --format md
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
+  data        read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
 
   rela train --help        groups, defaults, examples
   rela train --cfg job     the whole config, nothing is run
@@ -71,7 +72,7 @@ def dispatch(words: Sequence[str]) -> int:
         return 0
     if words[0] in ("-sc", "--shell-completion"):
         return complete(list(words[1:]))
-    commands: dict[str, Callable[[list[str]], int]] = {"table": _table, "list": _list, "doctor": _doctor}
+    commands: dict[str, Callable[[list[str]], int]] = {"table": _table, "list": _list, "doctor": _doctor, "data": _data}
     if words[0] in STAGED:
         return staged(words[0], words[1:])
     if words[0] in commands:
@@ -130,7 +131,7 @@ def complete(words: list[str]) -> int:
             raise ConfigError("a completion query needs COMP_LINE; it is the shell that asks")
         program, command, rest = (*typed.split(" ", 2), "", "")[:3]
         if len(typed.split(" ")) <= 2:
-            print(" ".join(name for name in (*STAGED, "table", "list", "doctor") if name.startswith(command)))
+            print(" ".join(name for name in (*STAGED, "table", "list", "doctor", "data") if name.startswith(command)))
             return 0
         if command not in STAGED:
             return 0
@@ -159,6 +160,12 @@ def _doctor(words: list[str]) -> int:
     from rela_cli.doctor import main as doctor
 
     return doctor(words)
+
+
+def _data(words: list[str]) -> int:
+    from rela_cli.check import main as check
+
+    return check(words)
 
 
 def _unknown(word: str, commands: Sequence[str]) -> str:

@@ -207,7 +207,7 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("rela ", {"train", "extract", "transport", "probe", "table", "list", "doctor"}),
+        ("rela ", {"train", "extract", "transport", "probe", "table", "list", "doctor", "data"}),
         ("rela tr", {"train", "transport"}),
         ("rela train prior=r", {"prior=random", "prior=random_learner"}),
         ("rela table x", set()),

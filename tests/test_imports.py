@@ -23,11 +23,12 @@ FLOORS: list[set[str]] = [
     {"screen"},
     {"pipeline"},
     {"commandline", "composer", "job", "sweep"},
-    {"cli", "listing", "doctor"},
+    {"cli", "listing", "doctor", "check"},
     {"__main__"},
 ]
 BESIDE = {"report": {"report", "artifacts", "config", "errors", "__init__"}}  # reads what runs have left, no more
 LIGHT = {
+    "check",
     "cli",
     "commandline",
     "composer",

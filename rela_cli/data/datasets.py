@@ -9,13 +9,14 @@ Folders of images are in folders.py and imagenet.py, torchvision's datasets in v
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rela_cli.data.images import Pixels
+from rela_cli.data.images import Blob, Pixels
 
 Array = np.ndarray
 
@@ -73,6 +74,10 @@ class Dataset:
         """The pixels of one sample, (S, S, 3) uint8; called from several threads where images stay on disk."""
         pixels: Pixels = self.images(split, np.array([index]))[0]
         return pixels
+
+    def sources(self, split: str) -> Iterator[Path | Blob]:
+        """The encoded images of a split, in order; none where the dataset holds pixels."""
+        return iter(())
 
     def source(self) -> dict[str, Any]:
         """What identifies the images themselves, read cheaply at each start."""

@@ -31,6 +31,7 @@ class ImageFolder(Dataset):
 
     kind = "image_folder"
     only: list[str] | None = None  # the classes that count; None for all that have a folder
+    roomy = False  # whether images are decoded larger than they are shown even where they are in memory
 
     def __init__(
         self,
@@ -43,14 +44,14 @@ class ImageFolder(Dataset):
         super().__init__(**common)
         if not root:
             raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER")
-        self.root, self.image_size, self.wants_disk = Path(root).expanduser(), image_size, on_disk
+        self.root, self.image_size = Path(root).expanduser(), image_size
+        self.wanted_decode_size, self.wants_disk = decode_size, on_disk
         if not self.root.is_dir():
             raise MissingError(f"dataset.root={root} is not a folder (looked at {self.root.resolve()})")
         self.find_folders()
         self.read_classes()
-        self.decode_size = decode_size or self.default_decode_size()
-        if self.image_size and (self.decode_size or 0) < self.image_size:
-            raise ConfigError(f"dataset.decode_size={decode_size} is smaller than dataset.image_size={image_size}")
+        if decode_size and (image_size is None or decode_size < image_size):
+            raise ConfigError(f"dataset.decode_size={decode_size} must be at least dataset.image_size={image_size}")
 
     def find_folders(self) -> None:
         """Where train and test images are."""
@@ -119,6 +120,9 @@ class ImageFolder(Dataset):
         """Where a sample lies."""
         return self.folders()[split] / self.files[split][index]
 
+    def sources(self, split: str) -> Iterator[Path]:
+        return (self.folders()[split] / path for path in self.files[split])
+
     # ------------------------------------------------------------------------------------- the contract
 
     def full_count(self, split: str) -> int:
@@ -157,10 +161,15 @@ class ImageFolder(Dataset):
         side = self.image_size or max(decode(self.path("train", 0), None).shape[:2])
         return 3 * side**2 * sum(self.count(split) for split in self.splits)
 
-    def default_decode_size(self) -> int | None:
-        """On disk 256/224 of `image_size`, so that crops have pixels to choose from; in memory no more than shown."""
-        if not self.on_disk:
-            return self.image_size
+    @cached_property
+    def decode_size(self) -> int | None:
+        """Side of what is decoded: on disk 256/224 of what is shown, so that crops have pixels to choose from.
+
+        Raises:
+            ConfigError: images stay on disk and no `image_size` was given.
+        """
+        if self.wanted_decode_size or not (self.on_disk or self.roomy):
+            return self.wanted_decode_size or self.image_size
         if not self.image_size:
             raise ConfigError(
                 f"dataset={self.kind} keeps its images on disk ({self.decoded_bytes / 1e9:.1f} GB decoded): "

@@ -96,11 +96,11 @@ class Parquet(Dataset):
 
     def images(self, split: str, indices: Array) -> Array:
         wanted = set(map(int, indices))
-        found = {row: blob for row, blob in enumerate(self.encoded(split)) if row in wanted}
+        found = {row: blob for row, blob in enumerate(self.sources(split)) if row in wanted}
         return decode_all([found[int(i)] for i in indices], self.image_size)
 
-    def encoded(self, split: str) -> Iterator[Blob]:
-        """The encoded images of a split, one group of rows in memory at a time."""
+    def sources(self, split: str) -> Iterator[Blob]:
+        """The encoded images of a split, a few rows in memory at a time."""
         for path in self.files[split]:
             batches = open_file(path).iter_batches(batch_size=256, columns=[self.image_column])
             for row, value in enumerate(value for batch in batches for value in batch.column(0).to_pylist()):
