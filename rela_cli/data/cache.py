@@ -18,7 +18,7 @@ from rela_cli.artifacts import Entry, Facts
 from rela_cli.data.datasets import Dataset
 from rela_cli.data.loader import SAMPLE, DiskImages, Images, sampled
 
-COUNTED = 4096  # images that are counted at a time, which takes 8 bytes a pixel
+COUNTED = 256  # images that are counted at a time, which takes 8 bytes a pixel
 
 
 @dataclass(frozen=True)

@@ -76,18 +76,24 @@ def load(images: Images, batches: Iterable[Tensor], device: torch.device) -> Ite
         for batch in batches:
             yield batch.to(device), images[batch.to(images.device)].to(device)
         return
+    for batch, pending in ahead(images, batches):
+        yield batch.to(device), finished(pending).to(device, non_blocking=True)
+
+
+def ahead(images: DiskImages, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Pending]]:
+    """Batches in order, each with those that follow it already under way; what nobody waits for is called off."""
     waiting: deque[tuple[Tensor, Pending]] = deque()
-    for batch in batches:
-        waiting.append((batch, images.start(batch)))
-        if len(waiting) > AHEAD:
-            yield arrived(*waiting.popleft(), device)
-    while waiting:
-        yield arrived(*waiting.popleft(), device)
-
-
-def arrived(batch: Tensor, pending: Pending, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch of `load`, on the device."""
-    return batch.to(device), finished(pending).to(device, non_blocking=True)
+    try:
+        for batch in batches:
+            waiting.append((batch, images.start(batch)))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for _, (_, jobs) in waiting:
+            for job in jobs:
+                job.cancel()
 
 
 def in_blocks(
