@@ -16,7 +16,7 @@ from rela_cli.errors import ConfigError, MissingError
 
 Pixels = np.ndarray  # (H, W, 3) uint8
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"])
-REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 only if that leaves this many times the size asked for
+REDUCING_GAP = 4  # a JPEG is decoded at 1/2, 1/4 or 1/8 only if that leaves this many times the size asked for
 
 
 @dataclass(frozen=True)
