@@ -39,6 +39,7 @@ Look
   table       one table of all runs            rela table --format md
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
+  data        read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
 
   rela train --help        groups, defaults, examples
   rela train --cfg job     the whole config, nothing is run
@@ -54,6 +55,7 @@ OTHERS = {  # the modules of the other commands
     "switch-trace": "replay",
     "table": "report.table",
     "list": "listing",
+    "data": "check",
     "doctor": "doctor",
 }
 

@@ -228,6 +228,15 @@ class DatasetOptions:
     limit: Count | None
     test_limit: Count | None
     image_size: Annotated[int, Range(4)] | None
+    decode_size: Annotated[int, Range(4)] | None
+    on_disk: bool | None
+    unlabelled: bool
+    unpack: bool
+    class_list: str | None
+    dataset: str
+    hub: str | None
+    image_column: str
+    label_column: str
     seed: Seed
     n: Count
     n_test: Count

@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from rela_cli.weights import unreachable
+from rela_cli.network import unreachable
 
 PACKAGES = (
     *("torch", "torchvision", "hydra-core", "omegaconf", "timm", "open_clip_torch", "wandb", "rich", "lightly"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rela_cli import weights
 from rela_cli.commandline import parse
 from rela_cli.composer import Composer, compose
@@ -41,6 +43,6 @@ def fetch_weights(config: Config) -> None:
 
 def fetch_data(config: Config) -> None:
     """The dataset's files; a dataset in memory or in a folder of the user's has nothing to fetch."""
-    dataset = build(config.dataset)
+    dataset = build(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
     dataset.fetch()
     print(f"dataset={config.dataset.name}: {dataset.count('train')} train, {dataset.count('test')} test images")

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ class Pipeline:
 
         images = self.run.images
         with self.clock("extract"):
-            splits = {name: split for name in ("train", "test") if (split := read_split(images, name))}
+            dataset = self.run.dataset
+            splits = {name: split for name in dataset.splits if (split := read_split(images, name, dataset))}
             return extract(self.config, splits, read_stats(images), folder)
 
     def transport(self, folder: Path) -> Facts:
@@ -148,7 +150,7 @@ class Pipeline:
         from rela_cli.runtime import Metrics
         from rela_cli.stages.train import read_targets, train
 
-        split = read_split(self.run.images, "train")
+        split = read_split(self.run.images, "train", self.run.dataset)
         assert split is not None
         targets = None if self.config.is_plain else read_targets(self.run.targets, width)
         with (
@@ -181,7 +183,7 @@ class Pipeline:
         """The trained backbone under some protocols: numbers, and what they cost."""
         from rela_cli.stages.probe import backbone_task, probe
 
-        task, cost = backbone_task(self.config, self.run.folder, self.run.images)
+        task, cost = backbone_task(self.config, self.run.folder, self.run.images, self.run.dataset)
         network, numbers = self.config.probe.network, {}
         for protocol in protocols:
             number = probe(task, protocol, self.config.probe)
@@ -199,7 +201,8 @@ class Pipeline:
         found.setdefault("prior_alone", None if self.config.is_plain else {})
         for protocol in self.config.probe.protocols:
             entry = self.run.baseline("untrained", protocol, **learner)
-            found["untrained"][protocol] = self.baseline(entry, lambda: untrained_task(self.config, self.run.images))
+            fresh = partial(untrained_task, self.config, self.run.images, self.run.dataset)
+            found["untrained"][protocol] = self.baseline(entry, fresh)
             if not self.config.is_plain:
                 self.make_targets("transport")
                 dim = (self.run.trained or {})["target_dim"]

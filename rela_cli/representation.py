@@ -7,20 +7,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rela_cli.data.cache import ImageStats
-from rela_cli.runtime import in_blocks
+from rela_cli.data.loader import Images, centre, in_blocks
 
 QUERY_BLOCK = 1024  # queries at a time, so that memory does not grow with their number
 
 
-def representations(backbone: nn.Module, images: Tensor, data: ImageStats, block_size: int) -> Tensor:
-    """(N, 3, S, S) uint8 -> (N, D) float32 on the CPU, in eval mode; the backbone's mode is put back."""
+def representations(backbone: nn.Module, images: Images, data: ImageStats, block_size: int) -> Tensor:
+    """(N, 3, H, W) uint8, of which the middle is shown -> (N, D) float32 on the CPU, in eval mode.
+
+    The backbone's own mode is put back.
+    """
     device = next(backbone.parameters()).device
     mean, std = data.mean.to(device).view(1, 3, 1, 1), data.std.to(device).view(1, 3, 1, 1)
     was_training = backbone.training
     backbone.eval()
     try:
-        blocks = in_blocks(lambda x: backbone((x.float() / 255 - mean) / std), images, block_size, device)
-        return torch.cat(list(blocks)).float()
+        shown = lambda x: (centre(x, data.size).float() / 255 - mean) / std  # noqa: E731
+        return torch.cat(list(in_blocks(lambda x: backbone(shown(x)), images, block_size, device))).float()
     finally:
         backbone.train(was_training)
 

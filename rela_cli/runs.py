@@ -46,7 +46,7 @@ class Run:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.outputs = Path(config.paths.outputs).expanduser()
-        self.dataset: Dataset = build(config.dataset)
+        self.dataset: Dataset = build(config.dataset, cache=self.outputs / "cache")
         self.lengths: Lengths = lengths(config, self.dataset.count("train"))
 
     # ------------------------------------------------------------------------------------------ artifacts

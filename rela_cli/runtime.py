@@ -55,23 +55,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def in_blocks(
-    compute: Callable[[Tensor], Tensor], images: Tensor, block_size: int, device: torch.device
-) -> Iterator[Tensor]:
-    """`compute` over blocks of exactly `block_size` images, the last one padded; results on the CPU, in order.
-
-    Borders depend on nothing but the data, so a restart or another machine layout gives the same bits.
-    """
-    for start in range(0, len(images), block_size):
-        block = images[start : start + block_size].to(device)
-        count = len(block)
-        if count < block_size:
-            block = torch.cat((block, block[-1:].expand(block_size - count, *block.shape[1:])))
-        with torch.inference_mode():
-            result = compute(block)
-        yield result[:count].cpu()
-
-
 def compact(values: Tensor) -> Tensor:
     """fp16 where that can hold the values, else fp32. (fp16 changes targets by a cosine of 0.99999, bf16 by 0.9998.)"""
     return values.half() if values.abs().max() < HALF_MAX else values.float()

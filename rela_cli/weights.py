@@ -9,10 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 import zipfile
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,8 +19,8 @@ from typing import Any
 from rela_cli.artifacts import file_sha256, fingerprint, read_json
 from rela_cli.config import HERE, PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.network import unreachable
 
-CONNECT_SECONDS = 3.0  # deadline, name look-up included: a socket's own timeout does not cover that
 EMBEDDED = HERE / "embedded"  # the run whose backbone ships with the package; `prior.run=embedded`
 POINTER = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
@@ -206,9 +203,8 @@ def fetch(prior: Part) -> Path:
     sources = [Source(text) for text in sources_of(prior)]
     path = next((path for source in sources if (path := source.cached())), None)
     if path is None:
-        why = unreachable(sources[0].address)
-        if why:
-            raise MissingError(_missing(prior, sources[0], f"{_host(sources[0].address)} cannot be reached: {why}"))
+        if why := _offline(sources[0]):
+            raise MissingError(_missing(prior, sources[0], why))
         path = _download(prior, sources)
     _check_sha256(prior, path)
     return path
@@ -229,25 +225,12 @@ def sources_of(prior: Part) -> list[str]:
     return found
 
 
-def unreachable(address: str, seconds: float = CONNECT_SECONDS) -> str | None:
-    """Why an address does not answer within some seconds; None when it does."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+def _offline(source: Source) -> str | None:
+    """Why a source cannot be asked now, None when it can."""
+    if source.is_hub and os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
-    answer: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=seconds).close()
-            answer.append(None)
-        except urllib.error.HTTPError:
-            answer.append(None)  # it answered
-        except Exception as error:
-            answer.append(str(getattr(error, "reason", error)) or type(error).__name__)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer[0] if answer else f"no answer in {seconds:g} s"
+    why = unreachable(source.address)
+    return f"{_host(source.address)} cannot be reached: {why}" if why else None
 
 
 def _download(prior: Part, sources: list[Source]) -> Path:

@@ -209,7 +209,19 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
     [
         (
             "rela ",
-            {"train", "extract", "transport", "probe", "fetch", "rank", "switch-trace", "table", "list", "doctor"},
+            {
+                "train",
+                "extract",
+                "transport",
+                "probe",
+                "fetch",
+                "rank",
+                "switch-trace",
+                "table",
+                "list",
+                "data",
+                "doctor",
+            },
         ),
         ("rela tr", {"train", "transport"}),
         ("rela train prior=r", {"prior=random", "prior=random_learner", "prior=rela_run"}),

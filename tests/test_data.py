@@ -15,7 +15,8 @@ from PIL import Image
 
 from rela_cli.artifacts import Entry
 from rela_cli.data.cache import channel_stats, read_split, read_stats, write_images
-from rela_cli.data.datasets import Cifar10, Digits, Fake, ImageFolder, stratified
+from rela_cli.data.datasets import Cifar10, Digits, Fake, stratified
+from rela_cli.data.folders import ImageFolder
 from rela_cli.data.images import decode, decode_all
 from rela_cli.errors import ConfigError, MissingError, RelaError
 

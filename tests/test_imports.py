@@ -16,18 +16,19 @@ PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "swi
 FLOORS: list[set[str]] = [
     {"__init__", "errors"},
     {"config"},
-    {"artifacts", "runtime", "optim", "streams", "parts", "weights"},
+    {"artifacts", "runtime", "optim", "streams", "parts", "weights", "network"},
     PARTS,
     {"stages", "logger"},
     {"runs"},
     {"screen"},
     {"pipeline"},
     {"commandline", "composer", "job", "sweep"},
-    {"cli", "listing", "doctor", "fetch", "rank", "replay"},
+    {"cli", "listing", "doctor", "check", "fetch", "rank", "replay"},
     {"__main__"},
 ]
 BESIDE = {"report": {"report", "artifacts", "config", "errors", "__init__"}}  # reads what runs have left, no more
 LIGHT = {
+    "check",
     "cli",
     "commandline",
     "composer",
@@ -37,6 +38,7 @@ LIGHT = {
     "fetch",
     "job",
     "listing",
+    "network",
     "pipeline",
     "rank",
     "replay",

@@ -439,7 +439,7 @@ def test_features_are_row_by_row_and_the_same_whatever_follows(tmp_path: Path) -
         with torch.no_grad():
             one_by_one = torch.cat([prior(image[None]) for image in split.images])
         assert torch.allclose(features.float(), one_by_one, rtol=2e-3, atol=1e-4)
-    from rela_cli.runtime import in_blocks
+    from rela_cli.data.loader import in_blocks
 
     images = read_split(run.images, "train").images  # type: ignore[union-attr]
     whole, part = (torch.cat(list(in_blocks(prior, x, 48, torch.device("cpu")))) for x in (images, images[:101]))

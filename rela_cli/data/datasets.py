@@ -1,22 +1,23 @@
 """Datasets: where images and labels come from. No torch here, so that a plan can be made before it is imported.
 
 The contract: `identity` (what a fingerprint covers), `count(split)`, and `load(split)` -> images and labels.
-`train` may be all there is; `why_unprobed` then says why there will be no numbers.
+`train` may be all there is; `why_unprobed` then says why there will be no numbers. Where train has no labels, a third
+split `labelled` may hold images with labels for the probe to be fitted on.
+
+Folders of images are in folders.py and imagenet.py, torchvision's datasets in vision.py, parquet files in parquet.py.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rela_cli.artifacts import fingerprint
-from rela_cli.data.images import SUFFIXES, decode_all
+from rela_cli.data.images import Blob, Pixels
 from rela_cli.data.labels import label_set
-from rela_cli.errors import ConfigError, MissingError
 
 Array = np.ndarray
 
@@ -42,12 +43,21 @@ def stratified(labels: Array | None, total: int, keep: int | None, seed: int) ->
 class Dataset:
     """What all datasets share: limits, a seed of their own, and whether a mirrored image is the same thing."""
 
+    splits: tuple[str, ...] = ("train", "test")
     classes: list[str] | None = None
     why_unprobed: str | None = None
+    image_size: int | None = None  # what a network is shown, where that is less than what is decoded
 
-    def __init__(self, limit: int | None, test_limit: int | None, seed: int, flip: bool) -> None:
+    def __init__(
+        self, limit: int | None, test_limit: int | None, seed: int, flip: bool, cache: Path | None = None
+    ) -> None:
         self.limits = {"train": limit, "test": test_limit}
-        self.seed, self.flip = seed, flip
+        self.seed, self.flip, self.cache = seed, flip, cache
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether images are decoded anew whenever they are used, rather than once into memory."""
+        return False
 
     def fetch(self) -> None:
         """Get what has to be downloaded; most have nothing to."""
@@ -64,6 +74,15 @@ class Dataset:
         """The pixels of some samples: (n, S, S, 3) uint8."""
         raise NotImplementedError
 
+    def image(self, split: str, index: int) -> Pixels:
+        """The pixels of one sample, (S, S, 3) uint8; called from several threads where images stay on disk."""
+        pixels: Pixels = self.images(split, np.array([index]))[0]
+        return pixels
+
+    def sources(self, split: str) -> Iterator[Path | Blob]:
+        """The encoded images of a split, in order; none where the dataset holds pixels."""
+        return iter(())
+
     def source(self) -> dict[str, Any]:
         """What identifies the images themselves, read cheaply at each start."""
         raise NotImplementedError
@@ -76,17 +95,23 @@ class Dataset:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that changes the bytes of the cached arrays."""
-        return {**self.source(), "limits": self.limits, "seed": self.seed}
+        disk = {"on_disk": True} if self.on_disk else {}
+        return {**self.source(), "limits": self.limits, "seed": self.seed, **disk}
 
     def count(self, split: str) -> int:
         """Samples of a split after limits."""
-        return min(self.full_count(split), self.limits[split] or self.full_count(split))
+        return min(self.full_count(split), self.limits.get(split) or self.full_count(split))
+
+    def choose(self, split: str) -> tuple[Array, Array | None]:
+        """Which samples the limits leave, as sorted indices (N,), and their labels (N,) int64 or None."""
+        labels = self.labels(split)
+        chosen = stratified(labels, self.full_count(split), self.limits.get(split), self.seed)
+        return chosen, None if labels is None else labels[chosen]
 
     def load(self, split: str) -> tuple[Array, Array | None]:
         """Images (N, S, S, 3) uint8 and labels (N,) int64 or None."""
-        labels = self.labels(split)
-        chosen = stratified(labels, self.full_count(split), self.limits[split], self.seed)
-        return self.images(split, chosen), None if labels is None else labels[chosen]
+        chosen, labels = self.choose(split)
+        return self.images(split, chosen), labels
 
 
 class Digits(Dataset):
@@ -144,87 +169,6 @@ class Fake(Dataset):
         return (noise[indices] + tint[self.labels(split)[indices]]).astype(np.uint8)
 
 
-class ImageFolder(Dataset):
-    """A folder of images: train/<class>/* beside test/ or val/, or <class>/*, or just files.
-
-    Raises:
-        ConfigError: no root given. MissingError: no such folder, or nothing in it that looks like an image.
-    """
-
-    def __init__(self, root: str | None, image_size: int | None, **common: Any) -> None:
-        super().__init__(**common)
-        if not root:
-            raise ConfigError("dataset=image_folder needs dataset.root=FOLDER")
-        self.root, self.image_size = Path(root).expanduser(), image_size
-        if not self.root.is_dir():
-            raise MissingError(f"dataset.root={root} is not a folder (looked at {self.root.resolve()})")
-        self.train_folder = self.root / "train" if (self.root / "train").is_dir() else self.root
-        held_out = [self.root / name for name in ("test", "val") if (self.root / name).is_dir()]
-        self.test_folder = held_out[0] if held_out and self.train_folder != self.root else None
-        self.read_classes()
-
-    def read_classes(self) -> None:
-        """Classes are the folders of train/; loose files mean that there are none."""
-        names = sorted(entry.name for entry in os.scandir(self.train_folder) if entry.is_dir())
-        flat = not names or any(Path(entry.name).suffix.lower() in SUFFIXES for entry in os.scandir(self.train_folder))
-        self.classes = None if flat else names
-        if flat:
-            self.why_unprobed = f"{self.train_folder} has no class folders"
-        elif self.test_folder is None:
-            self.why_unprobed = f"{self.root} has no train/ with a test/ or val/ beside it"
-        elif strange := sorted({e.name for e in os.scandir(self.test_folder) if e.is_dir()} - set(names)):
-            raise MissingError(f"{self.test_folder} has classes that train lacks: {', '.join(strange[:5])}")
-
-    @cached_property
-    def files(self) -> dict[str, list[tuple[str, int, int]]]:
-        """(path, bytes, modification time) of each image of a split, sorted by path."""
-        folders = {"train": self.train_folder, "test": self.test_folder if self.classes else None}
-        found = {split: sorted(scan(folder)) if folder else [] for split, folder in folders.items()}
-        if not found["train"]:
-            raise MissingError(f"no images in {self.train_folder} (looked for {', '.join(sorted(SUFFIXES))})")
-        self.check_no_empty_class(found["train"])
-        return found
-
-    def check_no_empty_class(self, files: list[tuple[str, int, int]]) -> None:
-        filled = {self.class_of(path, self.train_folder) for path, _, _ in files}
-        if empty := [name for name in self.classes or () if name not in filled]:
-            raise MissingError(f"no images in {self.train_folder / empty[0]}: remove the folder or fill it")
-
-    def class_of(self, path: str, folder: Path) -> str:
-        return os.path.relpath(path, folder).split(os.sep, 1)[0]
-
-    def full_count(self, split: str) -> int:
-        return len(self.files[split])
-
-    def source(self) -> dict[str, Any]:
-        where = str(self.root)
-        listing = [[os.path.relpath(p, where), size, time] for split in self.files.values() for p, size, time in split]
-        files = {"count": len(listing), "listing": fingerprint({"files": listing})}
-        return {"dataset": "image_folder", **files, "image_size": self.image_size}
-
-    def labels(self, split: str) -> Array | None:
-        folder = self.train_folder if split == "train" else self.test_folder
-        if self.classes is None or folder is None:
-            return None
-        number = {name: i for i, name in enumerate(self.classes)}
-        return np.array([number[self.class_of(path, folder)] for path, _, _ in self.files[split]], dtype=np.int64)
-
-    def images(self, split: str, indices: Array) -> Array:
-        return decode_all([Path(self.files[split][i][0]) for i in indices], self.image_size)
-
-
-def scan(folder: Path) -> list[tuple[str, int, int]]:
-    """All image files below a folder: (path, bytes, modification time in nanoseconds)."""
-    found: list[tuple[str, int, int]] = []
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            found += scan(Path(entry.path))
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            status = entry.stat()
-            found.append((entry.path, status.st_size, status.st_mtime_ns))
-    return found
-
-
 class Cifar10(Dataset):
     """CIFAR-10 through torchvision, downloaded into `root` when allowed; its files are known by their md5."""
 
@@ -242,15 +186,10 @@ class Cifar10(Dataset):
         return {"dataset": "cifar10", "md5": "c58f30108f718f92721af3b95e74349a"}
 
     def open(self, split: str) -> Any:
-        from torchvision.datasets import CIFAR10
+        from rela_cli.data.vision import open_dataset
 
-        try:
-            return CIFAR10(self.root, train=split == "train", download=self.download)
-        except (RuntimeError, OSError) as error:
-            raise MissingError(
-                f"CIFAR-10 is not in dataset.root={self.root} and could not be fetched ({error}). Put the folder "
-                f"cifar-10-batches-py there, or use dataset=image_folder dataset.root=FOLDER"
-            ) from error
+        folder = "the folder cifar-10-batches-py"
+        return open_dataset("CIFAR10", "CIFAR-10", folder, self.root, self.download, train=split == "train")
 
     def fetch(self) -> None:
         self.open("train")

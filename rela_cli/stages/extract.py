@@ -12,44 +12,45 @@ from torch import Tensor
 from rela_cli.artifacts import Facts
 from rela_cli.config import Config
 from rela_cli.data.cache import ImageStats, Split
+from rela_cli.data.loader import Images, centre, in_blocks, sampled
 from rela_cli.errors import RelaError
 from rela_cli.parts import build
 from rela_cli.priors.base import Prior
-from rela_cli.runtime import Progress, compact, count_flops, in_blocks, pick_device
+from rela_cli.runtime import Progress, compact, count_flops, pick_device
 from rela_cli.weights import located
 
 
 def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path) -> Facts:
     """Features of each split as <split>.safetensors; facts with the cost of the train split.
 
-    Stored as fp16 where that can hold them. The test split is for evaluation only: its seconds
+    Stored as fp16 where that can hold them. The other splits are for evaluation only: their seconds
     are counted apart.
     """
     device = pick_device(config.runtime)
     started = time.perf_counter()
     prior: Prior = build(located(config.prior), data=data, allow=config.allow)
-    prior.fit(splits["train"].images)
+    prior.fit(centre(sampled(splits["train"].images), data.size))
     prior = prior.to(device).eval()
     facts: Facts = {"feature_dim": prior.feature_dim}
     for name, split in splits.items():
-        features = run_prior(prior, split.images, config.runtime.block_size, device, name)
+        features = run_prior(prior, split.images, data.size, config.runtime.block_size, device, name)
         save_file({"features": features}, folder / f"{name}.safetensors")
         facts["seconds" if name == "train" else f"seconds_{name}"] = time.perf_counter() - started
         started = time.perf_counter()
     images = splits["train"].images
-    facts["flops"] = flops_per_image(prior, images[:1].to(device)) * len(images)
+    facts["flops"] = flops_per_image(prior, centre(images[:1], data.size).to(device)) * len(images)
     return facts
 
 
-def run_prior(prior: Prior, images: Tensor, block_size: int, device: torch.device, title: str) -> Tensor:
-    """(N, 3, H, W) uint8 -> (N, feature_dim) fp16, or fp32 when fp16 cannot hold it.
+def run_prior(prior: Prior, images: Images, size: int, block_size: int, device: torch.device, title: str) -> Tensor:
+    """(N, 3, H, W) uint8, of which the middle `size` is shown -> (N, feature_dim) fp16, or fp32 beyond its range.
 
     Raises:
         RelaError: when the prior gives NaN or Inf.
     """
     blocks: list[Tensor] = []
     with Progress(f"extract {title}", len(images)) as progress:
-        for block in in_blocks(prior, images, block_size, device):
+        for block in in_blocks(lambda x: prior(centre(x, size)), images, block_size, device):
             if not block.isfinite().all():
                 raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {len(blocks)}")
             blocks.append(block)

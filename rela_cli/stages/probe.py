@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from rela_cli.artifacts import Entry, Facts
 from rela_cli.config import Config, Probe
-from rela_cli.data.cache import read_split, read_stats
+from rela_cli.data.cache import read_labels, read_split, read_stats
+from rela_cli.data.datasets import Dataset
 from rela_cli.errors import MissingError
 from rela_cli.learners.build import build_backbone
 from rela_cli.representation import knn_logits, representations
@@ -27,7 +28,6 @@ from rela_cli.runtime import count_flops, pick_device
 from rela_cli.streams import key, permutation, seeded
 from rela_cli.weights import backbone_name
 
-SPLITS = ("train", "test")
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised weights, strongest first: each solution starts the next
 SGD_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # for 256 samples a step; scaled with the batch
 SGD_MOMENTUM = 0.9
@@ -49,7 +49,7 @@ class Task:
         return int(self.train_labels.max()) + 1
 
 
-def backbone_task(config: Config, run_folder: Path, images: Entry) -> tuple[Task, Facts]:
+def backbone_task(config: Config, run_folder: Path, images: Entry, dataset: Dataset) -> tuple[Task, Facts]:
     """The run's own backbone under `probe.network`, as a task; facts carry the cost of the forward passes.
 
     Raises:
@@ -61,21 +61,25 @@ def backbone_task(config: Config, run_folder: Path, images: Entry) -> tuple[Task
         raise MissingError(f"{config.method.name} keeps no {network} network; say probe.network=online")
     backbone = build_backbone(config.learner, config.seed, read_stats(images).size)
     backbone.load_state_dict(load_file(path))
-    return network_task(config, backbone, images)
+    return network_task(config, backbone, images, dataset)
 
 
-def untrained_task(config: Config, images: Entry) -> tuple[Task, Facts]:
+def untrained_task(config: Config, images: Entry, dataset: Dataset) -> tuple[Task, Facts]:
     """The learner before any training."""
-    return network_task(config, build_backbone(config.learner, config.seed, read_stats(images).size), images)
+    backbone = build_backbone(config.learner, config.seed, read_stats(images).size)
+    return network_task(config, backbone, images, dataset)
 
 
-def network_task(config: Config, network: nn.Module, images: Entry) -> tuple[Task, Facts]:
-    """Representations of both splits."""
+def network_task(config: Config, network: nn.Module, images: Entry, dataset: Dataset) -> tuple[Task, Facts]:
+    """Representations of the images that the probe is fitted on, and of test."""
     started = time.perf_counter()
     data = read_stats(images)
     network = network.to(pick_device(config.runtime), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parts = {split: read_split(images, split, dataset) for split in probed(images)}
     features = {
-        split: representations(network, pixels(images, split), data, config.runtime.block_size) for split in SPLITS
+        split: representations(network, part.images, data, config.runtime.block_size)
+        for split, part in parts.items()
+        if part
     }
     sample = torch.zeros(1, 3, data.size, data.size, device=next(network.parameters()).device)
     with torch.no_grad():
@@ -86,23 +90,22 @@ def network_task(config: Config, network: nn.Module, images: Entry) -> tuple[Tas
 def prior_task(targets: Entry, dim: int, images: Entry) -> tuple[Task, Facts]:
     """The prior alone: the first `dim` components of its targets, the very ones that a learner is matched to."""
     started = time.perf_counter()
-    features = {s: load_file(targets.folder / f"{s}.safetensors")["targets"][:, :dim].float() for s in SPLITS}
+    paths = {split: targets.folder / f"{split}.safetensors" for split in probed(images)}
+    features = {split: load_file(path)["targets"][:, :dim].float() for split, path in paths.items()}
     return labelled(features, images), {"seconds": time.perf_counter() - started, "flops": 0}
 
 
+def probed(images: Entry) -> tuple[str, str]:
+    """The splits that a probe is fitted and tested on: train, unless its images have no labels and others do."""
+    return ("labelled" if read_labels(images, "labelled") is not None else "train"), "test"
+
+
 def labelled(features: dict[str, Tensor], images: Entry) -> Task:
-    """A task from the features of both splits."""
-    labels = {split: part.labels for split in SPLITS if (part := read_split(images, split))}
-    train, test = labels["train"], labels["test"]
-    assert train is not None and test is not None
-    return Task(features["train"], train, features["test"], test)
-
-
-def pixels(images: Entry, split: str) -> Tensor:
-    """(N, 3, S, S) uint8"""
-    part = read_split(images, split)
-    assert part is not None
-    return part.images
+    """A task from the features of two splits."""
+    fitted, tested = probed(images)
+    labels, truth = read_labels(images, fitted), read_labels(images, tested)
+    assert labels is not None and truth is not None
+    return Task(features[fitted], labels, features[tested], truth)
 
 
 def probe(task: Task, protocol: str, settings: Probe) -> Facts:

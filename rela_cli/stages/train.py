@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rela_cli.artifacts import Entry, Facts, write_atomic
 from rela_cli.config import Config, Lengths, View
 from rela_cli.data.cache import ImageStats, Split
+from rela_cli.data.loader import load
 from rela_cli.data.subset import epoch_indices
 from rela_cli.data.views import Augment
 from rela_cli.errors import NonFiniteError
@@ -76,6 +77,14 @@ class Meter:
         self.losses.append(loss)
         self.waited += waited
 
+    def waiting(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same batches; the time until each of them comes counts as waiting."""
+        started = time.perf_counter()
+        for batch in batches:
+            self.waited += time.perf_counter() - started
+            yield batch
+            started = time.perf_counter()
+
     def words(self, phase: int) -> str:
         """For the progress line; read anew once a second."""
         now = time.perf_counter()
@@ -100,7 +109,7 @@ class Trainer:
     ) -> None:
         self.config, self.lengths, self.data = config, lengths, data
         self.device = pick_device(config.runtime)
-        self.images = train.images.to(self.device)
+        self.images = train.images.to(self.device) if isinstance(train.images, Tensor) else train.images
         self.labels = None if train.labels is None else train.labels.to(self.device)
         self.targets = None if targets is None else targets.to(self.device)
         classes = None if train.labels is None else int(train.labels.max()) + 1
@@ -142,10 +151,10 @@ class Trainer:
         meter = Meter(self.config.batch_size)
         with Progress("train", self.lengths.total_steps) as progress:
             for epoch in range(self.config.epochs):
-                for batch in self.batches(epoch):
+                for batch, images in meter.waiting(load(self.images, self.batches(epoch), self.device)):
                     self.step += 1
                     self.maybe_switch()
-                    meter.add(*self.take_step(batch, epoch))
+                    meter.add(*self.take_step(batch, images, epoch))
                     self.check_finite()
                     progress.show(self.step, meter.words(self.phase))
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
@@ -157,12 +166,12 @@ class Trainer:
         order = epoch_indices(self.config.seed, epoch, self.lengths.train_samples, self.lengths.subset_size)
         size = self.config.batch_size
         for start in range(0, self.lengths.steps_per_epoch * size, size):
-            yield order[start : start + size].to(self.device)
+            yield order[start : start + size]
 
-    def take_step(self, batch: Tensor, epoch: int) -> tuple[Tensor, float]:
-        """One update. Returns the loss, on the device, and the seconds that it waited for its views."""
+    def take_step(self, batch: Tensor, images: Tensor, epoch: int) -> tuple[Tensor, float]:
+        """One update on images (B, 3, H, W). Returns the loss, on the device, and the seconds its views took."""
         started = time.perf_counter()
-        views = [augment(self.images[batch], batch, epoch) for augment in self.augments[self.phase]]
+        views = [augment(images, batch, epoch) for augment in self.augments[self.phase]]
         waited = time.perf_counter() - started
         loss = self.loss_of(views, batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -239,7 +248,7 @@ class Trainer:
     def watch(self) -> Facts:
         """Effective rank of the representation, and kNN on train samples held out of its bank."""
         stride = max(1, len(self.images) // WATCHED)
-        images = self.images[::stride][:WATCHED]
+        images = self.images[torch.arange(len(self.images))[::stride][:WATCHED]]
         features = representations(self.trainee.method.backbone, images, self.data, self.config.runtime.block_size)
         facts: Facts = {"effective_rank": round(effective_rank(features), 3)}
         if self.labels is not None:
@@ -250,11 +259,12 @@ class Trainer:
 
     def step_flops(self) -> dict[int, int]:
         """FLOPs of one step of each phase that may come, forward and backward; leaves everything as it was."""
-        batch, phase = next(self.batches(0)), self.phase
+        batch, images = next(load(self.images, self.batches(0), self.device))
+        phase = self.phase
         state = {k: v.clone() for k, v in self.trainee.state_dict().items()}
         costs = {}
         for self.phase in {phase, 2}:
-            views = [augment(self.images[batch], batch, 0) for augment in self.augments[self.phase]]
+            views = [augment(images, batch, 0) for augment in self.augments[self.phase]]
             costs[self.phase] = count_flops(lambda: self.loss_of(views, batch).backward())  # noqa: B023
         self.phase = phase
         self.trainee.load_state_dict(state)

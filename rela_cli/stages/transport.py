@@ -20,7 +20,7 @@ BLOCK = 8192  # rows at a time, so that float64 copies stay small
 
 
 def transport(config: Config, features_folder: Path, folder: Path) -> Facts:
-    """Targets of both splits, fp16, as train.safetensors and test.safetensors, and the map as map.safetensors."""
+    """Targets of each split, fp16, as <split>.safetensors, and the map as map.safetensors; fitted on train."""
     started = time.perf_counter()
     train = load_file(features_folder / "train.safetensors")["features"]
     mapping: Transport = build(config.transport)
@@ -29,8 +29,9 @@ def transport(config: Config, features_folder: Path, folder: Path) -> Facts:
     facts: Facts = {"seconds": time.perf_counter() - started, "ordered": mapping.ordered, **mapping.facts()}
     facts["flops"] = fit_flops(len(train), train.shape[1])
     save_file(mapping.state(), folder / "map.safetensors")
-    if (features_folder / "test.safetensors").exists():
-        write_targets(mapping, load_file(features_folder / "test.safetensors")["features"], folder / "test.safetensors")
+    for path in features_folder.glob("*.safetensors"):
+        if path.stem != "train":
+            write_targets(mapping, load_file(path)["features"], folder / path.name)
     return facts
 
 

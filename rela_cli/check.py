@@ -1,0 +1,188 @@
+"""`rela data check`: read every image of a dataset once, and say what is there, what is broken, what has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rela_cli.artifacts import Facts, fingerprint, provenance, read_json, write_json
+from rela_cli.commandline import parse
+from rela_cli.composer import Composer
+from rela_cli.config import Config
+from rela_cli.data.datasets import Dataset
+from rela_cli.data.folders import ImageFolder
+from rela_cli.data.images import Blob, decode
+from rela_cli.errors import ConfigError, MissingError
+from rela_cli.parts import build
+
+USAGE = "say rela data check dataset=NAME [dataset.root=FOLDER ...]"
+CHUNK = 2048  # images under way at a time
+SHOWN = 20  # broken files on the screen; the report has them all
+
+
+@dataclass(frozen=True)
+class Look:
+    """One encoded image, read: what it is, or why it cannot be."""
+
+    name: str
+    digest: bytes
+    mode: str = ""
+    size: tuple[int, int] = (0, 0)
+    problem: str = ""
+
+
+def main(words: list[str]) -> int:
+    """Check a dataset, print the report and keep it; 3 when something is broken or empty."""
+    if words[:1] != ["check"]:
+        raise ConfigError(f"rela data {' '.join(words[:1])}: {USAGE}".replace(" :", ":"))
+    config = Composer(parse(words[1:])).check()
+    cache = Path(config.paths.outputs).expanduser() / "cache"
+    dataset: Dataset = build(config.dataset, cache=cache)
+    path = cache / "index" / place(config) / "check.json"
+    report = examine(dataset)
+    show(config, report, read_json(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**report, **provenance()})
+    print(f"  report       {path}")
+    return MissingError.exit_code if report["broken"] or report["empty_classes"] else 0
+
+
+def place(config: Config) -> str:
+    """The name that the report of a dataset is kept under."""
+    root = str(config.dataset.options.get("root") or "")
+    return fingerprint({"name": config.dataset.name, "root": str(Path(root).expanduser().resolve())})
+
+
+def examine(dataset: Dataset) -> Facts:
+    """Everything about a dataset that takes reading all of it."""
+    empty = []
+    if isinstance(dataset, ImageFolder):
+        dataset.listed = dataset.index(afresh=True)  # later starts go by this
+        empty = dataset.empty_classes(dataset.listed)
+    splits = {split: examine_split(dataset, split) for split in dataset.splits if dataset.full_count(split)}
+    broken = [problem for split in splits.values() for problem in split.pop("broken")]
+    contents = fingerprint({"splits": [split.pop("contents") for split in splits.values()]})
+    return {
+        "splits": splits,
+        "classes": dataset.classes,
+        "empty_classes": empty,
+        "broken": broken,
+        "fingerprint": fingerprint(dataset.source()),
+        "contents": contents,
+    }
+
+
+def examine_split(dataset: Dataset, split: str) -> Facts:
+    """Counts, sizes and modes of a split, its broken images, and a hash over all its bytes."""
+    labels = dataset.labels(split)
+    counts = Counter((labels if labels is not None else np.array([], dtype=np.int64)).tolist())
+    names = dataset.classes or []
+    return {
+        "images": dataset.full_count(split),
+        "images_of_class": {names[label]: n for label, n in sorted(counts.items())} if names else {},
+        **(summary(look_at(dataset.sources(split))) or pixels_of(dataset, split)),
+    }
+
+
+def look_at(sources: Iterable[Path | Blob]) -> Iterator[Look]:
+    """Every image, decoded in full, in order."""
+    sources = iter(sources)
+    with ThreadPoolExecutor() as pool:
+        while chunk := list(islice(sources, CHUNK)):
+            yield from pool.map(look, chunk)
+
+
+def look(source: Path | Blob) -> Look:
+    """One image, decoded in full."""
+    try:
+        data = source.data if isinstance(source, Blob) else source.read_bytes()
+    except OSError as error:
+        return Look(str(source), b"", problem=str(error))
+    digest = hashlib.sha256(data).digest()
+    try:
+        decode(Blob(str(source), data), None)
+        with Image.open(BytesIO(data)) as image:
+            return Look(str(source), digest, image.mode, image.size)
+    except MissingError as error:
+        return Look(str(source), digest, problem=str(error))
+
+
+def summary(looks: Iterator[Look]) -> Facts:
+    """Sizes, modes, problems and a hash; empty when there was nothing to look at."""
+    contents, modes = hashlib.sha256(), Counter[str]()
+    sizes: list[tuple[int, int]] = []
+    broken: list[str] = []
+    for seen in looks:
+        contents.update(seen.digest)
+        if seen.problem:
+            broken.append(seen.problem)
+        else:
+            modes[seen.mode] += 1
+            sizes.append(seen.size)
+    if not sizes and not broken:
+        return {}
+    return {**spread(sizes), "modes": dict(modes.most_common()), "broken": broken, "contents": contents.hexdigest()}
+
+
+def spread(sizes: list[tuple[int, int]]) -> Facts:
+    """Smallest, median and largest width and height, each by itself."""
+    if not sizes:
+        return {}
+    whole = np.array(sizes)
+    found = {"min": whole.min(0), "median": np.median(whole, axis=0).astype(int), "max": whole.max(0)}
+    return {f"{name}_size": [int(side) for side in pair] for name, pair in found.items()}
+
+
+def pixels_of(dataset: Dataset, split: str) -> Facts:
+    """The same for a dataset that holds pixels."""
+    pixels = dataset.images(split, np.arange(dataset.full_count(split)))
+    contents = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+    return {**spread([(pixels.shape[2], pixels.shape[1])]), "modes": {}, "broken": [], "contents": contents}
+
+
+# -------------------------------------------------------------------------------------------------- the screen
+
+
+def show(config: Config, report: Facts, before: Facts | None) -> None:
+    """The report as people read it."""
+    print(f"{config.dataset.name}  {config.dataset.options.get('root') or ''}")
+    for name, split in report["splits"].items():
+        print(f"  {name:<12} {split['images']} images{classes_of(split)}")
+        if "min_size" in split:
+            sizes = " / ".join("x".join(map(str, split[f"{which}_size"])) for which in ("min", "median", "max"))
+            modes = ", ".join(f"{mode} {count}" for mode, count in split["modes"].items())
+            print(f"  {'':<12} width x height, min / median / max: {sizes}" + (f"; {modes}" if modes else ""))
+    if report["empty_classes"]:
+        print(f"  empty        class folders without an image: {', '.join(report['empty_classes'])}")
+    for problem in report["broken"][:SHOWN]:
+        print(f"  broken       {problem}", file=sys.stderr)
+    print(f"  broken       {len(report['broken'])} of all")
+    print(f"  fingerprint  {report['fingerprint']}; contents {report['contents']}{compared(report, before)}")
+
+
+def classes_of(split: Facts) -> str:
+    """', 10 classes of 500 to 512', or nothing where there are no classes."""
+    counts: dict[str, Any] = split["images_of_class"]
+    if not counts:
+        return ""
+    few, many = min(counts.values()), max(counts.values())
+    return f", {len(counts)} classes of {few}" + (f" to {many}" if many > few else "")
+
+
+def compared(report: Facts, before: Facts | None) -> str:
+    """How the contents stand to those of the last check."""
+    if not before:
+        return ""
+    same = before.get("contents") == report["contents"]
+    return f", {'the same as' if same else 'NOT those of'} the check of {before.get('created')}"

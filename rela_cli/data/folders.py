@@ -1,0 +1,243 @@
+"""Folders of images: yours, and Tiny-ImageNet as its archive unpacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rela_cli.artifacts import file_sha256
+from rela_cli.data.datasets import Array, Dataset
+from rela_cli.data.images import SUFFIXES, Pixels, decode, decode_all
+from rela_cli.data.index import Index, list_images
+from rela_cli.errors import ConfigError, MissingError
+
+MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
+MARGIN = 256 / 224  # side of what is decoded, to what is cropped from it, where images stay on disk
+
+
+class ImageFolder(Dataset):
+    """A folder of images: train/<class>/* beside test/ or val/, or <class>/*, or just files.
+
+    Images are shown at `image_size` pixels and decoded to squares of `decode_size`; `on_disk` None goes by size.
+
+    Raises:
+        ConfigError: no root given. MissingError: no such folder, or nothing in it that looks like an image.
+    """
+
+    kind = "image_folder"
+    only: list[str] | None = None  # the classes that count; None for all that have a folder
+    roomy = False  # whether images are decoded larger than they are shown even where they are in memory
+
+    def __init__(
+        self,
+        root: str | None,
+        image_size: int | None,
+        decode_size: int | None = None,
+        on_disk: bool | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if not root:
+            raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER")
+        self.root, self.image_size = Path(root).expanduser(), image_size
+        self.wanted_decode_size, self.wants_disk = decode_size, on_disk
+        if not self.root.is_dir():
+            raise MissingError(f"dataset.root={root} is not a folder (looked at {self.root.resolve()})")
+        self.find_folders()
+        self.read_classes()
+        if decode_size and (image_size is None or decode_size < image_size):
+            raise ConfigError(f"dataset.decode_size={decode_size} must be at least dataset.image_size={image_size}")
+
+    def find_folders(self) -> None:
+        """Where train and test images are."""
+        self.train_folder = self.root / "train" if (self.root / "train").is_dir() else self.root
+        held_out = [self.root / name for name in ("test", "val") if (self.root / name).is_dir()]
+        self.test_folder = held_out[0] if held_out and self.train_folder != self.root else None
+
+    def read_classes(self) -> None:
+        """Classes are the folders of train/; loose files mean that there are none."""
+        names = folders_in(self.train_folder)
+        flat = not names or any(Path(entry.name).suffix.lower() in SUFFIXES for entry in os.scandir(self.train_folder))
+        self.classes = None if flat else names
+        if flat:
+            self.why_unprobed = f"{self.train_folder} has no class folders"
+        elif self.test_folder is None:
+            self.why_unprobed = f"{self.root} has no train/ with a test/ or val/ beside it"
+        elif strange := sorted(set(folders_in(self.test_folder)) - set(names)):
+            raise MissingError(f"{self.test_folder} has classes that train lacks: {', '.join(strange[:5])}")
+
+    # -------------------------------------------------------------------------------------------- files
+
+    def folders(self) -> dict[str, Path]:
+        """The folder of each split that counts."""
+        there = {"train": self.train_folder, "test": self.test_folder if self.classes else None}
+        return {split: folder for split, folder in there.items() if folder}
+
+    def index(self, afresh: bool = False) -> Index:
+        """What lies in the folders, from an earlier start's notes where nothing has changed."""
+        tops = [relative(folder, self.root) for folder in self.folders().values()]
+        return list_images(self.root, tops, self.only, self.cache, afresh)
+
+    @cached_property
+    def listed(self) -> Index:
+        """The index that this run goes by.
+
+        Raises:
+            MissingError: no train images, or a class folder without any.
+        """
+        index = self.index()
+        if not index.lists[0]:
+            raise MissingError(f"no images in {self.train_folder} (looked for {', '.join(sorted(SUFFIXES))})")
+        if empty := self.empty_classes(index):
+            raise MissingError(f"no images in {self.train_folder / empty[0]}: remove the folder or fill it")
+        return index
+
+    def empty_classes(self, index: Index) -> list[str]:
+        """Class folders of train without an image."""
+        filled = {path.partition("/")[0] for path, _, _ in index.lists[0]}
+        return [name for name in self.classes or () if name not in filled]
+
+    @cached_property
+    def files(self) -> dict[str, list[str]]:
+        """The images of each split, as paths below its folder, sorted."""
+        lists = dict(zip(self.folders(), self.listed.lists, strict=True))
+        return {split: self.select(split, [path for path, _, _ in lists.get(split, [])]) for split in self.splits}
+
+    def select(self, split: str, files: list[str]) -> list[str]:
+        """Which files of a split count: all of them here."""
+        return files
+
+    def class_names(self, split: str, files: list[str]) -> Iterator[str]:
+        """The class of each file: the first folder on its path."""
+        return (path.partition("/")[0] for path in files)
+
+    def path(self, split: str, index: int) -> Path:
+        """Where a sample lies."""
+        return self.folders()[split] / self.files[split][index]
+
+    def sources(self, split: str) -> Iterator[Path]:
+        return (self.folders()[split] / path for path in self.files[split])
+
+    # ------------------------------------------------------------------------------------- the contract
+
+    def full_count(self, split: str) -> int:
+        return len(self.files[split])
+
+    def source(self) -> dict[str, Any]:
+        files = {"count": self.listed.count(), "listing": self.listed.fingerprint}
+        sizes: dict[str, Any] = {"image_size": self.image_size}
+        if self.decode_size:
+            sizes |= {"decode_size": self.decode_size, "decoder": 2}  # 2: JPEGs far too large are decoded reduced
+        return {"dataset": "image_folder", **files, **sizes}
+
+    def labels(self, split: str) -> Array | None:
+        if self.classes is None or split not in self.folders():
+            return None
+        number = {name: i for i, name in enumerate(self.classes)}
+        return np.array([number[name] for name in self.class_names(split, self.files[split])], dtype=np.int64)
+
+    def images(self, split: str, indices: Array) -> Array:
+        return decode_all([self.path(split, i) for i in indices], self.decode_size)
+
+    def image(self, split: str, index: int) -> Pixels:
+        return decode(self.path(split, index), self.decode_size)
+
+    # ------------------------------------------------------------------------------- on disk or in memory
+
+    @property
+    def on_disk(self) -> bool:
+        if self.wants_disk is not None:
+            return self.wants_disk
+        return self.decoded_bytes > MEMORY_LIMIT
+
+    @cached_property
+    def decoded_bytes(self) -> int:
+        """What all pixels would take in memory; the first image speaks for all where no size was asked for."""
+        side = self.image_size or max(decode(self.path("train", 0), None).shape[:2])
+        return 3 * side**2 * sum(self.count(split) for split in self.splits)
+
+    @cached_property
+    def decode_size(self) -> int | None:
+        """Side of what is decoded: on disk 256/224 of what is shown, so that crops have pixels to choose from.
+
+        Raises:
+            ConfigError: images stay on disk and no `image_size` was given.
+        """
+        if self.wanted_decode_size or not (self.on_disk or self.roomy):
+            return self.wanted_decode_size or self.image_size
+        if not self.image_size:
+            raise ConfigError(
+                f"dataset={self.kind} keeps its images on disk ({self.decoded_bytes / 1e9:.1f} GB decoded): "
+                "say dataset.image_size=SIZE, the side of what a network is shown"
+            )
+        return round(self.image_size * MARGIN)
+
+
+class TinyImagenet(ImageFolder):
+    """Tiny-ImageNet: train/<class>/images/*, and val/images/* with val_annotations.txt; or val sorted into classes."""
+
+    kind = "tiny_imagenet"
+    url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    md5 = "90528d7ca1a48142e341f4ef8d21d0de"
+
+    def __init__(self, root: str, download: bool, **options: Any) -> None:
+        place = Path(root).expanduser()
+        inner = place / "tiny-imagenet-200"
+        if not any((folder / "train").is_dir() for folder in (place, inner)):
+            self.get(place, download)
+        super().__init__(root=str(inner if (inner / "train").is_dir() else place), **options)
+
+    def get(self, root: Path, download: bool) -> None:
+        """Fetch and unpack the official archive into `root`."""
+        from rela_cli.data.vision import fetch_archive
+
+        way_out = f"put the unpacked folder tiny-imagenet-200 (with train/ and val/) there; it comes from {self.url}"
+        if not download:
+            raise MissingError(f"Tiny-ImageNet is not in dataset.root={root}: {way_out}, or say dataset.download=true")
+        fetch_archive("Tiny-ImageNet", self.url, root, self.md5, way_out)
+
+    def find_folders(self) -> None:
+        self.train_folder, self.test_folder = self.root / "train", self.root / "val"
+        self.notes = self.test_folder / "val_annotations.txt"
+        if not self.test_folder.is_dir():
+            raise MissingError(f"{self.root} has train/ but no val/; unpack tiny-imagenet-200.zip again")
+
+    def read_classes(self) -> None:
+        self.classes = folders_in(self.train_folder)
+
+    @cached_property
+    def annotations(self) -> dict[str, str]:
+        """Class of each val file by its name; empty where val is sorted into class folders."""
+        if not (self.test_folder and (self.test_folder / "images").is_dir()):
+            return {}
+        if not self.notes.is_file():
+            raise MissingError(f"{self.notes} does not exist; it says the class of each image in val/images")
+        rows = (line.split("\t") for line in self.notes.read_text(encoding="utf-8").splitlines() if line.strip())
+        return {row[0]: row[1] for row in rows}
+
+    def class_names(self, split: str, files: list[str]) -> Iterator[str]:
+        if split == "train" or not self.annotations:
+            return super().class_names(split, files)
+        try:
+            return iter([self.annotations[os.path.basename(path)] for path in files])
+        except KeyError as error:
+            raise MissingError(f"{self.notes} does not say the class of {error.args[0]}") from error
+
+    def source(self) -> dict[str, Any]:
+        notes = {"annotations": file_sha256(self.notes)} if self.annotations else {}
+        return {**super().source(), "dataset": self.kind, **notes}
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Names of the folders right in `folder`, sorted."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def relative(folder: Path, root: Path) -> str:
+    """`folder` below `root`, with slashes; empty for `root` itself."""
+    return "" if folder == root else folder.relative_to(root).as_posix()

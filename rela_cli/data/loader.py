@@ -1,0 +1,125 @@
+"""Images for a loop: taken from memory, or decoded from disk ahead of their use; the order is the caller's own.
+
+Either kind of images has a length and gives some of its rows as (n, 3, S, S) uint8.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rela_cli.data.datasets import Dataset
+from rela_cli.streams import key, permutation
+
+AHEAD = 3  # batches that are being decoded while one is used
+SAMPLE = 2000  # images that statistics and priors look at where not all are in memory
+Pending = tuple[Tensor, "list[Future[None]]"]  # a batch, and what still has to be decoded into it
+
+
+class DiskImages:
+    """Images of a split that are decoded whenever they are asked for, by threads: Pillow works outside the lock.
+
+    Row i is the sample `rows[i]` of the dataset's split; all are squares of the same `size`.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, rows: Tensor, size: int) -> None:
+        self.dataset, self.split, self.rows, self.size = dataset, split, rows, size
+        self.pool = ThreadPoolExecutor(cores())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """(n, 3, S, S) uint8.
+
+        Raises:
+            MissingError: naming the file that cannot be decoded.
+        """
+        return finished(self.start(torch.arange(len(self))[rows]))
+
+    def start(self, rows: Tensor) -> Pending:
+        """Let threads decode some rows."""
+        batch = torch.empty(len(rows), 3, self.size, self.size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        pixels = batch.numpy()
+        return batch, [self.pool.submit(self.decode, pixels[i], int(row)) for i, row in enumerate(self.rows[rows])]
+
+    def decode(self, place: np.ndarray, row: int) -> None:
+        """One image into its place, (3, S, S)."""
+        place[:] = self.dataset.image(self.split, row).transpose(2, 0, 1)
+
+
+Images = Tensor | DiskImages  # (N, 3, S, S) uint8
+
+
+def finished(pending: Pending) -> Tensor:
+    """A batch, once all of it is decoded."""
+    batch, jobs = pending
+    for job in jobs:
+        job.result()
+    return batch
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load(images: Images, batches: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each batch of rows (B,) with its images (B, 3, S, S) uint8, both on `device`."""
+    if isinstance(images, Tensor):
+        for batch in batches:
+            yield batch.to(device), images[batch.to(images.device)].to(device)
+        return
+    for batch, pending in ahead(images, batches):
+        yield batch.to(device), finished(pending).to(device, non_blocking=True)
+
+
+def ahead(images: DiskImages, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Pending]]:
+    """Batches in order, each with those that follow it already under way; what nobody waits for is called off."""
+    waiting: deque[tuple[Tensor, Pending]] = deque()
+    try:
+        for batch in batches:
+            waiting.append((batch, images.start(batch)))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for _, (_, jobs) in waiting:
+            for job in jobs:
+                job.cancel()
+
+
+def in_blocks(
+    compute: Callable[[Tensor], Tensor], images: Images, block_size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """`compute` over blocks of exactly `block_size` images, the last one padded; results on the CPU, in order.
+
+    Borders depend on nothing but the data, so a restart or another machine layout gives the same bits.
+    """
+    for _, block in load(images, torch.arange(len(images)).split(block_size), device):
+        count = len(block)
+        if count < block_size:
+            block = torch.cat((block, block[-1:].expand(block_size - count, *block.shape[1:])))
+        with torch.inference_mode():
+            result = compute(block)
+        yield result[:count].cpu()
+
+
+def centre(images: Tensor, size: int) -> Tensor:
+    """The clean view: the middle S x S of (B, 3, H, W); all of it where images are no larger than they are shown."""
+    top, left = ((side - size) // 2 for side in images.shape[-2:])
+    return images[..., top : top + size, left : left + size]
+
+
+def sampled(images: Images) -> Tensor:
+    """All images where they are in memory, else the same 2,000 of them each time: (n, 3, S, S) uint8."""
+    if isinstance(images, Tensor):
+        return images
+    return images[permutation(key(0, "sample"), len(images))[:SAMPLE].sort().values]

@@ -1,0 +1,154 @@
+"""Parquet files as the Hugging Face hub lays them out: a column of encoded images, a column of class numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rela_cli.artifacts import fingerprint
+from rela_cli.data.datasets import Array, Dataset
+from rela_cli.data.images import Blob, decode_all
+from rela_cli.errors import ConfigError, MissingError
+
+PATTERNS = {"train": r"train", "test": r"(test|val|valid|validation)"}  # how file or folder names start
+
+
+class Parquet(Dataset):
+    """Files such as data/train-00000-of-00002.parquet, decoded into memory once.
+
+    `hub` names a dataset of the Hugging Face hub, fetched below `root` when there are no files yet. Rows stand in
+    the order of the files' names.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        hub: str | None,
+        image_column: str,
+        label_column: str,
+        image_size: int | None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if not root:
+            raise ConfigError("dataset=parquet needs dataset.root=FOLDER, the folder with (or for) the .parquet files")
+        self.root, self.image_size = Path(root).expanduser(), image_size
+        self.image_column, self.label_column = image_column, label_column
+        if hub and not any(self.root.rglob("*.parquet")):
+            fetch_from_hub(hub, self.root)
+        self.files = {split: self.find(pattern) for split, pattern in PATTERNS.items()}
+        if not self.files["train"]:
+            raise MissingError(f"no train*.parquet in dataset.root={root} (looked below {self.root.resolve()})")
+        self.read_classes()
+
+    def find(self, pattern: str) -> list[Path]:
+        """A split's files: by their own name, or by the folder they lie in."""
+        start = re.compile(pattern + r"\b|" + pattern + r"[-_.]", re.IGNORECASE)
+        return [p for p in sorted(self.root.rglob("*.parquet")) if start.match(p.name) or start.match(p.parent.name)]
+
+    def read_classes(self) -> None:
+        """Class names from the files' own description, else the numbers that occur."""
+        columns = open_file(self.files["train"][0]).schema_arrow
+        if self.image_column not in columns.names:
+            raise ConfigError(
+                f"{self.files['train'][0]} has no column {self.image_column!r} ({', '.join(columns.names)}); "
+                "say dataset.image_column=NAME"
+            )
+        if self.label_column not in columns.names:
+            self.why_unprobed = f"{self.files['train'][0]} has no column {self.label_column!r}"
+            return
+        described = json.loads((columns.metadata or {}).get(b"huggingface", b"{}"))
+        feature = described.get("info", {}).get("features", {}).get(self.label_column, {})
+        self.classes = feature.get("names") or [str(i) for i in range(int(self.column_of("train").max()) + 1)]
+        if not self.files["test"]:
+            self.why_unprobed = f"{self.root} has no test*.parquet or validation*.parquet"
+
+    def full_count(self, split: str) -> int:
+        return sum(self.rows[path] for path in self.files[split])
+
+    @cached_property
+    def rows(self) -> dict[Path, int]:
+        """Rows of each file, from its footer."""
+        return {path: open_file(path).metadata.num_rows for files in self.files.values() for path in files}
+
+    def source(self) -> dict[str, Any]:
+        files = [path for split in self.files.values() for path in split]
+        status = [[str(p.relative_to(self.root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+        columns = {"image_column": self.image_column, "label_column": self.label_column}
+        return {"dataset": "parquet", "files": fingerprint({"files": status}), **columns, "image_size": self.image_size}
+
+    def labels(self, split: str) -> Array | None:
+        return None if self.classes is None or not self.files[split] else self.column_of(split)
+
+    def column_of(self, split: str) -> Array:
+        """The label column of a split: (N,) int64."""
+        columns = [open_file(p).read([self.label_column])[self.label_column].to_numpy() for p in self.files[split]]
+        labels = np.concatenate(columns)
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ConfigError(f"column {self.label_column!r} does not hold class numbers but {labels.dtype}")
+        return labels.astype(np.int64)
+
+    def images(self, split: str, indices: Array) -> Array:
+        wanted = set(map(int, indices))
+        found = {row: blob for row, blob in enumerate(self.sources(split)) if row in wanted}
+        return decode_all([found[int(i)] for i in indices], self.image_size)
+
+    def sources(self, split: str) -> Iterator[Blob]:
+        """The encoded images of a split, a few rows in memory at a time."""
+        for path in self.files[split]:
+            batches = open_file(path).iter_batches(batch_size=256, columns=[self.image_column])
+            for row, value in enumerate(value for batch in batches for value in batch.column(0).to_pylist()):
+                yield as_blob(value, f"{path} row {row}")
+
+
+def as_blob(value: Any, place: str) -> Blob:
+    """The bytes of one cell: {bytes, path} as the hub has it, or bytes as they are."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise MissingError(f"{place} holds no image bytes; the files must have the images inside")
+    name = value.get("path") if isinstance(value, dict) else None
+    return Blob(f"{place} ({name})" if name else place, data)
+
+
+def open_file(path: Path) -> Any:
+    """A parquet file.
+
+    Raises:
+        ConfigError: pyarrow is not installed. MissingError: the file is broken.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ConfigError("dataset=parquet needs pyarrow: pip install 'rela-cli[hf]'") from error
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise MissingError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def fetch_from_hub(hub: str, root: Path) -> None:
+    """All parquet files of a dataset on the hub.
+
+    Raises:
+        MissingError: they cannot be fetched.
+    """
+    from rela_cli.data.vision import quick_to_fail
+
+    way_out = f"put its .parquet files into dataset.root={root}"
+    try:
+        from huggingface_hub import constants, snapshot_download
+
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        with quick_to_fail(constants.ENDPOINT):
+            snapshot_download(hub, repo_type="dataset", allow_patterns="*.parquet", local_dir=str(root))
+    except ImportError as error:
+        raise ConfigError("dataset.hub needs huggingface_hub: pip install 'rela-cli[hf]'") from error
+    except (OSError, ValueError) as error:
+        raise MissingError(f"dataset.hub={hub} could not be fetched ({error}): {way_out}") from error

@@ -1,0 +1,248 @@
+"""Datasets that torchvision reads: CIFAR-100, STL-10, and any other by its class name; downloads that fail fast."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+
+from rela_cli.artifacts import fingerprint
+from rela_cli.data.datasets import Array, Dataset
+from rela_cli.data.images import square, stacked, to_rgb
+from rela_cli.data.labels import CIFAR100
+from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.network import unreachable
+
+SILENCE_SECONDS = 20  # a download that is silent for this long has failed; torchvision itself would wait for ever
+GLANCES = 8  # images of a split that a fingerprint looks at
+NAMES = {"train": ("train",), "test": ("test", "val", "valid")}  # what torchvision's datasets call their splits
+
+
+# ---------------------------------------------------------------------------------------------------- downloads
+
+
+@contextmanager
+def quick_to_fail(url: str | None) -> Iterator[None]:
+    """A download inside fails within seconds where there is no network, instead of hanging.
+
+    Raises:
+        OSError: the host of `url` cannot be reached.
+    """
+    if url and (why := unreachable(url)):
+        raise OSError(f"{urlparse(url).hostname or url}: {why}")
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def fetch_archive(name: str, url: str, root: Path, md5: str, way_out: str) -> None:
+    """Download and unpack an archive into `root`, checked by its md5.
+
+    Raises:
+        MissingError: it cannot be fetched.
+    """
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        with quick_to_fail(url):
+            download_and_extract_archive(url, str(root), md5=md5)
+    except (RuntimeError, OSError) as error:
+        raise MissingError(f"{name} is not in dataset.root={root} and could not be fetched ({error}): {way_out}") from (
+            error
+        )
+
+
+def open_dataset(name: str, title: str, expected: str, root: str, download: bool, **options: Any) -> Any:
+    """torchvision's class `name`, fetched into `root` first if it is not there and may be.
+
+    Raises:
+        MissingError: it is not there, with what is expected in `root`.
+    """
+    import torchvision.datasets
+
+    cls = getattr(torchvision.datasets, name)
+    try:
+        return cls(root, download=False, **options)
+    except (RuntimeError, OSError) as error:
+        why = error
+    try:
+        if not download:
+            raise OSError("dataset.download=false") from why
+        with quick_to_fail(getattr(cls, "url", None)):
+            return cls(root, download=True, **options)
+    except (RuntimeError, OSError) as error:
+        raise MissingError(
+            f"{title} is not in dataset.root={root} and could not be fetched ({error}). Put {expected} there, "
+            f"say dataset.download=true where there is a network, or use dataset=image_folder dataset.root=FOLDER"
+        ) from error
+
+
+# ----------------------------------------------------------------------------------------------------- datasets
+
+
+class Cifar100(Dataset):
+    """CIFAR-100 with its 100 fine classes; its files are known by their md5."""
+
+    sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
+
+    def __init__(self, root: str, download: bool, **common: Any) -> None:
+        super().__init__(**common)
+        self.root, self.download = root, download
+        self.classes = CIFAR100.split()
+
+    def full_count(self, split: str) -> int:
+        return self.sizes[split]
+
+    def source(self) -> dict[str, Any]:
+        return {"dataset": "cifar100", "md5": "eb9058c3a382ffc7106e4002c42a8d85"}
+
+    def fetch(self) -> None:
+        """Get it if it is not there."""
+        self.open("train")
+
+    def open(self, split: str) -> Any:
+        folder = "the folder cifar-100-python"
+        return open_dataset("CIFAR100", "CIFAR-100", folder, self.root, self.download, train=split == "train")
+
+    def labels(self, split: str) -> Array:
+        return np.array(self.open(split).targets, dtype=np.int64)
+
+    def images(self, split: str, indices: Array) -> Array:
+        return np.asarray(self.open(split).data[indices])
+
+
+class Stl10(Dataset):
+    """STL-10, 96x96. Trains on its 100,000 images without labels; the probe is fitted on its 5,000 with labels.
+
+    With `unlabelled` false it trains on those 5,000 as well, and there is no third split.
+    """
+
+    sizes = {"unlabeled": 100_000, "train": 5_000, "test": 8_000}  # noqa: RUF012
+    classes = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]  # noqa: RUF012
+
+    def __init__(self, root: str, download: bool, unlabelled: bool, **common: Any) -> None:
+        super().__init__(**common)
+        self.root, self.download = root, download
+        self.official = {"train": "train", "test": "test"}  # our splits -> STL-10's names
+        if unlabelled:
+            self.official = {"train": "unlabeled", "labelled": "train", "test": "test"}
+        self.splits = tuple(self.official)
+
+    def full_count(self, split: str) -> int:
+        return self.sizes[self.official[split]]
+
+    def source(self) -> dict[str, Any]:
+        return {"dataset": "stl10", "md5": "91f7769df0f17e558f3565bffb0c7dfb", "train": self.official["train"]}
+
+    def fetch(self) -> None:
+        """Get it if it is not there."""
+        self.open("test")
+
+    def open(self, split: str) -> Any:
+        folder = "the folder stl10_binary"
+        return open_dataset("STL10", "STL-10", folder, self.root, self.download, split=self.official[split])
+
+    def labels(self, split: str) -> Array | None:
+        if self.official[split] == "unlabeled":
+            return None
+        return np.asarray(self.open(split).labels, dtype=np.int64)
+
+    def images(self, split: str, indices: Array) -> Array:
+        return np.asarray(self.open(split).data[indices]).transpose(0, 2, 3, 1)
+
+
+class Torchvision(Dataset):
+    """Any dataset of torchvision with a train and a test split, images and one class an image.
+
+    It is known by its sizes, its labels and a few of its images, so it is opened at each start.
+    """
+
+    def __init__(self, dataset: str, root: str, download: bool, image_size: int | None, **common: Any) -> None:
+        super().__init__(**common)
+        self.dataset, self.root, self.download, self.image_size = dataset, root, download, image_size
+        self.opened = {split: self.open(split) for split in self.splits}
+        names = getattr(self.opened["train"], "classes", None)
+        count = int(max(self.labels(split).max() for split in self.splits)) + 1
+        self.classes = [str(n) for n in names] if names and len(names) >= count else [str(i) for i in range(count)]
+
+    def open(self, split: str) -> Any:
+        """One split, whatever torchvision calls it in this class.
+
+        Raises:
+            ConfigError: no such class, or one without a train and a test split.
+        """
+        import torchvision.datasets as known
+
+        names = [name for name in known.__all__ if isinstance(getattr(known, name), type)]
+        if self.dataset not in names:
+            raise ConfigError(f"torchvision has no dataset {self.dataset!r}{nearest(self.dataset, names)}")
+        keywords = inspect.signature(getattr(known, self.dataset)).parameters
+        if "download" not in keywords or not {"train", "split"} & set(keywords):
+            raise ConfigError(f"torchvision's {self.dataset} has no train and test split; unpack it as image_folder")
+        if "train" in keywords:
+            return self.open_as(train=split == "train")
+        return self.open_first(NAMES[split])
+
+    def open_first(self, names: tuple[str, ...]) -> Any:
+        """The first of several names for a split that this class knows."""
+        for name in names:
+            try:
+                return self.open_as(split=name)
+            except ValueError:  # torchvision's answer to a name that it does not know
+                continue
+        raise ConfigError(f"torchvision's {self.dataset} has no split {' or '.join(names)}")
+
+    def open_as(self, **options: Any) -> Any:
+        expected = f"what torchvision.datasets.{self.dataset} expects"
+        return open_dataset(self.dataset, self.dataset, expected, self.root, self.download, **options)
+
+    def full_count(self, split: str) -> int:
+        return len(self.opened[split])
+
+    def source(self) -> dict[str, Any]:
+        return {"dataset": "torchvision", "name": self.dataset, "image_size": self.image_size, "glance": self.glance}
+
+    @cached_property
+    def glance(self) -> str:
+        """A fingerprint of all labels and of a few images spread over each split."""
+        seen: dict[str, Any] = {}
+        for split, items in self.opened.items():
+            spread = np.linspace(0, len(items) - 1, GLANCES).astype(int)
+            pictures = [to_rgb(items[int(i)][0]) for i in spread]
+            seen[split] = [self.labels(split).tolist(), [sha256(p.tobytes()).hexdigest() for p in pictures]]
+        return fingerprint(seen)
+
+    def labels(self, split: str) -> Array:
+        items = self.opened[split]
+        for name in ("targets", "labels", "_labels"):
+            values = getattr(items, name, None)
+            if values is not None and len(values) == len(items) and same_class(values, items):
+                return np.array([int(value) for value in values], dtype=np.int64)
+        try:
+            return np.array([int(items[i][1]) for i in range(len(items))], dtype=np.int64)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"torchvision's {self.dataset} has no single class for an image") from error
+
+    def images(self, split: str, indices: Array) -> Array:
+        items = self.opened[split]
+        return stacked([np.asarray(square(to_rgb(items[int(i)][0]), self.image_size)) for i in indices])
+
+
+def same_class(values: Any, items: Any) -> bool:
+    """Whether a list of labels agrees with what the dataset gives as class, at both ends and in the middle."""
+    places = (0, len(items) // 2, len(items) - 1)
+    try:
+        return all(int(values[i]) == int(items[i][1]) for i in places)
+    except (TypeError, ValueError):
+        return False
