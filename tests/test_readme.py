@@ -59,5 +59,5 @@ def test_every_prior_of_the_table_is_there() -> None:
 def test_every_command_of_the_table_is_there() -> None:
     from rela_cli.cli import OTHERS, STAGED
 
-    named = set(re.findall(r"`rela ([a-z]+)", section("Commands")))
+    named = set(re.findall(r"`rela ([a-z-]+)", section("Commands")))
     assert named >= {*STAGED, *OTHERS}
