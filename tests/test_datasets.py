@@ -25,6 +25,7 @@ from rela_cli.config import lengths
 from rela_cli.data import imagenet
 from rela_cli.data.folders import TinyImagenet
 from rela_cli.data.imagenet import Imagenet1k, Imagenet100
+from rela_cli.data.labels import CIFAR100 as NAMES
 from rela_cli.data.parquet import Parquet
 from rela_cli.data.vision import Cifar100, Stl10, Torchvision, quick_to_fail
 from rela_cli.errors import ConfigError, MissingError
@@ -60,7 +61,7 @@ def cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, (name, n) in enumerate({"train": 30, "test": 20}.items()):
         rows = {"data": noise(seed, n, 3072), "fine_labels": [i % 100 for i in range(n)], "coarse_labels": [0] * n}
         (folder / name).write_bytes(pickle.dumps(rows, protocol=2))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": CIFAR100.split()}, protocol=2))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": NAMES.split()}, protocol=2))
     for name in ("train", "test"):
         monkeypatch.setattr(CIFAR100, f"{name}_list", [[name, md5(folder / name)]])
     monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": md5(folder / "meta")})

@@ -167,11 +167,12 @@ def test_a_run_whose_prior_saw_the_labels_says_so(tmp_path: Path, capsys, classe
 
 
 def test_a_learner_that_does_not_fit_says_so_before_any_stage(tmp_path: Path) -> None:
-    made = setup(tmp_path, "learner=vit_s16", "prior=random")
+    small = ("dataset=fake", *WORDS, "prior=random", "prior.width=4", f"paths.outputs={tmp_path}")
+    made = compose([*small, "learner=vit_s16"])
     with pytest.raises(ConfigError, match=r"learner.patch_size=16 does not divide images of 12 px; these do: 2, 4"):
         pipeline.run(made)
     assert not Run(made).features.folder.exists()
-    made = setup(tmp_path, "learner=torchvision", "learner.model=alexnet", "prior=random")
+    made = compose([*small, "learner=torchvision", "learner.model=alexnet"])
     with pytest.raises(ConfigError, match=r"learner=torchvision cannot take images of 12 px"):
         pipeline.run(made)
     assert not Run(made).features.folder.exists()
