@@ -258,7 +258,7 @@ class PriorOptions:
     quick_gelu: bool | None
     stem: Annotated[str, OneOf(STEMS)]
     image_size: Annotated[int, Range(4)] | None
-    resize: Annotated[int, Range(4)] | None
+    crop: PositiveShare | None
     interpolation: Annotated[str, OneOf(("bicubic", "bilinear"))] | None
     mean: tuple[float, float, float] | None
     std: tuple[Positive, Positive, Positive] | None

@@ -26,27 +26,24 @@ class Prior(nn.Module):
 class Preprocess:
     """What belongs to a network's weights as much as the weights do: size, interpolation, mean, std.
 
-    Square images are brought to `resize` pixels, the middle `image_size` of them kept, scaled to [0, 1] and
-    normalised. Sizes of None leave the images as they are.
+    Square images are resized so that the middle `crop` of them, as a share of a side, is `image_size` pixels; that
+    middle is kept, scaled to [0, 1] and normalised. An `image_size` of None leaves the images as they are.
     """
 
     image_size: int | None
     mean: Sequence[float]
     std: Sequence[float]
-    resize: int | None = None
+    crop: float = 1.0
     interpolation: str = "bicubic"
 
     def instead(self, **asked: object) -> Preprocess:
         """The same with what a user asked for in its place; None asks for nothing."""
-        given = {key: value for key, value in asked.items() if value is not None}
-        if "image_size" in given:
-            given.setdefault("resize", None)
-        return replace(self, **given)  # type: ignore[arg-type]
+        return replace(self, **{key: value for key, value in asked.items() if value is not None})  # type: ignore[arg-type]
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 -> (B, 3, image_size, image_size) float32."""
         size = self.image_size or images.shape[-1]
-        pixels = crop(resize(images, self.resize or size, self.interpolation), size)
+        pixels = middle(resize(images, int(size / self.crop + 1e-6), self.interpolation), size)
         mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (pixels / 255 - mean) / std
 
@@ -65,8 +62,8 @@ def resize(images: Tensor, size: int, interpolation: str) -> Tensor:
     return pixels
 
 
-def crop(pixels: Tensor, size: int) -> Tensor:
-    """The middle, at the place where torchvision's CenterCrop cuts it."""
+def middle(pixels: Tensor, size: int) -> Tensor:
+    """The middle `size` pixels a side, at the place where torchvision's CenterCrop cuts it."""
     start = round((pixels.shape[-1] - size) / 2)
     return pixels[..., start : start + size, start : start + size]
 

@@ -39,7 +39,7 @@ class Checkpoint(NetworkPrior):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         interpolation: str = "bicubic",
-        resize: int | None = None,
+        crop: float = 1.0,
         trust: bool = False,
         prefix: str | None = None,
         ignore: Sequence[str] = (),
@@ -50,7 +50,7 @@ class Checkpoint(NetworkPrior):
         else:
             network = filled_library_model(model, size, weights, trust, prefix, ignore)
         network.feature_dim = measured(network, size)  # type: ignore[assignment]
-        super().__init__(network, Preprocess(image_size, mean, std, resize, interpolation))
+        super().__init__(network, Preprocess(image_size, mean, std, crop, interpolation))
 
 
 def filled_resnet(

@@ -41,7 +41,7 @@ class OpenClip(NetworkPrior):
         trust: bool = False,
         quick_gelu: bool | None = None,
         image_size: int | None = None,
-        resize: int | None = None,
+        crop: float | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         interpolation: str | None = None,
@@ -59,8 +59,8 @@ class OpenClip(NetworkPrior):
             )
         fill(clip.visual, weights, trust, convert=lambda state: resized(state, clip))
         own: dict[str, Any] = open_clip.model.get_model_preprocess_cfg(clip) | config
-        fed = Preprocess(side(clip.visual.image_size), own["mean"], own["std"], None, own["interpolation"])
-        asked = fed.instead(image_size=image_size, resize=resize, mean=mean, std=std, interpolation=interpolation)
+        fed = Preprocess(side(clip.visual.image_size), own["mean"], own["std"], 1.0, own["interpolation"])
+        asked = fed.instead(image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation)
         clip.visual.feature_dim = measured(clip.visual, side(clip.visual.image_size))
         super().__init__(clip.visual, asked)
 

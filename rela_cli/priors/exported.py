@@ -42,7 +42,7 @@ class Exported(NetworkPrior):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         interpolation: str = "bicubic",
-        resize: int | None = None,
+        crop: float = 1.0,
     ) -> None:
         if not trust:
             raise ConfigError(f"{weights} can run code that is in it; say prior.trust=true if you trust it")
@@ -57,7 +57,7 @@ class Exported(NetworkPrior):
         if len(shape) != 2:
             raise ConfigError(f"{weights} gives {shape} for two images, not (2, width)")
         program.feature_dim = shape[1]  # type: ignore[assignment]
-        super().__init__(program, Preprocess(image_size, mean, std, resize, interpolation))
+        super().__init__(program, Preprocess(image_size, mean, std, crop, interpolation))
 
 
 def open_program(path: Path) -> nn.Module:

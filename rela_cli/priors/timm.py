@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -34,13 +33,13 @@ class TimmPrior(NetworkPrior):
         prefix: str | None = None,
         ignore: Sequence[str] = (),
         image_size: int | None = None,
-        resize: int | None = None,
+        crop: float | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         interpolation: str | None = None,
     ) -> None:
         preprocess = own_preprocess(model).instead(
-            image_size=image_size, resize=resize, mean=mean, std=std, interpolation=interpolation
+            image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation
         )
         assert preprocess.image_size is not None
         with seeded(0, "prior"):
@@ -71,8 +70,7 @@ def own_preprocess(model: str) -> Preprocess:
     check_name(model)
     config = timm.get_pretrained_cfg(model, allow_unregistered=True)
     data = timm.data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
-    size = data["input_size"][-1]
-    return Preprocess(size, data["mean"], data["std"], math.floor(size / data["crop_pct"]), data["interpolation"])
+    return Preprocess(data["input_size"][-1], data["mean"], data["std"], data["crop_pct"], data["interpolation"])
 
 
 def translation(network: nn.Module) -> Callable[[State], State] | None:

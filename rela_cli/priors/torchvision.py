@@ -33,15 +33,15 @@ class TorchvisionPrior(NetworkPrior):
         prefix: str | None = None,
         ignore: Sequence[str] = (),
         image_size: int | None = None,
-        resize: int | None = None,
+        crop: float | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         interpolation: str | None = None,
     ) -> None:
         own = tag_weights(model, tag).transforms()
-        preprocess = Preprocess(
-            own.crop_size[0], tuple(own.mean), tuple(own.std), own.resize_size[0], own.interpolation.value
-        ).instead(image_size=image_size, resize=resize, mean=mean, std=std, interpolation=interpolation)
+        size, side = own.crop_size[0], own.resize_size[0]
+        fed = Preprocess(size, tuple(own.mean), tuple(own.std), size / side, own.interpolation.value)
+        preprocess = fed.instead(image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation)
         assert preprocess.image_size is not None
         with seeded(0, "prior"):
             network = torchvision_model(model, preprocess.image_size)
