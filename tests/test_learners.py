@@ -34,7 +34,7 @@ def test_the_cifar_stem_keeps_small_images_large() -> None:
 @pytest.mark.parametrize("tree", [RESNET, {**RESNET, "stem": "imagenet"}, CIFAR])
 @pytest.mark.parametrize("size", [3, 7, 14])
 def test_local_crops_fit_in(tree: dict[str, object], size: int) -> None:
-    backbone = build_backbone(Part.from_tree(tree), seed=0)
+    backbone = build_backbone(Part.from_tree(tree), 0, 32)
     assert backbone(torch.randn(4, 3, size, size)).isfinite().all()
 
 

@@ -131,7 +131,8 @@ def test_the_run_folder(done: tuple[Path, pipeline.Outcome]) -> None:
     assert folder is not None
     assert folder.name.startswith("fake-random-resnet18-simclr-b0.5-s0-")
     names = {path.name for path in folder.iterdir()}
-    assert names - {".lock"} == {"config.yaml", "manifest.json", "metrics.jsonl", "backbone.safetensors", "result.json"}
+    kept = {"config.yaml", "manifest.json", "metrics.jsonl", "switch.jsonl", "backbone.safetensors", "result.json"}
+    assert names - {".lock"} == kept
     manifest = read(folder / "manifest.json")
     assert manifest["status"] == "finished"
     assert {"versions", "command", "created", "host", "pid", "inputs", "hash"} <= manifest.keys()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rela_cli.config import Card, Part
-from rela_cli.data.datasets import ImageFolder
+from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.learners.resnet import resnet18
