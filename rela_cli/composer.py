@@ -160,7 +160,7 @@ class Composer:
             raise ConfigError(_first_line(error)) from error
 
     def keys(self, group: str, choice: str) -> set[str]:
-        """The keys of a choice's yaml.
+        """The keys of a choice's yaml, inner ones with dots.
 
         Raises:
             ConfigError: there is no such choice, with the nearest name.
@@ -168,7 +168,7 @@ class Composer:
         options = self._options(group)
         if choice not in options:
             raise ConfigError(f"unknown {group} {choice}{nearest(choice, options)}{_allowed(options)}")
-        return set(self._load([f"{group}={choice}"])[0][group])
+        return set(_dotted(_plain(self._load([f"{group}={choice}"])[0][group])))
 
     # ---------------------------------------------------------------------------------------- what is wrong
 
@@ -295,6 +295,13 @@ def _plain(tree: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(tree)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -101,6 +101,17 @@ def random_words(tmp_path: Path) -> list[str]:
     return [*words, "dataset.test_limit=100", "batch_size=2"]
 
 
+def test_stability_is_one_for_a_prior_that_views_do_not_move(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And below one for a prior that they do."""
+    (moved,) = ranked(capsys, tmp_path, "priors=[patches]", "prior.patches=16")
+    assert 0 < moved["stability"] < 0.9
+    monkeypatch.setattr("rela_cli.data.views.Augment.__call__", lambda self, images, rows, epoch: images.float() / 255)
+    (still,) = ranked(capsys, tmp_path, "priors=[patches]", "prior.patches=16")
+    assert still["stability"] == pytest.approx(1, abs=1e-6)
+
+
 def test_the_second_time_computes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ("priors=[random]", "prior.width=4")
     first = ranked(capsys, tmp_path, *words)
@@ -110,8 +121,8 @@ def test_the_second_time_computes_nothing(capsys: pytest.CaptureFixture[str], tm
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")} == stamps
 
 
-def score(prior: str, lbfgs: float | None, effective: float, saw: bool = False) -> Scores:
-    return Scores(prior, saw, 8, 8, 0.5, effective, lbfgs, lbfgs, 1.0, 1.0)
+def score(prior: str, lbfgs: float | None, stable: float, saw: bool = False) -> Scores:
+    return Scores(prior, saw, 8, 8, 0.5, 1.0, stable, lbfgs, lbfgs, 1.0, 1.0)
 
 
 def test_order() -> None:

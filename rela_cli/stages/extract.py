@@ -26,11 +26,8 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     Stored as fp16 where that can hold them. The other splits are for evaluation only: their seconds
     are counted apart.
     """
-    device = pick_device(config.runtime)
     started = time.perf_counter()
-    prior: Prior = build(located(config.prior), data=data, allow=config.allow)
-    prior.fit(centre(sampled(splits["train"].images), data.size))
-    prior = prior.to(device).eval()
+    prior, device = fitted_prior(config, splits["train"], data)
     facts: Facts = {"feature_dim": prior.feature_dim}
     for name, split in splits.items():
         features = run_prior(prior, split.images, data.size, config.runtime.block_size, device, name)
@@ -40,6 +37,14 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     images = splits["train"].images
     facts["flops"] = flops_per_image(prior, centre(images[:1], data.size).to(device)) * len(images)
     return facts
+
+
+def fitted_prior(config: Config, train: Split, data: ImageStats) -> tuple[Prior, torch.device]:
+    """The prior, ready to look at images, and the device that it is on."""
+    device = pick_device(config.runtime)
+    prior: Prior = build(located(config.prior), data=data, allow=config.allow)
+    prior.fit(centre(sampled(train.images), data.size))
+    return prior.to(device).eval(), device
 
 
 def run_prior(prior: Prior, images: Images, size: int, block_size: int, device: torch.device, title: str) -> Tensor:
