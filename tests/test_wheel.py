@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rela_cli.weights import EMBEDDED
+
 from .conftest import ROOT
 
 SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "rela_cli", "conf")
@@ -41,7 +43,9 @@ def run(cwd: Path, *words: str, path: Path | None = None) -> str:
 def test_wheel_ships_every_yaml(wheel: Path) -> None:
     shipped = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"rela_cli/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
-    assert wanted and wanted <= shipped
+    wanted |= {f"rela_cli/embedded/{path.name}" for path in EMBEDDED.iterdir()}
+    assert wanted <= shipped
+    assert any(name.endswith("backbone.safetensors") for name in wanted)
     assert "rela = rela_cli.cli:main" in zipfile.ZipFile(wheel).read(entry_points(shipped)).decode()
     assert not [name for name in shipped if name.startswith(("tests/", "outputs/"))]
 
