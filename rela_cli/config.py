@@ -312,6 +312,7 @@ class MethodOptions:
     covariance: NonNegative
     sinkhorn_epsilon: Positive
     sinkhorn_iterations: Count
+    frozen_prototypes: Share
     label_smoothing: Annotated[float, Range(0, 0.999)]
     view: View
     view1: View

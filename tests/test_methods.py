@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,14 @@ def test_swavs_prototypes_stay_unit_vectors() -> None:
     fit(loop, lambda: lengths.append(loop.trainee.method.prototypes.weight.detach().norm(dim=1)))
     assert all(torch.allclose(length, torch.ones(20), atol=1e-6) for length in lengths)
     assert not torch.allclose(before, loop.trainee.method.prototypes.weight)
+
+
+def test_swavs_prototypes_wait_for_their_share_of_the_run() -> None:
+    loop = loop_of("swav", "method.frozen_prototypes=0.5", target_dim=None)
+    seen = [loop.trainee.method.prototypes.weight.detach().clone()]
+    fit(loop, lambda: seen.append(loop.trainee.method.prototypes.weight.detach().clone()))
+    moved = [not torch.allclose(a, b, atol=1e-6) for a, b in pairwise(seen)]
+    assert moved == [False] * 4 + [True] * 4
 
 
 def test_simsiam_stops_the_gradient_at_the_projection() -> None:

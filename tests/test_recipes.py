@@ -124,9 +124,14 @@ TRIAL = (
     "epochs=8",
     "batch_size=64",
 )
-SMALL_HEADS = ("method.hidden_dim=256", "method.projection_dim=256")
-WORDS = {  # 624 steps: small heads, fast target networks, rates that learn in that time
-    "byol": ("optimizer.lr=2e-3", "method.ema=0.9"),
+NARROW = ("method.hidden_dim=256", "method.projection_dim=256")
+FAST = ("optimizer.lr=2e-3",)
+WORDS = {  # what learns in 624 steps: narrow heads and target networks that follow fast
+    "byol": (*FAST, "method.ema=0.9"),
+    "simclr": ("optimizer.lr=5e-3",),
+    "moco_v3": (*FAST, "method.hidden_dim=256", "method.projection_dim=128"),
+    "barlow_twins": (*FAST, *NARROW),
+    "vicreg": (*FAST, *NARROW),
 }
 
 

@@ -18,7 +18,9 @@ class SwAV(Method):
     """Each view predicts the prototypes that the other is assigned to (paper, equations 1 to 3).
 
     The assignments spread a batch evenly over the prototypes (Sinkhorn). The paper keeps a queue of old projections
-    for batches smaller than the number of prototypes; here there is none, so choose `prototypes` by the batch.
+    for batches smaller than the number of prototypes; here there is none, so choose `prototypes` by the batch. They are
+    trained after the share `frozen_prototypes` of the run (appendix: the first epoch); a loss that stays at the
+    logarithm of their number has collapsed.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class SwAV(Method):
         temperature: float,
         sinkhorn_epsilon: float,
         sinkhorn_iterations: int,
+        frozen_prototypes: float,
         view1: View,
         view2: View,
     ) -> None:
@@ -39,14 +42,17 @@ class SwAV(Method):
         self.projector = SwaVProjectionHead(feature_dim, hidden_dim or feature_dim, projection_dim)
         self.prototypes = nn.Linear(projection_dim, prototypes, bias=False)
         self.loss = SwaVLoss(temperature, sinkhorn_iterations, sinkhorn_epsilon)
+        self.frozen, self.progress = frozen_prototypes, 0.0
         self.views = (view1, view2)
         self.normalize_prototypes()
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z = [F.normalize(self.projector(self.backbone(view)), dim=1) for view in views]  # (B, projection_dim)
-        return self.loss([self.prototypes(x) for x in z], []).squeeze()  # type: ignore[no-any-return]
+        weight = self.prototypes.weight.detach() if self.progress < self.frozen else self.prototypes.weight
+        return self.loss([F.linear(x, weight) for x in z], []).squeeze()  # type: ignore[no-any-return]
 
     def after_step(self, progress: float) -> None:
+        self.progress = progress
         self.normalize_prototypes()
 
     @torch.no_grad()
