@@ -103,6 +103,24 @@ def test_every_learners_card(path: Path) -> None:
     assert millions(made) == pytest.approx(card(path)["parameters"], rel=0.01)
 
 
+OTHERS = [path for group in ("transport", "method", "optimizer", "switch") for path in yamls(group)]
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_other_part(path: Path, tmp_path: Path) -> None:
+    """A run from end to end; half of it matching, so that the method has its turn."""
+    half = [] if path.parent.name == "switch" else ["switch=fixed", "switch.at=0.5"]
+    heads = {key: 8 for key in ("hidden_dim", "predictor_dim") if key in yaml.safe_load(path.read_text())}
+    small = [f"{path.parent.name}.{key}={value}" for key, value in heads.items()]
+    words = ["prior=patches", "prior.patches=4", "learner.width=4", "dataset.n=8", "batch_size=2"]
+    made = config(*TINY, *CHEAP, *words, *half, f"{path.parent.name}={path.stem}", *small, f"paths.outputs={tmp_path}")
+    assert run(made).status == "run"
+    result = Run(made).result or {}
+    assert result["steps"] == 4
+    assert result["switch_step"] == 3 or path.parent.name == "switch"
+    assert "knn" in result["probe"]
+
+
 # ------------------------------------------------------------------------------------------------------- preprocessing
 
 
