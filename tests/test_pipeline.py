@@ -801,3 +801,21 @@ def test_eighteen_cells(rela: Rela, tmp_path: Path) -> None:
     assert third.stdout.splitlines()[-1] == "18 cells: 1 run, 17 found, 0 failed"
     assert (runs[7] / "result.json").exists()
     assert len(entries(tmp_path / "outputs", "features")) == 1
+
+
+def test_a_narrow_learner_on_larger_images_does_not_crash(rela: Rela) -> None:
+    """A process of its own: where channels_last is used regardless, some torch builds end in a segmentation fault."""
+    words = ("dataset=fake", "dataset.size=64", "dataset.n=32", "dataset.n_test=8", "batch_size=16", "epochs=1")
+    done = rela("train", *words, "learner.width=4", "prior=none", "probe.protocols=[knn]", "probe.baselines=false")
+    assert done.returncode == 0, done.stderr
+
+
+def test_channels_last_where_it_is_safe() -> None:
+    from rela_cli.learners.resnet import resnet18
+    from rela_cli.stages.train import memory_format
+
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert memory_format(resnet18("cifar", 8), cpu, 32) == torch.channels_last
+    assert memory_format(resnet18("cifar", 8), cpu, 64) == torch.contiguous_format
+    assert memory_format(resnet18("cifar", 8), cuda, 64) == torch.channels_last
+    assert memory_format(resnet18("cifar", 16), cpu, 64) == torch.channels_last

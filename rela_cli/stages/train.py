@@ -61,6 +61,22 @@ class Trainee(nn.Module):
         return self.method(views) if labels is None else self.method(views, labels)  # type: ignore[no-any-return]
 
 
+def memory_format(network: nn.Module, device: torch.device, size: int) -> torch.memory_format:
+    """channels_last, 1.2 to 1.5 times faster on CPU and GPU alike, but where its backward pass crashes a CPU."""
+    crashes = device.type == "cpu" and size > 32 and any(map(is_fragile, network.modules()))
+    return torch.contiguous_format if crashes else torch.channels_last
+
+
+def is_fragile(module: nn.Module) -> bool:
+    """A strided 1x1 convolution of few channels.
+
+    Its weight gradient in channels_last on 48 px and more ends in a segmentation fault (seen with torch 2.14.1 on an
+    AMD EPYC with 4 and 8 channels; 16 channels, 32 px and a forward pass alone are fine).
+    """
+    is_pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    return is_pointwise and max(module.stride) > 1 and module.in_channels < 16
+
+
 class Meter:
     """Means since the last record; losses stay on the device until somebody reads them."""
 
@@ -115,7 +131,7 @@ class Trainer:
         classes = None if train.labels is None else int(train.labels.max()) + 1
         target_dim = None if targets is None else targets.shape[1]
         self.trainee = Trainee(config, data.size, target_dim, classes).to(self.device)
-        self.trainee.to(memory_format=torch.channels_last)  # 1.2 to 1.5 times faster, on CPU and GPU alike
+        self.trainee.to(memory_format=memory_format(self.trainee, self.device, data.size))
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.build_optimizer()
         self.switch: Switch | None = None
