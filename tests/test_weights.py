@@ -25,7 +25,7 @@ from rela_cli.learners.resnet import resnet18
 from rela_cli.parts import build
 from rela_cli.priors.base import Prior
 from rela_cli.priors.checkpoint import Checkpoint
-from rela_cli.weights import kind_of, located
+from rela_cli.weights import kind_of, locate, located
 
 from .conftest import Rela
 from .factories import config, pixels, stats_of
@@ -346,7 +346,9 @@ def test_exported_programs(tmp_path: Path, kind: str, name: str) -> None:
     assert kind_of(path) == kind
     choice = ("prior=exported", f"prior.weights={path}", "prior.image_size=32")
     with pytest.raises(ConfigError, match=r"can run code that is in it.*prior.trust=true"):
-        prior(*choice)
+        locate(config(*choice).prior)  # before anything opens it
+    with pytest.raises(ConfigError, match=r"prior.trust=true"):
+        build(replace(config(*choice).prior, options={**config(*choice).prior.options, "weights": str(path)}))
     ours = prior(*choice, "prior.trust=true")
     with torch.no_grad():
         assert torch.allclose(features(ours), theirs(ours.preprocess(IMAGES)), atol=1e-5)
