@@ -132,6 +132,8 @@ WORDS = {  # what learns in 624 steps: narrow heads and target networks that fol
     "moco_v3": (*FAST, "method.hidden_dim=256", "method.projection_dim=128"),
     "barlow_twins": (*FAST, *NARROW),
     "vicreg": (*FAST, *NARROW),
+    "swav": (*FAST, "method.prototypes=256", "method.frozen_prototypes=0.3", "method.view1.jitter=[0.4,0.4,0.4,0.1]"),
+    "supervised": FAST,
 }
 
 
