@@ -133,6 +133,7 @@ WORDS = {  # what learns in 624 steps: narrow heads and target networks that fol
     "barlow_twins": (*FAST, *NARROW),
     "vicreg": (*FAST, *NARROW),
     "swav": (*FAST, "method.prototypes=256", "method.frozen_prototypes=0.3", "method.view1.jitter=[0.4,0.4,0.4,0.1]"),
+    "dino": (*FAST, "method.hidden_dim=256", "method.projection_dim=64", "method.prototypes=256"),
     "supervised": FAST,
 }
 
