@@ -362,7 +362,7 @@ def test_a_bad_cell_is_said_before_the_first_one_starts(rela: Rela, tmp_path: Pa
 
 def test_sweep_preset(rela: Rela) -> None:
     done = rela("train", "-m", "sweep=priors", "budget=0.5", stub=PIPELINE)
-    assert done.stdout.splitlines()[-1] == "4 cells: 4 run, 0 found, 0 failed"
+    assert done.stdout.splitlines()[-1] == "5 cells: 5 run, 0 found, 0 failed"
 
 
 def test_odd_output_folder(rela: Rela, tmp_path: Path) -> None:
