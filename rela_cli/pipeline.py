@@ -228,7 +228,7 @@ class Pipeline:
     def labels_used(self) -> list[str]:
         """The label set that the method itself has trained with."""
         uses = getattr(find(self.config.method), "uses_labels", False)
-        return [self.run.dataset.label_set or self.config.dataset.name] if uses else []
+        return [str(self.run.dataset.label_set)] if uses else []
 
     def record(self, numbers: Facts, baselines: Facts, probe_cost: Facts) -> Facts:
         """result.json. Costs are what making each artifact cost, also when it came from the cache."""

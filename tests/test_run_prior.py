@@ -109,6 +109,14 @@ def test_seen_labels_are_passed_on(trained: Path, tmp_path: Path) -> None:
     assert weights.labels_seen(config("prior=rela_run", f"prior.run={trained}").prior) == ()
 
 
+def test_a_supervised_run_has_seen_the_labels_of_its_own_data(tmp_path: Path) -> None:
+    first = pipeline.run(setup(tmp_path, "prior=none", "method=supervised")).folder
+    for classes, saw in ((4, True), (3, False)):
+        made = setup(tmp_path, "prior=rela_run", f"prior.run={first}", f"dataset.classes={classes}")
+        pipeline.run(made)
+        assert (Run(made).result or {})["prior_saw_labels"] is saw
+
+
 def test_a_run_of_a_foreign_learner_needs_leave(trained: Path, tmp_path: Path) -> None:
     for name in ("manifest.json", "backbone.safetensors"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())

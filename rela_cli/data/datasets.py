@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rela_cli.artifacts import fingerprint
 from rela_cli.data.images import Blob, Pixels
 from rela_cli.data.labels import label_set
 
@@ -89,8 +90,10 @@ class Dataset:
 
     @property
     def label_set(self) -> str | None:
-        """The well-known labels that its classes are, if they are."""
-        return label_set(self.classes)
+        """The well-known labels that its classes are, else a name for their own; None without classes."""
+        if not self.classes:
+            return None
+        return label_set(self.classes) or f"classes {fingerprint({'names': sorted(self.classes)})[:8]}"
 
     @property
     def identity(self) -> dict[str, Any]:
