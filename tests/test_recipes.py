@@ -112,31 +112,9 @@ def test_docs_know_every_method_and_preset(path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------- does it learn?
 
-TRIAL = (
-    "dataset=image_folder",
-    "dataset.limit=5000",
-    "prior=none",
-    "learner.width=8",
-    "runtime.threads=1",
-    "runtime.eval_every_epochs=0",
-    "probe.protocols=[lbfgs]",
-    "optimizer.schedule=cosine",
-    "epochs=8",
-    "batch_size=64",
-)
-NARROW = ("method.hidden_dim=256", "method.projection_dim=256")
-FAST = ("optimizer.lr=2e-3",)
-WORDS = {  # what learns in 624 steps, with narrow heads
-    "byol": (*FAST, "method.ema=0.9"),
-    "simclr": ("optimizer.lr=5e-3",),
-    "moco_v3": (*FAST, "method.hidden_dim=256", "method.projection_dim=128"),
-    "barlow_twins": (*FAST, *NARROW),
-    "vicreg": (*FAST, *NARROW),
-    "swav": (*FAST, "method.prototypes=256", "method.frozen_prototypes=0.3", "method.view1.jitter=[0.4,0.4,0.4,0.1]"),
-    "dino": (*FAST, "method.hidden_dim=256", "method.projection_dim=64", "method.prototypes=256"),
-    "simsiam": (*FAST, *NARROW, "method.predictor_dim=64", "epochs=24"),  # at 8 about 3 points, in four settings
-    "supervised": FAST,
-}
+TRIAL = ("prior=none", "runtime.threads=1", "runtime.eval_every_epochs=0", "probe.protocols=[lbfgs]", "epochs=8")
+WORDS = {path.stem: (f"experiment=cifar10_mini_{path.stem}",) for path in (CONF_DIR / "method").glob("*.yaml")}
+WORDS |= {"simclr": ("experiment=cifar10_mini",), "simsiam": (*WORDS["simsiam"], "epochs=24")}  # at 8 about 3 points
 
 
 @pytest.fixture(scope="session")
@@ -158,19 +136,14 @@ def cifar10() -> Path:
     return root
 
 
-def test_no_method_is_left_out() -> None:
-    assert set(WORDS) == {path.stem for path in (CONF_DIR / "method").glob("*.yaml")}
-
-
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("method", WORDS)
+@pytest.mark.parametrize("method", sorted(WORDS))
 def test_it_learns(tmp_path: Path, cifar10: Path, method: str) -> None:
     """lbfgs on 5,000 CIFAR-10 images: 5 points above the same network untrained; two minutes each, SimSiam five."""
-    config = compose(
-        [*TRIAL, f"dataset.root={cifar10}", f"paths.outputs={tmp_path}", f"method={method}", *WORDS[method]]
-    )
+    config = compose([*TRIAL, f"dataset.root={cifar10}", f"paths.outputs={tmp_path}", *WORDS[method]])
+    assert config.method.name == method
     result = json.loads((run(config).folder / "result.json").read_text())  # type: ignore[operator]
     trained, untrained = result["probe"]["lbfgs"]["top1"], result["baselines"]["untrained"]["lbfgs"]["top1"]
     print(f"{method}: {100 * trained:.1f} against {100 * untrained:.1f} untrained")
