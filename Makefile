@@ -1,14 +1,18 @@
 # Needs python3 >= 3.10, make and a package index; everything else is set up on the first call of a target.
 PYTHON ?= python3
 JOBS ?= 2
+TABLE_JOBS = $(if $(filter command line environment,$(origin JOBS)),$(JOBS))
 PROFILE ?= mini
 VENV := .venv
 BIN := $(VENV)/bin
 RELA := $(BIN)/rela
 STAMP := $(VENV)/.stamp-dev
 
+TABLE1 := table1-cifar10 table1-cifar100 table1-tin table1-in1k
+TABLES := $(TABLE1) table-headline table-methods table-learners table-ablation
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-long lint format types check wheel clean table1-cifar10
+.PHONY: help setup demo test test-fast test-long lint format types check wheel clean table1 $(TABLES)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,5 +64,22 @@ clean:  ## caches and built things; .venv and outputs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find rela_cli tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
-table1-cifar10: $(STAMP)  ## DATA=FOLDER [PROFILE=mini] [OUT=FOLDER]: the paper's Table 1 on CIFAR-10, at a small size
-	@RELA=$(RELA) DATA="$(DATA)" PROFILE=$(PROFILE) OUT="$(OUT)" scripts/table1_cifar10.sh
+# The paper's tables: DATA=FOLDER [PROFILE=mini|full|smoke] [DRY_RUN=1] [JOBS=2] [OUT=FOLDER] [LAUNCHER=joblib]
+ASKED = profile=$(PROFILE) data="$(DATA)" out="$(OUT)" dry_run="$(DRY_RUN)" jobs="$(TABLE_JOBS)" launcher="$(LAUNCHER)"
+
+table1-cifar10: ## DATA=FOLDER [PROFILE=mini|full|smoke]: the paper's Table 1 on CIFAR-10
+table1-cifar100: ## the same on CIFAR-100
+table1-tin: ## the same on Tiny-ImageNet
+table1-in1k: ## the same on ImageNet-1K
+table-headline: ## the abstract's two claims
+table-methods: ## every SSL method, plain and with ReLA
+table-learners: ## ResNet-18, -50, -101, ViT-S, MobileNet
+table-ablation: ## transport, transfer layer, switch, budget
+
+$(TABLES): $(STAMP)
+	@$(RELA) reproduce $@ $(ASKED)
+
+table1: $(STAMP)  ## the paper's Table 1 on all datasets that are in DATA
+	@failed=0; for table in $(TABLE1); do \
+		$(RELA) reproduce $$table $(ASKED) || { status=$$?; [ $$status = 3 ] || failed=$$status; }; \
+	done; exit $$failed

@@ -66,6 +66,7 @@ class Pipeline:
                 show_targets(self.run)
                 return
             self.check_labels()
+            self.check_network()
             with RunLock(self.run.folder):
                 self.run.note("running", self.command, reason=None)
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
@@ -87,6 +88,22 @@ class Pipeline:
             raise ConfigError(
                 f"method={self.config.method.name} needs labels and dataset={self.config.dataset.name} has none: "
                 f"{self.run.dataset.why_unprobed}. Sort the train images into one folder a class, or say method=simclr"
+            )
+
+    def check_network(self) -> None:
+        """Before any work: the network that will be probed is one that the method has.
+
+        Raises:
+            ConfigError: a target network is wanted and there is none.
+        """
+        from rela_cli.methods.base import Method
+
+        if self.config.probe.network == "online":
+            return
+        if getattr(find(self.config.method), "networks", None) is Method.networks:
+            raise ConfigError(
+                f"method={self.config.method.name} has no {self.config.probe.network} network to probe: "
+                "say probe.network=online, or a method with one (byol, dino, moco_v3)"
             )
 
     def make_run(self) -> None:

@@ -16,6 +16,7 @@ from rela_cli.learners.build import build_backbone, feature_dim
 
 RESNET = {"name": "resnet18", "_target_": "rela_cli.learners.resnet.resnet18", "stem": "cifar", "width": 4}
 CIFAR = {"name": "cifar_resnet", "_target_": "rela_cli.learners.cifar_resnet.cifar_resnet", "depth": 20, "width": 8}
+VIT = {"name": "vit_s16", "_target_": "rela_cli.learners.timm.vit", "model": "vit_tiny_patch16_224", "patch_size": 4}
 
 
 @pytest.mark.parametrize(("tree", "width"), [(RESNET, 32), ({**RESNET, "stem": "imagenet"}, 32), (CIFAR, 32)])
@@ -31,7 +32,7 @@ def test_the_cifar_stem_keeps_small_images_large() -> None:
     assert sizes == [8, 32]
 
 
-@pytest.mark.parametrize("tree", [RESNET, {**RESNET, "stem": "imagenet"}, CIFAR])
+@pytest.mark.parametrize("tree", [RESNET, {**RESNET, "stem": "imagenet"}, CIFAR, VIT])
 @pytest.mark.parametrize("size", [3, 7, 14])
 def test_local_crops_fit_in(tree: dict[str, object], size: int) -> None:
     backbone = build_backbone(Part.from_tree(tree), 0, 32)

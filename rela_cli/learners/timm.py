@@ -10,6 +10,9 @@ from torch import nn
 from rela_cli.errors import ConfigError, nearest
 
 
+RESIZABLE = {"vision_transformer", "deit"}  # timm's modules whose positions can be resampled on the way
+
+
 def timm_model(model: str, image_size: int, **options: Any) -> nn.Module:
     """timm's `model`, untrained: (B, 3, S, S) -> (B, D). Transformers get positions for `image_size`.
 
@@ -19,6 +22,8 @@ def timm_model(model: str, image_size: int, **options: Any) -> nn.Module:
     check_name(model)
     if has_fixed_size(model):
         options["img_size"] = image_size
+    if timm.models.is_model_in_modules(model, RESIZABLE):
+        options |= {"dynamic_img_size": True, "dynamic_img_pad": True}  # views of other sizes: DINO's local crops
     return timm.create_model(model, pretrained=False, num_classes=0, **options)
 
 

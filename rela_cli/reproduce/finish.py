@@ -1,0 +1,96 @@
+"""What a table leaves behind: table.md, table.csv, plots, report.html, and how the paper's claims stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+
+from rela_cli.artifacts import read_json, write_atomic
+from rela_cli.reproduce.cells import Cells
+from rela_cli.screen import say
+
+JUDGED = {"full": "rela", "mini": "lbfgs", "smoke": "lbfgs"}  # the protocol that claims are judged by
+
+
+def finish(cells: Cells, out: Path, profile: str) -> None:
+    """Write everything into `out`; print the tables and the claims."""
+    out.mkdir(parents=True, exist_ok=True)
+    markdown, every = [f"# {cells.table.name}, {profile}\n"], list[str]()
+    for number, section in enumerate(cells.table.sections):
+        folders = [str(folder) for folder in cells.folders(number)]
+        if not folders:
+            continue
+        every += folders
+        say(f"\n{section.title}")
+        run("report.table", [*folders, "--protocol", JUDGED[profile]])
+        markdown += [f"## {section.title}\n", text_of("report.table", [*folders, "--format", "md"])]
+    stands = list(claims(cells, JUDGED[profile]))
+    for line in stands:
+        say(line)
+    if not every:
+        return
+    markdown += ["## The paper's claims\n", *[f"- {line.strip()}" for line in stands]]
+    text = "\n".join(markdown) + "\n"
+    write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
+    csv = text_of("report.table", [*every, "--format", "csv"])
+    write_atomic(out / "table.csv", lambda path: path.write_text(csv, encoding="utf-8"))
+    run("report.plot", [*every, "--out", str(out / "plots")])
+    run("report.page", [*every, "--out", str(out / "report.html")])
+    say(f"\n  table, plots and report: {out}")
+
+
+def run(module: str, words: Sequence[str]) -> None:
+    """Another command of ours."""
+    import_module(f"rela_cli.{module}").main(list(words))
+
+
+def text_of(module: str, words: Sequence[str]) -> str:
+    """What another command prints."""
+    text = StringIO()
+    with redirect_stdout(text):
+        run(module, words)
+    return text.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------------- claims
+
+
+def claims(cells: Cells, protocol: str) -> Iterator[str]:
+    """One line a claim: holds, does not hold, or open, with the difference in points and its interval."""
+    from rela_cli.report.differences import paired
+
+    if cells.table.claims:
+        yield f"\nThe paper's claims, by {protocol}:"
+    for claim in cells.table.claims:
+        better = scores(cells, claim.section, claim.better, claim.budget, protocol)
+        than = scores(cells, claim.section, claim.than, claim.than_budget, protocol)
+        difference = paired({seed: better[seed] - than[seed] for seed in sorted(better.keys() & than.keys())})
+        yield f"  {claim.text}: {verdict(difference)}"
+
+
+def scores(cells: Cells, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
+    """Top-1 by seed."""
+    found = {}
+    for cell in cells.of.get((section, name, budget), []):
+        if cell.missing or not cell.done:
+            continue
+        number = (read_json(cell.run.folder / "result.json") or {}).get("probe", {}).get(protocol)
+        if number:
+            found[cell.seed] = float(number["top1"])
+    return found
+
+
+def verdict(difference: object) -> str:
+    """holds: +4.1 points [3.0, 5.2] (n 3)"""
+    from rela_cli.report.differences import Difference
+
+    if not isinstance(difference, Difference):
+        return "not measured"
+    points, n = 100 * difference.mean, len(difference.seeds)
+    if difference.low is None or difference.high is None:
+        return f"{'holds' if points > 0 else 'does not hold'}: {points:+.1f} points (n {n})"
+    word = "holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "open"
+    return f"{word}: {points:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}] (n {n})"

@@ -1,0 +1,277 @@
+"""What the tables hold: sections of columns, for each profile. Nothing is run here.
+
+full is the paper's protocol (presets conf/experiment/table1_*); mini is what two CPU cores do in half an hour
+(cifar10_mini and its sisters, fewer epochs); smoke only shows that a table comes out (the digits, a minute or two).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PROFILES = ("mini", "full", "smoke")
+MINI_EPOCHS = (
+    16  # 624 steps at budget 0.5: SimCLR on everything stands well above its untrained learner (docs/results.md)
+)
+METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
+TRANSPORTS = ("whitening", "pca", "zca", "standardize", "identity", "random_projection")
+CIFAR10_PRIOR = "cifar10_byol"
+
+
+@dataclass(frozen=True)
+class Column:
+    """Runs that differ in budget and seed only.
+
+    data: the dataset they need, by its key in `cells.LAYOUTS`. teacher: the column whose first seed is the prior.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    data: str
+    budgets: tuple[float, ...]
+    seeds: tuple[int, ...] = (0,)
+    teacher: Column | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Columns that one printed table compares."""
+
+    title: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`better` at `budget` above `than` at `than_budget`, as the paper has it; names of columns in `section`."""
+
+    text: str
+    section: int
+    better: str
+    budget: float
+    than: str
+    than_budget: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sections, and what the paper says about them."""
+
+    name: str
+    sections: tuple[Section, ...]
+    claims: tuple[Claim, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------- what columns share
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all columns of a table have in common."""
+
+    words: tuple[str, ...]
+    data: str
+    budgets: tuple[float, ...]
+    seeds: tuple[int, ...]
+    plain: str  # how the plain method is called
+
+    def column(
+        self, name: str, *words: str, budgets: tuple[float, ...] | None = None, teacher: Column | None = None
+    ) -> Column:
+        return Column(name, (*self.words, *words), self.data, budgets or self.budgets, self.seeds, teacher)
+
+    def priors(self, **choices: str) -> list[Column]:
+        """One column for each prior of conf/prior."""
+        return [self.column(name, f"prior={prior}") for name, prior in choices.items()]
+
+    def taught(self, name: str, teacher: Column) -> Column:
+        """A column whose prior is a run of ours."""
+        return self.column(name, "prior=rela_run", teacher=teacher)
+
+    def framed(self, columns: list[Column]) -> tuple[Column, ...]:
+        """Plain before them, plain on everything after them."""
+        star = self.column(f"{self.plain}*", "prior=none", budgets=(1.0,))
+        return (self.column(self.plain, "prior=none"), *columns, star)
+
+
+SMOKE = Protocol(("experiment=digits_smoke",), "digits", (0.5,), (0, 1), "SimCLR")
+
+
+def mini(data: str, budgets: tuple[float, ...] = (0.2, 0.5)) -> Protocol:
+    """cifar10_mini's learner and method on 5,000 images of a dataset, shown at 32 px."""
+    sizes = ("dataset.image_size=32", "dataset.test_limit=10000") if data in ("tin", "in1k") else ()
+    words = ("experiment=cifar10_mini", f"epochs={MINI_EPOCHS}", "runtime.eval_every_epochs=4", *sizes)
+    return Protocol(words, data, budgets, (0, 1, 2), "SimCLR")
+
+
+def full(data: str, budgets: tuple[float, ...] = (0.1, 0.2, 0.5)) -> Protocol:
+    """The reference protocol."""
+    return Protocol((f"experiment=table1_{data}",), data, budgets, (0,), "BYOL")
+
+
+def teacher(data: str, protocol: Callable[[str], Protocol]) -> Column:
+    """The plain method on all of a dataset: a prior of the paper, trained when it is not there."""
+    shared = protocol(data)
+    return Column(f"{shared.plain} on {data}", (*shared.words, "prior=none"), data, (1.0,))
+
+
+# ---------------------------------------------------------------------------------------------------------- the tables
+
+
+def table1(data: str, profile: str) -> Table:
+    """The paper's Table 1 on one dataset: budgets by priors."""
+    if profile == "smoke":
+        shared, columns = SMOKE, SMOKE.priors(patches="patches")
+    elif profile == "mini":
+        shared = mini(data)
+        columns = shared.priors(random="random", patches="patches", embedded="embedded")
+        columns.append(shared.taught("CF10-T", teacher("cifar10", mini)))
+    else:
+        shared = full(data)
+        taught = {"CF10-T": "cifar10", "CF100-T": "cifar100", "TIN-T": "tin", "IN1K-T": "in1k"}
+        columns = shared.priors(random="random_learner")
+        columns += [shared.taught(name, teacher(source, full)) for name, source in taught.items()]
+        columns += [shared.column("CLIP RN50", "prior=clip_rn50")]
+    section = Section(f"Table 1, {data}, {profile}", shared.framed(columns))
+    best = columns[-1].name
+    claims = [
+        Claim(f"{best} at {b:.0%} of the data is above the plain method there", 0, best, b, shared.plain, b)
+        for b in shared.budgets
+    ]
+    half = shared.budgets[-1]
+    star = f"{shared.plain}*"
+    claims.append(Claim(f"{best} at {half:.0%} is above {shared.plain} on everything", 0, best, half, star, 1.0))
+    claims.append(Claim(f"random at {half:.0%} is above the plain method there", 0, "random", half, shared.plain, half))
+    return Table(f"table1-{data}", (section,), tuple(c for c in claims if known(c.better, columns)))
+
+
+def known(name: str, columns: list[Column]) -> bool:
+    """Whether a table has a column of this name."""
+    return any(column.name == name for column in columns)
+
+
+def headline(profile: str) -> Table:
+    """The abstract's two claims; in small: a prior that saw much more, and one of another, smaller network."""
+    if profile == "full":
+        shared = full("in1k", (0.1, 0.5))
+        strong, weak = (
+            shared.column("CLIP ViT-B/16", "prior=clip_vitb16"),
+            shared.taught("CF10-T", teacher("cifar10", full)),
+        )
+    elif profile == "mini":
+        shared = mini("cifar10", (0.1, 0.5))
+        strong, weak = shared.column("embedded", "prior=embedded"), shared.taught("CF10-T", teacher("cifar10", mini))
+    else:
+        shared = SMOKE
+        strong, weak = shared.column("patches", "prior=patches"), shared.column("random", "prior=random_learner")
+    low, high = shared.budgets[0], shared.budgets[-1]
+    claims = (
+        Claim(
+            f"{strong.name} at {high:.0%} is above {shared.plain} on everything (abstract)",
+            0,
+            strong.name,
+            high,
+            f"{shared.plain}*",
+            1.0,
+        ),
+        Claim(
+            f"{weak.name} at {low:.0%} is above {shared.plain} there (abstract: by 7.7 points)",
+            0,
+            weak.name,
+            low,
+            shared.plain,
+            low,
+        ),
+    )
+    return Table("table-headline", (Section(f"Headline, {profile}", shared.framed([strong, weak])),), claims)
+
+
+def methods(profile: str) -> Table:
+    """Every method, plain and with ReLA."""
+    names = ("simclr", "byol") if profile == "smoke" else METHODS
+    columns: list[Column] = []
+    claims: list[Claim] = []
+    for name in names:
+        shared = method_protocol(name, profile)
+        prior = {"mini": "embedded", "full": "clip_rn50", "smoke": "patches"}[profile]
+        columns += [shared.column(name, "prior=none"), shared.column(f"{name}, {prior}", f"prior={prior}")]
+        budget = shared.budgets[0]
+        claims.append(Claim(f"ReLA helps {name}", 0, f"{name}, {prior}", budget, name, budget))
+    return Table("table-methods", (Section(f"Methods, {profile}", tuple(columns)),), tuple(claims))
+
+
+def method_protocol(name: str, profile: str) -> Protocol:
+    """A method with what lets it learn at the profile's size."""
+    if profile == "smoke":
+        return Protocol((*SMOKE.words, f"method={name}"), "digits", (0.5,), (0,), name)
+    if profile == "full":
+        return Protocol((*full("cifar10").words, f"method={name}"), "cifar10", (0.5,), (0,), name)
+    preset = "cifar10_mini" if name == "simclr" else f"cifar10_mini_{name}"
+    epochs = 3 * MINI_EPOCHS if name == "simsiam" else MINI_EPOCHS  # it learns slowly, see its preset
+    words = (f"experiment={preset}", f"epochs={epochs}", "runtime.eval_every_epochs=4")
+    return Protocol(words, "cifar10", (0.5,), (0, 1, 2), name)
+
+
+def learners(profile: str) -> Table:
+    """ReLA under other networks."""
+    vit = ("learner=vit_s16", "learner.patch_size=4")
+    choices: dict[str, tuple[str, ...]] = {
+        "ResNet-18": ("learner=resnet18",),
+        "ResNet-50": ("learner=resnet50",),
+        "ResNet-101": ("learner=resnet101",),
+        "ViT-S": vit,
+        "MobileNet": ("learner=mobilenet_v3",),
+    }
+    if profile == "full":
+        sizes = dict.fromkeys(("ResNet-18", "ResNet-50", "ResNet-101"), ("learner.width=64",))
+        prior, shared = "clip_rn50", full("cifar10", (0.5,))
+        for name in ("ViT-S", "MobileNet"):  # the preset's keys are a ResNet's
+            choices[name] += ("~learner.stem", "~learner.width")
+    elif profile == "mini":
+        sizes = {
+            "ResNet-18": ("learner.width=8",),
+            "ResNet-50": ("learner.width=4",),
+            "ResNet-101": ("learner.width=4",),
+        }
+        choices["ViT-S"] = ("learner=timm", "learner.model=test_vit")
+        choices["MobileNet"] = ("learner=timm", "learner.model=mobilenetv3_small_050")
+        prior, shared = "embedded", mini("cifar10", (0.2,))
+    else:
+        choices, sizes = {"ResNet-18": ("learner=resnet18",), "MobileNet": ("learner=mobilenet_v3",)}, {}
+        prior, shared = "patches", SMOKE
+    columns = []
+    for name, words in choices.items():
+        stem = ("learner.stem=cifar",) if name.startswith("ResNet") else ()
+        own = (*words, *stem, *sizes.get(name, ()))
+        columns += [shared.column(name, "prior=none", *own), shared.column(f"{name}, {prior}", f"prior={prior}", *own)]
+    budget = shared.budgets[0]
+    claims = tuple(Claim(f"ReLA helps {n}", 0, f"{n}, {prior}", budget, n, budget) for n in choices)
+    return Table("table-learners", (Section(f"Learners, {profile}", tuple(columns)),), claims)
+
+
+def ablation(profile: str) -> Table:
+    """One thing changed at a time: transport, transfer layer, switch, budget."""
+    prior = {"mini": "embedded", "full": "clip_rn50", "smoke": "patches"}[profile]
+    shared = {"mini": mini, "full": full}[profile]("cifar10", (0.5,)) if profile != "smoke" else SMOKE
+    given = f"prior={prior}"
+    chosen = TRANSPORTS[:2] if profile == "smoke" else TRANSPORTS
+    transports = [shared.column(t, given, f"transport={t}") for t in chosen]
+    transfers = [shared.column(t, given, f"matching.transfer={t}") for t in ("trained", "frozen")]
+    rules = ("switch=adaptive", "switch=never", "switch=fixed switch.at=0.5", "switch=fixed switch.at=0.25")
+    switches = [shared.column(rule, given, *rule.split()) for rule in rules]
+    budgets = (0.1, 0.2, 0.5, 1.0) if profile != "smoke" else (0.5, 1.0)
+    lengths = [shared.column("plain", "prior=none", budgets=budgets), shared.column(prior, given, budgets=budgets)]
+    parts = {"Transport": transports, "Transfer layer": transfers, "Switch": switches, "Budget": lengths}
+    return Table("table-ablation", tuple(Section(f"{k}, {profile}", tuple(v)) for k, v in parts.items()))
+
+
+TABLES: dict[str, Callable[[str], Table]] = {
+    **{
+        f"table1-{data}": (lambda profile, data=data: table1(data, profile))
+        for data in ("cifar10", "cifar100", "tin", "in1k")
+    },  # type: ignore[misc]
+    "table-headline": headline,
+    "table-methods": methods,
+    "table-learners": learners,
+    "table-ablation": ablation,
+}

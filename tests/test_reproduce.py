@@ -1,0 +1,208 @@
+"""`rela reproduce`: what is in a table, what is there of it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rela_cli.composer import compose
+from rela_cli.errors import ConfigError, MissingError
+from rela_cli.reproduce.cells import Cells, data_words
+from rela_cli.reproduce.command import read
+from rela_cli.reproduce.finish import verdict
+from rela_cli.reproduce.tables import METHODS, PROFILES, TABLES
+from rela_cli.report.differences import paired
+
+
+def folder_of_classes(root: Path, classes: int, size: int = 32) -> Path:
+    """train/<class>/ and test/<class>/ with an image each."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for number in range(classes):
+            folder = root / split / f"c{number:03d}"
+            folder.mkdir(parents=True)
+            Image.fromarray(random.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(folder / "0.png")
+    return root
+
+
+def reproduce(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rela_cli", "reproduce", *words], capture_output=True, text=True, **options  # type: ignore[call-overload, no-any-return]
+    )
+
+
+# ------------------------------------------------------------------------------------------------ what tables hold
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_column_composes(name: str, profile: str) -> None:
+    """Whatever data are here: a run of each column is a valid config, its teacher's too."""
+    table = TABLES[name](profile)
+    for section in table.sections:
+        for column in section.columns:
+            words = [*column.words, *(["prior.run=somewhere"] if column.teacher else [])]
+            config = compose([*words, *(["dataset.root=x"] if "mini" in " ".join(words) else [])])
+            assert config.is_plain == ("prior=none" in column.words)
+            if column.teacher:
+                teacher = compose([*column.teacher.words, "dataset.root=x"])
+                assert teacher.is_plain and column.teacher.budgets == (1.0,)
+    for claim in table.claims:
+        columns = {column.name: column for column in table.sections[claim.section].columns}
+        assert claim.budget in columns[claim.better].budgets
+        assert claim.than_budget in columns[claim.than].budgets
+
+
+def test_the_full_table_1_is_the_papers() -> None:
+    (section,) = TABLES["table1-cifar10"]("full").sections
+    names = [column.name for column in section.columns]
+    assert names == ["BYOL", "random", "CF10-T", "CF100-T", "TIN-T", "IN1K-T", "CLIP RN50", "BYOL*"]
+    assert [column.budgets for column in section.columns] == [(0.1, 0.2, 0.5)] * 7 + [(1.0,)]
+    config = compose(list(section.columns[0].words))
+    options = config.optimizer.options
+    protocol = (config.method.name, config.epochs, config.batch_size, config.optimizer.name)
+    assert protocol == ("byol", 100, 128, "adamw")
+    assert (options["lr"], options["weight_decay"], options["schedule"]) == (1e-3, 0.01, "constant")
+    assert (config.learner.name, config.learner.options) == ("resnet18", {"stem": "cifar", "width": 64})
+    assert (config.method.options["ema"], config.method.options["ema_schedule"]) == (0.99, "constant")
+    assert config.switch.options["constants"] == "reference"
+    large = compose(list(TABLES["table1-in1k"]("full").sections[0].columns[0].words))
+    assert (large.learner.name, large.batch_size, large.epochs) == ("resnet50", 512, 100)
+
+
+def test_the_mini_tables_have_three_seeds_and_every_method() -> None:
+    (section,) = TABLES["table1-cifar10"]("mini").sections
+    assert {column.seeds for column in section.columns} == {(0, 1, 2)}
+    assert {column.name.partition(",")[0] for column in TABLES["table-methods"]("mini").sections[0].columns} == set(METHODS)
+
+
+# --------------------------------------------------------------------------------------------------------- where data are
+
+
+def test_data_are_known_by_their_layout(tmp_path: Path) -> None:
+    ten = folder_of_classes(tmp_path / "cifar10", 10)
+    here = data_words("cifar10", ten, limited=False)
+    assert here == ["dataset=image_folder", f'dataset.root="{ten}"']
+    assert data_words("cifar10", tmp_path, limited=True) == [*here, "dataset.limit=5000"]
+    with pytest.raises(MissingError, match="100 class folders"):
+        data_words("cifar100", tmp_path, limited=False)
+    (tmp_path / "cifar-100-python").mkdir()
+    assert data_words("cifar100", tmp_path, limited=False)[0] == "dataset=cifar100"
+    with pytest.raises(MissingError, match="DATA=FOLDER"):
+        data_words("cifar10", None, limited=False)
+
+
+def test_a_column_without_its_data_or_weights_says_why(tmp_path: Path) -> None:
+    folder_of_classes(tmp_path / "cifar10", 10)
+    cells = Cells(TABLES["table1-cifar10"]("full"), tmp_path, [f'paths.outputs="{tmp_path}/o"'])
+    states = {name: {cell.state for cell in group} for (_, name, _), group in cells.of.items()}
+    assert states["CF10-T"] == {"waits"}
+    assert states["CF100-T"] == states["IN1K-T"] == {"not available"}
+    reason = next(cell.missing for cell in cells if cell.column.name == "IN1K-T")
+    assert "its prior cannot be trained" in reason and "imagenet" in reason
+
+
+def test_runs_that_columns_share_are_made_once(tmp_path: Path) -> None:
+    cells = Cells(TABLES["table-ablation"]("smoke"), None, [f'paths.outputs="{tmp_path}"'])
+    listed = sum(len(group) for group in cells.of.values())
+    folders = [cell.run.folder for cell in cells]
+    assert len(folders) == len(set(folders)) < listed
+
+
+# ------------------------------------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table1-cifar"], "did you mean table1-cifar10"),
+        (["table1-cifar10", "profil=mini"], "did you mean profile"),
+        (["table1-cifar10", "profile=maxi"], "mini, full, smoke"),
+        (["table1-cifar10", "jobs=0"], "at least 1"),
+        (["table1-cifar10", "smoke"], "cannot read smoke"),
+    ],
+)
+def test_mistakes(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(words)
+
+
+def test_a_folder_that_is_not_there() -> None:
+    with pytest.raises(MissingError, match="is not a folder"):
+        read(["table1-cifar10", "data=nowhere"])
+
+
+def test_verdicts() -> None:
+    assert verdict(None) == "not measured"
+    assert verdict(paired({0: 0.04, 1: 0.05, 2: 0.06})).startswith("holds: +5.0 points [+2.5, +7.5] (n 3)")
+    assert verdict(paired({0: -0.04, 1: -0.05, 2: -0.06})).startswith("does not hold: -5.0")
+    assert verdict(paired({0: -0.04, 1: 0.05})).startswith("open: +0.5")
+    assert verdict(paired({0: 0.01})) == "holds: +1.0 points (n 1)"
+
+
+# ------------------------------------------------------------------------------------------------------------ end to end
+
+
+@pytest.mark.slow
+def test_smoke_from_nothing_and_again(tmp_path: Path) -> None:
+    """The table, the plots and the report; a second call makes nothing; a deleted run is made again."""
+    words = ("table1-cifar10", "profile=smoke", f"outputs={tmp_path}/runs", f"out={tmp_path}/out")
+    dry = reproduce(*words, "dry_run=1")
+    assert dry.returncode == 0 and "2 to do" in dry.stdout and not (tmp_path / "runs" / "runs").exists()
+    first = reproduce(*words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "patches at 50% is above SimCLR on everything" in table
+    rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
+    assert {"patches", "none"} <= {row["prior"] for row in rows}
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    assert list((tmp_path / "out" / "plots").glob("*.svg")) and list((tmp_path / "out" / "plots").glob("*.png"))
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "runs").glob("*/backbone.safetensors")}
+    again = reproduce(*words)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    assert (tmp_path / "out" / "table.md").read_text() == table
+
+
+@pytest.mark.slow
+def test_a_failing_cell_fails_alone(tmp_path: Path) -> None:
+    """Every run of a column fails (its folder is a file); the others are made, and the status is 1."""
+    words = ("table1-cifar10", "profile=smoke", f"outputs={tmp_path}/runs", f"out={tmp_path}/out")
+    cells = Cells(TABLES["table1-cifar10"]("smoke"), None, [f'paths.outputs="{tmp_path}/runs"'])
+    star = cells.of[0, "SimCLR*", 1.0][0].run.folder
+    star.parent.mkdir(parents=True)
+    star.write_text("in the way")
+    done = reproduce(*words)
+    assert done.returncode == 1, done.stdout
+    assert "failed: SimCLR*, budget 1, seed 0" in done.stdout
+    assert "patches" in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_stopped_in_the_middle_it_goes_on(tmp_path: Path) -> None:
+    """SIGTERM after the first batch: 143, nothing left running; the same command ends with a whole table."""
+    words = ("table1-cifar10", "profile=smoke", f"outputs={tmp_path}/runs", f"out={tmp_path}/out", "jobs=1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rela_cli", "reproduce", *words], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("  [1/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(90) == 143
+    time.sleep(0.5)
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(tmp_path) not in listing
+    done = reproduce(*words)
+    assert done.returncode == 0 and "1 cached" in done.stdout or "2 cached" in done.stdout
+    assert (tmp_path / "out" / "table.md").is_file()
