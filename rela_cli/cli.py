@@ -54,6 +54,7 @@ OTHERS = {  # the modules of the other commands
     "rank": "rank",
     "switch-trace": "replay",
     "table": "report.table",
+    "plot": "report.plot",
     "list": "listing",
     "data": "check",
     "doctor": "doctor",

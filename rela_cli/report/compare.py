@@ -135,7 +135,8 @@ def differing(many: Iterable[Settings]) -> set[str]:
     return {key for (key, _), seen in values.items() if len(seen) > 1}
 
 
-def _label(settings: Settings, keys: set[str], separator: str = " ") -> str:
+def labelled(settings: Settings, keys: set[str], separator: str = " ") -> str:
+    """The settings among `keys` as one would type them, but for those with a place of their own."""
     return separator.join(f"{k}={v}" for k, v in settings if k in keys and k not in OWN)
 
 
@@ -177,7 +178,7 @@ def runs_of(results: Iterable[Mapping[str, Any]]) -> list[Run]:
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     """One row for each budget of the settings that plain and ReLA share, in the order of the tables."""
     keys = differing({run.shared for run in runs})
-    rows = [Row(shared, budget, _label(shared, keys)) for shared, budget in {(r.shared, r.budget) for r in runs}]
+    rows = [Row(shared, budget, labelled(shared, keys)) for shared, budget in {(r.shared, r.budget) for r in runs}]
     return sorted(rows, key=lambda row: (*row.names, row.budget, _natural(row.shared, keys)))
 
 
@@ -207,7 +208,7 @@ def _prior_order(name: str) -> tuple[int, str]:
 
 
 def _head(variant: Settings, keys: set[str]) -> str:
-    return "\n".join(filter(None, (dict(variant)["prior"], _label(variant, keys, "\n"))))
+    return "\n".join(filter(None, (dict(variant)["prior"], labelled(variant, keys, "\n"))))
 
 
 def score(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> Score | None:
