@@ -8,7 +8,7 @@ RELA := $(BIN)/rela
 STAMP := $(VENV)/.stamp-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-long lint format types check wheel clean table1-cifar10
+.PHONY: help setup demo test test-fast test-long lint format types check wheel clean table1-cifar10 figure2
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,3 +62,6 @@ clean:  ## caches and built things; .venv and outputs stay
 
 table1-cifar10: $(STAMP)  ## DATA=FOLDER [PROFILE=mini] [OUT=FOLDER]: the paper's Table 1 on CIFAR-10, at a small size
 	@RELA=$(RELA) DATA="$(DATA)" PROFILE=$(PROFILE) OUT="$(OUT)" scripts/table1_cifar10.sh
+
+figure2: $(STAMP)  ## [OUT=FOLDER]: the paper's Figure 2, sample variance and relabelling against convergence; seconds
+	$(BIN)/python scripts/figure2.py $(or $(OUT),outputs/figure2)
