@@ -37,6 +37,8 @@ Look
   switch-trace  what another switch would have done
                 rela switch-trace outputs/runs/latest threshold=0.99
   table       one table of all runs            rela table --format md
+  plot        accuracy against budget and cost, training, the switch: PNG and SVG
+  report      one HTML file of it all           rela report --out report.html
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
   data        read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
@@ -55,6 +57,7 @@ OTHERS = {  # the modules of the other commands
     "switch-trace": "replay",
     "table": "report.table",
     "plot": "report.plot",
+    "report": "reporting",
     "list": "listing",
     "data": "check",
     "doctor": "doctor",

@@ -23,7 +23,8 @@ FLOORS: list[set[str]] = [
     {"screen"},
     {"pipeline"},
     {"commandline", "composer", "job", "sweep"},
-    {"cli", "listing", "doctor", "check", "fetch", "rank", "replay"},
+    {"neighbours"},
+    {"cli", "listing", "doctor", "check", "fetch", "rank", "replay", "reporting"},
     {"__main__"},
 ]
 BESIDE = {"report": {"report", "artifacts", "config", "errors", "__init__"}}  # reads what runs have left, no more
@@ -38,10 +39,12 @@ LIGHT = {
     "fetch",
     "job",
     "listing",
+    "neighbours",
     "network",
     "pipeline",
     "rank",
     "replay",
+    "reporting",
     "runs",
     "screen",
     "report",
