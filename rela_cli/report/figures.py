@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,6 +45,10 @@ LEFT = 0.105  # of the single plots: where axes and titles start
 NEAREST = 1e-3  # to 1, of a rho that is drawn
 LOSS = "#b9bec4"
 WIDE = 8.0  # an axis of cost spans at least this factor: a few percent are no difference
+WATCHED = (
+    "grey: loss, solid: its fast average, dashed: the slow average that follows the fast one",
+    "phase 1 ends where rho = exp(fast - slow), at most 1, reaches its threshold",
+)
 COLUMNS = 4  # traces beside one another in a plot
 DASHES = ("-", "--", "-.", ":")  # variants of one prior
 
@@ -65,12 +70,16 @@ class Group:
 
 
 class Plot(NamedTuple):
-    """A figure still to be drawn: its kind, the start of a file name, what it shows in words, and how it is made."""
+    """A figure still to be drawn: its kind, the start of a file name, what it shows in words, and how it is made.
+
+    `rank` grows with what there is to compare: how many ways to a backbone, then the budget.
+    """
 
     kind: str
     name: str
     words: str
     draw: Callable[[], Figure]
+    rank: tuple[int, float] = (0, 0.0)
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
@@ -200,18 +209,24 @@ def measured_how(group: Group, protocol: Protocol, found: Sequence[Series]) -> l
 def accuracy_plots(
     group: Group, protocols: Sequence[Protocol], axis: str, kind: str, draw: Callable[..., Figure], words: str
 ) -> Iterator[Plot]:
-    """One plot a protocol, where there is a number."""
+    """One plot a protocol, where there is a number, and a cost if that is what it stands against."""
     for protocol in protocols:
-        if series_of(group, protocol, lambda row, column: row.budget):
+        x_of = (lambda row, column: mean_cost(group, row, column, axis)) if kind == "cost" else budget_of
+        if series_of(group, protocol, x_of):
             network = "" if protocol.network == "online" else f"-{protocol.network}"
             extra = f"-{axis}" if kind == "cost" else ""
             name = f"{kind}{extra}-{protocol.name}{network}"
             yield Plot(kind, name, f"{words}, {protocol.name} probe", partial(draw, group, protocol, axis))
 
 
+def budget_of(row: Row, column: Column) -> float:
+    """The x axis of accuracy against budget."""
+    return row.budget
+
+
 def budget_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
     """Accuracy against budget, a line for each way to a backbone."""
-    found = series_of(group, protocol, lambda row, column: row.budget)
+    found = series_of(group, protocol, budget_of)
     figure, (axes,) = new_figure()
     top = titled(figure, "Accuracy against budget", measured_how(group, protocol, found), LEFT)
     figure.subplots_adjust(left=LEFT, right=0.70, top=top, bottom=0.125)
@@ -305,8 +320,9 @@ def training_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> It
     for budget in group.budgets:
         runs = [run for run in group.runs if run.budget == budget]
         if any(left.lines(folder(run) / "metrics.jsonl") for run in runs):
+            rank = (len({run.variant for run in runs}), budget)
             words = f"training curves at budget {budget:g}"
-            yield Plot("training", f"training-b{budget:g}", words, partial(training_figure, group, budget))
+            yield Plot("training", f"training-b{budget:g}", words, partial(training_figure, group, budget), rank)
 
 
 def training_figure(group: Group, budget: float) -> Figure:
@@ -419,15 +435,15 @@ def variance_figure(group: Group) -> Figure:
             continue
         prior = dict(run.variant)["prior"]
         drawn, longest = look(prior), max(longest, len(shares))
-        total = [100 * sum(shares[: i + 1]) for i in range(len(shares))]
+        total = [100 * share for share in accumulate(shares)]
         kept = min(run.result.get("target_dim") or len(shares), len(shares))
         axes.plot(range(1, len(total) + 1), total, color=drawn.colour)
         axes.plot(kept, total[kept - 1], color=drawn.colour, marker=drawn.marker, ms=7, mec=PAPER)
         text = f"{prior}: {kept} of {len(shares)}\ncarry {total[kept - 1]:.1f} %"
         labels.append(Label(total[kept - 1], text, drawn.colour))
-    spread_log_ticks(
-        axes, [2**i for i in range(longest.bit_length())], [str(2**i) for i in range(longest.bit_length())]
-    )
+    powers = [2**i for i in range(0, longest.bit_length(), 1 if longest < 512 else 2)]
+    spread_log_ticks(axes, powers, [str(power) for power in powers])
+    axes.set_xlim(right=longest * 1.15)
     axes.set_ylim(0, 102)
     axes.set(xlabel="principal components of the prior's features", ylabel="variance explained, cumulative, %")
     margin_labels(axes, labels, size=7.5, lines=2)
@@ -448,7 +464,8 @@ def trace_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Itera
             part = f"-{1 + start // COLUMNS}" if len(found) > COLUMNS else ""
             shown = found[start : start + COLUMNS]
             words = f"loss trace of the matching at budget {budget:g}"
-            yield Plot("trace", f"trace-b{budget:g}{part}", words, partial(trace_figure, group, budget, shown))
+            rank = (len(shown), budget)
+            yield Plot("trace", f"trace-b{budget:g}{part}", words, partial(trace_figure, group, budget, shown), rank)
 
 
 def traced(group: Group, budget: float) -> list[Traced]:
@@ -464,32 +481,30 @@ def traced(group: Group, budget: float) -> list[Traced]:
 
 def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure:
     """Above: matching loss and its fast and slow averages; below: rho, its threshold, and the switch."""
-    width = max(5.8, 0.9 + 2.2 * len(found))
+    watched = any(moves(lines) for *_, lines in found)  # a fixed switch keeps no averages and no rho
+    width, height, ratios = max(5.8, 0.9 + 2.2 * len(found)), 4.4 if watched else 3.0, (3, 2) if watched else (1,)
     figure, panels = new_figure(
-        width, 4.4, nrows=2, ncols=len(found), sharex=True, sharey="row", height_ratios=(3, 2)
-    )  # fmt: skip
+        width, height, nrows=len(ratios), ncols=len(found), sharex=True, sharey="row", height_ratios=ratios
+    )
     seeds = sorted({run.seed for _, run, _, _ in found})
     notes = [f"{group.name}; budget {100 * budget:g} %, seed {', '.join(map(str, seeds))}"]
-    if any(moves(lines) for *_, lines in found):
-        notes.append("grey: loss, solid: its fast average, dashed: the slow average that follows the fast one")
-        notes.append("phase 1 ends where rho = exp(fast - slow), at most 1, reaches its threshold")
-    else:
-        notes.append("grey: loss; the switch is fixed beforehand and watches no averages")
+    notes += WATCHED if watched else ["grey: loss; the switch is fixed beforehand and watches no averages"]
     top = titled(figure, "What the switch saw", notes, left=0.7 / width)
-    figure.subplots_adjust(left=0.7 / width, right=0.985, top=top - 0.05, bottom=0.1, hspace=0.1, wspace=0.08)
-    for i, (name, run, drawn, lines) in enumerate(found):
-        above, below = panels[i], panels[len(found) + i]
+    bottom = 0.44 / height
+    figure.subplots_adjust(left=0.7 / width, right=0.985, top=top - 0.05, bottom=bottom, hspace=0.1, wspace=0.08)
+    for (name, run, drawn, lines), above, below in zip(found, panels, panels[-len(found) :], strict=False):
         above.set_title(name, color=drawn.colour, fontweight="bold")
         draw_losses(above, lines)
-        draw_rho(below, run, drawn, lines)
+        if watched:
+            draw_rho(below, run, drawn, lines)
         below.set_xlabel("step")
         mark_switch(above, below, run)
     losses = [line["loss"] for *_, lines in found for line in lines]
-    panels[0].set_ylim(
-        min(losses) - 0.03, max(1.25, max(losses))
-    )  # the slow average starts at 2 and says nothing there
+    above_all = max(losses) + 0.12  # the slow average starts at 2 and says nothing there
+    panels[0].set_ylim(min(losses) - 0.03, max(1.25, above_all) if watched else above_all)
     panels[0].set_ylabel("loss, 1 − cosine")  # noqa: RUF001
-    panels[len(found)].set_ylabel("rho")
+    if watched:
+        panels[len(found)].set_ylabel("rho")
     return figure
 
 

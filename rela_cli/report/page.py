@@ -19,6 +19,8 @@ from rela_cli.report.formats import ABOVE, BEST, MISSING, Grid
 from rela_cli.report.style import GRID, INK, LOOKS, PAPER, SOFT
 from rela_cli.report.table import Parts, cost_grid, duration, grids_of, notes_of
 
+BY_BUDGET = ("training", "trace")  # a plot for each budget: the page unfolds the one with most ways to compare
+REM_PER_INCH = 6.6  # of a plot: its text is then a little smaller than the page's
 THEMED = {INK: "--ink", SOFT: "--soft", GRID: "--grid", PAPER: "--paper", LOOKS["plain"][0]: "--plain"}
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
@@ -109,7 +111,7 @@ def sentence(group: Group, protocol: Protocol, axis: str) -> str:
     if star is None:
         return f"{text}; there is no plain run on everything at the same seeds to compare with."
     share = cost_share(group.runs, row, column.settings, axis)
-    text += f", {signed(star.mean)} points from plain on everything"
+    text += f", {signed(star.mean)} points against plain on everything"
     if star.low is not None:
         text += f" (95 % interval {signed(star.low)} to {signed(star.high)})"
     return text + (f", for {100 * share:.0f} % of its {AXES[axis]}." if share else ".")
@@ -132,7 +134,8 @@ def best_cell(group: Group, protocol: Protocol) -> tuple[float, int, float, Any]
 
 def tables(found: Found) -> str:
     """Scores and differences by the protocol shown; the other protocols to unfold."""
-    parts = Parts(differences=True, axis=found.axis)
+    has_plain = any(run.finished and not run.variant for run in found.runs)
+    parts = Parts(differences=has_plain, axis=found.axis)
     others = [protocol for protocol in found.protocols if protocol != found.shown]
     first = "".join(map(grid_html, grids_of(found.runs, [found.shown], parts))) if found.shown else ""
     rest = [
@@ -144,7 +147,8 @@ def tables(found: Found) -> str:
 
 def grid_html(grid: Grid) -> str:
     """A table that scrolls in its own box when the screen is narrow."""
-    heads = "".join(f'<th scope="col">{lines(head)}</th>' for head in (*grid.label_heads, *grid.heads))
+    heads = "".join(f'<th class=label scope="col">{lines(head)}</th>' for head in grid.label_heads)
+    heads += "".join(f'<th scope="col">{lines(head)}</th>' for head in grid.heads)
     body = []
     for labels, cells in zip(grid.labels, grid.cells, strict=True):
         row = [f'<th scope="row">{lines(label)}</th>' for label in labels]
@@ -172,9 +176,15 @@ def figures(found: Found) -> str:
     from rela_cli.report.style import ours
 
     with ours():
-        shown = [found.shown] if found.shown else []
-        drawn = [figure(plot) for plot in plots(found.runs, shown, found.axis, KINDS)]
-    return f"<div class=plots>{''.join(drawn)}</div>" if drawn else ""
+        every = list(plots(found.runs, [found.shown] if found.shown else [], found.axis, KINDS))
+        shown, folded = [plot for plot in every if plot.kind not in BY_BUDGET], []
+        for kind in BY_BUDGET:
+            of_kind = sorted((plot for plot in every if plot.kind == kind), key=lambda plot: plot.rank, reverse=True)
+            shown += of_kind[:1]
+            folded += of_kind[1:]
+        drawn, rest = ("".join(map(figure, some)) for some in (shown, folded))
+    more = details("; ".join(plot.words for plot in folded), f"<div class=plots>{rest}</div>") if folded else ""
+    return f"<div class=plots>{drawn}</div>{more}" if drawn else ""
 
 
 def figure(plot: Plot) -> str:
@@ -183,8 +193,10 @@ def figure(plot: Plot) -> str:
 
     matplotlib.rcParams["svg.hashsalt"] = plot.name  # ids have to differ from plot to plot in one page
     out = io.StringIO()
-    plot.draw().savefig(out, format="svg", metadata={"Date": None})
-    wide = " class=wide" if plot.kind in ("training", "trace") else ""
+    drawn = plot.draw()
+    drawn.savefig(out, format="svg", metadata={"Date": None})
+    width = f"max-width:{REM_PER_INCH * drawn.get_size_inches()[0]:.0f}rem"
+    wide = f' class=wide style="{width}"' if plot.kind in BY_BUDGET else ""
     return f'<figure{wide} role=img aria-label="{escape(plot.words)}">{themed(out.getvalue())}</figure>\n'
 
 

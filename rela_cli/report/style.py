@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rela_cli.errors import MissingError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -90,8 +92,15 @@ def look(prior: str) -> Look:
 
 @contextmanager
 def ours() -> Iterator[None]:
-    """matplotlib with our settings and no others."""
-    import matplotlib
+    """matplotlib with our settings and no others.
+
+    Raises:
+        MissingError: it is not installed, as in an environment that is older than the plots.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingError(f"plots need matplotlib ({error}): pip install matplotlib") from error
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
