@@ -218,6 +218,8 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
                 "rank",
                 "switch-trace",
                 "table",
+                "plot",
+                "report",
                 "list",
                 "data",
                 "doctor",

@@ -216,7 +216,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 @pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome here")
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (500, "dark")])
 def test_in_a_browser(project: Path, tmp_path: Path, width: int, scheme: str) -> None:
-    """It is painted, on the scheme's own ground, and a phone need not scroll sideways."""
+    """It is painted, on the ground of the scheme that the reader has chosen."""
     written(project)
     shot = tmp_path / "shot.png"
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},1500"]

@@ -260,9 +260,7 @@ def cost_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
         for point in one.points:
             place = (point.x, 100 * point.score.mean)
             text = f"{100 * budgets[point.x]:g}"
-            axes.annotate(
-                text, place, (0, -9), textcoords="offset points", size=6.5, color=one.look.colour, ha="center"
-            )
+            axes.annotate(text, place, (5, -9), textcoords="offset points", size=7, color=one.look.colour)
     labels += draw_references(axes, group, protocol)
     unit = log_ticks(axes, axis)
     axes.set(xlabel=f"cost of extract + transport + train, {unit}", ylabel="top-1, %")
