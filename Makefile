@@ -12,7 +12,7 @@ TABLE1 := table1-cifar10 table1-cifar100 table1-tin table1-in1k
 TABLES := $(TABLE1) table-headline table-methods table-learners table-ablation
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-long lint format types check wheel clean table1 $(TABLES)
+.PHONY: help setup demo test test-fast test-long lint format types check wheel clean table1 $(TABLES) figure2
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,3 +83,6 @@ table1: $(STAMP)  ## the paper's Table 1 on all datasets that are in DATA
 	@failed=0; for table in $(TABLE1); do \
 		$(RELA) reproduce $$table $(ASKED) || { status=$$?; [ $$status = 3 ] || failed=$$status; }; \
 	done; exit $$failed
+
+figure2: $(STAMP)  ## [OUT=FOLDER]: the paper's Figure 2, sample variance and relabelling against convergence; seconds
+	$(BIN)/python scripts/figure2.py $(or $(OUT),outputs/figure2)

@@ -37,6 +37,9 @@ Look
   switch-trace  what another switch would have done
                 rela switch-trace outputs/runs/latest threshold=0.99
   table       one table of all runs            rela table --format md
+  plot        accuracy against budget and cost, training, the switch: PNG and SVG
+  report      one HTML file of it all           rela report --out report.html
+  reproduce   a table of the paper             rela reproduce table1-cifar10 data=FOLDER
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
   data        read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
@@ -54,6 +57,9 @@ OTHERS = {  # the modules of the other commands
     "rank": "rank",
     "switch-trace": "replay",
     "table": "report.table",
+    "plot": "report.plot",
+    "report": "reporting",
+    "reproduce": "reproduce.command",
     "list": "listing",
     "data": "check",
     "doctor": "doctor",

@@ -23,7 +23,7 @@ from rela_cli.network import unreachable
 
 PACKAGES = (
     *("torch", "torchvision", "hydra-core", "omegaconf", "timm", "open_clip_torch", "wandb", "rich", "lightly"),
-    *("safetensors", "filelock", "scikit-learn", "numpy", "pillow"),
+    *("safetensors", "filelock", "scikit-learn", "scipy", "numpy", "pillow", "matplotlib"),
 )
 FREE_GB = 2.0
 

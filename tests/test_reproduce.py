@@ -36,7 +36,10 @@ def folder_of_classes(root: Path, classes: int, size: int = 32) -> Path:
 
 def reproduce(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rela_cli", "reproduce", *words], capture_output=True, text=True, **options  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-m", "rela_cli", "reproduce", *words],
+        capture_output=True,
+        text=True,
+        **options,  # type: ignore[call-overload, no-any-return]
     )
 
 
@@ -82,7 +85,9 @@ def test_the_full_table_1_is_the_papers() -> None:
 def test_the_mini_tables_have_three_seeds_and_every_method() -> None:
     (section,) = TABLES["table1-cifar10"]("mini").sections
     assert {column.seeds for column in section.columns} == {(0, 1, 2)}
-    assert {column.name.partition(",")[0] for column in TABLES["table-methods"]("mini").sections[0].columns} == set(METHODS)
+    assert {column.name.partition(",")[0] for column in TABLES["table-methods"]("mini").sections[0].columns} == set(
+        METHODS
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- where data are

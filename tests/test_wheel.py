@@ -40,6 +40,10 @@ def run(cwd: Path, *words: str, path: Path | None = None) -> str:
     return done.stdout
 
 
+def test_wheel_ships_the_pages_style(wheel: Path) -> None:
+    assert "rela_cli/report/page.css" in zipfile.ZipFile(wheel).namelist()
+
+
 def test_wheel_ships_every_yaml(wheel: Path) -> None:
     shipped = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"rela_cli/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}

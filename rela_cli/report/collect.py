@@ -113,3 +113,9 @@ def _distinct(results: Iterable[dict[str, Any]], problems: list[str]) -> list[di
 def counted(n: int, noun: str) -> str:
     """1 run, 2 runs."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def unfinished(paths: Sequence[Path]) -> list[Path]:
+    """The run folders at `paths` that have no result.json yet, each once."""
+    folders = (folder.resolve() for path in paths if path.is_dir() for folder in _run_folders(path))
+    return [folder for folder in dict.fromkeys(folders) if not (folder / "result.json").is_file()]

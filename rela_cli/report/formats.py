@@ -16,15 +16,25 @@ from rich.table import Table
 from rich.text import Text
 
 MISSING = "—"
+MINUS = "\N{MINUS SIGN}"  # as wide as a plus, unlike a hyphen
 LONG = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
 BEST, ABOVE = "{best}", "{above}"  # in a legend: the format's own word for these marks
 SEEN = "†"  # a cell whose prior has seen the labels that it is judged by
-ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#"})
+ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<="})
 MARKDOWN = str.maketrans({c: rf"\{c}" for c in "|*`<\\"} | {"\n": " "})
 LATEX = str.maketrans(
     {c: rf"\{c}" for c in "_%#&${}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
-    | {">": r"\textgreater{}", "±": r"$\pm$", MISSING: "---", "·": r"$\cdot$", SEEN: r"\textdagger{}", "\n": " "}
+    | {
+        ">": r"\textgreater{}",
+        MINUS: "$-$",
+        "≤": r"$\leq$",
+        "±": r"$\pm$",
+        MISSING: "---",
+        "·": r"$\cdot$",
+        SEEN: r"\textdagger{}",
+        "\n": " ",
+    }
 )
 
 

@@ -1,42 +1,45 @@
-"""The table of a project: what ReLA buys at a budget, for every protocol, and what it costs.
-
-Rows are what plain and ReLA share (dataset, learner, method, optimizer, epochs, ...) at one budget; columns are
-the ways to get there. Only runs that differ in nothing but their seed are averaged.
-"""
+"""The table of a project: what ReLA buys at a budget, for every protocol, and what it costs."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import statistics
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
-from rela_cli.errors import ConfigError, RelaError, nearest
+from rela_cli.errors import RelaError
 from rela_cli.report import formats
+from rela_cli.report.arguments import Parser, one_of
 from rela_cli.report.collect import OUTPUTS, collect, counted
+from rela_cli.report.compare import (
+    ACCOUNT,
+    COST_KEYS,
+    NAMES,
+    PROTOCOLS,
+    Column,
+    Cost,
+    Protocol,
+    Row,
+    Run,
+    Score,
+    columns_of,
+    compared,
+    cost,
+    marked,
+    protocols_of,
+    rows_of,
+    runs_in,
+    runs_of,
+    saw_labels,
+    score,
+    without_constants,
+)
+from rela_cli.report.differences import AXES, comparison_grids, comparison_record
 from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, Cell, Grid
 
-VARIANT = ("prior", "transport", "matching", "switch")  # settings that only ReLA has: they make columns
-TARGETS = ("prior", "transport")  # those that the prior alone depends on
-NAMES = ("dataset", "learner", "method")
-OWN = (*NAMES, "prior")  # names that have a place of their own in every table
-PRIORS = ("random_learner", "random", "patches", "embedded")  # the order of columns; others follow by name
-PROTOCOLS = {  # how each protocol measures, in the order of the tables
-    "rela": "linear, Adam: the paper's",
-    "lbfgs": "linear, L-BFGS on standardised features",
-    "knn": "nearest neighbours by cosine",
-    "sgd_grid": "linear, SGD, best rate on held-out train",
-    "few_shot": "logistic regression on a few labels a class",
-}
-NETWORKS = ("online", "target")
 FORMATS = ("rich", "md", "csv", "json", "latex")
-STAGES = ("extract", "transport", "train", "probe")
 LEGEND = (
     ("plain*", "plain on everything (budget 1), all else equal"),
     (BEST, "best trained cell of its row"),
@@ -44,354 +47,48 @@ LEGEND = (
     ("± (n)", "standard deviation over n seeds"),
     (MISSING, "no result"),
 )
+ONE_SEED = ("n", "1 seed in every cell")
 SEEN_LEGEND = (SEEN, "its prior was trained with the labels of this very dataset, so it is never best or underlined")
-ACCOUNT = ("extract", "transport", "train", "total", "probe")
 COST_HEADS = (*ACCOUNT, "samples\nseen", "steps", "switch\nat step", "peak\nmemory")
-SIZES = ("samples_seen", "steps", "switch_step", "peak_memory_bytes")
-COST_KEYS = (*(f"{kind}_{head}" for kind in ("seconds", "flops") for head in ACCOUNT), *SIZES, "device")
 COST_LEGEND = (
     ("total", "extract + transport + train; the prior pass counts also when it came from the cache"),
     (MISSING, "no such stage, or not known"),
 )
-
-Settings = tuple[tuple[str, str], ...]  # flat, sorted, written out: comparable and hashable
-
-
-class Protocol(NamedTuple):
-    """How a number was measured, and on which network."""
-
-    name: str
-    network: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """A result with its settings taken apart into what makes its row and what makes its column."""
-
-    shared: Settings
-    variant: Settings  # empty for plain
-    budget: float
-    seed: int
-    result: Mapping[str, Any]
-
-    @property
-    def finished(self) -> bool:
-        return bool(self.result["status"] == "finished")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Settings that plain and ReLA share, at one budget; `label` is what differs from other rows."""
-
-    shared: Settings
-    budget: float
-    label: str
-
-    @property
-    def names(self) -> tuple[str, str, str]:
-        """Dataset, learner and method."""
-        flat = dict(self.shared)
-        return flat.get("dataset", ""), flat.get("learner", ""), flat.get("method", "")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One way to a representation; `kind` is untrained, plain, prior, prior_alone or plain_star."""
-
-    kind: str
-    head: str
-    settings: Settings = ()
-
-    @property
-    def is_trained(self) -> bool:
-        return self.kind in ("plain", "prior", "plain_star")
-
-
-@dataclass(frozen=True)
-class Score:
-    """Top-1 over seeds; no deviation for a single one."""
-
-    mean: float
-    std: float | None
-    seeds: tuple[int, ...]
-
-
-# ------------------------------------------------------------------------------------------------- settings
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as command-line keys and values: {"switch": {"name": "fixed", "at": 0.5}} becomes
-    {"switch": "fixed", "switch.at": "0.5"}."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else key
-        if isinstance(value, Mapping):
-            flat |= flatten(value, path)
-        else:
-            flat[prefix if prefix and key == "name" else path] = _written(value)
-    return flat
-
-
-def _written(value: Any) -> str:
-    """A value as one would type it; 30 and 30.0, 0.3 and 0.1 + 0.2 are the same."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:.10g}"
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_written, value))}]"
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def differing(many: Iterable[Settings]) -> set[str]:
-    """The keys whose values differ, an option only among settings with the same part: two optimizers have
-    different options anyway, their names say so."""
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    flats = [dict(settings) for settings in many]
-    keys = {key for flat in flats for key in flat}
-    for flat in flats:
-        for key in keys:
-            owner = flat.get(key.partition(".")[0], "") if "." in key else ""
-            values[key, owner].add(flat.get(key, "unset"))
-    return {key for (key, _), seen in values.items() if len(seen) > 1}
-
-
-def _label(settings: Settings, keys: set[str], separator: str = " ") -> str:
-    return separator.join(f"{k}={v}" for k, v in settings if k in keys and k not in OWN)
-
-
-def _part(settings: Iterable[tuple[str, str]], groups: Sequence[str], inside: bool = True) -> Settings:
-    """The settings of some groups, or of all others."""
-    return tuple(sorted((k, v) for k, v in settings if (k.partition(".")[0] in groups) == inside))
-
-
-def _natural(settings: Settings, keys: set[str]) -> list[tuple[str, float, str]]:
-    """Sorts epochs=60 before epochs=100."""
-    order = []
-    for key, value in settings:
-        if key in keys:
-            order.append((key, _number(value), value))
-    return order
-
-
-def _number(value: str) -> float:
-    try:
-        return float(value) if value != "nan" else math.inf
-    except ValueError:
-        return math.inf
-
-
-# ---------------------------------------------------------------------------------------- rows, columns, cells
-
-
-def runs_of(results: Iterable[Mapping[str, Any]]) -> list[Run]:
-    """Results, ready to be compared."""
-    runs = []
-    for result in results:
-        flat = flatten({k: v for k, v in result["settings"].items() if k not in ("budget", "seed")}).items()
-        variant = () if result["prior"] == "none" else _part(flat, VARIANT)
-        budget = round(float(result["budget"]), 6)
-        runs.append(Run(_part(flat, VARIANT, inside=False), variant, budget, result["seed"], result))
-    return runs
-
-
-def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """One row for each budget of the settings that plain and ReLA share, in the order of the tables."""
-    keys = differing({run.shared for run in runs})
-    rows = [Row(shared, budget, _label(shared, keys)) for shared, budget in {(r.shared, r.budget) for r in runs}]
-    return sorted(rows, key=lambda row: (*row.names, row.budget, _natural(row.shared, keys)))
-
-
-def _compared(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
-    """The rows without those that hold nothing but the starred runs, which other rows show already."""
-    needed = {(run.shared, run.budget) for run in runs if run.variant or run.budget != 1}
-    have_rows = {shared for shared, _ in needed}
-    return [row for row in rows if (row.shared, row.budget) in needed or row.shared not in have_rows]
-
-
-def columns_of(runs: Iterable[Run]) -> list[Column]:
-    """Untrained, plain, each variant of each prior with the prior alone beside it, plain on everything."""
-    variants = {run.variant for run in runs if run.variant}
-    keys = differing(variants)
-    by_targets: dict[Settings, list[Settings]] = defaultdict(list)
-    for variant in sorted(variants, key=lambda v: _natural(v, keys)):
-        by_targets[_part(variant, TARGETS)].append(variant)
-    columns = [Column("untrained", "untrained"), Column("plain", "plain")]
-    for targets in sorted(by_targets, key=lambda t: _prior_order(dict(t)["prior"])):
-        columns += [Column("prior", _head(variant, keys), variant) for variant in by_targets[targets]]
-        columns.append(Column("prior_alone", f"{_head(targets, keys)}\nprior alone", targets))
-    return [*columns, Column("plain_star", "plain*")]
-
-
-def _prior_order(name: str) -> tuple[int, str]:
-    return (PRIORS.index(name) if name in PRIORS else len(PRIORS)), name
-
-
-def _head(variant: Settings, keys: set[str]) -> str:
-    return "\n".join(filter(None, (dict(variant)["prior"], _label(variant, keys, "\n"))))
-
-
-def score(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> Score | None:
-    """What a cell shows. Baselines do not depend on the budget, so every run of the row's settings has them."""
-    values: dict[int, float] = {}
-    for run in runs:
-        if run.finished and run.shared == row.shared:
-            value = _value(run, row.budget, column, protocol)
-            if value is not None:
-                values[run.seed] = value
-    if column.kind == "prior_alone" and len(set(values.values())) == 1:
-        values = dict([min(values.items())])  # the run's seed does not move it: one measurement, not three
-    if not values:
-        return None
-    std = statistics.stdev(values.values()) if len(values) > 1 else None
-    return Score(statistics.fmean(values.values()), std, tuple(sorted(values)))
-
-
-def _value(run: Run, budget: float, column: Column, protocol: Protocol) -> float | None:
-    """What one run says about a cell, None if nothing."""
-    if column.kind in ("untrained", "prior_alone"):
-        if column.kind == "prior_alone" and _part(run.variant, TARGETS) != column.settings:
-            return None
-        measured = _measured((run.result.get("baselines") or {}).get(column.kind))
-        alike = (value for known, value in measured.items() if known.name == protocol.name)
-        return measured.get(protocol, next(alike, None))  # a baseline has one network only
-    budget = 1.0 if column.kind == "plain_star" else budget
-    if run.budget != budget or run.variant != column.settings:
-        return None
-    return _measured(run.result.get("probe")).get(protocol)
-
-
-def _measured(probe: Any) -> dict[Protocol, float]:
-    """The finite top-1 values of a `probe` mapping, {"lbfgs": ..., "lbfgs@target": ...}."""
-    measured = {}
-    for key, entry in (probe or {}).items():
-        name, _, suffix = key.partition("@")
-        top1 = entry.get("top1") if isinstance(entry, Mapping) else None
-        if isinstance(top1, int | float) and math.isfinite(top1):
-            measured[Protocol(name, entry.get("network") or suffix or NETWORKS[0])] = float(top1)
-    return measured
-
-
-def protocols_of(runs: Iterable[Run], name: str = "all", network: str = "all") -> list[Protocol]:
-    """The protocols that the runs were measured by, restricted to those asked for.
-
-    Raises:
-        ConfigError: for a protocol that nobody knows.
-        RelaError: for one that no run was measured by.
-    """
-    present = {protocol for run in runs if run.finished for protocol in _measured(run.result.get("probe"))}
-    known = [*PROTOCOLS, *sorted({p.name for p in present} - PROTOCOLS.keys())]
-    if name not in ("all", *known):
-        raise ConfigError(f"--protocol={name} must be one of {', '.join(known)}, all{nearest(name, known)}")
-    chosen = [p for p in present if name in ("all", p.name) and network in ("all", p.network)]
-    if not chosen and (name, network) != ("all", "all"):
-        there = ", ".join(f"{p.name} ({p.network})" for p in sorted(present)) or "nothing"
-        raise RelaError(f"no run here has --protocol={name} --network={network}; measured: {there}")
-    return sorted(chosen, key=lambda p: (known.index(p.name), p.network))
-
-
-def saw_labels(runs: Iterable[Run], row: Row, column: Column) -> bool:
-    """Whether the prior behind a cell was trained with the labels that the cell is judged by."""
-    if column.kind not in ("prior", "prior_alone"):
-        return False
-    behind = (
-        run
-        for run in runs
-        if run.shared == row.shared
-        and column.settings == (run.variant if column.kind == "prior" else _part(run.variant, TARGETS))
-    )
-    return any(run.result.get("prior_saw_labels") for run in behind)
-
-
-def marked(scores: Sequence[Score | None], columns: Sequence[Column], seen: Sequence[bool]) -> list[tuple[bool, bool]]:
-    """For each cell of a row: is it the best trained one, is it better than the starred one; never with seen labels."""
-    fair = (None if saw else value for value, saw in zip(scores, seen, strict=True))
-    means = [-math.inf if value is None else value.mean for value in fair]
-    trained = [mean if column.is_trained else -math.inf for mean, column in zip(means, columns, strict=True)]
-    stars = [m for m, value, c in zip(means, scores, columns, strict=True) if c.kind == "plain_star" and value]
-    reference = stars[0] if stars else math.inf
-    best = max(trained)
-    return [(mean == best > -math.inf, m > reference) for mean, m in zip(trained, means, strict=True)]
-
 
 # ---------------------------------------------------------------------------------------------------- grids
 
 
 def score_grid(runs: Sequence[Run], protocol: Protocol) -> Grid:
     """The table of one protocol."""
-    rows, columns = _compared(rows_of(runs), runs), columns_of(runs)
+    rows, columns = compared(rows_of(runs), runs), columns_of(runs)
     every_label = [(*row.names, row.label, f"{row.budget:g}") for row in rows]
-    title, heads, labels = _without_constants((*NAMES, "settings", "budget"), every_label, keep=1)
+    title, heads, labels = without_constants((*NAMES, "settings", "budget"), every_label, keep=1)
     how = PROTOCOLS.get(protocol.name, "a probe of its own")
     title.append(f"top-1 % by {protocol.name} ({how}), {protocol.network} network")
+    scores_of = {row: [score(runs, row, column, protocol) for column in columns] for row in rows}
+    counts = {len(value.seeds) for scores in scores_of.values() for value in scores if value}
     cells = []
-    for row in rows:
-        scores = [score(runs, row, column, protocol) for column in columns]
+    for row, scores in scores_of.items():
         seen = [saw_labels(runs, row, column) for column in columns]
         marks = zip(scores, seen, marked(scores, columns, seen), strict=True)
-        cells.append(tuple(_score_cell(value, saw, *mark) for value, saw, mark in marks))
-    legend = LEGEND + (SEEN_LEGEND,) * any(SEEN in cell.text for line in cells for cell in line)
+        cells.append(tuple(_score_cell(value, saw, *mark, counts != {1}) for value, saw, mark in marks))
+    legend = (
+        LEGEND
+        + (ONE_SEED,) * (counts == {1})
+        + (SEEN_LEGEND,) * any(SEEN in cell.text for line in cells for cell in line)
+    )
     return Grid(" · ".join(title), heads, tuple(c.head for c in columns), labels, tuple(cells), legend)
 
 
-def _score_cell(value: Score | None, seen: bool, best: bool, above: bool) -> Cell:
+def _score_cell(value: Score | None, seen: bool, best: bool, above: bool, counted: bool) -> Cell:
     if value is None:
         return Cell()
-    deviation = "" if value.std is None else f"±{100 * value.std:.1f} ({len(value.seeds)})"
-    return Cell(f"{100 * value.mean:.1f}{SEEN * seen}", deviation, best, above)
-
-
-def _without_constants(
-    heads: Sequence[str], labels: Sequence[tuple[str, ...]], keep: int
-) -> tuple[list[str], tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Labels that are the same in every row move to the title; the last `keep` stay where they are."""
-    fixed = len(heads) - keep
-    varies = [i >= fixed or len({row[i] for row in labels}) > 1 for i in range(len(heads))]
-    title = [labels[0][i] for i in range(fixed) if not varies[i] and labels[0][i]]
-    kept = [i for i, does in enumerate(varies) if does]
-    return title, tuple(heads[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in labels)
+    deviation = "" if value.std is None else f"±{100 * value.std:.1f}"
+    count = f" ({len(value.seeds)})" if counted else ""
+    return Cell(f"{100 * value.mean:.1f}{SEEN * seen}", (deviation + count).strip(), best, above)
 
 
 # ----------------------------------------------------------------------------------------------------- cost
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The mean account of the finished runs of a cell; None where it is not known."""
-
-    seconds: dict[str, float | None]
-    flops: dict[str, float | None]
-    samples_seen: float | None
-    steps: float | None
-    switch_step: float | None
-    peak_memory_bytes: float | None
-    device: str
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Flat, in full precision, with COST_KEYS as its keys."""
-        staged = [part[stage] for part in (self.seconds, self.flops) for stage in ACCOUNT]
-        return dict(zip(COST_KEYS, [*staged, *(getattr(self, key) for key in SIZES), self.device], strict=True))
-
-
-def cost(runs: Iterable[Run]) -> Cost | None:
-    """The account of runs that differ in their seed only; None when none of them is finished."""
-    results = [run.result for run in runs if run.finished]
-    if not results:
-        return None
-    means = {key: _mean(result.get(key) for result in results) for key in SIZES}
-    devices = sorted({str(result.get("device") or MISSING) for result in results})
-    return Cost(_staged(results, "seconds"), _staged(results, "flops"), **means, device=", ".join(devices))
-
-
-def _staged(results: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float | None]:
-    """Mean by stage, with `total` for all that makes a backbone: the probe judges it, it does not make it."""
-    staged = {stage: _mean((result.get(kind) or {}).get(stage) for result in results) for stage in STAGES}
-    known = [staged[stage] for stage in STAGES[:3] if staged[stage] is not None]
-    return staged | {"total": math.fsum(value for value in known if value) if known else None}
-
-
-def _mean(values: Iterable[Any]) -> float | None:
-    known = [value for value in values if isinstance(value, int | float)]
-    return statistics.fmean(known) if known else None
 
 
 def cost_grid(runs: Sequence[Run]) -> Grid:
@@ -400,18 +97,13 @@ def cost_grid(runs: Sequence[Run]) -> Grid:
     columns = [column for column in columns_of(runs) if column.kind in ("plain", "prior")]
     for row in rows_of(runs):
         for column in columns:
-            account = cost(_runs_in(runs, row, column))
+            account = cost(runs_in(runs, row, column))
             if account is not None:
                 name = "plain*" if column.kind == "plain" and row.budget == 1 else column.head.replace("\n", " ")
                 every_label.append((*row.names, row.label, account.device, f"{row.budget:g}", name))
                 cells.append(_cost_cells(account, column.kind == "prior"))
-    title, heads, labels = _without_constants((*NAMES, "settings", "device", "budget", "run"), every_label, keep=2)
+    title, heads, labels = without_constants((*NAMES, "settings", "device", "budget", "run"), every_label, keep=2)
     return Grid(" · ".join([*title, "cost, mean over seeds"]), heads, COST_HEADS, labels, tuple(cells), COST_LEGEND)
-
-
-def _runs_in(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
-    """The runs behind a plain or a prior's cell."""
-    return [r for r in runs if r.shared == row.shared and r.budget == row.budget and r.variant == column.settings]
 
 
 def _cost_cells(account: Cost, has_switch: bool) -> tuple[Cell, ...]:
@@ -436,17 +128,21 @@ def _whole(value: float | None) -> str:
 # -------------------------------------------------------------------------------------------------- records
 
 
-def records(runs: Sequence[Run], protocols: Sequence[Protocol], with_cost: bool) -> list[dict[str, Any]]:
+def records(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) -> list[dict[str, Any]]:
     """One record for each row, column and protocol, in full precision; a missing cell has n = 0."""
     columns, found = columns_of(runs), []
-    for protocol in protocols or [Protocol("", "")] * with_cost:
-        for row in _compared(rows_of(runs), runs):
+    for protocol in protocols or [Protocol("", "")] * parts.cost:
+        for row in compared(rows_of(runs), runs):
             scores = [score(runs, row, column, protocol) for column in columns]
             seen = [saw_labels(runs, row, column) for column in columns]
             marks = marked(scores, columns, seen)
             for column, value, saw, mark in zip(columns, scores, seen, marks, strict=True):
                 record = _record(protocol, row, column, value, *mark) | {"prior_saw_labels": saw}
-                found.append(record | (_cost_record(runs, row, column) if with_cost else {}))
+                if parts.cost:
+                    record |= _cost_record(runs, row, column)
+                if parts.differences:
+                    record |= comparison_record(runs, row, column, protocol, parts.axis)
+                found.append(record)
     return found
 
 
@@ -474,11 +170,20 @@ def _record(
 def _cost_record(runs: Sequence[Run], row: Row, column: Column) -> dict[str, Any]:
     """The account of a trained cell; empty fields for a baseline, which has none."""
     budget = 1.0 if column.kind == "plain_star" else row.budget
-    account = cost(_runs_in(runs, Row(row.shared, budget, ""), column)) if column.is_trained else None
+    account = cost(runs_in(runs, Row(row.shared, budget, ""), column)) if column.is_trained else None
     return account.record if account else dict.fromkeys(COST_KEYS)
 
 
 # ---------------------------------------------------------------------------------------------- the command
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is asked for beside the scores; `axis` is the cost to be equal in, or None."""
+
+    cost: bool = False
+    differences: bool = False
+    axis: str | None = None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -491,8 +196,9 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_intermixed_args(argv)
     problems: list[str] = []
     runs = runs_of(collect(arguments.paths or [OUTPUTS], problems))
-    protocols = protocols_of(runs, arguments.protocol, arguments.network)
-    _show(runs, protocols, notes_of(runs) + problems, arguments.format, arguments.cost)
+    protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
+    parts = Parts(arguments.cost, arguments.differences or bool(arguments.equal_cost), arguments.equal_cost)
+    _show(runs, protocols, notes_of(runs) + problems, arguments.format, parts)
     return 0
 
 
@@ -504,7 +210,7 @@ def print_table(folders: Sequence[Path]) -> None:
     except RelaError as error:
         print(f"no table: {error}")
         return
-    _show(runs, protocols_of(runs), notes_of(runs) + problems, "rich", with_cost=False)
+    _show(runs, protocols_of(runs), notes_of(runs) + problems, "rich", Parts())
 
 
 def notes_of(runs: Sequence[Run]) -> list[str]:
@@ -518,14 +224,22 @@ def notes_of(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def _show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], form: str, with_cost: bool) -> None:
+def grids_of(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) -> list[Grid]:
+    """All that is asked for, in the order in which it is shown."""
+    grids = [score_grid(runs, protocol) for protocol in protocols]
+    if parts.differences:
+        grids += [grid for protocol in protocols for grid in comparison_grids(runs, protocol, parts.axis)]
+    return grids + [cost_grid(runs)] * parts.cost
+
+
+def _show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], form: str, parts: Parts) -> None:
     if form in ("csv", "json"):
-        found = records(runs, protocols, with_cost)
+        found = records(runs, protocols, parts)
         formats.write(formats.to_csv(found) if form == "csv" else formats.to_json(found))
         for note in notes:
             print(f"rela: {note}", file=sys.stderr)
         return
-    grids = [score_grid(runs, protocol) for protocol in protocols] + [cost_grid(runs)] * with_cost
+    grids = grids_of(runs, protocols, parts)
     if not grids:
         notes = ["no run has been probed yet, so there is no table", *notes]
     if form == "rich":
@@ -534,31 +248,13 @@ def _show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], 
         formats.write((formats.markdown if form == "md" else formats.latex)(grids, notes))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors leave the way all others of rela do."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = next((word for word in message.split() if word.startswith("--")), "")
-        hint = nearest(unknown, self._option_string_actions) if "unrecognized" in message else ""
-        raise ConfigError(f"{message}{hint}; `rela table --help` shows the usage")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rela table", description="Compare the runs found at PATH.", allow_abbrev=False)
-    paths = "outputs folder, folder of runs, run folder or result.json (default: outputs)"
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=paths)
-    parser.add_argument("--format", default="rich", type=_one_of("--format", FORMATS), help=", ".join(FORMATS))
-    parser.add_argument("--protocol", default="all", help=f"{', '.join(PROTOCOLS)} or all (default)")
-    networks = (*NETWORKS, "all")
-    parser.add_argument("--network", default="all", type=_one_of("--network", networks), help=", ".join(networks))
+def _parser() -> Parser:
+    parser = Parser("table", "Compare the runs found at PATH.")
+    parser.add_argument("--format", default="rich", type=one_of("--format", FORMATS), help=", ".join(FORMATS))
+    parser.add_protocol("all")
     parser.add_argument("--cost", action="store_true", help="also what the runs cost, prior pass included")
+    paired = "also ReLA minus plain at the same seed, with a 95 %% interval"
+    parser.add_argument("--differences", action="store_true", help=paired)
+    axes = f"the differences at equal cost too, and the cost to reach plain*: {', '.join(AXES)}"
+    parser.add_argument("--equal-cost", metavar="AXIS", type=one_of("--equal-cost", tuple(AXES)), help=axes)
     return parser
-
-
-def _one_of(option: str, names: Sequence[str]) -> Callable[[str], str]:
-    def check(name: str) -> str:
-        if name not in names:
-            raise ConfigError(f"{option}={name} must be one of {', '.join(names)}{nearest(name, names)}")
-        return name
-
-    return check

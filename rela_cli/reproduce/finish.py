@@ -38,7 +38,7 @@ def finish(cells: Cells, out: Path, profile: str) -> None:
     csv = text_of("report.table", [*every, "--format", "csv"])
     write_atomic(out / "table.csv", lambda path: path.write_text(csv, encoding="utf-8"))
     run("report.plot", [*every, "--out", str(out / "plots")])
-    run("report.page", [*every, "--out", str(out / "report.html")])
+    run("reporting", [*every, "--out", str(out / "report.html")])
     say(f"\n  table, plots and report: {out}")
 
 

@@ -1,0 +1,559 @@
+"""The plots of `rela plot` and `rela report`: from runs to figures. matplotlib is imported where one is made."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rela_cli.report import left
+from rela_cli.report.compare import (
+    Column,
+    Protocol,
+    Row,
+    Run,
+    Score,
+    Settings,
+    columns_of,
+    differing,
+    labelled,
+    rows_of,
+    runs_in,
+    score,
+)
+from rela_cli.report.differences import cost_of
+from rela_cli.report.style import GRID, INK, PAPER, SOFT, Label, Look, look, margin_labels, new_figure, titled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS = 1500  # of a trace that are drawn; more than a screen shows
+UNITS: dict[str, list[tuple[float, str]]] = {  # sizes of an axis' units, smallest first
+    "flops": [(10.0**e, f"{prefix}FLOP") for e, prefix in ((6, "M"), (9, "G"), (12, "T"), (15, "P"), (18, "E"))],
+    "seconds": [(1, "seconds"), (60, "minutes"), (3600, "hours")],
+    "samples": [(1, "images seen"), (1e3, "thousands of images seen"), (1e6, "millions of images seen")],
+}
+LEFT = 0.105  # of the single plots: where axes and titles start
+NEAREST = 1e-3  # to 1, of a rho that is drawn
+LOSS = "#b9bec4"
+WIDE = 8.0  # an axis of cost spans at least this factor: a few percent are no difference
+WATCHED = (
+    "grey: loss, solid: its fast average, dashed: the slow average that follows the fast one",
+    "phase 1 ends where rho = exp(fast - slow), at most 1, reaches its threshold",
+)
+COLUMNS = 4  # traces beside one another in a plot
+DASHES = ("-", "--", "-.", ":")  # variants of one prior
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be compared: all shares its settings but the budget."""
+
+    name: str
+    shared: Settings
+    runs: tuple[Run, ...]
+
+    @property
+    def budgets(self) -> list[float]:
+        return sorted({run.budget for run in self.runs})
+
+    def row(self, budget: float) -> Row:
+        return Row(self.shared, budget, "")
+
+
+class Plot(NamedTuple):
+    """A figure still to be drawn: its kind, the start of a file name, what it shows in words, and how it is made.
+
+    `rank` grows with what there is to compare: how many ways to a backbone, then the budget.
+    """
+
+    kind: str
+    name: str
+    words: str
+    draw: Callable[[], Figure]
+    rank: tuple[int, float] = (0, 0.0)
+
+
+def groups_of(runs: Sequence[Run]) -> list[Group]:
+    """The comparable groups, in the order of the tables."""
+    finished = [run for run in runs if run.finished]
+    keys = differing({run.shared for run in finished})
+    found: dict[Settings, str] = {}
+    for row in rows_of(finished):
+        found[row.shared] = " · ".join(filter(None, (*row.names, labelled(row.shared, keys))))
+    return [Group(name, key, tuple(r for r in finished if r.shared == key)) for key, name in found.items()]
+
+
+def plots(runs: Sequence[Run], protocols: Sequence[Protocol], axis: str, kinds: Iterable[str]) -> Iterator[Plot]:
+    """All plots that the runs have anything for, by group."""
+    groups = groups_of(runs)
+    for group in groups:
+        suffix = f"-{slug(group.name)}" if len(groups) > 1 else ""
+        for kind in kinds:
+            for plot in KINDS[kind](group, protocols, axis):
+                yield plot._replace(name=plot.name + suffix)
+
+
+def slug(text: str) -> str:
+    """A piece of a file name."""
+    return re.sub(r"[^A-Za-z0-9.=]+", "-", text).strip("-")[:80]
+
+
+# ----------------------------------------------------------------------------------------------------- series
+
+
+class At(NamedTuple):
+    """A cell on a curve: where it is, its score."""
+
+    x: float
+    score: Score
+
+
+@dataclass(frozen=True)
+class Series:
+    """One way to a backbone over its budgets."""
+
+    label: str
+    look: Look
+    dash: str
+    column: Column
+    points: tuple[At, ...]
+
+
+def trained(group: Group) -> list[tuple[Column, Look, str]]:
+    """Plain and each variant, with how they are drawn."""
+    found: list[tuple[Column, Look, str]] = []
+    seen: dict[str, int] = defaultdict(int)
+    for column in columns_of(group.runs):
+        if column.kind in ("plain", "prior"):
+            prior = dict(column.settings).get("prior", "plain")
+            found.append((column, look(prior), DASHES[seen[prior] % len(DASHES)]))
+            seen[prior] += 1
+    return found
+
+
+def series_of(group: Group, protocol: Protocol, x_of: Callable[[Row, Column], float | None]) -> list[Series]:
+    """Curves of the cells that have a number and a place on the x axis."""
+    found = []
+    for column, drawn, dash in trained(group):
+        points = []
+        for budget in group.budgets:
+            value, x = score(group.runs, group.row(budget), column, protocol), x_of(group.row(budget), column)
+            if value is not None and x is not None:
+                points.append(At(x, value))
+        if points:
+            found.append(Series(words_of(column), drawn, dash, column, tuple(sorted(points))))
+    return found
+
+
+def words_of(column: Column) -> str:
+    """A column's head in one line."""
+    return column.head.replace("\n", " ")
+
+
+def references(group: Group, protocol: Protocol) -> Iterator[tuple[Label, str]]:
+    """Horizontal lines: untrained, plain*, each prior alone; with the dash of each."""
+    row = group.row(group.budgets[-1])
+    for column in columns_of(group.runs):
+        value = None if column.is_trained and column.kind != "plain_star" else score(group.runs, row, column, protocol)
+        if value is None:
+            continue
+        colour = look(dict(column.settings)["prior"]).colour if column.kind == "prior_alone" else SOFT
+        dash = {"untrained": ":", "plain_star": "--", "prior_alone": "-."}[column.kind]
+        name = words_of(column).replace(" prior alone", " alone")
+        yield Label(100 * value.mean, f"{name} {100 * value.mean:.1f}", colour), dash
+
+
+def draw_series(axes: Axes, found: Sequence[Series]) -> list[Label]:
+    """Lines with error bars; the labels that belong in the margin."""
+    labels = []
+    for one in found:
+        x, y = [p.x for p in one.points], [100 * p.score.mean for p in one.points]
+        errors = [100 * (p.score.std or 0) for p in one.points]
+        axes.errorbar(
+            x, y, errors, color=one.look.colour, marker=one.look.marker, ls=one.dash, capsize=2.5, elinewidth=1,
+            markeredgecolor=PAPER, markeredgewidth=0.6, zorder=3,
+        )  # fmt: skip
+        labels.append(Label(y[-1], f"{one.label} {y[-1]:.1f}", one.look.colour, bold=True))
+    return labels
+
+
+def draw_references(axes: Axes, group: Group, protocol: Protocol) -> list[Label]:
+    """Reference lines; their labels."""
+    labels = []
+    for label, dash in references(group, protocol):
+        axes.axhline(label.y, color=label.colour, ls=dash, lw=1, alpha=0.75, zorder=2)
+        labels.append(label)
+    return labels
+
+
+def measured_how(group: Group, protocol: Protocol, found: Sequence[Series]) -> list[str]:
+    """The notes under a title: what was trained, and how the number was measured."""
+    counts = sorted({len(p.score.seeds) for one in found for p in one.points})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    bars = "one seed" if counts == [1] else f"mean and standard deviation over {seeds} seeds"
+    return [group.name, f"{protocol.name} probe, {protocol.network} network; {bars}"]
+
+
+# ----------------------------------------------------------------------------------- accuracy against something
+
+
+def accuracy_plots(
+    group: Group, protocols: Sequence[Protocol], axis: str, kind: str, draw: Callable[..., Figure], words: str
+) -> Iterator[Plot]:
+    """One plot a protocol, where there is a number, and a cost if that is what it stands against."""
+    for protocol in protocols:
+        x_of = (lambda row, column: mean_cost(group, row, column, axis)) if kind == "cost" else budget_of
+        if series_of(group, protocol, x_of):
+            network = "" if protocol.network == "online" else f"-{protocol.network}"
+            extra = f"-{axis}" if kind == "cost" else ""
+            name = f"{kind}{extra}-{protocol.name}{network}"
+            yield Plot(kind, name, f"{words}, {protocol.name} probe", partial(draw, group, protocol, axis))
+
+
+def budget_of(row: Row, column: Column) -> float:
+    """The x axis of accuracy against budget."""
+    return row.budget
+
+
+def budget_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
+    """Accuracy against budget, a line for each way to a backbone."""
+    found = series_of(group, protocol, budget_of)
+    figure, (axes,) = new_figure()
+    top = titled(figure, "Accuracy against budget", measured_how(group, protocol, found), LEFT)
+    figure.subplots_adjust(left=LEFT, right=0.70, top=top, bottom=0.125)
+    labels = draw_series(axes, found) + draw_references(axes, group, protocol)
+    spread_log_ticks(axes, group.budgets, [f"{100 * budget:g}" for budget in group.budgets])
+    axes.set(xlabel="budget: images drawn each epoch, % of the train split", ylabel="top-1, %")
+    margin_labels(axes, labels)
+    return figure
+
+
+def spread_log_ticks(axes: Axes, at: Sequence[float], names: Sequence[str]) -> None:
+    """A logarithmic axis with ticks at these places and no others, and air on both sides."""
+    axes.set_xscale("log")
+    axes.set_xlim(at[0] / 1.15, at[-1] * 1.15)
+    axes.set_xticks(at, names)
+    axes.set_xticks([], minor=True)
+
+
+def cost_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
+    """Accuracy against what it cost, prior pass included, and the frontier: nothing cheaper is better."""
+    found = series_of(group, protocol, lambda row, column: mean_cost(group, row, column, axis))
+    figure, (axes,) = new_figure()
+    notes = measured_how(group, protocol, found)
+    notes.append("the prior's pass included; numbers at the points: budget, %; band: the frontier")
+    top = titled(figure, "Accuracy against cost", notes, LEFT)
+    figure.subplots_adjust(left=LEFT, right=0.70, top=top, bottom=0.125)
+    draw_frontier(axes, found)
+    labels = draw_series(axes, found)
+    for one in found:
+        budgets = {mean_cost(group, group.row(b), one.column, axis): b for b in group.budgets}
+        for point in one.points:
+            place = (point.x, 100 * point.score.mean)
+            text = f"{100 * budgets[point.x]:g}"
+            axes.annotate(text, place, (5, -9), textcoords="offset points", size=7, color=one.look.colour)
+    labels += draw_references(axes, group, protocol)
+    unit = log_ticks(axes, axis)
+    axes.set(xlabel=f"cost of extract + transport + train, {unit}", ylabel="top-1, %")
+    margin_labels(axes, labels)
+    return figure
+
+
+def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None:
+    """Over the finished runs of a cell."""
+    known = [cost for run in runs_in(group.runs, row, column) if (cost := cost_of(run, axis))]
+    return statistics.fmean(known) if known else None
+
+
+def draw_frontier(axes: Axes, found: Sequence[Series]) -> None:
+    """A broad step line through the cells that nothing cheaper or equally dear beats."""
+    best, steps = float("-inf"), []
+    for x, y in sorted((p.x, 100 * p.score.mean) for one in found for p in one.points):
+        if y > best:
+            best = y
+            steps.append((x, y))
+    if len(steps) > 1:
+        xs, ys = zip(*steps, strict=True)
+        axes.plot(xs, ys, color=GRID, lw=9, solid_capstyle="round", drawstyle="steps-post", zorder=1)
+
+
+def log_ticks(axes: Axes, axis: str) -> str:
+    """A logarithmic axis with ticks at 1, 2, 5, 10, ... of a unit that suits its largest value; the unit's name."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    low, largest = axes.get_xlim()
+    if largest / low < WIDE:
+        middle = math.sqrt(low * largest)
+        axes.set_xlim(middle / WIDE**0.5, middle * WIDE**0.5)
+    size, unit = max((pair for pair in UNITS[axis] if pair[0] <= largest), default=UNITS[axis][0])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
+    return unit
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+PANELS = (
+    ("matching loss, 1 − cosine", 1, "loss", 1.0),  # noqa: RUF001
+    ("{method} loss", 2, "loss", 1.0),
+    ("kNN on held-out train images, %", None, "knn", 100.0),
+    ("effective rank of the representation", None, "effective_rank", 1.0),
+)
+
+
+def training_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Iterator[Plot]:
+    """One plot a budget."""
+    for budget in group.budgets:
+        runs = [run for run in group.runs if run.budget == budget]
+        if any(left.lines(folder(run) / "metrics.jsonl") for run in runs):
+            rank = (len({run.variant for run in runs}), budget)
+            words = f"training curves at budget {budget:g}"
+            yield Plot("training", f"training-b{budget:g}", words, partial(training_figure, group, budget), rank)
+
+
+def training_figure(group: Group, budget: float) -> Figure:
+    """Losses, kNN and effective rank against steps; thin lines are seeds, dotted ones the switch."""
+    figure, panels = new_figure(6.6, 5.2, nrows=2, ncols=2, sharex=True)
+    notes = [f"{group.name}; budget {100 * budget:g} %", "thin: each seed, bold: their mean, dotted: the switch"]
+    top = titled(figure, "Training", notes, left=0.07)
+    figure.subplots_adjust(left=0.07, right=0.985, top=top - 0.055, bottom=0.085, hspace=0.27, wspace=0.2)
+    method = dict(group.shared).get("method", "method")
+    names = []
+    for column, drawn, dash in trained(group):
+        runs = runs_in(group.runs, group.row(budget), column)
+        curves = [left.lines(folder(run) / "metrics.jsonl") for run in runs]
+        if not any(curves):
+            continue
+        names.append((words_of(column), drawn))
+        for axes, (_, phase, key, scale) in zip(panels, PANELS, strict=True):
+            seeds = zip(curves, runs, strict=True)
+            picks = [picked(lines, phase, key, scale, run.result.get("switch_step")) for lines, run in seeds]
+            draw_curves(axes, picks, drawn, dash)
+            for step in {run.result["switch_step"] for run in runs if run.result.get("switch_step")}:
+                axes.axvline(step, color=drawn.colour, ls=":", lw=1, alpha=0.8)
+    for axes, (title, *_) in zip(panels, PANELS, strict=True):
+        axes.set_title(title.format(method=method))
+        if not axes.lines:
+            axes.set_visible(False)
+    for axes in panels[2:]:
+        axes.set_xlabel("step")
+    colour_key(figure, names, top)
+    return figure
+
+
+def picked(
+    lines: Sequence[Mapping[str, Any]], phase: int | None, key: str, scale: float, switch_step: int | None
+) -> list[tuple[float, float]]:
+    """(step, value) of the records that have the key, of one phase if one is asked for.
+
+    The loss of a record is a mean over its steps; one that holds steps of both phases is no loss of either.
+    """
+    found, before = [], 0
+    for line in lines:
+        mixed = switch_step is not None and before + 1 < switch_step <= line["step"]
+        before = line["step"]
+        if isinstance(line.get(key), int | float) and (phase is None or (phase == line.get("phase") and not mixed)):
+            found.append((line["step"], scale * line[key]))
+    return found
+
+
+def draw_curves(axes: Axes, curves: Sequence[list[tuple[float, float]]], drawn: Look, dash: str) -> None:
+    """Each seed thinly, and the mean at the steps that all of them have."""
+    curves = [curve for curve in curves if curve]
+    for curve in curves:
+        thin = {"lw": 0.7, "alpha": 0.35} if len(curves) > 1 else {"lw": 1.8}
+        axes.plot(*zip(*curve, strict=True), color=drawn.colour, ls=dash, **thin)  # type: ignore[arg-type]
+    if len(curves) > 1:
+        steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
+        means = [statistics.fmean(dict(curve)[step] for curve in curves) for step in steps]
+        axes.plot(steps, means, color=drawn.colour, ls=dash)
+
+
+def colour_key(figure: Figure, names: Sequence[tuple[str, Look]], top: float) -> None:
+    """Names in their colours, in one line under the notes."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=drawn.colour, lw=3) for _, drawn in names]
+    legend = figure.legend(
+        handles, [name for name, _ in names], loc="upper left", bbox_to_anchor=(0.06, top + 0.035), ncols=5,
+        handlelength=0.9, columnspacing=1.4, handletextpad=0.4, borderpad=0, fontsize=8,
+    )  # fmt: skip
+    for text, (_, drawn) in zip(legend.get_texts(), names, strict=True):
+        text.set_color(drawn.colour)
+        text.set_fontweight("bold")
+
+
+def folder(run: Run) -> Path:
+    """Where a run lies."""
+    return Path(run.result["path"])
+
+
+# --------------------------------------------------------------------------------------------------- transport
+
+
+def variance_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Iterator[Plot]:
+    """One plot, if a transport of the PCA family was fitted and is still in the cache."""
+    if any(left.spectrum(folder(run)) for run in one_run_each(group)):
+        yield Plot("variance", "variance", "explained variance of the transport", partial(variance_figure, group))
+
+
+def one_run_each(group: Group) -> list[Run]:
+    """A run for each prior and transport."""
+    found: dict[tuple[str, ...], Run] = {}
+    for column, _, _ in trained(group):
+        for run in group.runs:
+            if column.settings and run.variant == column.settings:
+                inputs = left.manifest(folder(run)).get("inputs") or {}
+                found.setdefault((dict(column.settings)["prior"], str(inputs.get("features"))), run)
+    return list(found.values())
+
+
+def variance_figure(group: Group) -> Figure:
+    """Cumulative share of the features' variance against components; the dot is where the learner's width ends."""
+    figure, (axes,) = new_figure()
+    notes = [group.name, "dot: the components that the learner is matched to, and the variance that they carry"]
+    top = titled(figure, "Explained variance of the transport", notes, LEFT)
+    figure.subplots_adjust(left=LEFT, right=0.70, top=top, bottom=0.125)
+    labels, longest = [], 1
+    for run in one_run_each(group):
+        shares = left.spectrum(folder(run))
+        if not shares:
+            continue
+        prior = dict(run.variant)["prior"]
+        drawn, longest = look(prior), max(longest, len(shares))
+        total = [100 * share for share in accumulate(shares)]
+        kept = min(run.result.get("target_dim") or len(shares), len(shares))
+        axes.plot(range(1, len(total) + 1), total, color=drawn.colour)
+        axes.plot(kept, total[kept - 1], color=drawn.colour, marker=drawn.marker, ms=7, mec=PAPER)
+        text = f"{prior}: {kept} of {len(shares)}\ncarry {total[kept - 1]:.1f} %"
+        labels.append(Label(total[kept - 1], text, drawn.colour))
+    powers = [2**i for i in range(0, longest.bit_length(), 1 if longest < 512 else 2)]
+    spread_log_ticks(axes, powers, [str(power) for power in powers])
+    axes.set_xlim(right=longest * 1.15)
+    axes.set_ylim(0, 102)
+    axes.set(xlabel="principal components of the prior's features", ylabel="variance explained, cumulative, %")
+    margin_labels(axes, labels, size=7.5, lines=2)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------- trace
+
+
+Traced = tuple[str, Run, Look, list[left.Line]]
+
+
+def trace_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Iterator[Plot]:
+    """One plot a budget that has a ReLA run with a trace."""
+    for budget in group.budgets:
+        found = traced(group, budget)
+        for start in range(0, len(found), COLUMNS):
+            part = f"-{1 + start // COLUMNS}" if len(found) > COLUMNS else ""
+            shown = found[start : start + COLUMNS]
+            words = f"loss trace of the matching at budget {budget:g}"
+            rank = (len(shown), budget)
+            yield Plot("trace", f"trace-b{budget:g}{part}", words, partial(trace_figure, group, budget, shown), rank)
+
+
+def traced(group: Group, budget: float) -> list[Traced]:
+    """The run of the lowest seed of each variant, with its trace, thinned."""
+    found = []
+    for column, drawn, _ in trained(group):
+        runs = sorted(runs_in(group.runs, group.row(budget), column), key=lambda run: run.seed)
+        lines = left.lines(folder(runs[0]) / "switch.jsonl") if runs and column.settings else []
+        if lines:
+            found.append((words_of(column), runs[0], drawn, lines[:: 1 + len(lines) // POINTS]))
+    return found
+
+
+def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure:
+    """Above: matching loss and its fast and slow averages; below: rho, its threshold, and the switch."""
+    watched = any(moves(lines) for *_, lines in found)  # a fixed switch keeps no averages and no rho
+    width, height, ratios = max(5.8, 0.9 + 2.2 * len(found)), 4.4 if watched else 3.0, (3, 2) if watched else (1,)
+    figure, panels = new_figure(
+        width, height, nrows=len(ratios), ncols=len(found), sharex=True, sharey="row", height_ratios=ratios
+    )
+    seeds = sorted({run.seed for _, run, _, _ in found})
+    notes = [f"{group.name}; budget {100 * budget:g} %, seed {', '.join(map(str, seeds))}"]
+    notes += WATCHED if watched else ["grey: loss; the switch is fixed beforehand and watches no averages"]
+    top = titled(figure, "What the switch saw", notes, left=0.7 / width)
+    bottom = 0.44 / height
+    figure.subplots_adjust(left=0.7 / width, right=0.985, top=top - 0.05, bottom=bottom, hspace=0.1, wspace=0.08)
+    for (name, run, drawn, lines), above, below in zip(found, panels, panels[-len(found) :], strict=False):
+        above.set_title(name, color=drawn.colour, fontweight="bold")
+        draw_losses(above, lines)
+        if watched:
+            draw_rho(below, run, drawn, lines)
+        below.set_xlabel("step")
+        mark_switch(above, below, run)
+    losses = [line["loss"] for *_, lines in found for line in lines]
+    above_all = max(losses) + 0.12  # the slow average starts at 2 and says nothing there
+    panels[0].set_ylim(min(losses) - 0.03, max(1.25, above_all) if watched else above_all)
+    panels[0].set_ylabel("loss, 1 − cosine")  # noqa: RUF001
+    if watched:
+        panels[len(found)].set_ylabel("rho")
+    return figure
+
+
+def moves(lines: Sequence[left.Line]) -> bool:
+    """Whether the switch kept averages at all; a fixed one does not."""
+    return len({line.get("fast") for line in lines}) > 1
+
+
+def draw_losses(axes: Axes, lines: Sequence[left.Line]) -> None:
+    """Loss, fast and slow."""
+    steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+    axes.plot(steps, losses, color=LOSS, lw=0.6)
+    if moves(lines):
+        axes.plot(steps, [line["fast"] for line in lines], color=INK, lw=1.5)
+        axes.plot(steps, [line["slow"] for line in lines], color=INK, lw=1.5, ls="--")
+
+
+def draw_rho(axes: Axes, run: Run, drawn: Look, lines: Sequence[left.Line]) -> None:
+    """rho and the threshold at which phase 1 ends, on a scale that grows towards 1: it all happens there."""
+    if not moves(lines):
+        axes.text(0.5, 0.5, "no rho", transform=axes.transAxes, ha="center", color=SOFT, fontsize=8)
+        axes.set_yticks([])
+        return
+    axes.set_yscale("log")
+    axes.set_ylim(1, NEAREST)
+    axes.set_yticks([1, 0.1, 0.01, NEAREST], ["0", "0.9", "0.99", "0.999"])
+    axes.set_yticks([], minor=True)
+    axes.plot([line["step"] for line in lines], [max(1 - line["rho"], NEAREST) for line in lines], color=drawn.colour)
+    if threshold := dict(run.variant).get("switch.threshold"):
+        axes.axhline(max(1 - float(threshold), NEAREST), color=SOFT, lw=0.9, ls="--")
+        place = (0.03, max(1 - float(threshold), NEAREST))
+        axes.annotate(f"threshold {threshold}", place, (0, 2), xycoords=axes.get_yaxis_transform(),
+                      textcoords="offset points", fontsize=7.5, color=SOFT)  # fmt: skip
+
+
+def mark_switch(above: Axes, below: Axes, run: Run) -> None:
+    """A vertical line where phase 1 was left, and where that was."""
+    step, total = run.result.get("switch_step"), run.result.get("steps")
+    words = "never left"
+    if step:
+        for axes in (above, below):
+            axes.axvline(step, color=INK, lw=1, ls=":")
+        words = f"left at step {step:,}" + (f", {100 * step / total:.0f} %" if total else "")
+    box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
+    above.text(0.98, 0.96, words, transform=above.transAxes, ha="right", va="top", fontsize=7.5, bbox=box)
+
+
+KINDS: dict[str, Callable[..., Iterator[Plot]]] = {
+    "budget": partial(accuracy_plots, kind="budget", draw=budget_figure, words="accuracy against budget"),
+    "cost": partial(accuracy_plots, kind="cost", draw=cost_figure, words="accuracy against cost"),
+    "training": training_plots,
+    "variance": variance_plots,
+    "trace": trace_plots,
+}

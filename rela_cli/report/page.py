@@ -1,0 +1,324 @@
+"""One self-contained HTML page about some runs: no network, no script, light and dark, from a phone to paper."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rela_cli.report import left
+from rela_cli.report.compare import Protocol, Run, columns_of, cost, measured_by, runs_in, score
+from rela_cli.report.differences import AXES, against, cost_share, signed
+from rela_cli.report.figures import KINDS, Group, Plot, folder, groups_of, plots, words_of
+from rela_cli.report.formats import ABOVE, BEST, MISSING, Grid
+from rela_cli.report.style import GRID, INK, LOOKS, PAPER, SOFT
+from rela_cli.report.table import Parts, cost_grid, duration, grids_of, notes_of
+
+BY_BUDGET = ("training", "trace")  # a plot for each budget: the page unfolds the one with most ways to compare
+REM_PER_INCH = 6.6  # of a plot: its text is then a little smaller than the page's
+THEMED = {INK: "--ink", SOFT: "--soft", GRID: "--grid", PAPER: "--paper", LOOKS["plain"][0]: "--plain"}
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as PNG, and the name of its class if that is known."""
+
+    png: bytes
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A test image, and the train images nearest to it by the untrained and by the trained backbone."""
+
+    query: Picture
+    before: tuple[Picture, ...]
+    after: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that a page is made of; `neighbours` by the name of a run, or why there are none."""
+
+    runs: Sequence[Run]
+    unfinished: Sequence[Path]
+    protocols: Sequence[Protocol]
+    shown: Protocol | None
+    axis: str
+    neighbours: Mapping[str, Sequence[Neighbourhood] | str]
+    notes: Sequence[str]
+    heading: str
+
+
+def page(found: Found) -> str:
+    """The whole page."""
+    groups = groups_of(found.runs)
+    title = found.heading or "; ".join(group.name for group in groups) or "rela"
+    body = [
+        f"<header><h1>{escape(title)}</h1>{glance(found, groups)}</header>",
+        section("Accuracy", tables(found)),
+        section("Plots", figures(found)),
+        section("Nearest neighbours", neighbours(found.neighbours)),
+        section("Cost", grid_html(cost_grid(found.runs)) if any(run.finished for run in found.runs) else ""),
+        section("What was run", run_table(found) + notes(found)),
+        section("To repeat it", commands(found.runs) + configs(groups) + versions(found.runs)),
+    ]
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{CSS}</style>'
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def section(title: str, inside: str) -> str:
+    """A part of the page; nothing where there is nothing to say."""
+    return f"<section><h2>{escape(title)}</h2>\n{inside}</section>" if inside else ""
+
+
+def details(summary: str, inside: str, is_open: bool = False) -> str:
+    """What a reader may unfold."""
+    return f"<details{' open' * is_open}><summary>{escape(summary)}</summary>{inside}</details>"
+
+
+# ------------------------------------------------------------------------------------------------- at a glance
+
+
+def glance(found: Found, groups: Sequence[Group]) -> str:
+    """One sentence for the best ReLA cell of each group, beside plain on everything; honest about the interval."""
+    if found.shown is None:
+        return "<p class=lead>No run has been probed, so there is no number yet.</p>"
+    lines = [line for group in groups if (line := sentence(group, found.shown, found.axis))]
+    how = f"Top-1 on test by the {found.shown.name} probe of the {found.shown.network} network."
+    return f"<p class=lead>{'<br>'.join(lines)}</p><p class=note>{escape(how)}</p>"
+
+
+def sentence(group: Group, protocol: Protocol, axis: str) -> str:
+    """What the best ReLA cell reaches, and what plain on everything does."""
+    best = best_cell(group, protocol)
+    if best is None:
+        return ""
+    mean, n, budget, column = best
+    row = group.row(budget)
+    text = f"<b>{escape(words_of(column))}</b> at {100 * budget:g} % of the data an epoch: <b>{100 * mean:.1f} %</b> "
+    text += f"(n = {n})"
+    star = against(group.runs, row, column.settings, protocol, 1.0)
+    if star is None:
+        return f"{text}; there is no plain run on everything at the same seeds to compare with."
+    share = cost_share(group.runs, row, column.settings, axis)
+    text += f", {signed(star.mean)} points against plain on everything"
+    if star.low is not None:
+        text += f" (95 % interval {signed(star.low)} to {signed(star.high)})"
+    return text + (f", for {100 * share:.0f} % of its {AXES[axis]}." if share else ".")
+
+
+def best_cell(group: Group, protocol: Protocol) -> tuple[float, int, float, Any] | None:
+    """Mean, n, budget and column of the highest ReLA cell whose prior has not seen the labels."""
+    cells = []
+    for column in columns_of(group.runs):
+        for budget in group.budgets if column.kind == "prior" else ():
+            value = score(group.runs, group.row(budget), column, protocol)
+            here = runs_in(group.runs, group.row(budget), column)
+            if value and not any(run.result.get("prior_saw_labels") for run in here):
+                cells.append((value.mean, len(value.seeds), budget, column))
+    return max(cells, key=lambda cell: cell[0], default=None)
+
+
+# ------------------------------------------------------------------------------------------------------ tables
+
+
+def tables(found: Found) -> str:
+    """Scores and differences by the protocol shown; the other protocols to unfold."""
+    has_plain = any(run.finished and not run.variant for run in found.runs)
+    parts = Parts(differences=has_plain, axis=found.axis)
+    others = [protocol for protocol in found.protocols if protocol != found.shown]
+    first = "".join(map(grid_html, grids_of(found.runs, [found.shown], parts))) if found.shown else ""
+    rest = [
+        details(f"the same by {p.name}, {p.network} network", "".join(map(grid_html, grids_of(found.runs, [p], parts))))
+        for p in others
+    ]
+    return first + "".join(rest)
+
+
+def grid_html(grid: Grid) -> str:
+    """A table that scrolls in its own box when the screen is narrow."""
+    heads = "".join(f'<th class=label scope="col">{lines(head)}</th>' for head in grid.label_heads)
+    heads += "".join(f'<th scope="col">{lines(head)}</th>' for head in grid.heads)
+    body = []
+    for labels, cells in zip(grid.labels, grid.cells, strict=True):
+        row = [f'<th scope="row">{lines(label)}</th>' for label in labels]
+        for cell in cells:
+            text = f"<b>{escape(cell.text)}</b>" if cell.best else escape(cell.text)
+            text = f"<u>{text}</u>" if cell.above else text
+            row.append(f"<td>{text} <small>{escape(cell.detail)}</small></td>" if cell.detail else f"<td>{text}</td>")
+        body.append(f"<tr>{''.join(row)}</tr>")
+    marks = {BEST: "<b>bold</b>", ABOVE: "<u>underlined</u>"}
+    legend = "; ".join(f"{marks.get(mark, escape(mark))}: {escape(meaning)}" for mark, meaning in grid.legend)
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f"<h3>{escape(grid.title)}</h3><div class=scroll>{table}</div><p class=note>{legend}</p>\n"
+
+
+def lines(text: str) -> str:
+    """Escaped, with its own line breaks."""
+    return escape(text).replace("\n", "<br>")
+
+
+# ------------------------------------------------------------------------------------------------------- plots
+
+
+def figures(found: Found) -> str:
+    """Every plot as inline SVG in the page's own colours."""
+    from rela_cli.report.style import ours
+
+    with ours():
+        every = list(plots(found.runs, [found.shown] if found.shown else [], found.axis, KINDS))
+        shown, folded = [plot for plot in every if plot.kind not in BY_BUDGET], []
+        for kind in BY_BUDGET:
+            of_kind = sorted((plot for plot in every if plot.kind == kind), key=lambda plot: plot.rank, reverse=True)
+            shown += of_kind[:1]
+            folded += of_kind[1:]
+        drawn, rest = ("".join(map(figure, some)) for some in (shown, folded))
+    more = details("; ".join(plot.words for plot in folded), f"<div class=plots>{rest}</div>") if folded else ""
+    return f"<div class=plots>{drawn}</div>{more}" if drawn else ""
+
+
+def figure(plot: Plot) -> str:
+    """One plot; those with several panels take the whole width."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = plot.name  # ids have to differ from plot to plot in one page
+    out = io.StringIO()
+    drawn = plot.draw()
+    drawn.savefig(out, format="svg", metadata={"Date": None})
+    width = f"max-width:{REM_PER_INCH * drawn.get_size_inches()[0]:.0f}rem"
+    wide = f' class=wide style="{width}"' if plot.kind in BY_BUDGET else ""
+    return f'<figure{wide} role=img aria-label="{escape(plot.words)}">{themed(out.getvalue())}</figure>\n'
+
+
+def themed(svg: str) -> str:
+    """An SVG as part of a page: without its header, at the width of its box, in colours that follow light and dark."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"<svg([^>]*?) xmlns:xlink=", r"<svg\1 xmlns:xlink=", svg, count=1)
+    for colour, name in THEMED.items():
+        svg = svg.replace(colour, f"var({name})")
+    return svg
+
+
+# -------------------------------------------------------------------------------------------------- neighbours
+
+
+def neighbours(by_run: Mapping[str, Sequence[Neighbourhood] | str]) -> str:
+    """A grid of images for each run shown, or why there is none."""
+    return "".join(
+        f"<h3>{escape(name)}</h3>" + (f"<p class=note>{escape(what)}</p>" if isinstance(what, str) else grid_of(what))
+        for name, what in by_run.items()
+    )
+
+
+def grid_of(found: Sequence[Neighbourhood]) -> str:
+    """Query, nearest before, nearest after; a frame where the class is the query's."""
+    rows = "".join(
+        f"<tr><td>{image(one.query, None)}</td><td>{row_of(one.before, one.query)}</td>"
+        f"<td>{row_of(one.after, one.query)}</td></tr>"
+        for one in found
+    )
+    heads = "<th>test image<th>untrained learner<th>trained backbone"
+    counts = [sum(near.label == one.query.label for near in side) for one in found for side in (one.before, one.after)]
+    total = sum(len(one.after) for one in found)
+    note = "nearest train images by cosine of the representation, nearest first"
+    if found and found[0].query.label is not None:
+        note += f"; framed: same class, {sum(counts[::2])} of {total} before and {sum(counts[1::2])} of {total} after"
+    table = f"<table class=near><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<div class=scroll>{table}</div><p class=note>{note}</p>"
+
+
+def row_of(pictures: Iterable[Picture], query: Picture) -> str:
+    """Images beside one another."""
+    return "".join(image(picture, query.label) for picture in pictures)
+
+
+def image(picture: Picture, wanted: str | None) -> str:
+    """One image, inside the page."""
+    same = " class=same" if wanted is not None and picture.label == wanted else ""
+    name = escape(picture.label or "image", quote=True)
+    data = base64.b64encode(picture.png).decode()
+    return f'<img{same} alt="{name}" title="{name}" src="data:image/png;base64,{data}">'
+
+
+# -------------------------------------------------------------------------------------------------------- runs
+
+
+def run_table(found: Found) -> str:
+    """One line a run, unfinished ones with their reason."""
+    heads = ("run", "prior", "budget", "seed", "status", "top-1 %", "time", "switch at step")
+    rows = [(*run_line(run, found.shown),) for run in found.runs]
+    rows += [(*unfinished_line(path),) for path in found.unfinished]
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    table = f"<table class=runs><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    done = sum(run.finished for run in found.runs)
+    counted = f"{done} finished, {len(rows) - done} not"
+    return details(f"{len(rows)} runs: {counted}", f"<div class=scroll>{table}</div>", is_open=len(rows) <= 12)
+
+
+def run_line(run: Run, protocol: Protocol | None) -> Iterator[str]:
+    """The cells of a run with a result."""
+    result, account = run.result, cost([run])
+    top1 = measured_by(result.get("probe")).get(protocol) if protocol else None
+    yield from (folder(run).name, result["prior"], f"{run.budget:g}", str(run.seed), str(result["status"]))
+    yield MISSING if top1 is None else f"{100 * top1:.1f}"
+    yield duration(account.seconds["total"]) if account else MISSING
+    yield str(result.get("switch_step") or MISSING)
+
+
+def unfinished_line(path: Path) -> Iterator[str]:
+    """The cells of a run without one."""
+    facts = left.manifest(path)
+    reason = str(facts.get("reason") or "").partition("\n")[0]
+    status = str(facts.get("status", "not started"))
+    yield from (path.name, MISSING, MISSING, MISSING, f"{status}: {reason}" if reason else status)
+    yield from (MISSING, MISSING, MISSING)
+
+
+def notes(found: Found) -> str:
+    """What a reader has to know about what is missing."""
+    every = [*notes_of(found.runs), *found.notes]
+    return "".join(f"<p class=note>note: {escape(note)}</p>" for note in every)
+
+
+# --------------------------------------------------------------------------------------------------- to repeat
+
+
+def commands(runs: Sequence[Run]) -> str:
+    """The command of each run."""
+    every = [str(left.manifest(folder(run)).get("command") or "") for run in runs]
+    known = [command for command in dict.fromkeys(every) if command]
+    return details("commands, one a run", f"<pre>{escape(chr(10).join(known))}</pre>") if known else ""
+
+
+def configs(groups: Sequence[Group]) -> str:
+    """The whole config of the first run of each group."""
+    texts = []
+    for group in groups:
+        path = folder(group.runs[0]) / "config.yaml"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            texts.append(details(f"config.yaml of {path.parent.name}", f"<pre>{escape(text)}</pre>"))
+    return "".join(texts)
+
+
+def versions(runs: Sequence[Run]) -> str:
+    """What the runs were made with: each value once."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in (left.manifest(folder(run)).get("versions") or {}).items():
+            found.setdefault(key, {})[str(value)] = None
+    items = "".join(f"<dt>{escape(key)}<dd>{escape(', '.join(values))}" for key, values in found.items())
+    return f"<dl>{items}</dl>" if items else ""

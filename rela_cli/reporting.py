@@ -1,0 +1,65 @@
+"""`rela report`: one HTML file about some runs, to be looked at and sent on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rela_cli.artifacts import write_atomic
+from rela_cli.report import page
+from rela_cli.report.arguments import Parser, one_of
+from rela_cli.report.collect import OUTPUTS, collect, unfinished
+from rela_cli.report.compare import Protocol, Run, protocols_of, runs_in, runs_of
+from rela_cli.report.differences import AXES
+from rela_cli.report.figures import folder, groups_of
+from rela_cli.report.formats import write
+from rela_cli.report.plot import chosen
+
+
+def main(argv: Sequence[str]) -> int:
+    """`rela report [PATH...]`: write the page; returns the exit status.
+
+    Raises:
+        ConfigError: for a command line that cannot be meant.
+        RelaError: when there is no result at all.
+    """
+    arguments = parser().parse_intermixed_args(argv)
+    paths, problems = arguments.paths or [OUTPUTS], []  # type: ignore[var-annotated]
+    runs = runs_of(collect(paths, problems))
+    protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
+    shown = next(iter(chosen(runs, arguments.protocol, arguments.network)), None)
+    near = {} if arguments.no_neighbours else pictures(runs, shown)
+    found = page.Found(runs, unfinished(paths), protocols, shown, arguments.axis, near, problems, arguments.title or "")
+    text = page.page(found)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(arguments.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write(f"{arguments.out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
+    return 0
+
+
+def pictures(runs: Sequence[Run], protocol: Protocol | None) -> Mapping[str, Sequence[page.Neighbourhood] | str]:
+    """Neighbours by the best run of each group, or why there are none."""
+    from rela_cli.neighbours import neighbours_or_why
+
+    found = {}
+    for group in groups_of(runs):
+        best = page.best_cell(group, protocol) if protocol else None
+        cell = runs_in(group.runs, group.row(best[2]), best[3]) if best else list(group.runs)
+        run = min((run for run in cell if run.finished), key=lambda run: run.seed)
+        print(f"rela: nearest neighbours by {folder(run).name}", file=sys.stderr)
+        found[folder(run).name] = neighbours_or_why(folder(run))
+    return found
+
+
+def parser() -> Parser:
+    """The command line of `rela report`."""
+    made = Parser("report", "One HTML file about the runs found at PATH: tables, plots, neighbours, cost, commands.")
+    out = OUTPUTS / "report.html"
+    made.add_argument("--out", type=Path, default=out, metavar="FILE", help=f"default: {out}")
+    made.add_argument("--title", help="the heading; default: dataset, learner and method")
+    axes = one_of("--axis", tuple(AXES))
+    made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
+    made.add_argument("--no-neighbours", action="store_true", help="leave out the images; torch is not loaded then")
+    made.add_protocol("all, the first of them lbfgs")
+    return made

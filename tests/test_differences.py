@@ -1,0 +1,194 @@
+"""ReLA minus plain: which runs are paired, what stands at equal cost, and where plain on everything is reached."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rela_cli.errors import ConfigError
+from rela_cli.report import differences, table
+from rela_cli.report.compare import runs_of
+
+from .test_table import Make, Record, cell, make, records, shown
+
+__all__ = ["make"]  # a fixture
+T_975_2 = 4.302652729749462  # 97.5 % point of Student with two degrees of freedom, from printed tables
+
+
+def cost(train: float, extract: float = 0.0) -> dict[str, float]:
+    """One stage account; the probe's share must never count."""
+    return {"extract": extract, "transport": 0.0, "train": train, "probe": 1e6}
+
+
+@pytest.fixture
+def curves(make: Make) -> Make:
+    """Plain at 0.25, 0.5 and 1 costs 100, 200 and 400 and reaches 40, 50 and 60 %; a seed adds its number in points."""
+    for seed in (0, 1, 2):
+        for budget, train, top1 in ((0.25, 100, 0.4), (0.5, 200, 0.5), (1.0, 400, 0.6)):
+            make(top1 + seed / 100, "none", budget, seed, flops=cost(train), samples_seen=train, train_samples=400)
+    return make
+
+
+def rela(curves: Make, budget: float, values: list[float], train: float, **fields: Any) -> None:
+    for seed, value in enumerate(values):
+        fields = {"flops": cost(train, 40), "samples_seen": train, "train_samples": 400, **fields}
+        curves(value, "patches", budget, seed, **fields)
+
+
+def patches(found: list[Record], budget: float) -> Record:
+    return cell(found, kind="prior", prior="patches", budget=budget)
+
+
+def test_the_same_seeds_are_paired(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rela(curves, 0.5, [0.55, 0.58, 0.58], 160)
+    curves(0.99, "patches", 0.5, 7)  # no plain run has this seed
+    one = patches(records(tmp_path, capsys, "--differences"), 0.5)
+    expected = [0.05, 0.07, 0.06]
+    half = T_975_2 * statistics.stdev(expected) / math.sqrt(3)
+    assert one["minus_plain_n"] == 3
+    assert one["minus_plain"] == pytest.approx(0.06)
+    assert one["minus_plain_low"] == pytest.approx(0.06 - half)
+    assert one["minus_plain_high"] == pytest.approx(0.06 + half)
+    assert one["minus_star"] == pytest.approx(-0.04)
+
+
+def test_one_seed_has_no_interval(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(0.5, seed=3)
+    make(0.6, "patches", seed=3)
+    one = patches(records(tmp_path, capsys, "--differences"), 0.5)
+    assert (one["minus_plain"], one["minus_plain_low"], one["minus_plain_n"]) == (pytest.approx(0.1), None, 1)
+    assert "+10.0 (1) |" in shown(tmp_path, capsys, "--differences", "--format=md")
+
+
+def test_equal_cost_counts_the_prior_and_not_the_probe(
+    curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rela(curves, 0.5, [0.60, 0.61, 0.62], 160)  # 160 + 40 of the prior: what plain costs at 0.5
+    one = patches(records(tmp_path, capsys, "--equal-cost=flops"), 0.5)
+    assert one["equal_cost"] == pytest.approx(0.10)
+    assert one["equal_cost_n"] == 3
+    assert one["cost_share_of_star"] == pytest.approx(0.5)
+
+
+def test_between_budgets_plain_is_linear_in_log_cost(
+    curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rela(curves, 0.5, [0.60, 0.61, 0.62], 200 * math.sqrt(2) - 40)  # half way, in logarithms, from 200 to 400
+    one = patches(records(tmp_path, capsys, "--equal-cost=flops"), 0.5)
+    assert one["equal_cost"] == pytest.approx(0.60 - 0.55)
+
+
+def test_in_samples_the_prior_looks_once_at_every_image(
+    curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rela(curves, 0.1, [0.60], 0, samples_seen=1, train_samples=199, flops={})
+    one = patches(records(tmp_path, capsys, "--equal-cost=samples"), 0.1)
+    assert one["equal_cost"] == pytest.approx(0.10)  # 1 + 199 images: what plain sees at 0.5
+
+
+@pytest.mark.parametrize(
+    ("train", "outside", "words"),
+    [(361.0, "above", "dearer than any plain run"), (59.0, "below", "cheaper than any plain run")],
+)
+def test_outside_of_plains_range_nothing_is_made_up(
+    curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], train: float, outside: str, words: str
+) -> None:
+    rela(curves, 0.5, [0.60, 0.61, 0.62], train)
+    one = patches(records(tmp_path, capsys, "--equal-cost=flops"), 0.5)
+    assert (one["equal_cost"], one["equal_cost_n"], one["equal_cost_outside"]) == (None, 0, outside)
+    assert words in shown(tmp_path, capsys, "--equal-cost=flops", "--format=md")
+
+
+def test_a_cost_that_is_not_known_is_not_zero(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rela(curves, 0.5, [0.60], 160, flops={})
+    one = patches(records(tmp_path, capsys, "--equal-cost=flops"), 0.5)
+    assert (one["equal_cost"], one["cost_share_of_star"], one["reach"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "how", "share"),
+    [
+        (0.5, 0.7, "at", math.sqrt(80 * 320) / 400),  # half way between 80 and 320
+        (0.65, 0.7, "at most", 80 / 400),
+        (0.5, 0.55, "not reached", None),
+        (0.5, 0.6, "at", 320 / 400),  # as good is reached
+    ],
+)
+def test_cost_to_reach_plain_star(
+    make: Make,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    first: float,
+    second: float,
+    how: str,
+    share: float | None,
+) -> None:
+    make(0.6, "none", 1.0, flops=cost(400))
+    make(first, "patches", 0.2, flops=cost(40, 40))
+    make(second, "patches", 0.5, flops=cost(280, 40))
+    found = records(tmp_path, capsys, "--equal-cost=flops")
+    assert {r["reach"] for r in found if r["kind"] == "prior"} == {how}
+    assert patches(found, 0.5)["reach_share"] == (share and pytest.approx(share))
+    text = shown(tmp_path, capsys, "--equal-cost=flops", "--format=md")
+    assert {"at": " % (1)", "at most": "≤ 20 % (1)", "not reached": "not reached (1)"}[how] in text
+
+
+def test_positive_intervals_stand_out_and_negative_ones_do_not(
+    curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rela(curves, 0.5, [0.60, 0.61, 0.621], 160)
+    text = shown(tmp_path, capsys, "--differences", "--format=md")
+    line = next(line for line in text.splitlines() if "+10.0" in line)
+    assert "**+10.0** [" in line and "| +0.0 [" in line
+    assert "lbfgs (linear, L-BFGS on standardised features), online network" in text
+
+
+def test_n_is_in_every_cell(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(0.5, seed=0)
+    assert "n: 1 seed in every cell" in shown(tmp_path, capsys, "--format=md")
+    make(0.6, "patches", seed=0)
+    make(0.6, "patches", seed=1)
+    text = shown(tmp_path, capsys, "--format=md")
+    assert "50.0** (1)" in text or "50.0 (1)" in text
+    assert "(2)" in text and "1 seed in every cell" not in text
+
+
+def test_latex_is_whole(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rela(curves, 0.5, [0.30, 0.31, 0.33], 160)
+    text = shown(tmp_path, capsys, "--equal-cost=flops", "--format=latex")
+    assert text.isascii()
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert text.count("$") % 2 == 0 and text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
+    for tabular in text.split(r"\begin{tabular}{")[1:]:
+        columns = tabular.index("}")
+        rows = [line for line in tabular.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
+        assert {line.count(" & ") for line in rows} == {columns - 1}
+
+
+def test_unknown_axis(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="did you mean seconds"):
+        table.main(["--equal-cost=second"])
+
+
+def test_no_prior_no_differences(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(0.5)
+    assert "minus plain" not in shown(tmp_path, capsys, "--equal-cost=flops", "--format=md")
+
+
+def test_a_failed_run_is_no_pair(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rela(curves, 0.5, [0.60], 160)
+    curves(0.01, "patches", 0.5, 1, status="failed")
+    assert patches(records(tmp_path, capsys, "--differences"), 0.5)["minus_plain_n"] == 1
+
+
+def test_cost_of_reads_the_account() -> None:
+    (run,) = runs_of([json.loads(json.dumps({**RESULT, "seconds": cost(3.0, 2.0)}))])
+    assert differences.cost_of(run, "seconds") == 5.0
+
+
+RESULT: Record = {"prior": "none", "budget": 1, "seed": 0, "status": "finished", "settings": {"dataset": {"name": "x"}}}

@@ -1,0 +1,211 @@
+"""The plots: what is drawn for which runs, and that it is drawn where it should be."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rela_cli.errors import ConfigError, RelaError
+from rela_cli.report import figures, plot
+from rela_cli.report.collect import collect
+from rela_cli.report.compare import Protocol, Run, runs_of
+from rela_cli.report.style import LOOKS, SPARE, look, ours, spread
+
+from .conftest import NO_TORCH, Rela
+from .test_table import Make, make
+
+__all__ = ["make"]  # a fixture
+
+LBFGS = Protocol("lbfgs", "online")
+STEPS = 40
+
+
+def leave(folder: Path, switch_step: int | None = None, targets: bool = False) -> None:
+    """What a run leaves beside result.json: curves, a trace with an adaptive switch's averages, a spectrum."""
+    lines = []
+    for step in range(10, STEPS + 1, 10):
+        phase = 2 if switch_step is None or step >= switch_step else 1
+        lines.append(
+            {"step": step, "phase": phase, "loss": 5.0 if phase == 2 else 0.5, "effective_rank": 8, "knn": 0.5}
+        )
+    write_lines(folder / "metrics.jsonl", lines)
+    inputs = {}
+    if switch_step is not None:
+        trace = [{"step": s, "loss": 1 / s, "fast": 1 - s / 99, "slow": 2 - s / 50, "rho": 0.5} for s in range(1, 30)]
+        write_lines(folder / "switch.jsonl", trace)
+    if targets:
+        inputs = {"targets": "abc", "features": "def"}
+        entry = folder.parent.parent / "cache" / "targets" / "abc"
+        entry.mkdir(parents=True, exist_ok=True)
+        save_file({"eigenvalues": np.array([6.0, 3.0, 1.0])}, entry / "map.safetensors")
+        (entry / "manifest.json").write_text("{}")
+    (folder / "manifest.json").write_text(json.dumps({"status": "finished", "inputs": inputs, "command": "rela train"}))
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def project(make: Make, tmp_path: Path) -> Path:
+    """Plain at two budgets and one ReLA cell, two seeds; costs in FLOPs, all files of a run."""
+    for seed in (0, 1):
+        for budget, train in ((0.5, 100.0), (1.0, 200.0)):
+            flops = {"extract": 0, "transport": 0, "train": train, "probe": 9}
+            leave(make(0.5 + budget / 10, "none", budget, seed, untrained=0.2, flops=flops))
+        flops = {"extract": 20, "transport": 1, "train": 90.0, "probe": 9}
+        fields = {"flops": flops, "switch_step": 25, "target_dim": 2, "steps": STEPS}
+        leave(make(0.7, "patches", 0.5, seed, prior_alone=0.3, **fields), switch_step=25, targets=True)
+    return tmp_path / "outputs"
+
+
+def runs_in(project: Path) -> list[Run]:
+    return runs_of(collect([project]))
+
+
+def draw(project: Path, kind: str, axis: str = "flops") -> list[Any]:
+    with ours():
+        return [made.draw() for made in figures.plots(runs_in(project), [LBFGS], axis, [kind])]
+
+
+def texts(axes: Any) -> str:
+    return "\n".join(text.get_text() for text in axes.texts)
+
+
+def test_all_kinds_as_png_and_svg(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plot.main([str(project), "--out", str(tmp_path / "plots")]) == 0
+    stems = {"budget-lbfgs", "cost-flops-lbfgs", "training-b0.5", "training-b1", "variance", "trace-b0.5"}
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {s + end for s in stems for end in (".png", ".svg")}
+    assert (tmp_path / "plots" / "variance.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "plots" / "variance.svg").read_text()
+    assert "6 plots" in capsys.readouterr().out
+
+
+def test_the_same_runs_give_the_same_bytes(project: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        plot.main([str(project), "--kind=budget,trace", "--out", str(tmp_path / name)])
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
+
+
+def test_budget_has_lines_error_bars_and_references(project: Path) -> None:
+    (figure,) = draw(project, "budget")
+    (axes,) = figure.axes
+    plain, patches = axes.containers
+    assert list(plain[0].get_xdata()) == [0.5, 1.0]
+    assert plain[0].get_ydata() == pytest.approx([55, 60])
+    assert patches[0].get_ydata() == pytest.approx([70])
+    assert patches[0].get_color() == LOOKS["patches"][0]
+    for words in ("plain* 60.0", "untrained 20.0", "patches alone 30.0", "patches 70.0"):
+        assert words in texts(axes)
+
+
+def test_cost_includes_the_prior(project: Path) -> None:
+    (figure,) = draw(project, "cost")
+    plain, patches = figure.axes[0].containers
+    assert list(plain[0].get_xdata()) == [100, 200]
+    assert list(patches[0].get_xdata()) == [111]
+
+
+def test_without_a_cost_there_is_no_cost_plot(project: Path) -> None:
+    assert draw(project, "cost", axis="seconds") == []
+
+
+def test_a_mixed_record_is_no_loss_of_either_phase(project: Path) -> None:
+    """The switch fell at step 25, so the record of steps 21 to 30 averages two losses."""
+    lines = [
+        {"step": 20, "phase": 1, "loss": 0.5},
+        {"step": 30, "phase": 2, "loss": 2.0},
+        {"step": 40, "phase": 2, "loss": 5.0},
+    ]
+    assert figures.picked(lines, 2, "loss", 1.0, 25) == [(40, 5.0)]
+    assert figures.picked(lines, 2, "loss", 1.0, 21) == [(30, 2.0), (40, 5.0)]  # at a border nothing is mixed
+    assert figures.picked(lines, 1, "loss", 1.0, 25) == [(20, 0.5)]
+    assert figures.picked(lines, None, "loss", 100.0, 25) == [(20, 50.0), (30, 200.0), (40, 500.0)]
+
+
+def test_training_marks_the_switch(project: Path) -> None:
+    figure = draw(project, "training")[0]
+    for axes in figure.axes:
+        assert [25, 25] in [list(line.get_xdata()) for line in axes.lines]
+
+
+def test_variance_is_cumulative_and_marks_the_learners_width(project: Path) -> None:
+    (figure,) = draw(project, "variance")
+    curve, dot = figure.axes[0].lines[:2]
+    assert list(curve.get_ydata()) == pytest.approx([60, 90, 100])
+    assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (2, pytest.approx(90))
+
+
+def test_no_cache_no_variance(project: Path) -> None:
+    (project / "cache" / "targets" / "abc" / "manifest.json").unlink()
+    assert draw(project, "variance") == []
+
+
+def test_trace_has_all_three_and_the_switch(project: Path) -> None:
+    (figure,) = draw(project, "trace")
+    above, below = figure.axes
+    loss, fast, slow, switch = above.lines
+    assert (loss.get_ydata()[1], fast.get_ydata()[0]) == (0.5, 1 - 1 / 99)
+    assert slow.get_ydata()[0] == 2 - 1 / 50
+    assert list(switch.get_xdata()) == [25, 25]
+    assert list(below.lines[0].get_ydata()) == [0.5] * 29  # 1 - rho
+    assert "left at step 25" in texts(above)
+
+
+def test_a_half_written_last_line_is_left_out(project: Path) -> None:
+    path = next(project.glob("runs/*/switch.jsonl"))
+    path.write_text(path.read_text() + '{"step": 30, "lo')
+    assert len(draw(project, "trace")) == 1
+
+
+def test_two_groups_get_two_files(project: Path, make: Make, tmp_path: Path) -> None:
+    make(0.3, "none", 1.0, changes={"epochs": 60})
+    plot.main([str(project), "--kind=budget", "--out", str(tmp_path / "plots")])
+    names = sorted(path.stem for path in (tmp_path / "plots").glob("*.png"))
+    assert names == [f"budget-lbfgs-digits-resnet18-simclr-epochs={n}" for n in (30, 60)]
+
+
+def test_nothing_to_draw(make: Make, tmp_path: Path) -> None:
+    make(0.5)
+    with pytest.raises(RelaError, match="nothing to draw"):
+        plot.main([str(tmp_path / "outputs"), "--kind=trace", "--out", str(tmp_path)])
+    with pytest.raises(ConfigError, match="did you mean trace"):
+        plot.main(["--kind=budget,trce"])
+
+
+def test_every_prior_keeps_its_look() -> None:
+    assert len({colour for colour, _ in (*LOOKS.values(), *SPARE)}) == len(LOOKS) + len(SPARE)
+    assert look("clip_rn50") == look("clip_vitb16") == LOOKS["clip"]
+    assert look("random_learner") != look("random")
+    assert look("thumbnail") == look("thumbnail")
+
+
+@pytest.mark.parametrize("places", [[0.1, 0.5, 0.9], [0.5, 0.5, 0.5], [0.0, 0.0, 0.01], [0.98, 0.99, 1.0]])
+def test_labels_are_pushed_apart_and_stay_inside(places: list[float]) -> None:
+    moved = spread(places, 0.1)
+    assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(moved))
+    assert moved[0] >= 0 and moved[-1] <= 1 + 1e-9
+
+
+def test_labels_that_have_room_stay() -> None:
+    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+
+
+def test_as_a_command_without_torch(rela: Rela, project: Path) -> None:
+    done = rela("plot", stub=NO_TORCH)
+    assert done.returncode == 0, done.stderr
+    assert (project / "plots" / "budget-lbfgs.svg").is_file()
+
+
+def test_the_table_needs_no_matplotlib(rela: Rela, project: Path) -> None:
+    stub = NO_TORCH.replace('"lightly"', '"lightly", "matplotlib", "numpy"')
+    done = rela("table", stub=stub)
+    assert done.returncode == 0, done.stderr
+    assert "70.0" in done.stdout
