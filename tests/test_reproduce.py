@@ -16,11 +16,11 @@ from PIL import Image
 
 from rela_cli.composer import compose
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.report.differences import paired
 from rela_cli.reproduce.cells import Cells, data_words
 from rela_cli.reproduce.command import read
 from rela_cli.reproduce.finish import verdict
 from rela_cli.reproduce.tables import METHODS, PROFILES, TABLES
-from rela_cli.report.differences import paired
 
 
 def folder_of_classes(root: Path, classes: int, size: int = 32) -> Path:
@@ -43,7 +43,7 @@ def reproduce(*words: str, **options: object) -> subprocess.CompletedProcess[str
     )
 
 
-# ------------------------------------------------------------------------------------------------ what tables hold
+# ----------------------------------------------------------------------------------------------------- what tables hold
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -90,7 +90,7 @@ def test_the_mini_tables_have_three_seeds_and_every_method() -> None:
     )
 
 
-# --------------------------------------------------------------------------------------------------------- where data are
+# ------------------------------------------------------------------------------------------------------- where data are
 
 
 def test_data_are_known_by_their_layout(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_runs_that_columns_share_are_made_once(tmp_path: Path) -> None:
     assert len(folders) == len(set(folders)) < listed
 
 
-# ------------------------------------------------------------------------------------------------------- the command line
+# ----------------------------------------------------------------------------------------------------- the command line
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_verdicts() -> None:
     assert verdict(paired({0: 0.01})) == "holds: +1.0 points (n 1)"
 
 
-# ------------------------------------------------------------------------------------------------------------ end to end
+# ----------------------------------------------------------------------------------------------------------- end to end
 
 
 @pytest.mark.slow
@@ -209,5 +209,5 @@ def test_stopped_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(tmp_path) not in listing
     done = reproduce(*words)
-    assert done.returncode == 0 and "1 cached" in done.stdout or "2 cached" in done.stdout
+    assert done.returncode == 0 and "2 cached" in done.stdout
     assert (tmp_path / "out" / "table.md").is_file()

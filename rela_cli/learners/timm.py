@@ -9,7 +9,6 @@ from torch import nn
 
 from rela_cli.errors import ConfigError, nearest
 
-
 RESIZABLE = {"vision_transformer", "deit"}  # timm's modules whose positions can be resampled on the way
 
 

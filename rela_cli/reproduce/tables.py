@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 PROFILES = ("mini", "full", "smoke")
 MINI_EPOCHS = (
@@ -15,7 +16,6 @@ MINI_EPOCHS = (
 )
 METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
 TRANSPORTS = ("whitening", "pca", "zca", "standardize", "identity", "random_projection")
-CIFAR10_PRIOR = "cifar10_byol"
 
 
 @dataclass(frozen=True)
@@ -266,10 +266,7 @@ def ablation(profile: str) -> Table:
 
 
 TABLES: dict[str, Callable[[str], Table]] = {
-    **{
-        f"table1-{data}": (lambda profile, data=data: table1(data, profile))
-        for data in ("cifar10", "cifar100", "tin", "in1k")
-    },  # type: ignore[misc]
+    **{f"table1-{data}": partial(table1, data) for data in ("cifar10", "cifar100", "tin", "in1k")},
     "table-headline": headline,
     "table-methods": methods,
     "table-learners": learners,
