@@ -23,14 +23,16 @@ from rela_cli.reproduce.finish import verdict
 from rela_cli.reproduce.tables import METHODS, PROFILES, TABLES
 
 
-def folder_of_classes(root: Path, classes: int, size: int = 32) -> Path:
-    """train/<class>/ and test/<class>/ with an image each."""
+def folder_of_classes(root: Path, classes: int, images: int = 1) -> Path:
+    """train/<class>/ and test/<class>/ with some images each."""
     random = np.random.default_rng(0)
     for split in ("train", "test"):
         for number in range(classes):
             folder = root / split / f"c{number:03d}"
             folder.mkdir(parents=True)
-            Image.fromarray(random.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(folder / "0.png")
+            for image in range(images):
+                pixels = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{image}.png")
     return root
 
 
@@ -107,7 +109,7 @@ def test_data_are_known_by_their_layout(tmp_path: Path) -> None:
 
 
 def test_a_column_without_its_data_or_weights_says_why(tmp_path: Path) -> None:
-    folder_of_classes(tmp_path / "cifar10", 10)
+    folder_of_classes(tmp_path / "cifar10", 10, images=128)  # a tenth of them is a batch
     cells = Cells(TABLES["table1-cifar10"]("full"), tmp_path, [f'paths.outputs="{tmp_path}/o"'])
     states = {name: {cell.state for cell in group} for (_, name, _), group in cells.of.items()}
     assert states["CF10-T"] == {"waits"}
