@@ -205,7 +205,6 @@ def themed(svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r"<svg([^>]*?) xmlns:xlink=", r"<svg\1 xmlns:xlink=", svg, count=1)
     for colour, name in THEMED.items():
         svg = svg.replace(colour, f"var({name})")
     return svg
