@@ -207,8 +207,7 @@ def method_protocol(name: str, profile: str) -> Protocol:
     if profile == "full":
         return Protocol((*full("cifar10").words, f"method={name}"), "cifar10", (0.5,), (0,), name)
     preset = "cifar10_mini" if name == "simclr" else f"cifar10_mini_{name}"
-    epochs = 3 * MINI_EPOCHS if name == "simsiam" else MINI_EPOCHS  # it learns slowly, see its preset
-    words = (f"experiment={preset}", f"epochs={epochs}", "runtime.eval_every_epochs=4")
+    words = (f"experiment={preset}", f"epochs={MINI_EPOCHS}", "runtime.eval_every_epochs=4")
     return Protocol(words, "cifar10", (0.5,), (0, 1, 2), name)
 
 
