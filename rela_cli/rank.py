@@ -211,7 +211,8 @@ def stability(run: Run, width: int) -> float:
     mapping.fit(blocks(train_features(run)))
     size = run.config.runtime.block_size
     clean, seen = (
-        mapping(run_prior(prior, x, data.size, size, device, "views"))[:, :width].float() for x in (images, views)
+        mapping(torch.cat(list(run_prior(prior, x, data.size, size, device, "views"))).half())[:, :width].float()
+        for x in (images, views)
     )
     return float(F.cosine_similarity(clean, seen, dim=1).mean())
 

@@ -16,7 +16,7 @@ PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "swi
 FLOORS: list[set[str]] = [
     {"__init__", "errors"},
     {"config"},
-    {"artifacts", "runtime", "optim", "streams", "parts", "weights", "network"},
+    {"artifacts", "runtime", "rows", "optim", "streams", "parts", "weights", "network"},
     PARTS,
     {"stages", "logger"},
     {"runs"},

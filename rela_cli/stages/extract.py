@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rela_cli.artifacts import Facts
@@ -16,7 +16,8 @@ from rela_cli.data.loader import Images, centre, in_blocks, sampled
 from rela_cli.errors import RelaError
 from rela_cli.parts import build
 from rela_cli.priors.base import Prior
-from rela_cli.runtime import Progress, compact, count_flops, pick_device
+from rela_cli.rows import RowWriter
+from rela_cli.runtime import Progress, count_flops, pick_device
 from rela_cli.weights import located
 
 
@@ -30,8 +31,9 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     prior, device = fitted_prior(config, splits["train"], data)
     facts: Facts = {"feature_dim": prior.feature_dim}
     for name, split in splits.items():
-        features = run_prior(prior, split.images, data.size, config.runtime.block_size, device, name)
-        save_file({"features": features}, folder / f"{name}.safetensors")
+        with RowWriter(folder / f"{name}.safetensors", "features", len(split.images)) as features:
+            for block in run_prior(prior, split.images, data.size, config.runtime.block_size, device, name):
+                features.add(block)
         facts["seconds" if name == "train" else f"seconds_{name}"] = time.perf_counter() - started
         started = time.perf_counter()
     images = splits["train"].images
@@ -47,20 +49,20 @@ def fitted_prior(config: Config, train: Split, data: ImageStats) -> tuple[Prior,
     return prior.to(device).eval(), device
 
 
-def run_prior(prior: Prior, images: Images, size: int, block_size: int, device: torch.device, title: str) -> Tensor:
-    """(N, 3, H, W) uint8, of which the middle `size` is shown -> (N, feature_dim) fp16, or fp32 beyond its range.
+def run_prior(
+    prior: Prior, images: Images, size: int, block_size: int, device: torch.device, title: str
+) -> Iterator[Tensor]:
+    """(N, 3, H, W) uint8, of which the middle `size` is shown -> (N, feature_dim) float32, block by block.
 
     Raises:
         RelaError: when the prior gives NaN or Inf.
     """
-    blocks: list[Tensor] = []
     with Progress(f"extract {title}", len(images)) as progress:
-        for block in in_blocks(lambda x: prior(centre(x, size)), images, block_size, device):
+        for number, block in enumerate(in_blocks(lambda x: prior(centre(x, size)), images, block_size, device)):
             if not block.isfinite().all():
-                raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {len(blocks)}")
-            blocks.append(block)
-            progress.show(min(len(blocks) * block_size, len(images)))
-    return compact(torch.cat(blocks))
+                raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {number}")
+            yield block
+            progress.show(min((number + 1) * block_size, len(images)))
 
 
 def flops_per_image(prior: Prior, image: Tensor) -> int:

@@ -6,32 +6,34 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rela_cli.artifacts import Facts
 from rela_cli.config import Config
 from rela_cli.parts import build
-from rela_cli.runtime import compact
+from rela_cli.rows import Rows, RowWriter
 from rela_cli.transports.base import Transport
 
 BLOCK = 8192  # rows at a time, so that float64 copies stay small
 
 
 def transport(config: Config, features_folder: Path, folder: Path) -> Facts:
-    """Targets of each split, fp16, as <split>.safetensors, and the map as map.safetensors; fitted on train."""
+    """Targets of each split, fp16, as <split>.safetensors, and the map as map.safetensors; fitted on train.
+
+    Features are read, and targets written, a block at a time: memory does not grow with their number.
+    """
     started = time.perf_counter()
-    train = load_file(features_folder / "train.safetensors")["features"]
+    train = Rows(features_folder / "train.safetensors", "features")
     mapping: Transport = build(config.transport)
-    mapping.fit(blocks(train))
+    mapping.fit(train.blocks(BLOCK))
     write_targets(mapping, train, folder / "train.safetensors")
     facts: Facts = {"seconds": time.perf_counter() - started, "ordered": mapping.ordered, **mapping.facts()}
-    facts["flops"] = fit_flops(len(train), train.shape[1])
+    facts["flops"] = fit_flops(*train.shape)
     save_file(mapping.state(), folder / "map.safetensors")
     for path in features_folder.glob("*.safetensors"):
         if path.stem != "train":
-            write_targets(mapping, load_file(path)["features"], folder / path.name)
+            write_targets(mapping, Rows(path, "features"), folder / path.name)
     return facts
 
 
@@ -41,9 +43,11 @@ def blocks(features: Tensor) -> Iterator[Tensor]:
         yield features[start : start + BLOCK]
 
 
-def write_targets(mapping: Transport, features: Tensor, path: Path) -> None:
+def write_targets(mapping: Transport, features: Rows, path: Path) -> None:
     """Map all rows and store them, as fp16 where that can hold them."""
-    save_file({"targets": compact(torch.cat([mapping(block).float() for block in blocks(features)]))}, path)
+    with RowWriter(path, "targets", len(features)) as targets:
+        for block in features.blocks(BLOCK):
+            targets.add(mapping(block).float())
 
 
 def fit_flops(samples: int, dim: int) -> int:

@@ -1,0 +1,90 @@
+"""Rows of a tensor on disk, written and read a block at a time, so that memory does not grow with their number.
+
+The file is a safetensors file with one tensor (N, D), byte for byte what `safetensors.torch.save_file` would write.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+HALF_MAX = 6e4  # fp16 ends at 65504; it changes targets by a cosine of 0.99999, bf16 by 0.9998
+ALIGNMENT = 8  # of the data, by spaces behind the header
+NAMES = {torch.float16: "F16", torch.float32: "F32"}
+
+
+class RowWriter:
+    """Takes `count` rows in blocks, in order; fp16 as long as that can hold them, all in fp32 from then on.
+
+    Raises:
+        ValueError: on leaving, when there were more or fewer rows.
+    """
+
+    def __init__(self, path: Path, name: str, count: int) -> None:
+        self.path, self.name, self.count = path, name, count
+        self.dtype, self.written, self.width = torch.float16, 0, 0
+
+    def __enter__(self) -> RowWriter:
+        self.file = self.path.open("w+b")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.file.close()
+        if error is None and self.written != self.count:
+            raise ValueError(f"{self.path} was to have {self.count} rows and got {self.written}")
+
+    def add(self, block: Tensor) -> None:
+        """(n, D) of any float type."""
+        if not self.written:
+            self.width = block.shape[1]
+            self.begin()
+        if self.dtype is torch.float16 and len(block) and block.abs().max() >= HALF_MAX:
+            self.widen()
+        self.write(block)
+        self.written += len(block)
+
+    def begin(self) -> None:
+        """Header for all rows of the present type; the file ends behind it."""
+        size = self.count * self.width * self.dtype.itemsize
+        entry = {"dtype": NAMES[self.dtype], "shape": [self.count, self.width], "data_offsets": [0, size]}
+        header = json.dumps({self.name: entry}, separators=(",", ":")).encode()
+        header += b" " * (-len(header) % ALIGNMENT)
+        self.file.seek(0)
+        self.file.write(struct.pack("<Q", len(header)) + header)
+        self.file.truncate()
+        self.start = self.file.tell()
+
+    def write(self, block: Tensor) -> None:
+        """Append a block in the present type."""
+        self.file.write(block.to("cpu", self.dtype).contiguous().numpy().tobytes())
+
+    def widen(self) -> None:
+        """Write what is there again in fp32; a value has come that fp16 cannot hold."""
+        self.file.seek(self.start)
+        halves = torch.frombuffer(bytearray(self.file.read()), dtype=torch.float16) if self.written else torch.empty(0)
+        self.dtype = torch.float32
+        self.begin()
+        self.write(halves)
+
+
+class Rows:
+    """The rows of such a file; a slice reads no more than itself."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.slice = safe_open(path, "pt").get_slice(name)
+        self.shape = tuple(self.slice.get_shape())
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """`size` rows at a time, as they were stored."""
+        for start in range(0, len(self), size):
+            yield self.slice[start : start + size]
