@@ -83,7 +83,7 @@ def wait(device: torch.device) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 end the run as `Stopped`, with 143; SIGINT with 130. A second one ends the process at once."""
+    """SIGTERM and SIGUSR1 end the run as `Stopped`, with 143; SIGINT with 130. A second one ends it at once."""
 
     def stop(signum: int, _: FrameType | None) -> None:
         for each in signals:
@@ -113,12 +113,13 @@ _deferred: list[Stopped] | None = None  # signals that wait for the end of a ste
 
 @contextmanager
 def deferred() -> Iterator[list[Stopped]]:
-    """Inside, a first signal interrupts nothing: it comes up in this list, to be raised at a good moment, or at the end.
+    """Inside, a first signal interrupts nothing: it comes up in this list, to be raised when it suits, or at the end.
 
     A second one ends the process at once, here as everywhere.
     """
     global _deferred
-    _deferred = pending = []
+    pending: list[Stopped] = []
+    _deferred = pending
     try:
         yield pending
     finally:

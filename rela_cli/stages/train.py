@@ -406,7 +406,8 @@ def train(
 ) -> Facts:
     """Train on images, towards targets (N, k) first if there are any; write the backbones; facts for the manifest.
 
-    What was `saved` before is gone on with. backbone.safetensors is the online network, backbone_target.safetensors the target network of methods with one.
+    What was `saved` before is gone on with. backbone.safetensors is the online network, backbone_target.safetensors the
+    target network of methods with one.
 
     Raises:
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
