@@ -275,7 +275,7 @@ class Pipeline:
         if not c.is_plain:
             costs |= {"extract": work.features.manifest or {}, "transport": work.targets.manifest or {}}
         seen = [*weights.labels_seen(c.prior), *self.labels_used()]
-        names = ("steps", "samples_seen", "switch_step", "phase1_steps", "feature_dim", "target_dim")
+        names = ("steps", "samples_seen", "switch_step", "phase1_steps", "feature_dim", "target_dim", "collapsed")
         return {
             "status": "finished",
             "name": work.name,

@@ -5,6 +5,7 @@ Shapes: B batch, D feature_dim, k target_dim, S pixels.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,13 +22,13 @@ from rela_cli.data.cache import ImageStats, Split
 from rela_cli.data.loader import load
 from rela_cli.data.subset import epoch_indices
 from rela_cli.data.views import Augment
-from rela_cli.errors import NonFiniteError, RelaError, Stopped
+from rela_cli.errors import CollapseError, NonFiniteError, RelaError, Stopped
 from rela_cli.learners.build import build_backbone, feature_dim
 from rela_cli.matching import Matching
 from rela_cli.methods.base import Method
 from rela_cli.optim import lr_at, non_finite
 from rela_cli.parts import build
-from rela_cli.representation import effective_rank, knn_top1, representations
+from rela_cli.representation import deviation, effective_rank, knn_top1, representations
 from rela_cli.runtime import Metrics, Progress, count_flops, deferred, peak_memory, pick_device, wait
 from rela_cli.streams import key, seeded
 from rela_cli.switch import Switch, Trace
@@ -35,7 +36,9 @@ from rela_cli.weights import backbone_name
 
 WATCHED = 2000  # train images that kNN and effective rank look at while it runs
 WATCHED_K = 20  # neighbours for that; a glance, not the knn protocol
-COUNTERS = ("step", "phase", "switch_step")  # of a trainer; its state has them by these names
+SETTLED = 50  # steps before which running statistics say too little to judge collapse by
+COLLAPSED_RANK, COLLAPSED_DEVIATION = 2.0, 0.05  # measured in docs/reliability.md: healthy runs stay above 7 and 0.14
+COUNTERS = ("step", "phase", "switch_step", "collapsed")  # of a trainer; its state has them by these names
 NOTE_SECONDS = 1.0  # how often the progress line reads the loss, which waits for the device
 
 
@@ -154,6 +157,7 @@ class Trainer:
         self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
         self.step, self.phase = 0, 2 if targets is None else 1
         self.switch_step: int | None = None
+        self.collapsed: bool | None = None  # None: nobody has looked
         self.first_bad = torch.zeros((), device=self.device)  # the first step with a non-finite gradient, or 0
         self.meter = Meter(config.batch_size)
         self.checkpoints: Checkpoints | None = None
@@ -288,7 +292,11 @@ class Trainer:
         stride = max(1, len(self.images) // WATCHED)
         images = self.images[torch.arange(len(self.images))[::stride][:WATCHED]]
         features = representations(self.trainee.method.backbone, images, self.data, self.config.runtime.block_size)
-        facts: Facts = {"effective_rank": round(effective_rank(features), 3)}
+        facts: Facts = {
+            "effective_rank": round(effective_rank(features), 3),
+            "deviation": round(deviation(features), 4),
+        }
+        self.check_collapse(**facts)
         if self.labels is not None:
             labels = self.labels[::stride][:WATCHED].cpu()
             query = torch.arange(len(labels)) % 10 == 0
@@ -379,6 +387,29 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": {int(k): v for k, v in memory.items()}, "param_groups": groups})
 
+    def check_collapse(self, effective_rank: float, deviation: float) -> None:
+        """Say once, while it happens, that the representation no longer tells images apart.
+
+        Raises:
+            CollapseError: on_collapse=stop.
+        """
+        if self.step < SETTLED:
+            return
+        one_direction = (
+            effective_rank < COLLAPSED_RANK and not self.trainee.method.uses_labels
+        )  # two classes need no more
+        collapsed, before = one_direction or deviation < COLLAPSED_DEVIATION, self.collapsed
+        self.collapsed = bool(before or collapsed)
+        if not collapsed or before:
+            return
+        words = (
+            f"the representation has collapsed at step {self.step}: effective rank {effective_rank:.3g} (below "
+            f"{COLLAPSED_RANK:g} is collapse), deviation a dimension {deviation:.3g} (below {COLLAPSED_DEVIATION:g} is)"
+        )
+        if self.config.on_collapse == "stop":
+            raise CollapseError(f"{words}. A smaller optimizer.lr than {self.lr:g} is one way out")
+        print(f"rela: {words}. It goes on; on_collapse=stop would end it", file=sys.stderr, flush=True)
+
     def step_flops(self) -> dict[int, int]:
         """FLOPs of one step of each phase that may come, forward and backward; leaves everything as it was."""
         batch, images = next(load(self.images, self.batches(0), self.device))
@@ -442,6 +473,7 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "samples_seen": trainer.lengths.samples_seen,
         "switch_step": trainer.switch_step,
         "phase1_steps": phase1,
+        "collapsed": trainer.collapsed,
         "feature_dim": feature_dim(trainer.trainee.method.backbone),
         "target_dim": None if trainer.targets is None else trainer.targets.shape[1],
         "seconds": seconds,

@@ -96,7 +96,8 @@ def ending(loop: Trainer, folder: Path) -> dict[str, Any]:
         **{f"trainee/{key}": value.clone() for key, value in loop.trainee.state_dict().items()},
         **{f"optimizer/{n}/{key}": value for n, values in optimizer.items() for key, value in values.items()},
         "switch": None if loop.switch is None else loop.switch.state,
-        "counters": (loop.step, loop.phase, loop.switch_step),
+        "counters": (loop.step, loop.phase, loop.switch_step, loop.collapsed),
+        "seconds": loop.seconds,  # of the processes before this one
         "metrics": records(folder / "metrics.jsonl"),
         "trace": (folder / "switch.jsonl").read_text() if loop.trace else "",
     }
@@ -112,6 +113,11 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     return bool(one == other)
+
+
+def untimed(end: dict[str, Any]) -> dict[str, Any]:
+    """Without what is known to be another in a run that was interrupted."""
+    return {key: value for key, value in end.items() if key != "seconds"}
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
