@@ -16,7 +16,7 @@ from rela_cli.report.collect import collect
 from rela_cli.stages.train import Trainer
 
 from ..factories import config
-from .helpers import RUN, Killed
+from .harness import RUN, Killed
 
 Json = dict[str, Any]
 

@@ -19,7 +19,7 @@ import pytest
 from rela_cli.checkpoint import Checkpoints
 from rela_cli.faults import POINTS
 
-from .helpers import RUN, call, differing, finish, left, run_folder, spawn, temporaries
+from .harness import RUN, call, differing, finish, left, run_folder, spawn, temporaries
 
 EVERY = "checkpoint.every_seconds=0"  # so an interval is a step
 TOTAL = 24

@@ -17,7 +17,7 @@ from rela_cli.representation import deviation
 from rela_cli.stages.train import COLLAPSED_DEVIATION, SETTLED, Trainer
 
 from ..factories import fit, trainer
-from .helpers import FAKE, METHODS, RUN, SWITCH, call, run_folder, small, train, words
+from .harness import FAKE, METHODS, RUN, SWITCH, call, run_folder, small, train, words
 
 Json = dict[str, Any]
 

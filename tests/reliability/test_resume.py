@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from rela_cli import checkpoint
 from rela_cli.config import lengths
@@ -21,7 +22,7 @@ from rela_cli.errors import RelaError
 from rela_cli.stages.train import Trainer
 
 from ..factories import config, pixels, stats_of
-from .helpers import METHODS, STEPS, SWITCH, Killed, differing, ending, keep_until, small, train, untimed, words
+from .harness import METHODS, RUN, STEPS, SWITCH, Killed, differing, ending, keep_until, small, train, untimed, words
 
 Make = Callable[[], Trainer]
 STOPS = (1, 3, 4, 5, 8)  # in mid-epoch; between epochs; before the switch; after its first step; in mid-epoch again
@@ -226,3 +227,26 @@ def test_the_number_of_workers_does_not_matter(
             train(tmp_path / "run", make(workers), every=0, stop=stop)
     found = ending(train(tmp_path / "run", make(3)), tmp_path / "run")
     assert differing(untimed(found), untimed(expected)) == []
+
+
+def test_what_was_drawn_before_training_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's generator starts anew with the training, so a run whose stages were cached has the same dropout."""
+    from rela_cli import pipeline
+    from rela_cli.stages import train as stage
+
+    build = stage.build_backbone
+
+    def with_dropout(*arguments: Any) -> torch.nn.Module:
+        backbone = build(*arguments)
+        backbone.register_forward_hook(lambda m, _, x: torch.nn.functional.dropout(x, 0.5, m.training))
+        return backbone
+
+    monkeypatch.setattr(stage, "build_backbone", with_dropout)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        words = (*RUN, "epochs=1", "probe.baselines=false", f"paths.outputs={tmp_path / str(seed)}")
+        folder = pipeline.run(config(*words)).folder
+        assert folder is not None
+        found.append(load_file(folder / "backbone.safetensors"))
+    assert differing(*found) == []

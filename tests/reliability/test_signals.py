@@ -16,7 +16,7 @@ from rela_cli import runtime
 from rela_cli.stages import extract
 from rela_cli.stages.train import Trainer
 
-from .helpers import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
+from .harness import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
 
 Step = Callable[..., Any]
 AT = 10  # the step in which the signal comes; the interval is never over by then
