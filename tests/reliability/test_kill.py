@@ -121,5 +121,6 @@ def test_killed_at_random(tmp_path: Path, expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 def test_killed_at_random_two_hundred_times(tmp_path: Path, expected: dict[str, Any]) -> None:
     assert kills(tmp_path, expected, 200, seed=1) > 20
