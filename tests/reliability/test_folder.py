@@ -107,8 +107,11 @@ def test_what_was_set_aside_is_in_no_table(tmp_path: Path) -> None:
     first = go(tmp_path)
     go(tmp_path, "resume=never")
     assert first.folder is not None
-    assert Path(f"{first.folder}.old-1").is_dir()
+    assert (Path(f"{first.folder}.old-1") / "result.json").exists()
     assert [Path(r["path"]).name for r in collect([tmp_path / "outputs"])] == [first.folder.name]
+    (first.folder / "result.json").unlink()
+    with pytest.raises(RelaError, match=r"no result\.json found"):
+        collect([tmp_path / "outputs"])
 
 
 def test_a_folder_in_use_is_not_set_aside(tmp_path: Path, mine: Path) -> None:
