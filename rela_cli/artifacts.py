@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rela_cli.errors import RelaError
+from rela_cli.faults import fault
 
 Facts = dict[str, Any]
 
@@ -48,13 +50,19 @@ def _digest(file: Any) -> str:
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the same folder, then put it in place in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = re.split(r"[.-]", path.name)[0]  # what its faults are called by
     try:
+        fault(f"{name}.before_write")
         write(temporary)
+        fault(f"{name}.after_write")
         _share(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        fault(f"{name}.after_fsync")
         os.replace(temporary, path)
+        fault(f"{name}.after_replace")
         _sync_folder(path.parent)
+        fault(f"{name}.after_sync")
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -120,12 +128,15 @@ class Entry:
         temporary.mkdir()
         try:
             facts = fill(temporary)
+            fault(f"{self.kind}.after_fill")
             for path in temporary.iterdir():
                 _share(path)
             files = {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in sorted(temporary.iterdir())}
             manifest = {"kind": self.kind, "spec": self.spec, **facts, "files": files, **provenance()}
             write_json(temporary / "manifest.json", manifest)
+            fault(f"{self.kind}.before_replace")
             os.replace(temporary, self.folder)
+            fault(f"{self.kind}.after_replace")
             _sync_folder(self.folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

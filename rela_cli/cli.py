@@ -49,7 +49,7 @@ Look
   rela --version
   eval "$(rela -sc install=bash)"    tab completion (also zsh, fish)
 
-Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 non-finite, 130/143 stopped."""
+Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 NaN or collapse, 130/143 stopped."""
 
 STAGED = ("train", "extract", "transport", "probe")
 OTHERS = {  # the modules of the other commands

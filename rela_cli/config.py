@@ -191,6 +191,14 @@ class Paths:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """How often the state of training is written down, and whether the last one outlives the training."""
+
+    every_seconds: NonNegative
+    keep: bool
+
+
+@dataclass(frozen=True)
 class Config:
     """One run, validated. The run's `seed` moves init, subset, order and augmentation, and nothing else."""
 
@@ -206,11 +214,14 @@ class Config:
     runtime: Runtime
     logger: Logger
     paths: Paths
+    checkpoint: Checkpoint
     budget: PositiveShare
     epochs: Count
     batch_size: Annotated[int, Range(2)]
     seed: Seed
     allow: tuple[str, ...]
+    resume: Annotated[str, OneOf(("auto", "force", "never"))]
+    on_collapse: Annotated[str, OneOf(("warn", "stop"))]
 
     @property
     def is_plain(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class RelaError(Exception):
@@ -25,7 +26,17 @@ class MissingError(RelaError):
 
 
 class NonFiniteError(RelaError):
-    """Training produced NaN or Inf; the update was not applied."""
+    """Training produced NaN or Inf; the update was not applied. `facts` say where, for the manifest."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, facts: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.facts = facts or {}
+
+
+class CollapseError(RelaError):
+    """All images look alike to the learner, and the user asked to stop then."""
 
     exit_code = 4
 

@@ -14,15 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rela_cli import weights
-from rela_cli.artifacts import Entry, Facts, RunLock, write_json
+from rela_cli.artifacts import Entry, Facts, RunLock, provenance, write_json
 from rela_cli.config import Config
-from rela_cli.errors import ConfigError
+from rela_cli.errors import ConfigError, NonFiniteError, RelaError
 from rela_cli.parts import find
 from rela_cli.runs import STAGES, Run
-from rela_cli.screen import show_plan, show_result, show_targets
+from rela_cli.screen import say, show_plan, show_result, show_targets
+
+if TYPE_CHECKING:
+    from rela_cli.checkpoint import Checkpoints, Saved
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
         RelaError: whatever a user should read; its exit_code says of which kind.
     """
     work = Run(config)
+    folder = work.folder if until in ("train", "probe") else None
+    if folder and config.resume == "never" and (aside := work.set_aside()):
+        say(f"set aside: {aside}")
     steps = work.plan(until)
     show_plan(work, steps)
-    folder = work.folder if until in ("train", "probe") else None
     if not any(step.state == "to do" for step in steps):
         return Outcome("found", folder)
     Pipeline(work, command).execute(until)
@@ -68,7 +73,7 @@ class Pipeline:
             self.check_labels()
             self.check_network()
             with RunLock(self.run.folder):
-                self.run.note("running", self.command, reason=None)
+                self.run.note("running", self.command, reason=None, non_finite=None, **self.by_force())
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
                 try:
                     self.make_run()
@@ -113,6 +118,8 @@ class Pipeline:
             width = self.learner_width()
             self.make_targets("transport")
             self.make_backbone(width)
+        if not self.config.checkpoint.keep:
+            self.checkpoints().clear()
         self.make_result()
         self.run.note("finished", self.command)
         point_latest(self.run.folder)
@@ -170,14 +177,45 @@ class Pipeline:
         split = read_split(self.run.images, "train", self.run.dataset)
         assert split is not None
         targets = None if self.config.is_plain else read_targets(self.run.targets, width)
+        checkpoints = self.checkpoints()
+        saved = self.resume(checkpoints)
         with (
             self.clock("train"),
             open_logger(self.config, self.run.folder) as forward,
             Metrics(self.run.folder / "metrics.jsonl", forward) as metrics,
         ):
             stats = read_stats(self.run.images)
-            facts = train(self.config, self.run.lengths, split, targets, stats, self.run.folder, metrics)
+            facts = train(self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics)
         self.run.note("trained", self.command, train=facts)
+
+    def checkpoints(self) -> Checkpoints:
+        from rela_cli.checkpoint import Checkpoints
+
+        return Checkpoints(self.run.folder, self.config.checkpoint.every_seconds)
+
+    def resume(self, checkpoints: Checkpoints) -> Saved | None:
+        """The last good checkpoint, if there is one; said, written down, and the logs cut back to it."""
+        saved = checkpoints.latest()
+        checkpoints.rewind(saved)
+        if saved:
+            say(f"  resumed at step {saved.step} of {self.run.lengths.total_steps}")
+            entry = {"step": saved.step, "phase": saved.state["phase"], "when": provenance()["created"]}
+            self.run.note("running", self.command, resumes=[*self.run.manifest.get("resumes", []), entry])
+        return saved
+
+    def by_force(self) -> Facts:
+        """What goes into the manifest when another run is gone on with under these settings.
+
+        Raises:
+            RelaError: it left no checkpoint.
+        """
+        changed = self.run.differences()
+        if not changed:
+            return {}
+        if not self.checkpoints().found():
+            raise RelaError(f"{self.run.folder} has no checkpoint to go on from; resume=never sets it aside")
+        entry = {"when": provenance()["created"], "changed": {key: list(pair) for key, pair in changed.items()}}
+        return {"forced": [*self.run.manifest.get("forced", []), entry]}
 
     # --------------------------------------------------------------------------------------------- stage 4
 
@@ -254,7 +292,7 @@ class Pipeline:
         if not c.is_plain:
             costs |= {"extract": work.features.manifest or {}, "transport": work.targets.manifest or {}}
         seen = [*weights.labels_seen(c.prior), *self.labels_used()]
-        names = ("steps", "samples_seen", "switch_step", "phase1_steps", "feature_dim", "target_dim")
+        names = ("steps", "samples_seen", "switch_step", "phase1_steps", "feature_dim", "target_dim", "collapsed")
         return {
             "status": "finished",
             "name": work.name,
@@ -294,7 +332,8 @@ class Pipeline:
         status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             (self.run.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            self.run.note(status, self.command, reason=str(error) or type(error).__name__)
+            facts = {"non_finite": error.facts} if isinstance(error, NonFiniteError) else {}
+            self.run.note(status, self.command, reason=str(error) or type(error).__name__, **facts)
         except Exception as second:  # a full disk, say, must not hide the first error
             error.add_note(f"and then: {second}") if hasattr(error, "add_note") else None
 

@@ -33,6 +33,14 @@ def effective_rank(features: Tensor) -> float:
     return rank_of(torch.linalg.svdvals((features - features.mean(0)).double()))
 
 
+def deviation(features: Tensor) -> float:
+    """Standard deviation a dimension of (N, D) features of length 1, times sqrt(D): 0 when all are alike, 1 at most.
+
+    The measure of collapse of SimSiam (Chen and He 2020, section 4.1), of the representation.
+    """
+    return float(F.normalize(features, dim=1).std(0).mean() * features.shape[1] ** 0.5)
+
+
 def rank_of(values: Tensor) -> float:
     """exp of the entropy of singular values as shares of their sum: how many directions really count."""
     share = values / values.sum().clamp(min=1e-12)

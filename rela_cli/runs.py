@@ -6,6 +6,8 @@ finds its own run again. Nothing here imports torch.
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +17,7 @@ from typing import Any
 import yaml
 
 from rela_cli import weights
-from rela_cli.artifacts import Entry, Facts, fingerprint, provenance, read_json, write_atomic, write_json
+from rela_cli.artifacts import Entry, Facts, RunLock, fingerprint, provenance, read_json, write_atomic, write_json
 from rela_cli.config import RANDOM, Config, Lengths, lengths, to_tree
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import RelaError
@@ -24,6 +26,7 @@ from rela_cli.parts import build
 STAGES = ("extract", "transport", "train", "probe")
 VERSIONS = {"images": 1, "extract": 2, "transport": 1, "train": 1, "probe": 1}  # bump one when its bytes change
 SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
+HISTORY = ("resumes", "forced")  # keys of a manifest that tell what was done in the folder, under whatever settings
 MATCHING = ("transport", "matching", "switch")  # mean nothing to the plain method, so they do not count there
 
 
@@ -115,15 +118,34 @@ class Run:
 
     @property
     def manifest(self) -> Facts:
-        """The run's manifest; empty when there is none.
+        """The run's manifest; empty when there is none. Of another run that is gone on with by force, its history.
 
         Raises:
             RelaError: a folder named by hand holds another run.
         """
         manifest = read_json(self.folder / "manifest.json") or {}
-        if manifest and manifest.get("hash") != self.hash:
-            raise RelaError(f"{self.folder} holds another run ({manifest.get('hash')}); say another paths.run=FOLDER")
-        return manifest
+        if not manifest or manifest.get("hash") == self.hash:
+            return manifest
+        if self.config.resume == "force":
+            return {key: manifest[key] for key in HISTORY if key in manifest}
+        raise RelaError(
+            f"{self.folder} holds another run; it differs in\n{shown(self.differences())}\n"
+            f"Say another paths.run=FOLDER, resume=force to go on with it under these settings, or resume=never to "
+            f"set it aside and start again"
+        )
+
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """Key by key what the folder's run has, and what this one has, of what changes a backbone; empty if it is this.
+
+        Where the configs say the same, but the data or the weights hold something else, it names the inputs.
+        """
+        manifest = read_json(self.folder / "manifest.json") or {}
+        if not manifest or manifest.get("hash") == self.hash:
+            return {}
+        theirs = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")) or {}
+        pairs = [flat({g: without_card(tree.get(g)) for g in SETTINGS + MATCHING}) for tree in (theirs, self.tree)]
+        inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
+        return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 
     @property
     def trained(self) -> Facts | None:
@@ -189,24 +211,69 @@ class Run:
 
     # ------------------------------------------------------------------------------------------ bookkeeping
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The entries of the cache that it is made of."""
+        inputs = {"images": self.images.hash}
+        return (
+            inputs if self.config.is_plain else inputs | {"features": self.features.hash, "targets": self.targets.hash}
+        )
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The config as config.yaml has it."""
+        return dict(plain(to_tree(self.config)))
+
+    def set_aside(self) -> Path | None:
+        """Rename the folder to *.old-N, if there is a run in it; the new name.
+
+        Raises:
+            RelaError: a process is at work in it.
+        """
+        folder = self.folder.resolve()
+        if not (folder / "manifest.json").exists():
+            return None
+        numbers = (number for number in itertools.count(1) if not Path(f"{folder}.old-{number}").exists())
+        aside = Path(f"{folder}.old-{next(numbers)}")
+        with RunLock(folder):
+            os.replace(folder, aside)
+            folder.mkdir()
+        return aside
+
     def note(self, status: str, command: str, **facts: Any) -> None:
         """Bring manifest.json and config.yaml up to date."""
         from rela_cli.runtime import versions
 
-        inputs = {"images": self.images.hash}
-        if not self.config.is_plain:
-            inputs |= {"features": self.features.hash, "targets": self.targets.hash}
-        fresh = {"hash": self.hash, "status": status, "command": command or " ".join(sys.argv), "inputs": inputs}
+        command = command or " ".join(sys.argv)
+        fresh = {"hash": self.hash, "status": status, "command": command, "inputs": self.inputs}
         manifest = {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
         kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
         write_json(self.folder / "manifest.json", kept)
-        text = yaml.safe_dump(plain(to_tree(self.config)), sort_keys=False)
+        text = yaml.safe_dump(self.tree, sort_keys=False)
         write_atomic(self.folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def without_card(tree: Any) -> Any:
     """A group of the config tree without what its yaml tells people about it."""
     return {key: value for key, value in tree.items() if key != "card"} if isinstance(tree, dict) else tree
+
+
+def flat(tree: Any, name: str = "") -> dict[str, Any]:
+    """A tree of mappings as one, with dotted keys."""
+    if not isinstance(tree, dict):
+        return {name: tree}
+    return {k: v for key, inner in tree.items() for k, v in flat(inner, f"{name}.{key}" if name else key).items()}
+
+
+def different(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The items that two mappings do not share."""
+    keys = {**one, **other}
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def shown(differences: dict[str, tuple[Any, Any]]) -> str:
+    """One line a key."""
+    return "\n".join(f"  {key}: {theirs} there, {ours} here" for key, (theirs, ours) in differences.items())
 
 
 def plain(value: Any) -> Any:

@@ -76,15 +76,17 @@ def wait(device: torch.device) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 end the run as `Stopped`, with 143; SIGINT with 130. A second one leaves at once."""
+    """SIGTERM and SIGUSR1 end the run as `Stopped`, with 143; SIGINT with 130. A second one ends it at once."""
 
     def stop(signum: int, _: FrameType | None) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
         shown = signal.SIGTERM if signum == signal.SIGUSR1 else signum
-        raise Stopped(
-            f"stopped by {signal.Signals(signum).name}; the same command goes on from the last finished stage", shown
-        )
+        name = signal.Signals(signum).name
+        stopped = Stopped(f"stopped by {name}; the same command goes on from the last finished stage", shown)
+        if _deferred is None:
+            raise stopped
+        _deferred.append(stopped)
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     try:
@@ -99,14 +101,34 @@ def stoppable() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+_deferred: list[Stopped] | None = None  # signals that wait for the end of a step; None: they do not wait
+
+
+@contextmanager
+def deferred() -> Iterator[list[Stopped]]:
+    """Inside, a first signal interrupts nothing: it comes up in this list, to be raised when it suits, or at the end.
+
+    A second one ends the process at once, here as everywhere.
+    """
+    global _deferred
+    pending: list[Stopped] = []
+    _deferred = pending
+    try:
+        yield pending
+    finally:
+        _deferred = None
+    if pending:
+        raise pending[0]
+
+
 class Metrics:
-    """metrics.jsonl: one line a record, flushed at once, started anew with each training."""
+    """metrics.jsonl: one line a record, flushed at once, added to what is there."""
 
     def __init__(self, path: Path, forward: Callable[[dict[str, Any]], None]) -> None:
         self.path, self.forward = path, forward
 
     def __enter__(self) -> Metrics:
-        self.file = self.path.open("w", encoding="utf-8")
+        self.file = self.path.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -59,7 +59,7 @@ class Trace:
     def __init__(self, path: Path) -> None:
         self.path, self.written = path, 0
         self.rows: list[Tensor] = []
-        path.write_text("", encoding="utf-8")
+        path.touch()
 
     def add(self, loss: Tensor, switch: Switch) -> None:
         """After a step: the loss that it had, and the switch as it is now."""

@@ -16,8 +16,10 @@ PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "swi
 FLOORS: list[set[str]] = [
     {"__init__", "errors"},
     {"config"},
+    {"faults"},
     {"artifacts", "runtime", "rows", "optim", "streams", "parts", "weights", "network"},
     PARTS,
+    {"checkpoint"},
     {"stages", "logger"},
     {"runs"},
     {"screen"},

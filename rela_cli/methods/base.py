@@ -1,7 +1,8 @@
 """The contract of a method, and the running average that half of them need.
 
 A method is a module that owns the backbone, its heads and its loss: `forward(views)` is the loss, `after_step`
-moves its target network. The loop knows nothing else of it. Shapes: V views of (B, 3, H, W); H and W may differ
+moves its target network. The loop knows nothing else of it. What a method remembers from step to step stands in
+parameters, buffers and `progress`: these a checkpoint keeps. Shapes: V views of (B, 3, H, W); H and W may differ
 between views (`View.size_scale`). A method that says `uses_labels` is called as `forward(views, labels)`, and asks
 for the number of classes by a keyword `classes`.
 """
@@ -24,6 +25,7 @@ class Method(nn.Module):
     backbone: nn.Module
     views: tuple[View, ...]  # how its views are drawn, one a view
     uses_labels: bool = False  # whether forward wants the samples' labels (B,) too
+    progress: float = 0.0  # the share of the run that is done, for methods that note it in `after_step`
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The scalar loss of some views of one batch."""

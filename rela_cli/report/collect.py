@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,12 @@ def _run_folders(path: Path) -> list[Path]:
     if _is_run(path):
         return [path]
     runs = path / "runs" if (path / "runs").is_dir() else path
-    return [folder for folder in sorted(runs.iterdir()) if folder.is_dir() and _is_run(folder)]
+    return [folder for folder in sorted(runs.iterdir()) if folder.is_dir() and _is_run(folder) and not _is_old(folder)]
+
+
+def _is_old(folder: Path) -> bool:
+    """Set aside by resume=never; shown only when it is named."""
+    return re.search(r"\.old-\d+$", folder.name) is not None
 
 
 def _is_run(folder: Path) -> bool:

@@ -5,6 +5,7 @@ Shapes: B batch, D feature_dim, k target_dim, S pixels.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,25 +16,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rela_cli.artifacts import Entry, Facts, write_atomic
+from rela_cli.checkpoint import Checkpoints, Saved
 from rela_cli.config import Config, Lengths, View
 from rela_cli.data.cache import ImageStats, Split
 from rela_cli.data.loader import load
 from rela_cli.data.subset import epoch_indices
 from rela_cli.data.views import Augment
-from rela_cli.errors import NonFiniteError
+from rela_cli.errors import CollapseError, NonFiniteError, RelaError, Stopped
 from rela_cli.learners.build import build_backbone, feature_dim
 from rela_cli.matching import Matching
 from rela_cli.methods.base import Method
 from rela_cli.optim import lr_at, non_finite
 from rela_cli.parts import build
-from rela_cli.representation import effective_rank, knn_top1, representations
-from rela_cli.runtime import Metrics, Progress, count_flops, peak_memory, pick_device, wait
-from rela_cli.streams import seeded
+from rela_cli.representation import deviation, effective_rank, knn_top1, representations
+from rela_cli.runtime import Metrics, Progress, count_flops, deferred, peak_memory, pick_device, wait
+from rela_cli.streams import key, seeded
 from rela_cli.switch import Switch, Trace
 from rela_cli.weights import backbone_name
 
 WATCHED = 2000  # train images that kNN and effective rank look at while it runs
 WATCHED_K = 20  # neighbours for that; a glance, not the knn protocol
+SETTLED = 50  # steps before which running statistics say too little to judge collapse by
+COLLAPSED_RANK, COLLAPSED_DEVIATION = 2.0, 0.05  # measured in docs/reliability.md: healthy runs stay above 7 and 0.14
+COUNTERS = ("step", "phase", "switch_step", "collapsed")  # of a trainer; its state has them by these names
 NOTE_SECONDS = 1.0  # how often the progress line reads the loss, which waits for the device
 
 
@@ -117,6 +122,16 @@ class Meter:
         rate = len(self.losses) * self.batch_size / seconds
         return {"loss": loss, "images_per_second": round(rate, 1), "data_wait": round(self.waited / seconds, 4)}
 
+    def state(self) -> Facts:
+        """What the next record needs of the steps so far."""
+        losses = torch.stack(self.losses) if self.losses else torch.empty(0)
+        return {"losses": losses, "waited": self.waited, "seconds": time.perf_counter() - self.started}
+
+    def load_state(self, state: Facts, device: torch.device) -> None:
+        """Go on where another meter stood."""
+        self.losses = list(state["losses"].to(device).unbind())
+        self.waited, self.started = state["waited"], time.perf_counter() - state["seconds"]
+
 
 class Trainer:
     """One training run: the parts, the loop, and what it has to say about itself."""
@@ -142,7 +157,11 @@ class Trainer:
         self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
         self.step, self.phase = 0, 2 if targets is None else 1
         self.switch_step: int | None = None
+        self.collapsed: bool | None = None  # None: nobody has looked
         self.first_bad = torch.zeros((), device=self.device)  # the first step with a non-finite gradient, or 0
+        self.meter = Meter(config.batch_size)
+        self.checkpoints: Checkpoints | None = None
+        self.started, self.seconds = time.perf_counter(), 0.0  # of this process, and the seconds of those before it
         light, own = [config.matching.view] * 2, list(self.trainee.method.views)
         self.augments = {1: self.augmenters(light), 2: self.augmenters(own)}
 
@@ -163,12 +182,15 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- the loop
 
     def fit(self, metrics: Metrics) -> None:
-        """All epochs: draw the subset, take the steps, write a record."""
+        """All epochs that are left: draw the subset, take the steps, write a record."""
         self.trainee.train()
-        meter = Meter(self.config.batch_size)
-        with Progress("train", self.lengths.total_steps) as progress:
-            for epoch in range(self.config.epochs):
-                for batch, images in meter.waiting(load(self.images, self.batches(epoch), self.device)):
+        meter = self.meter
+        begun, taken = divmod(self.step, self.lengths.steps_per_epoch)
+        with Progress("train", self.lengths.total_steps) as progress, deferred() as signals:
+            for epoch in range(begun, self.config.epochs):
+                batches = self.batches(epoch, taken if epoch == begun else 0)
+                for batch, images in meter.waiting(load(self.images, batches, self.device)):
+                    self.at_boundary(signals)
                     self.step += 1
                     self.maybe_switch()
                     meter.add(*self.take_step(batch, images, epoch))
@@ -177,12 +199,13 @@ class Trainer:
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
                     metrics.write(self.record(epoch, meter))
                     meter.restart()
+            self.at_boundary(signals)
 
-    def batches(self, epoch: int) -> Iterator[Tensor]:
-        """Sample indices (B,) of each step; the last partial batch is dropped."""
+    def batches(self, epoch: int, taken: int = 0) -> Iterator[Tensor]:
+        """Sample indices (B,) of each step but the `taken` first; the last partial batch is dropped."""
         order = epoch_indices(self.config.seed, epoch, self.lengths.train_samples, self.lengths.subset_size)
         size = self.config.batch_size
-        for start in range(0, self.lengths.steps_per_epoch * size, size):
+        for start in range(taken * size, self.lengths.steps_per_epoch * size, size):
             yield order[start : start + size]
 
     def take_step(self, batch: Tensor, images: Tensor, epoch: int) -> tuple[Tensor, float]:
@@ -232,17 +255,19 @@ class Trainer:
         if (self.step - 1) % self.read_every == 0 and self.switch.leaves():
             self.phase, self.switch_step = 2, self.step
 
-    def check_finite(self) -> None:
+    def check_finite(self, now: bool = False) -> None:
         """Stop at a non-finite gradient; its update was held back, so the weights are still good."""
-        if self.step % self.read_every and self.step != self.lengths.total_steps:
+        if self.step % self.read_every and self.step != self.lengths.total_steps and not now:
             return
         if bad := int(self.first_bad.item()):
             epoch, place = divmod(bad - 1, self.lengths.steps_per_epoch)
-            samples = ", ".join(map(str, list(self.batches(epoch))[place][:8].tolist()))
+            samples = next(self.batches(epoch, place)).tolist()
             phase = 1 if self.switch is not None and bad < (self.switch_step or bad + 1) else 2
+            shown = ", ".join(map(str, samples[:8]))
             raise NonFiniteError(
-                f"NaN or Inf in the gradients of step {bad} (phase {phase}, epoch {epoch + 1}, samples {samples}, "
-                f"...). The update was not applied. A smaller optimizer.lr than {self.lr:g} is the usual way out"
+                f"NaN or Inf in the gradients of step {bad} (phase {phase}, epoch {epoch + 1}, samples {shown}, "
+                f"...). The update was not applied. A smaller optimizer.lr than {self.lr:g} is the usual way out",
+                {"step": bad, "phase": phase, "epoch": epoch + 1, "samples": samples},
             )
 
     # ------------------------------------------------------------------------------------- what it says
@@ -267,12 +292,123 @@ class Trainer:
         stride = max(1, len(self.images) // WATCHED)
         images = self.images[torch.arange(len(self.images))[::stride][:WATCHED]]
         features = representations(self.trainee.method.backbone, images, self.data, self.config.runtime.block_size)
-        facts: Facts = {"effective_rank": round(effective_rank(features), 3)}
+        facts: Facts = {
+            "effective_rank": round(effective_rank(features), 3),
+            "deviation": round(deviation(features), 4),
+        }
+        self.check_collapse(**facts)
         if self.labels is not None:
             labels = self.labels[::stride][:WATCHED].cpu()
             query = torch.arange(len(labels)) % 10 == 0
             facts["knn"] = knn_top1(features[~query], labels[~query], features[query], labels[query], WATCHED_K, 0.1)
         return facts
+
+    # --------------------------------------------------------------------------------- leaving and going on
+
+    def begin(self, checkpoints: Checkpoints, saved: Saved | None) -> None:
+        """Start the clocks, where an earlier process stopped them if there was one.
+
+        Raises:
+            RelaError: what was saved does not fit this run.
+        """
+        self.checkpoints, self.started = checkpoints, time.perf_counter()
+        self.meter.restart()
+        if saved and saved.step > self.lengths.total_steps:
+            raise RelaError(f"the checkpoint is of step {saved.step}, and this run has {self.lengths.total_steps}")
+        if saved:
+            self.load_state(saved.state)
+        checkpoints.restart(self.step, self.phase)
+
+    def at_boundary(self, signals: Sequence[Stopped]) -> None:
+        """Between two steps: save when it is time, and leave, saved, when a signal has come."""
+        if self.checkpoints is None:
+            return
+        total, is_last = self.lengths.total_steps, self.step == self.lengths.total_steps
+        if self.checkpoints.is_due(self.step, self.phase, is_last or bool(signals)):
+            self.check_finite(now=True)
+            self.checkpoints.save(self.step, self.phase, self.state())
+        if signals:
+            code = signals[0].exit_code
+            words = str(signals[0]).partition(";")[0]
+            raise Stopped(f"{words}; the same command goes on from step {self.step} of {total}", code - 128)
+
+    def state(self) -> Facts:
+        """All that the steps to come depend on, and the records; the rest is a function of config, data and step."""
+        if self.trace:
+            self.trace.flush()
+        return {
+            "trainee": self.trainee.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],  # rates and the like are the config's
+            "switch": None if self.switch is None else self.switch.state,
+            **{name: getattr(self, name) for name in COUNTERS},
+            "traced": self.trace.written if self.trace else 0,
+            "meter": self.meter.state(),
+            "random": torch.get_rng_state(),
+            "random_gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "seconds": self.seconds + time.perf_counter() - self.started,
+        }
+
+    def load_state(self, state: Facts) -> None:
+        """Go on after the step that `state` was taken at.
+
+        Raises:
+            RelaError: it is of another learner, method or optimizer.
+        """
+        try:
+            self.trainee.load_state_dict(state["trainee"])
+            self.load_optimizer(state["optimizer"])
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
+            raise RelaError(
+                f"the checkpoint does not fit learner={self.config.learner.name}, method={self.config.method.name}, "
+                f"optimizer={self.config.optimizer.name}: {str(error).strip().splitlines()[-1].strip()}. "
+                f"resume=never starts again"
+            ) from error
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        if self.switch is not None and state["switch"] is not None:
+            self.switch.state = state["switch"].to(self.device)
+        if self.trace:
+            self.trace.written = state["traced"]
+        self.meter.load_state(state["meter"], self.device)
+        self.trainee.method.progress = self.step / self.lengths.total_steps
+        self.seconds = state["seconds"]
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["random_gpu"] is not None:
+            torch.cuda.set_rng_state(state["random_gpu"], self.device)
+
+    def load_optimizer(self, memory: Facts) -> None:
+        """The optimizer's memory, each tensor laid out as its parameter: fused updates walk both in memory's order."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, values in memory.items():
+            parameter = parameters[int(number)]
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    values[name] = torch.empty_like(parameter).copy_(value)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": {int(k): v for k, v in memory.items()}, "param_groups": groups})
+
+    def check_collapse(self, effective_rank: float, deviation: float) -> None:
+        """Say once, while it happens, that the representation no longer tells images apart.
+
+        Raises:
+            CollapseError: on_collapse=stop.
+        """
+        if self.step < SETTLED:
+            return
+        one_direction = (
+            effective_rank < COLLAPSED_RANK and not self.trainee.method.uses_labels
+        )  # two classes need no more
+        collapsed, before = one_direction or deviation < COLLAPSED_DEVIATION, self.collapsed
+        self.collapsed = bool(before or collapsed)
+        if not collapsed or before:
+            return
+        words = (
+            f"the representation has collapsed at step {self.step}: effective rank {effective_rank:.3g} (below "
+            f"{COLLAPSED_RANK:g} is collapse), deviation a dimension {deviation:.3g} (below {COLLAPSED_DEVIATION:g} is)"
+        )
+        if self.config.on_collapse == "stop":
+            raise CollapseError(f"{words}. A smaller optimizer.lr than {self.lr:g} is one way out")
+        print(f"rela: {words}. It goes on; on_collapse=stop would end it", file=sys.stderr, flush=True)
 
     def step_flops(self) -> dict[int, int]:
         """FLOPs of one step of each phase that may come, forward and backward; leaves everything as it was."""
@@ -295,24 +431,28 @@ def train(
     images: Split,
     targets: Tensor | None,
     data: ImageStats,
-    folder: Path,
+    checkpoints: Checkpoints,
+    saved: Saved | None,
     metrics: Metrics,
 ) -> Facts:
     """Train on images, towards targets (N, k) first if there are any; write the backbones; facts for the manifest.
 
-    backbone.safetensors is the online network, backbone_target.safetensors the target network of methods with one.
+    What was `saved` before is gone on with. backbone.safetensors is the online network, backbone_target.safetensors the
+    target network of methods with one.
 
     Raises:
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
+    folder = checkpoints.folder
     trainer = Trainer(config, lengths, images, targets, data)
     trainer.trace = Trace(folder / "switch.jsonl") if trainer.switch else None
     costs = trainer.step_flops()
     wait(trainer.device)
-    started = time.perf_counter()
+    torch.manual_seed(key(config.seed, "train"))  # for dropout and the like; what came before does not matter
+    trainer.begin(checkpoints, saved)
     trainer.fit(metrics)
     wait(trainer.device)
-    facts = summary(trainer, costs, time.perf_counter() - started)
+    facts = summary(trainer, costs, trainer.seconds + time.perf_counter() - trainer.started)
     for name, network in trainer.trainee.method.networks().items():
         write_backbone(network, folder / backbone_name(name))
     return facts
@@ -333,6 +473,7 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "samples_seen": trainer.lengths.samples_seen,
         "switch_step": trainer.switch_step,
         "phase1_steps": phase1,
+        "collapsed": trainer.collapsed,
         "feature_dim": feature_dim(trainer.trainee.method.backbone),
         "target_dim": None if trainer.targets is None else trainer.targets.shape[1],
         "seconds": seconds,

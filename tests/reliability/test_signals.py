@@ -1,0 +1,118 @@
+"""Row 3 of docs/reliability.md: a signal lets the step end, saves, and leaves; a second one just leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rela_cli import runtime
+from rela_cli.stages import extract
+from rela_cli.stages.train import Trainer
+
+from .harness import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
+
+Step = Callable[..., Any]
+AT = 10  # the step in which the signal comes; the interval is never over by then
+
+
+def pausing(wait: Callable[[], bool]) -> None:
+    """In step 10 say so, then wait."""
+    take_step: Step = Trainer.take_step
+
+    def paused(self: Trainer, *arguments: Any) -> Any:
+        if self.step == AT:
+            Path("there").touch()
+            while not wait():
+                time.sleep(0.01)
+        return take_step(self, *arguments)
+
+    Trainer.take_step = paused  # type: ignore[method-assign]
+
+
+def until_heard() -> None:
+    pausing(lambda: bool(runtime._deferred))
+
+
+def for_ever() -> None:
+    pausing(lambda: bool(runtime._deferred) and bool(Path("heard").touch()))
+
+
+def extract_for_ever() -> None:
+    def hang(*_: object) -> None:
+        Path("there").touch()
+        time.sleep(600)
+
+    extract.extract = hang  # type: ignore[assignment]
+
+
+def wait_for(path: Path, process: Process) -> None:
+    while not path.exists():
+        assert process.is_alive(), (path.parent / "err").read_text()
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert call(folder, "train", *RUN) == 0
+    return left(folder)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+def test_saved_at_the_end_of_the_step(tmp_path: Path, expected: dict[str, Any], signum: int, status: int) -> None:
+    process = spawn(tmp_path, "train", *RUN, before=until_heard)
+    wait_for(tmp_path / "there", process)
+    os.kill(process.pid, signum)
+    assert finish(process) == status
+    error, folder = (tmp_path / "err").read_text(), run_folder(tmp_path)
+    name = signal.Signals(signum).name
+    assert error == f"rela: stopped by {name}; the same command goes on from step {AT} of 24\n"
+    assert len(list(folder.glob(f"checkpoint-{AT:010}-*.safetensors"))) == 1
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "stopped"
+    assert call(tmp_path, "train", *RUN) == 0
+    assert f"resumed at step {AT} of 24" in (tmp_path / "out").read_text()
+    assert differing(left(tmp_path), expected) == []
+    assert temporaries(tmp_path / "outputs") == []
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["status"], "reason" in manifest, len(manifest["resumes"])) == ("finished", False, 1)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_second_one_leaves_at_once(tmp_path: Path, signum: int) -> None:
+    process = spawn(tmp_path, "train", *RUN, before=for_ever)
+    wait_for(tmp_path / "there", process)
+    os.kill(process.pid, signal.SIGTERM)
+    wait_for(tmp_path / "heard", process)
+    assert process.is_alive()
+    os.kill(process.pid, signum)
+    assert finish(process) == -signum
+    assert not list(run_folder(tmp_path).glob("checkpoint-*")), "it did not wait for the step"
+
+
+def test_outside_training_the_first_one_leaves_at_once(tmp_path: Path) -> None:
+    process = spawn(tmp_path, "train", *RUN, before=extract_for_ever)
+    wait_for(tmp_path / "there", process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == 143
+    assert "goes on from the last finished stage" in (tmp_path / "err").read_text()
+    assert temporaries(tmp_path / "outputs") == []
+
+
+def test_seconds_add_up(tmp_path: Path) -> None:
+    """What the first process spent in step 10 is on the account of the whole."""
+    began = time.monotonic()
+    process = spawn(tmp_path, "train", *RUN, before=until_heard)
+    wait_for(tmp_path / "there", process)
+    time.sleep(2)
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == 143
+    assert call(tmp_path, "train", *RUN) == 0
+    result = json.loads((run_folder(tmp_path) / "result.json").read_text())
+    assert 2 <= result["seconds"]["train"] <= time.monotonic() - began
