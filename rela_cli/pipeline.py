@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rela_cli import weights
-from rela_cli.artifacts import Entry, Facts, RunLock, write_json
+from rela_cli import space, weights
+from rela_cli.artifacts import Entry, Facts, RunLock, disk_errors, sweep_up, write_json
 from rela_cli.config import Config
 from rela_cli.errors import ConfigError
 from rela_cli.parts import find
@@ -45,6 +45,8 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
     folder = work.folder if until in ("train", "probe") else None
     if not any(step.state == "to do" for step in steps):
         return Outcome("found", folder)
+    space.check(work, until)
+    sweep_up(work.outputs / "cache")
     Pipeline(work, command).execute(until)
     return Outcome("run", folder)
 
@@ -66,11 +68,12 @@ class Pipeline:
                 show_targets(self.run)
                 return
             self.check_labels()
-            with RunLock(self.run.folder):
+            with RunLock(self.run.folder, self.command):
                 self.run.note("running", self.command, reason=None)
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
                 try:
-                    self.make_run()
+                    with disk_errors(self.run.folder):
+                        self.make_run()
                 except BaseException as error:
                     self.note_failure(error)
                     raise
@@ -107,7 +110,8 @@ class Pipeline:
         """Decode once; later starts map the arrays."""
         from rela_cli.data.cache import write_images
 
-        self.run.images.make(lambda folder: write_images(self.run.dataset, folder))
+        fill = lambda folder: write_images(self.run.dataset, folder)  # noqa: E731
+        self.run.images.make(fill, space.image_bytes(self.run))
 
     def make_targets(self, until: str) -> None:
         """Images, features and targets, each once for all runs that share them."""
@@ -160,6 +164,7 @@ class Pipeline:
         ):
             stats = read_stats(self.run.images)
             facts = train(self.config, self.run.lengths, split, targets, stats, self.run.folder, metrics)
+        facts["files"] = weights.recorded(self.run.folder)
         self.run.note("trained", self.command, train=facts)
 
     # --------------------------------------------------------------------------------------------- stage 4
@@ -183,6 +188,7 @@ class Pipeline:
         """The trained backbone under some protocols: numbers, and what they cost."""
         from rela_cli.stages.probe import backbone_task, probe
 
+        weights.check_backbone(self.run.folder, self.config.probe.network)
         task, cost = backbone_task(self.config, self.run.folder, self.run.images, self.run.dataset)
         network, numbers = self.config.probe.network, {}
         for protocol in protocols:

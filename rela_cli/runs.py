@@ -20,6 +20,7 @@ from rela_cli.config import RANDOM, Config, Lengths, lengths, to_tree
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import RelaError
 from rela_cli.parts import build
+from rela_cli.redact import redact
 
 STAGES = ("extract", "transport", "train", "probe")
 VERSIONS = {"images": 1, "extract": 2, "transport": 1, "train": 1, "probe": 1}  # bump one when its bytes change
@@ -120,7 +121,10 @@ class Run:
         Raises:
             RelaError: a folder named by hand holds another run.
         """
-        manifest = read_json(self.folder / "manifest.json") or {}
+        path = self.folder / "manifest.json"
+        manifest = read_json(path) or {}
+        if not manifest and path.exists():
+            raise RelaError(f"{path} is damaged: it holds no JSON object. Move {self.folder} away, or put back a copy")
         if manifest and manifest.get("hash") != self.hash:
             raise RelaError(f"{self.folder} holds another run ({manifest.get('hash')}); say another paths.run=FOLDER")
         return manifest
@@ -200,7 +204,7 @@ class Run:
         manifest = {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
         kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
         write_json(self.folder / "manifest.json", kept)
-        text = yaml.safe_dump(plain(to_tree(self.config)), sort_keys=False)
+        text = yaml.safe_dump(redact(plain(to_tree(self.config))), sort_keys=False)
         write_atomic(self.folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 

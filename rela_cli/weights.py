@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rela_cli.artifacts import file_sha256, fingerprint, read_json
+from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_json
 from rela_cli.config import HERE, PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.network import unreachable
@@ -34,7 +34,9 @@ def locate(prior: Part) -> Path | None:
         ConfigError: a file that would run code, without the user's word.
     """
     if prior.options.get("run"):
-        return run_folder(prior) / backbone_name(prior.options["network"])
+        folder, network = run_folder(prior), prior.options["network"]
+        check_backbone(folder, network)
+        return folder / backbone_name(network)
     weights = prior.options.get("weights")
     if not weights or weights == RANDOM:
         return None
@@ -132,6 +134,28 @@ def run_facts(folder: Path) -> dict[str, Any]:
 def backbone_name(network: str) -> str:
     """The file of a run that holds its online or its target network."""
     return "backbone.safetensors" if network == "online" else f"backbone_{network}.safetensors"
+
+
+def recorded(folder: Path) -> Facts:
+    """Size and sha256 of a run's backbones, for its manifest."""
+    files = sorted(folder.glob("backbone*.safetensors"))
+    return {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in files}
+
+
+def check_backbone(folder: Path, network: str) -> None:
+    """Before a run's backbone is read: it holds what training wrote. One that is not there is for others to name.
+
+    Raises:
+        MissingError: an empty, truncated or changed file.
+    """
+    path = folder / backbone_name(network)
+    train = (read_json(folder / "manifest.json") or {}).get("train") or {}
+    wanted = train.get("files", {}).get(path.name, {}).get("sha256")
+    if path.is_file() and kind_of(path) and wanted and digest(path) != wanted:
+        raise MissingError(
+            f"{path} is damaged: its sha256 is {digest(path)[:16]}..., and {wanted[:16]}... was written. "
+            f"Put back a copy, or remove the file and train again with the same command"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ sources

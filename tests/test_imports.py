@@ -14,13 +14,13 @@ from rela_cli.config import CONF_DIR
 PACKAGE = Path(__file__).parent.parent / "rela_cli"
 PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "switch", "representation"}
 FLOORS: list[set[str]] = [
-    {"__init__", "errors"},
+    {"__init__", "errors", "redact"},
     {"config"},
     {"artifacts", "runtime", "optim", "streams", "parts", "weights", "network"},
     PARTS,
     {"stages", "logger"},
     {"runs"},
-    {"screen"},
+    {"screen", "space"},
     {"pipeline"},
     {"commandline", "composer", "job", "sweep"},
     {"cli", "listing", "doctor", "check", "fetch", "rank", "replay"},
@@ -41,9 +41,11 @@ LIGHT = {
     "network",
     "pipeline",
     "rank",
+    "redact",
     "replay",
     "runs",
     "screen",
+    "space",
     "report",
     "sweep",
     "weights",

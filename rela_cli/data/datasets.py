@@ -60,6 +60,11 @@ class Dataset:
         """Whether images are decoded anew whenever they are used, rather than once into memory."""
         return False
 
+    @property
+    def side(self) -> int | None:
+        """Pixels a side of what is decoded into memory; None where only a look at the images would tell."""
+        return self.image_size
+
     def fetch(self) -> None:
         """Get what has to be downloaded; most have nothing to."""
 
@@ -122,6 +127,7 @@ class Digits(Dataset):
 
     classes = [str(digit) for digit in range(10)]  # noqa: RUF012
     sizes = {"train": 1437, "test": 360}  # noqa: RUF012
+    side = 8
 
     def full_count(self, split: str) -> int:
         return self.sizes[split]
@@ -156,6 +162,10 @@ class Fake(Dataset):
         self.sizes, self.size = {"train": n, "test": n_test}, size
         self.classes = [f"class{i}" for i in range(classes)]
 
+    @property
+    def side(self) -> int:
+        return self.size
+
     def full_count(self, split: str) -> int:
         return self.sizes[split]
 
@@ -177,6 +187,7 @@ class Cifar10(Dataset):
 
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # noqa: RUF012
     sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
+    side = 32
 
     def __init__(self, root: str, download: bool, **common: Any) -> None:
         super().__init__(**common)

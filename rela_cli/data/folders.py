@@ -155,10 +155,19 @@ class ImageFolder(Dataset):
             return self.wants_disk
         return self.decoded_bytes > MEMORY_LIMIT
 
+    @property
+    def side(self) -> int:
+        return self.decode_size or self.first_side
+
+    @cached_property
+    def first_side(self) -> int:
+        """Longer side of the first image, which speaks for all where no size was asked for."""
+        return max(decode(self.path("train", 0), None).shape[:2])
+
     @cached_property
     def decoded_bytes(self) -> int:
-        """What all pixels would take in memory; the first image speaks for all where no size was asked for."""
-        side = self.image_size or max(decode(self.path("train", 0), None).shape[:2])
+        """What all pixels would take in memory."""
+        side = self.image_size or self.first_side
         return 3 * side**2 * sum(self.count(split) for split in self.splits)
 
     @cached_property

@@ -94,6 +94,7 @@ def open_dataset(name: str, title: str, expected: str, root: str, download: bool
 class Cifar100(Dataset):
     """CIFAR-100 with its 100 fine classes; its files are known by their md5."""
 
+    side = 32
     sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
 
     def __init__(self, root: str, download: bool, **common: Any) -> None:
@@ -128,6 +129,7 @@ class Stl10(Dataset):
     With `unlabelled` false it trains on those 5,000 as well, and there is no third split.
     """
 
+    side = 96
     sizes = {"unlabeled": 100_000, "train": 5_000, "test": 8_000}  # noqa: RUF012
     classes = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]  # noqa: RUF012
 

@@ -15,7 +15,7 @@ from rela_cli.config import Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.parts import build
 from rela_cli.streams import seeded
-from rela_cli.weights import backbone_name
+from rela_cli.weights import backbone_name, check_backbone
 
 IMAGE_SIZE = 32  # for runs by versions that did not write theirs down; their learners take any size
 
@@ -72,6 +72,7 @@ def load_backbone(folder: str | Path, network: str = "online", allow: Sequence[s
     weights = folder / backbone_name(network)
     if not weights.is_file():
         raise MissingError(f"{weights} does not exist; a finished run's folder has one")
+    check_backbone(folder, network)
     tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     learner = Part.from_tree(tree["learner"])
     if foreign := learner.foreign((*allow, "rela_cli")):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rela_cli.artifacts import Facts
+from rela_cli.artifacts import Facts, ensure_room
 from rela_cli.config import Config
 from rela_cli.data.cache import ImageStats, Split
 from rela_cli.data.loader import Images, centre, in_blocks, sampled
@@ -18,6 +18,8 @@ from rela_cli.parts import build
 from rela_cli.priors.base import Prior
 from rela_cli.runtime import Progress, compact, count_flops, pick_device
 from rela_cli.weights import located
+
+HALF = 2  # bytes of a feature
 
 
 def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path) -> Facts:
@@ -28,6 +30,7 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     """
     started = time.perf_counter()
     prior, device = fitted_prior(config, splits["train"], data)
+    ensure_room(folder, HALF * prior.feature_dim * sum(len(split.images) for split in splits.values()))
     facts: Facts = {"feature_dim": prior.feature_dim}
     for name, split in splits.items():
         features = run_prior(prior, split.images, data.size, config.runtime.block_size, device, name)
