@@ -33,7 +33,15 @@ from rela_cli.redact import redact
 Facts = dict[str, Any]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DENIED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-FULL_WORDS = ("os error 28", "os error 27", "os error 122", "No space left", "File too large", "file write failed")
+FULL_WORDS = (
+    "os error 28",
+    "os error 27",
+    "os error 122",
+    "No space left",
+    "File too large",
+    "file write failed",
+    "unexpected pos",
+)
 NOTE_SECONDS = 2.0  # how long a process that has just taken a lock may need to say who it is
 OLD_SECONDS = 3600.0  # a temporary file this old, of a lone file, belongs to nobody any more
 

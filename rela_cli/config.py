@@ -235,6 +235,8 @@ class DatasetOptions:
     class_list: str | None
     dataset: str
     hub: str | None
+    on_error: Annotated[str, OneOf(("raise", "skip"))]
+    max_errors: Annotated[int, Range(0)]
     image_column: str
     label_column: str
     seed: Seed

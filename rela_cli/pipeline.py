@@ -19,6 +19,7 @@ from typing import Any
 from rela_cli import space, weights
 from rela_cli.artifacts import Entry, Facts, RunLock, disk_errors, sweep_up, write_json
 from rela_cli.config import Config
+from rela_cli.data.datasets import Dataset
 from rela_cli.errors import ConfigError
 from rela_cli.parts import find
 from rela_cli.runs import STAGES, Run
@@ -259,6 +260,7 @@ class Pipeline:
             "classes": len(work.dataset.classes) if work.dataset.classes else None,
             **{name: facts.get(name) for name in names},
             "probe": numbers,
+            **({"skipped": skipped(work.dataset)} if work.dataset.on_error == "skip" else {}),
             **({} if work.can_probe else {"probe_skipped": work.dataset.why_unprobed}),
             "baselines": baselines,
             "seconds": {stage: costs[stage].get("seconds", 0.0) for stage in STAGES},
@@ -286,6 +288,11 @@ class Pipeline:
             self.run.note(status, self.command, reason=str(error) or type(error).__name__)
         except Exception as second:  # a full disk, say, must not hide the first error
             error.add_note(f"and then: {second}") if hasattr(error, "add_note") else None
+
+
+def skipped(dataset: Dataset) -> Facts:
+    """How many images were left out because they cannot be decoded, which, and why."""
+    return {"count": sum(map(len, dataset.skipped.values())), "files": dataset.skipped}
 
 
 def point_latest(folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rela_cli.artifacts import fingerprint
+from rela_cli.data.broken import Broken
 from rela_cli.data.images import Blob, Pixels
 from rela_cli.data.labels import label_set
 
@@ -47,6 +48,7 @@ class Dataset:
     splits: tuple[str, ...] = ("train", "test")
     classes: list[str] | None = None
     why_unprobed: str | None = None
+    on_error = "raise"  # or "skip": leave out encoded images that cannot be decoded, up to a limit
     image_size: int | None = None  # what a network is shown, where that is less than what is decoded
 
     def __init__(
@@ -84,6 +86,11 @@ class Dataset:
         """The pixels of one sample, (S, S, 3) uint8; called from several threads where images stay on disk."""
         pixels: Pixels = self.images(split, np.array([index]))[0]
         return pixels
+
+    @property
+    def skipped(self) -> Broken:
+        """Images that were left out because they cannot be decoded: split -> name -> reason."""
+        return {}
 
     def sources(self, split: str) -> Iterator[Path | Blob]:
         """The encoded images of a split, in order; none where the dataset holds pixels."""
