@@ -8,11 +8,12 @@ sizes and times. The names that were left out are part of the dataset's fingerpr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rela_cli.artifacts import read_json, warn, write_json
 from rela_cli.data.images import Blob, decode
@@ -24,14 +25,14 @@ CHUNK = 2048  # images under way at a time
 SHOWN = 3  # names in a message
 
 
-def left_out(splits: dict[str, Named], listing: str, most: int, cache: Path | None) -> Broken:
+def left_out(splits: Mapping[str, Named], listing: str, most: int, cache: Path | None) -> Broken:
     """The images of each split that cannot be decoded; `listing` is the fingerprint that they are remembered under.
 
     Raises:
         MissingError: there are more than `most`.
     """
     path = cache / "index" / listing / "broken.json" if cache else None
-    found = (read_json(path) or {}).get("broken") if path else None
+    found: Any = (read_json(path) or {}).get("broken") if path else None
     if not is_broken(found):
         warn("decoding every image once, to find those that cannot be (dataset.on_error=skip)")
         found = {split: problems(named) for split, named in splits.items()}
@@ -39,8 +40,9 @@ def left_out(splits: dict[str, Named], listing: str, most: int, cache: Path | No
             with suppress(OSError):  # it would only have saved time
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, {"broken": found})
-    tell(found, most)
-    return found
+    broken: Broken = found
+    tell(broken, most)
+    return broken
 
 
 def is_broken(value: object) -> bool:

@@ -164,8 +164,8 @@ class ImageFolder(Dataset):
 
     def source(self) -> dict[str, Any]:
         files: dict[str, Any] = {"count": self.listed.count(), "listing": self.listed.fingerprint}
-        if any(self.skipped.values()):
-            files["skipped"] = {split: sorted(names) for split, names in self.skipped.items()}
+        if skipped := {split: sorted(names) for split, names in self.skipped.items() if names}:
+            files["skipped"] = skipped
         sizes: dict[str, Any] = {"image_size": self.image_size}
         if self.decode_size:
             sizes |= {"decode_size": self.decode_size, "decoder": 2}  # 2: JPEGs far too large are decoded reduced

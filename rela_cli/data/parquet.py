@@ -97,10 +97,9 @@ class Parquet(Dataset):
 
     def source(self) -> dict[str, Any]:
         columns = {"image_column": self.image_column, "label_column": self.label_column}
-        skipped = (
-            {"skipped": {s: sorted(rows) for s, rows in self.skipped.items()}} if any(self.skipped.values()) else {}
-        )
-        return {"dataset": "parquet", "files": self.listing, **columns, "image_size": self.image_size, **skipped}
+        skipped = {split: sorted(rows) for split, rows in self.skipped.items() if rows}
+        facts = {"dataset": "parquet", "files": self.listing, **columns, "image_size": self.image_size}
+        return facts | ({"skipped": skipped} if skipped else {})
 
     def labels(self, split: str) -> Array | None:
         if self.classes is None or not self.files[split]:

@@ -23,12 +23,12 @@ ROOM = re.compile(r"no room for (\S+): about ([\d.]+ [kMG]B) needed, ([\d.]+ [kM
 
 def half_written(outputs: Path) -> list[Path]:
     """Temporary files, and entries that are not whole."""
-    left = [path for path in outputs.rglob(".*.tmp")]
+    left = list(outputs.rglob(".*.tmp"))
     entries = [path for path in outputs.glob("cache/*/*") if path.is_dir() and not path.name.startswith(".")]
     return left + [path for path in entries if damage(path, contents=True)]
 
 
-# -------------------------------------------------------------------------------------------------------- before any work
+# ----------------------------------------------------------------------------------------------------- before any work
 
 
 def test_a_disk_too_small_is_said_before_torch_is_loaded(rela: Rela, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_disk_too_small_is_said_before_torch_is_loaded(rela: Rela, tmp_path: P
         assert done.returncode == 1
         found = ROOM.search(done.stderr)
         assert found, done.stderr
-        assert (found[1], found[2]) == (str(outputs / "cache"), "360 kB")
+        assert (found[1], found[2]) == ("outputs/cache", "360 kB")
         assert float(found[3].split()[0]) <= 100
         assert "rela clean --dry-run" in done.stderr and "paths.outputs=FOLDER" in done.stderr
         assert list(outputs.iterdir()) == []

@@ -102,10 +102,6 @@ def test_skipped_files_are_left_out_and_listed_with_their_count(root: Path, tmp_
             (root / split / name).unlink()
     clean = go(tmp_path / "clean", *words, *TRAIN)
     assert clean.folder is not None
-    numbers = [
-        json.loads((f / "result.json").read_text())["probe"]["knn"]["top1"] for f in (outcome.folder, clean.folder)
-    ]
-    assert numbers[0] == numbers[1]
     weights = [(f / "backbone.safetensors").read_bytes() for f in (outcome.folder, clean.folder)]
     assert weights[0] == weights[1], "as if the broken ones had never been there"
 
