@@ -37,6 +37,9 @@ Look
   switch-trace  what another switch would have done
                 rela switch-trace outputs/runs/latest threshold=0.99
   table       one table of all runs            rela table --format md
+  ls          what lies under outputs/          rela ls
+  show        one run                           rela show latest
+  clean       make room under outputs/          rela clean --dry-run
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
   data        read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
@@ -54,6 +57,9 @@ OTHERS = {  # the modules of the other commands
     "rank": "rank",
     "switch-trace": "replay",
     "table": "report.table",
+    "ls": "ls",
+    "show": "show",
+    "clean": "clean",
     "list": "listing",
     "data": "check",
     "doctor": "doctor",
@@ -120,16 +126,24 @@ def staged(command: str, words: Sequence[str]) -> int:
 
 def _show(command: str, composer: Composer) -> int:
     """--help, --cfg, --info and the like."""
-    from rela_cli.composer import hand_over
+    from contextlib import redirect_stdout
+    from io import StringIO
 
+    from rela_cli.composer import hand_over
+    from rela_cli.redact import redact
+
+    shown = StringIO()
     try:
-        hand_over(command, composer.line, _nothing)
+        with redirect_stdout(shown):
+            hand_over(command, composer.line, _nothing)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     except BrokenPipeError:
         raise
     except Exception as error:
         raise ConfigError("\n".join(composer.problems(composer.line.overrides)) or str(error)) from error
+    finally:
+        print(redact(shown.getvalue()), end="")
     return 0
 
 
@@ -167,8 +181,11 @@ def _unknown(word: str, commands: Sequence[str]) -> str:
 
 
 def _say(message: str, status: int) -> int:
+    from rela_cli.redact import redact
+
     if os.environ.get("RELA_DEBUG") == "1":
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), file=sys.stderr)
+    message = redact(message)
     print("rela: " + message.replace("\n", "\n  "), file=sys.stderr)
     return status
 

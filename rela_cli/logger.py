@@ -6,7 +6,6 @@ Keys come from the environment, never from the config, and what looks like a sec
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.config import Config, to_tree
+from rela_cli.redact import redact
 
 Forward = Callable[[dict[str, Any]], None]
-SECRET = re.compile("token|secret|password|api_?key", re.IGNORECASE)
 INIT_SECONDS = 10  # how long wandb may take to answer before it goes offline
 
 
@@ -58,15 +57,9 @@ def init_wandb(config: Config, folder: Path, mode: Any) -> Any:
         entity=config.logger.entity,
         dir=str(folder),
         name=folder.name,
-        config=without_secrets(to_tree(config)),
+        config=redact(to_tree(config)),
         settings=wandb.Settings(init_timeout=INIT_SECONDS),
     )
-
-
-def without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree less every key that looks like a secret."""
-    kept = {key: value for key, value in tree.items() if not SECRET.search(key)}
-    return {key: without_secrets(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def guard(call: Callable[[], Any], alive: list[bool]) -> None:

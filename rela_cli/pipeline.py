@@ -22,6 +22,7 @@ from rela_cli.config import Config
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import ConfigError
 from rela_cli.parts import find
+from rela_cli.redact import redact
 from rela_cli.runs import STAGES, Run
 from rela_cli.screen import show_plan, show_result, show_targets
 
@@ -284,7 +285,7 @@ class Pipeline:
         """Status and reason into the manifest, the traceback into a file of its own."""
         status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
-            (self.run.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            (self.run.folder / "traceback.txt").write_text(redact(traceback.format_exc()), encoding="utf-8")
             self.run.note(status, self.command, reason=str(error) or type(error).__name__)
         except Exception as second:  # a full disk, say, must not hide the first error
             error.add_note(f"and then: {second}") if hasattr(error, "add_note") else None

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rela_cli.artifacts import write_atomic
 from rela_cli.composer import Composer, hand_over
 from rela_cli.errors import RelaError
 from rela_cli.job import Job
+from rela_cli.redact import redact
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -44,12 +46,13 @@ class CellTask:
 
         node = HydraConfig.get()
         number, overrides = int(node.job.num), list(node.overrides.task)
-        print(f"\ncell {number + 1} of {self.total}: {' '.join(overrides)}", flush=True)
+        print(redact(f"\ncell {number + 1} of {self.total}: {' '.join(overrides)}"), flush=True)
+        scrub(Path(node.sweep.dir) / "multirun.yaml")
         record = self.attempt(tree, overrides)
         trace = record.pop("trace", None)
         if trace:
             record["traceback"] = str(self.folder / f"{number}.traceback.txt")
-            Path(record["traceback"]).write_text(trace)
+            Path(record["traceback"]).write_text(redact(trace))
         _write(self.folder / f"{number}.json", {"overrides": overrides, **record})
         if record["status"] == "stopped":
             raise SweepStopped(record["exit_code"])
@@ -78,8 +81,20 @@ def _failure(error: Exception | SystemExit) -> Record:
 
 def _write(path: Path, record: Record) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1))
+    temporary.write_text(json.dumps(redact(record), indent=1))
     os.replace(temporary, path)
+
+
+def scrub(path: Path) -> None:
+    """Take secrets out of Hydra's own copy of the config, which lies there before the first cell starts."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    if redact(tree) != tree:
+        write_atomic(path, lambda temporary: temporary.write_text(yaml.safe_dump(redact(tree)), encoding="utf-8"))
 
 
 def run(job: Job) -> int:

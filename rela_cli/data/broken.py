@@ -8,6 +8,7 @@ sizes and times. The names that were left out are part of the dataset's fingerpr
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,7 @@ Broken = dict[str, dict[str, str]]  # split -> name -> reason
 Named = Iterable[tuple[str, Path | Blob]]
 CHUNK = 2048  # images under way at a time
 SHOWN = 3  # names in a message
+ADDRESS = re.compile(r" <\S+ object at \w+>")  # Pillow names what it was given
 
 
 def left_out(splits: Mapping[str, Named], listing: str, most: int, cache: Path | None) -> Broken:
@@ -80,5 +82,5 @@ def problem(source: Path | Blob) -> str:
     try:
         decode(source, None)
     except MissingError as error:
-        return str(error.__cause__ or error)
+        return ADDRESS.sub("", str(error.__cause__ or error))
     return ""

@@ -129,12 +129,12 @@ class ImageFolder(Dataset):
     def skipped(self) -> Broken:  # type: ignore[override]
         if self.on_error == "raise":
             return {}
-        named = {
-            split: ((path, self.folders()[split] / path) for path in paths)
-            for split, paths in self.all_files.items()
-            if paths
-        }
+        named = {split: self.named(split) for split, paths in self.all_files.items() if paths}
         return left_out(named, self.listed.fingerprint, self.max_errors, self.cache)
+
+    def named(self, split: str) -> Iterator[tuple[str, Path]]:
+        """Every file of a split with the name that it is known by."""
+        return ((path, self.folders()[split] / path) for path in self.all_files[split])
 
     @cached_property
     def all_files(self) -> dict[str, list[str]]:

@@ -85,7 +85,7 @@ class Parquet(Dataset):
     def skipped(self) -> Broken:  # type: ignore[override]
         if self.on_error == "raise":
             return {}
-        named = {split: ((str(row), blob) for row, blob in self.blobs(split)) for split in PATTERNS}
+        named = {split: self.named(split) for split in PATTERNS if self.files[split]}
         return left_out(named, self.listing, self.max_errors, self.cache)
 
     @cached_property
@@ -122,6 +122,10 @@ class Parquet(Dataset):
     def sources(self, split: str) -> Iterator[Blob]:
         """The encoded images of a split, a few rows in memory at a time."""
         return (blob for row, blob in self.blobs(split) if str(row) not in self.skipped.get(split, {}))
+
+    def named(self, split: str) -> Iterator[tuple[str, Blob]]:
+        """The same by the names that rows are known by."""
+        return ((str(row), blob) for row, blob in self.blobs(split))
 
     def blobs(self, split: str) -> Iterator[tuple[int, Blob]]:
         """The same with their rows, counted over all files, and with those that are left out."""

@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 import numpy as np
 
 from rela_cli.artifacts import fingerprint
+from rela_cli.data.archives import unpack
 from rela_cli.data.datasets import Array, Dataset
 from rela_cli.data.images import square, stacked, to_rgb
 from rela_cli.data.labels import CIFAR100
@@ -52,15 +53,17 @@ def fetch_archive(name: str, url: str, root: Path, md5: str, way_out: str) -> No
     Raises:
         MissingError: it cannot be fetched.
     """
-    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import download_url
 
+    archive = root / url.rpartition("/")[2]
     try:
         with quick_to_fail(url):
-            download_and_extract_archive(url, str(root), md5=md5)
+            download_url(url, str(root), archive.name, md5)
     except (RuntimeError, OSError) as error:
         raise MissingError(f"{name} is not in dataset.root={root} and could not be fetched ({error}): {way_out}") from (
             error
         )
+    unpack(archive, root)
 
 
 def open_dataset(name: str, title: str, expected: str, root: str, download: bool, **options: Any) -> Any:

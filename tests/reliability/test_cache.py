@@ -44,7 +44,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 BROKEN_MANIFESTS = ["", "{", "[]", "null", '{"files": 3}', '{"files": {"a": 1}}', '{"files": {"../../x": {}}}', "\0"]
 
 
-# ---------------------------------------------------------------------------------------------------------- corruption
+# ----------------------------------------------------------------------------------------------------------- corruption
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -233,7 +233,7 @@ def test_a_killed_holder_leaves_the_lock_free(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / ".lock.holder").exists()
 
 
-# ----------------------------------------------------------------------------------------------------- temporary files
+# ------------------------------------------------------------------------------------------------------ temporary files
 
 
 def test_what_killed_processes_left_is_swept_at_the_next_start(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_temporary_file_of_a_run_folder_is_swept_under_its_lock(tmp_path: Path
         assert not list(tmp_path.glob(".*.tmp"))
 
 
-# ------------------------------------------------------------------------------------------------- another file system
+# -------------------------------------------------------------------------------------------------- another file system
 
 
 def elsewhere(tmp_path: Path) -> Path:

@@ -28,7 +28,7 @@ def half_written(outputs: Path) -> list[Path]:
     return left + [path for path in entries if damage(path, contents=True)]
 
 
-# ----------------------------------------------------------------------------------------------------- before any work
+# ------------------------------------------------------------------------------------------------------ before any work
 
 
 def test_a_disk_too_small_is_said_before_torch_is_loaded(rela: Rela, tmp_path: Path) -> None:
