@@ -266,6 +266,8 @@ class Lock:
 
     def is_free(self) -> bool:
         """Whether nobody holds it now; a lock that was never taken is free."""
+        if not Path(self.lock.lock_file).exists():
+            return True
         try:
             with FileLock(self.lock.lock_file, timeout=0):
                 return True

@@ -98,18 +98,24 @@ def take(outputs: Path) -> Inventory:
     """
     if not outputs.is_dir():
         raise MissingError(f"{outputs} is not a folder; runs are in outputs/ unless paths.outputs= says otherwise")
-    runs = [
-        run_at(path.parent) for path in sorted(outputs.glob("runs/*/manifest.json")) if not path.parent.is_symlink()
-    ]
+    runs = [run_at(folder) for folder in run_folders(outputs)]
     entries = [entry_at(path, runs) for kind in KINDS for path in folders(outputs / "cache" / kind)]
     return Inventory(outputs, runs, entries, leftovers(outputs))
 
 
+def run_folders(outputs: Path) -> list[Path]:
+    """Each run once: `latest` is a link to one."""
+    found = sorted(path.parent for path in outputs.glob("runs/*/manifest.json"))
+    return [folder for folder in found if not folder.is_symlink()]
+
+
 def run_at(folder: Path) -> RunFolder:
+    """The run in a folder."""
     return RunFolder(folder, read_json(folder / "manifest.json") or {}, size_of(folder))
 
 
 def entry_at(folder: Path, runs: Sequence[RunFolder]) -> CacheEntry:
+    """The entry in a folder, with those of the runs that it is needed by."""
     entry = CacheEntry(folder, read_json(folder / "manifest.json") or {}, size_of(folder), damage(folder))
     entry.users.extend(run for run in runs if run.needs(entry))
     return entry
@@ -151,7 +157,7 @@ def find_run(word: str, outputs: Path) -> RunFolder:
     for place in (Path(word).expanduser(), outputs / "runs" / word):
         if (place / "manifest.json").is_file():
             return run_at(place.resolve())
-    names = [path.parent.name for path in sorted(outputs.glob("runs/*/manifest.json")) if not path.parent.is_symlink()]
+    names = [folder.name for folder in run_folders(outputs)]
     close = [name for name in names if word in name]
     if len(close) == 1:
         return run_at(outputs / "runs" / close[0])

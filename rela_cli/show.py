@@ -59,9 +59,8 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
 
 def inputs(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     """Each cache entry that the run was made of, and whether it is there."""
-    cache = next(
-        (p / "cache" for p in (run.folder.parent.parent, outputs) if (p / "cache").is_dir()), outputs / "cache"
-    )
+    own = run.folder.parent.parent / "cache"
+    cache = own if own.is_dir() else outputs / "cache"
     for kind, name in (run.facts.get("inputs") or {}).items():
         problem = damage(cache / kind / str(name))
         yield "input", f"{kind}/{name}  {problem or 'there'}"

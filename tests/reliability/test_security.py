@@ -16,14 +16,14 @@ import pytest
 from rela_cli import weights
 from rela_cli.artifacts import write_json
 from rela_cli.composer import compose
-from rela_cli.config import CONF_DIR, Part
+from rela_cli.config import CONF_DIR, Card, Part
 from rela_cli.data.archives import unpack
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.parts import build, find
 from rela_cli.redact import redact
 
 from ..conftest import NO_TORCH, ROOT, Rela
-from .helpers import FAKE, SHORT
+from .helpers import FAKE, SHORT, go
 
 # -------------------------------------------------------------------------------------------------- what would run code
 
@@ -63,9 +63,9 @@ def test_every_load_is_of_weights_only() -> None:
                 assert node.func.id not in ("eval", "exec", "__import__"), path
 
 
-def test_what_we_write_is_safetensors_and_json(rela: Rela, tmp_path: Path) -> None:
-    assert rela("train", *FAKE, *SHORT, "prior=random", "prior.width=4").returncode == 0
-    suffixes = {path.suffix for path in (tmp_path / "outputs").rglob("*") if path.is_file() and path.name[0] != "."}
+def test_what_we_write_is_safetensors_and_json(tmp_path: Path) -> None:
+    go(tmp_path, *FAKE, *SHORT, "prior=random", "prior.width=4")
+    suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file() and path.name[0] != "."}
     assert suffixes == {".safetensors", ".json", ".jsonl", ".yaml"}
 
 
@@ -191,7 +191,7 @@ import torch
 from rela_cli.priors.base import Prior
 class Remote(Prior):
     """Wants a key, and is not discreet about it."""
-    def __init__(self, api_key, login, fails):
+    def __init__(self, api_key, login, note, fails):
         super().__init__()
         self.feature_dim, self.api_key, self.fails = 3, api_key, fails
     def forward(self, images):
@@ -219,9 +219,11 @@ def test_no_secret_in_any_file_or_line(rela: Rela, tmp_path: Path) -> None:
     (tmp_path / "own" / "__init__.py").write_text(OWN)
     (tmp_path / "parts" / "prior").mkdir(parents=True)
     yaml = tmp_path / "parts" / "prior" / "remote.yaml"
-    yaml.write_text(f"# R.\nname: remote\n_target_: own.Remote\napi_key: {KEY}\nlogin: {{password: x}}\nfails: false\n")
+    yaml.write_text(
+        f"# R.\nname: remote\n_target_: own.Remote\napi_key: {KEY}\nlogin: {{password: x}}\nnote: x\nfails: false\n"
+    )
     flags = ("--config-dir", "parts", "allow=[own]", *FAKE, *SHORT, "prior=remote", "logger=wandb")
-    words = (*flags, f"prior.api_key={KEY}", f"prior.login.password={KEY}", "logger.entity=${oc.env:HF_TOKEN}")
+    words = (*flags, f"prior.api_key={KEY}", f"prior.login.password={KEY}", "prior.note=${oc.env:HF_TOKEN}")
     environment = {"HF_TOKEN": TOKEN, "WANDB_API_KEY": KEY}
     shown = rela("train", *words, "--cfg", "job", env=environment)
     assert (shown.returncode, "name: remote" in shown.stdout) == (0, True)
@@ -269,9 +271,8 @@ def test_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "abcdefghij" not in (tmp_path / "x.json").read_text()
 
 
-def test_a_hub_file_is_checked_against_its_card(tmp_path: Path) -> None:
+def test_a_fetched_file_is_checked_against_its_card(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"x")
-    card = compose(["prior=clip_vitb32"]).prior
-    assert card.card.sha256
-    with pytest.raises(MissingError, match="is not the file that prior=clip_vitb32 names"):
-        weights._check_sha256(card, tmp_path / "w.safetensors")
+    part = Part("mine", "rela_cli.priors.timm.TimmPrior", {}, Card(sha256="ab" * 32))
+    with pytest.raises(MissingError, match="is not the file that prior=mine names"):
+        weights._check_sha256(part, tmp_path / "w.safetensors")
