@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+from rela_cli.artifacts import warn
 from rela_cli.config import Config, to_tree
 from rela_cli.redact import redact
 
 Forward = Callable[[dict[str, Any]], None]
 INIT_SECONDS = 10  # how long wandb may take to answer before it goes offline
+FINISH_SECONDS = 30.0  # how long a run that is done waits for it
 
 
 @contextmanager
@@ -26,11 +30,52 @@ def open_logger(config: Config, folder: Path) -> Iterator[Forward]:
     if run is None:
         yield lambda record: None
         return
-    alive = [True]
+    tracker = Tracker(run)
     try:
-        yield lambda record: guard(lambda: run.log(record, step=record["step"]), alive)
+        yield tracker.put
     finally:
-        guard(run.finish, alive)
+        tracker.close()
+
+
+class Tracker:
+    """Hands records on from a thread of its own: what fails, or hangs, over there holds nobody up here."""
+
+    def __init__(self, run: Any) -> None:
+        self.run, self.records = run, SimpleQueue[dict[str, Any] | None]()
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def put(self, record: dict[str, Any]) -> None:
+        """Returns at once."""
+        self.records.put(record)
+
+    def work(self) -> None:
+        """All records, then the end; the first failure ends it with the one warning there is."""
+        try:
+            while (record := self.records.get()) is not None:
+                self.run.log(record, step=record["step"])
+            self.run.finish()
+        except Exception as error:
+            leave_quietly()
+            warn(f"wandb stopped working ({error}); metrics.jsonl has everything")
+
+    def close(self) -> None:
+        """Let it finish, but not for ever."""
+        self.records.put(None)
+        self.thread.join(FINISH_SECONDS)
+        if self.thread.is_alive():
+            warn(f"wandb did not finish within {FINISH_SECONDS:g} s; metrics.jsonl has everything")
+
+
+def leave_quietly() -> None:
+    """A wandb that is gone would say so once more, with a traceback, when the process ends."""
+    before = sys.unraisablehook
+
+    def hook(report: Any) -> None:
+        if not str(getattr(report.object, "__module__", "")).startswith("wandb"):
+            before(report)
+
+    sys.unraisablehook = hook
 
 
 def start_wandb(config: Config, folder: Path) -> Any:
@@ -60,18 +105,3 @@ def init_wandb(config: Config, folder: Path, mode: Any) -> Any:
         config=redact(to_tree(config)),
         settings=wandb.Settings(init_timeout=INIT_SECONDS),
     )
-
-
-def guard(call: Callable[[], Any], alive: list[bool]) -> None:
-    """`call`, until one fails."""
-    if alive[0]:
-        try:
-            call()
-        except Exception as error:
-            alive[0] = False
-            warn(f"wandb stopped working ({error}); metrics.jsonl goes on")
-
-
-def warn(message: str) -> None:
-    """One line on stderr."""
-    print(f"rela: {message}", file=sys.stderr, flush=True)

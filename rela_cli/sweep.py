@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rela_cli.artifacts import write_atomic
 from rela_cli.composer import Composer, hand_over
-from rela_cli.errors import RelaError
+from rela_cli.errors import RelaError, Stopped
 from rela_cli.job import Job
 from rela_cli.redact import redact
 
@@ -107,15 +110,30 @@ def run(job: Job) -> int:
     folder = _new_folder(Path(first.paths.outputs))
     stop, trouble = 0, ""
     try:
-        hand_over(job.command, job.line, CellTask(job, folder, len(cells)), *_own_folder(job, folder))
-    except KeyboardInterrupt:
-        stop = 130
+        with sigterm_stops():
+            hand_over(job.command, job.line, CellTask(job, folder, len(cells)), *_own_folder(job, folder))
+    except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
+        stop = getattr(interrupt, "exit_code", 130)
     except SweepStopped as stopped:
         stop = stopped.args[0]
     except Exception as error:  # the launcher's: a cell's own never get here
         trouble = f": {type(error).__name__}: {error}"
     records = [_read(folder / f"{number}.json", cell, stop, trouble) for number, cell in enumerate(cells)]
     return report(records, stop)
+
+
+@contextmanager
+def sigterm_stops() -> Iterator[None]:
+    """SIGTERM between two cells ends the sweep as Ctrl-C does, with its summary."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise Stopped("stopped by SIGTERM", signum)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _new_folder(outputs: Path) -> Path:
@@ -156,11 +174,19 @@ def report(records: Sequence[Record], stop: int = 0) -> int:
         if "traceback" in record:
             print(f"  traceback: {os.path.relpath(record['traceback'])}")
     if stop:
-        print("\nstopped; the same command goes on with what is missing")
+        print_progress(records)
     unfinished = f", {counts['stopped']} not finished" if counts["stopped"] else ""
     noun = "cell" if len(records) == 1 else "cells"
     print(f"{len(records)} {noun}: {counts['run']} run, {counts['found']} found, {counts['failed']} failed{unfinished}")
     return stop or max((record["exit_code"] for _, record in failed), default=0)
+
+
+def print_progress(records: Sequence[Record]) -> None:
+    """After a stop: which cells are done and which are not."""
+    print("\nstopped; the same command goes on with what is not done")
+    for number, record in enumerate(records):
+        word = {"run": "done", "found": "done", "failed": "failed"}.get(record["status"], "not done")
+        print(f"  {word:<9} cell {number + 1}: {' '.join(record['overrides'])}")
 
 
 def _print_table(folders: Sequence[Path]) -> None:

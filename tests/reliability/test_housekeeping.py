@@ -80,8 +80,8 @@ def test_a_run_that_says_running_is_running_only_while_somebody_holds_its_lock(
     run = run_of(outputs, 0)
     set_status(run, "running")
     assert listed(outputs, capsys)["runs"][0]["status"] == "killed"
-    holder = python("from rela_cli.artifacts import RunLock\nwith RunLock(Path(sys.argv[1])):\n    print('in', flush=True)\n"
-                    "    time.sleep(600)", run)  # fmt: skip
+    code = "from rela_cli.artifacts import RunLock\nwith RunLock(Path(sys.argv[1])):\n"
+    holder = python(code + "    print('in', flush=True)\n    time.sleep(600)", run)
     assert holder.stdout is not None
     holder.stdout.readline()
     assert listed(outputs, capsys)["runs"][0]["status"] == "running"

@@ -219,9 +219,8 @@ def test_no_secret_in_any_file_or_line(rela: Rela, tmp_path: Path) -> None:
     (tmp_path / "own" / "__init__.py").write_text(OWN)
     (tmp_path / "parts" / "prior").mkdir(parents=True)
     yaml = tmp_path / "parts" / "prior" / "remote.yaml"
-    yaml.write_text(
-        f"# R.\nname: remote\n_target_: own.Remote\napi_key: {KEY}\nlogin: {{password: x}}\nnote: x\nfails: false\n"
-    )
+    head = f"# R.\nname: remote\n_target_: own.Remote\napi_key: {KEY}\n"
+    yaml.write_text(head + "login: {password: x}\nnote: x\nfails: false\n")
     flags = ("--config-dir", "parts", "allow=[own]", *FAKE, *SHORT, "prior=remote", "logger=wandb")
     words = (*flags, f"prior.api_key={KEY}", f"prior.login.password={KEY}", "prior.note=${oc.env:HF_TOKEN}")
     environment = {"HF_TOKEN": TOKEN, "WANDB_API_KEY": KEY}
