@@ -100,6 +100,12 @@ def read_json(path: Path) -> Facts | None:
     return value if isinstance(value, dict) else None
 
 
+def section(facts: Facts, key: str) -> Facts:
+    """The object under a key of a file that anybody may have written; empty when there is none."""
+    value = facts.get(key)
+    return value if isinstance(value, dict) else {}
+
+
 @dataclass(frozen=True)
 class Entry:
     """One cached artifact, made or not yet: kind, what it is made of, and where it lies."""

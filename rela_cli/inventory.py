@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from rela_cli.artifacts import Facts, Lock, RunLock, damage, megabytes, read_json
+from rela_cli.artifacts import Facts, Lock, RunLock, damage, megabytes, read_json, section
 from rela_cli.errors import MissingError, nearest
 
 KINDS = ("images", "features", "targets", "baselines")
@@ -39,11 +38,10 @@ class RunFolder:
 
     def needs(self, entry: CacheEntry) -> bool:
         """Whether the run was made, or would go on, from an entry."""
-        inputs = self.facts.get("inputs")
-        inputs = inputs if isinstance(inputs, dict) else {}
+        inputs = section(self.facts, "inputs")
         if entry.kind in inputs:
             return bool(inputs[entry.kind] == entry.folder.name)
-        spec = entry.facts.get("spec") or {}  # a baseline: of the same targets, or of the same images
+        spec = section(entry.facts, "spec")  # a baseline: of the same targets, or of the same images
         of = "targets" if "targets" in spec else "images"
         return entry.kind == "baselines" and spec.get(of) is not None and spec.get(of) == inputs.get(of)
 
@@ -168,9 +166,8 @@ def find_run(word: str, outputs: Path) -> RunFolder:
 
 def numbers(result: Facts) -> dict[str, float]:
     """top-1 by protocol, of whatever a result.json holds."""
-    probe: Any = result.get("probe")
-    found = probe.items() if isinstance(probe, dict) else ()
-    return {key: n["top1"] for key, n in found if isinstance(n, dict) and isinstance(n.get("top1"), float)}
+    probe = section(result, "probe")
+    return {key: n["top1"] for key, n in probe.items() if isinstance(n, dict) and isinstance(n.get("top1"), float)}
 
 
 def shown(size: int) -> str:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from rela_cli.artifacts import damage
+from rela_cli.artifacts import damage, section
 from rela_cli.inventory import RunFolder, find_run, numbers, shown, size_of
 
 SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
@@ -41,15 +41,14 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     yield "status", run.status + (f": {facts['reason']}" if facts.get("reason") else "")
     yield "made", f"{facts.get('created', '?')} by process {facts.get('pid', '?')} on {facts.get('host', '?')}"
     yield "command", str(facts.get("command", "?"))
-    versions = facts.get("versions") or {}
-    yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield "versions", ", ".join(f"{name} {version}" for name, version in section(facts, "versions").items())
     for key, value in numbers(result).items():
         yield "top-1", f"{100 * value:5.1f} %  {key}"
     known = {key: result[key] for key in SETTINGS if result.get(key) is not None}
     if known:
         yield "settings", ", ".join(f"{key} {value}" for key, value in known.items())
-    if skipped := result.get("skipped"):
-        yield "skipped", f"{skipped['count']} images that cannot be decoded (result.json lists them)"
+    if skipped := section(result, "skipped").get("count"):
+        yield "skipped", f"{skipped} images that cannot be decoded (result.json lists them)"
     yield from inputs(run, outputs)
     for path in sorted(p for p in run.folder.iterdir() if p.name[0] != "."):
         yield "file", f"{shown(size_of(path))}  {path.name}"
@@ -61,6 +60,6 @@ def inputs(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     """Each cache entry that the run was made of, and whether it is there."""
     own = run.folder.parent.parent / "cache"
     cache = own if own.is_dir() else outputs / "cache"
-    for kind, name in (run.facts.get("inputs") or {}).items():
+    for kind, name in section(run.facts, "inputs").items():
         problem = damage(cache / kind / str(name))
         yield "input", f"{kind}/{name}  {problem or 'there'}"

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_json
+from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_json, section
 from rela_cli.config import HERE, PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.network import unreachable
@@ -123,12 +123,20 @@ def run_facts(folder: Path) -> dict[str, Any]:
     """
     import yaml
 
-    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    train = (read_json(folder / "manifest.json") or {}).get("train") or {}
+    try:
+        tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        learner = {key: value for key, value in tree["learner"].items() if key != "card"}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise MissingError(f"{folder}/config.yaml is damaged: it names no learner") from error
+    train = trained(folder)
     if lacking := [key for key in ("image_size", "mean", "std") if key not in train]:
         raise MissingError(f"{folder}/manifest.json does not say train.{lacking[0]}; train it again with this version")
-    learner = {key: value for key, value in tree["learner"].items() if key != "card"}
     return {"learner": learner, **{key: train[key] for key in ("image_size", "mean", "std")}}
+
+
+def trained(folder: Path) -> Facts:
+    """What training wrote into a run's manifest; empty when it cannot be read."""
+    return section(read_json(folder / "manifest.json") or {}, "train")
 
 
 def backbone_name(network: str) -> str:
@@ -149,8 +157,7 @@ def check_backbone(folder: Path, network: str) -> None:
         MissingError: an empty, truncated or changed file.
     """
     path = folder / backbone_name(network)
-    train = (read_json(folder / "manifest.json") or {}).get("train") or {}
-    wanted = train.get("files", {}).get(path.name, {}).get("sha256")
+    wanted = section(section(trained(folder), "files"), path.name).get("sha256")
     if path.is_file() and kind_of(path) and wanted and digest(path) != wanted:
         raise MissingError(
             f"{path} is damaged: its sha256 is {digest(path)[:16]}..., and {wanted[:16]}... was written. "
@@ -351,7 +358,7 @@ def _safetensors_kind(path: Path, length: int) -> str:
     try:
         tensors = [v for k, v in json.loads(header).items() if k != "__metadata__"]
         end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise MissingError(f"{path} is truncated or damaged: its header cannot be read") from error
     if end != size:
         raise MissingError(f"{path} is truncated or damaged: {size} bytes instead of {end}")

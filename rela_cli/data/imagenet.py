@@ -186,7 +186,7 @@ def unpack_archives(root: Path) -> None:
     try:
         if not (root / "train").is_dir():
             if not check_integrity(str(train_tar), ARCHIVE_META["train"][1]):
-                raise OSError(f"{train_tar} is not there, or not the official one (by its md5)")
+                raise OSError(f"The archive {TRAIN_TAR} is not present, or not the official one by its md5")
             complete(root / "train", lambda part: unpack_classes(train_tar, part))
         if not (root / "val").is_dir():
             complete(root / "val", lambda part: unpack(root / VAL_TAR, part))

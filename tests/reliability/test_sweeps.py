@@ -76,7 +76,7 @@ def test_a_stopped_sweep_says_what_is_done_and_what_is_not(
     assert process.returncode == status, (out, error)
     lines = out.splitlines()
     assert lines[-1] == "3 cells: 1 run, 0 found, 0 failed, 2 not finished"
-    said = [line.split()[:3] + [line.rpartition("=")[2]] for line in lines if line.startswith(("  done", "  not done"))]
+    said = [[*line.split()[:3], line.rpartition("=")[2]] for line in lines if line.startswith(("  done", "  not done"))]
     assert said == [["done", "cell", "1:", "none"], ["not", "done", "cell", "hang"], ["not", "done", "cell", "fine"]]
     assert "the same command goes on with what is not done" in out
     assert "Traceback" not in out + error
