@@ -129,7 +129,11 @@ def sigterm_stops() -> Iterator[None]:
     def stop(signum: int, _: FrameType | None) -> None:
         raise Stopped("stopped by SIGTERM", signum)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread; whoever runs us there handles signals
+        yield
+        return
     try:
         yield
     finally:

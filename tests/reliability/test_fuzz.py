@@ -36,7 +36,9 @@ from rela_cli.weights import kind_of, run_facts
 from ..factories import config
 
 SEEDS: dict[str, list[int]] = json.loads((Path(__file__).parent / "seeds.json").read_text())
-PROPERTY = settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+PROPERTY = settings(
+    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def fuzz(name: str, count: int, attempt: Callable[[random.Random], object], allowed: type[Exception]) -> None:

@@ -96,7 +96,7 @@ def test_a_run_that_says_running_is_running_only_while_somebody_holds_its_lock(
 def test_show(rela: Rela, outputs: Path) -> None:
     shutil.rmtree(entries(outputs, "targets")[0])
     run = run_of(outputs, 1)
-    for word in ("latest", run.name, str(run), "-s1-"):
+    for word in ("latest", run.name, str(run), "s1-"):
         done = rela("show", word, stub=NO_TORCH) if word == "latest" else None
         text = done.stdout if done else shown(word, outputs)
         for part in (run.name, "status    finished", "top-1", "knn", "backbone.safetensors", "not made yet", "there"):

@@ -68,7 +68,7 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for wandb's process in /proc")
 def test_the_real_wandb_killed_in_mid_run(tmp_path: Path) -> None:
-    environment = {"WANDB_MODE": "", "WANDB_API_KEY": "", "HOME": str(tmp_path)}
+    environment = {"WANDB_MODE": "offline", "WANDB_API_KEY": "x" * 40, "HOME": str(tmp_path)}
     process = start(tmp_path, "train", *LONG, "logger=wandb", "logger.mode=offline", env=environment)
     wait_until(lambda: list((tmp_path / "outputs" / "runs").glob("fake-*/metrics.jsonl")))
     wait_until(lambda: children(process.pid))

@@ -90,10 +90,10 @@ def test_a_killed_sweep_runs_just_what_is_missing(rela: Rela, tmp_path: Path, wo
     process.kill()
     process.communicate()
     assert finished(tmp_path) == 1
-    stamp = only(tmp_path / "outputs" / "runs", "*/result.json").stat()
+    stamp = only(tmp_path / "outputs" / "runs", "fake-*/result.json").stat()
     (tmp_path / "calm").touch()
     again = rela(*words, "prior.mood=none,hang,fine")
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "3 cells: 2 run, 1 found, 0 failed"), again.stderr
     assert finished(tmp_path) == 3
-    first = min((tmp_path / "outputs" / "runs").glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns)
+    first = min((tmp_path / "outputs" / "runs").glob("fake-*/result.json"), key=lambda path: path.stat().st_mtime_ns)
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
