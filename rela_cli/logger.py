@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -93,15 +93,37 @@ def start_wandb(config: Config, folder: Path) -> Any:
 
 
 def init_wandb(config: Config, folder: Path, mode: Any) -> Any:
-    """wandb.init with our settings."""
+    """wandb.init with our settings: it neither listens to our output nor to our imports."""
     import wandb
 
-    return wandb.init(
-        mode=mode,
-        project=config.logger.project,
-        entity=config.logger.entity,
-        dir=str(folder),
-        name=folder.name,
-        config=redact(to_tree(config)),
-        settings=wandb.Settings(init_timeout=INIT_SECONDS),
-    )
+    with redacted_arguments():
+        run = wandb.init(
+            mode=mode,
+            project=config.logger.project,
+            entity=config.logger.entity,
+            dir=str(folder),
+            name=folder.name,
+            config=redact(to_tree(config)),
+            settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off"),
+        )
+    leave_imports_alone()
+    return run
+
+
+@contextmanager
+def redacted_arguments() -> Iterator[None]:
+    """wandb sends the command line along."""
+    before = sys.argv
+    sys.argv = redact(before)
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def leave_imports_alone() -> None:
+    """wandb reports which libraries are imported; once its process is gone, every such import of ours would fail."""
+    with suppress(Exception):  # a wandb without these hooks
+        from wandb.sdk.lib import import_hooks
+
+        import_hooks.unregister_all_post_import_hooks()

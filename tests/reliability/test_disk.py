@@ -108,6 +108,18 @@ def test_a_disk_that_fills_in_mid_run_and_the_run_goes_on_later(tmp_path: Path) 
         assert (after.st_ino, after.st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns), "and nothing was made twice"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_disk_that_fills_under_the_metrics(tmp_path: Path) -> None:
+    run = Run(config(*WORDS, f"paths.outputs={tmp_path}"))
+    run.folder.mkdir(parents=True)
+    (run.folder / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(DiskError, match=r"no room for \S+: more is needed, .* free \(.*No space left"):
+        go(tmp_path, *WORDS)
+    assert read(run.folder / "manifest.json")["status"] == "failed"
+    (run.folder / "metrics.jsonl").unlink()
+    assert go(tmp_path, *WORDS).status == "run"
+
+
 def test_a_limit_on_file_sizes_without_any_mount(tmp_path: Path) -> None:
     """RLIMIT_FSIZE: what a quota or an old file system does."""
     limit = 60_000

@@ -70,8 +70,11 @@ def children(pid: int) -> list[int]:
 def test_the_real_wandb_killed_in_mid_run(tmp_path: Path) -> None:
     environment = {"WANDB_MODE": "offline", "WANDB_API_KEY": "x" * 40, "HOME": str(tmp_path)}
     process = start(tmp_path, "train", *LONG, "logger=wandb", "logger.mode=offline", env=environment)
-    wait_until(lambda: list((tmp_path / "outputs" / "runs").glob("fake-*/metrics.jsonl")))
-    wait_until(lambda: children(process.pid))
+    runs = tmp_path / "outputs" / "runs"
+    wait_until(
+        lambda: process.poll() is not None or (list(runs.glob("fake-*/metrics.jsonl")) and children(process.pid))
+    )
+    assert process.poll() is None, process.communicate()
     for pid in children(process.pid):
         os.kill(pid, signal.SIGKILL)
     out, error = process.communicate(timeout=300)

@@ -207,7 +207,7 @@ class Run:
     def finish(self, *a, **k): pass
 wandb.Settings = dict
 def init(**keywords):
-    open("tracker.json", "a").write(repr(keywords))
+    open("tracker.json", "a").write(repr((keywords, sys.argv)))
     return Run()
 wandb.init = init
 sys.modules["wandb"] = wandb
