@@ -71,9 +71,8 @@ def test_the_real_wandb_killed_in_mid_run(tmp_path: Path) -> None:
     environment = {"WANDB_MODE": "offline", "WANDB_API_KEY": "x" * 40, "HOME": str(tmp_path)}
     process = start(tmp_path, "train", *LONG, "logger=wandb", "logger.mode=offline", env=environment)
     runs = tmp_path / "outputs" / "runs"
-    wait_until(
-        lambda: process.poll() is not None or (list(runs.glob("fake-*/metrics.jsonl")) and children(process.pid))
-    )
+    training = lambda: list(runs.glob("fake-*/metrics.jsonl")) and children(process.pid)  # noqa: E731
+    wait_until(lambda: process.poll() is not None or training())
     assert process.poll() is None, process.communicate()
     for pid in children(process.pid):
         os.kill(pid, signal.SIGKILL)
