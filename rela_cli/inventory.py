@@ -89,11 +89,12 @@ class Inventory:
 
 
 def take(outputs: Path) -> Inventory:
-    """Look at every folder; sizes and manifests are read, contents are not.
+    """Look at every folder; sizes and manifests are read, contents are not. `paths.outputs=FOLDER` is a folder, too.
 
     Raises:
         MissingError: no such folder.
     """
+    outputs = Path(str(outputs).removeprefix("paths.outputs=")).expanduser()
     if not outputs.is_dir():
         raise MissingError(f"{outputs} is not a folder; runs are in outputs/ unless paths.outputs= says otherwise")
     runs = [run_at(folder) for folder in run_folders(outputs)]

@@ -47,7 +47,7 @@ def entries(outputs: Path, kind: str) -> list[Path]:
 
 def listed(outputs: Path, capsys: Capture) -> dict[str, list[dict[str, object]]]:
     capsys.readouterr()
-    assert ls.main([str(outputs), "--json"]) == 0
+    assert ls.main([f"paths.outputs={outputs}", "--json"]) == 0
     return dict(json.loads(capsys.readouterr().out))
 
 
