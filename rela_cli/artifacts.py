@@ -2,29 +2,50 @@
 
 An entry is a folder `outputs/cache/<kind>/<fingerprint>/`. It is filled beside its place and renamed into it,
 manifest and all, so a folder that exists is complete. Run folders hold single files, each replaced atomically.
+
+Whether an entry is there is told from its manifest and its files' sizes, in microseconds. Before it is read for work
+its contents are hashed, once a process (about 1.2 GB/s): a flipped bit changes neither size nor time, and the formats
+load it without a word. What is not whole is set aside and made again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rela_cli.errors import RelaError
+from rela_cli.errors import DiskError, RelaError
 from rela_cli.faults import fault
+from rela_cli.redact import redact
 
 Facts = dict[str, Any]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DENIED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+FULL_WORDS = (
+    "os error 28",
+    "os error 27",
+    "os error 122",
+    "No space left",
+    "File too large",
+    "file write failed",
+    "unexpected pos",
+)
+NOTE_SECONDS = 2.0  # how long a process that has just taken a lock may need to say who it is
+OLD_SECONDS = 3600.0  # a temporary file this old, of a lone file, belongs to nobody any more
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:
@@ -48,28 +69,33 @@ def _digest(file: Any) -> str:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file in the same folder, then put it in place in one step."""
+    """Let `write` fill a temporary file in the same folder, then put it in place in one step.
+
+    Raises:
+        DiskError: no room, or no leave to write; what was there before is still there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     name = re.split(r"[.-]", path.name)[0]  # what its faults are called by
-    try:
-        fault(f"{name}.before_write")
-        write(temporary)
-        fault(f"{name}.after_write")
-        _share(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        fault(f"{name}.after_fsync")
-        os.replace(temporary, path)
-        fault(f"{name}.after_replace")
-        _sync_folder(path.parent)
-        fault(f"{name}.after_sync")
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_errors(path):
+        try:
+            fault(f"{name}.before_write")
+            write(temporary)
+            fault(f"{name}.after_write")
+            _share(temporary)
+            _sync(temporary)
+            fault(f"{name}.after_fsync")
+            os.replace(temporary, path)
+            fault(f"{name}.after_replace")
+            _sync(path.parent)
+            fault(f"{name}.after_sync")
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, written atomically."""
-    text = json.dumps(value, indent=2, default=list) + "\n"
+    """Readable JSON without secrets, written atomically."""
+    text = json.dumps(redact(value), indent=2, default=list) + "\n"
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -80,6 +106,12 @@ def read_json(path: Path) -> Facts | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def section(facts: Facts, key: str) -> Facts:
+    """The object under a key of a file that anybody may have written; empty when there is none."""
+    value = facts.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -100,53 +132,97 @@ class Entry:
 
     @property
     def manifest(self) -> Facts | None:
-        """The facts of a complete entry, else None: no folder, no manifest, or a file gone or of another size."""
-        manifest = read_json(self.folder / "manifest.json") or {}
-        files = [(self.folder / name, facts["bytes"]) for name, facts in manifest.get("files", {}).items()]
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in files)
-        return manifest if manifest and whole else None
+        """The facts of an entry that is there, as far as its files' sizes tell; else None."""
+        manifest = read_json(self.folder / "manifest.json")
+        return manifest if manifest and damage(self.folder) is None else None
 
-    def make(self, fill: Callable[[Path], Facts]) -> bool:
-        """Make the entry unless it is there; `fill(folder)` writes files and returns facts for the manifest.
+    def make(self, fill: Callable[[Path], Facts], needed: int | None = None) -> bool:
+        """Make the entry unless it is there and intact; `fill(folder)` writes files and returns facts for the manifest.
 
-        One process makes it, others wait and take what it made. Returns True when this call did the work.
+        One process makes it, others wait and take what it made; when it is killed another takes over. `needed` is the
+        estimate in bytes that a message about a full disk shows. Returns True when this call did the work.
+
+        Raises:
+            DiskError: no room, or no leave to write. Nothing of the entry is left then.
         """
-        if self.manifest is not None:
+        if damage(self.folder, contents=True) is None:
             return False
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder.with_name(f".{self.hash}.lock")):
-            if self.manifest is not None:
-                return False
-            self._fill(fill)
-        return True
+        with disk_errors(self.folder, needed):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with self.lock.held():
+                if reason := damage(self.folder, contents=True):
+                    self._fill(fill, reason)
+        return bool(reason)
 
-    def _fill(self, fill: Callable[[Path], Facts]) -> None:
+    @property
+    def lock(self) -> Lock:
+        return Lock(self.folder.with_name(f".{self.hash}.lock"), f"{self.kind}/{self.hash}")
+
+    def _fill(self, fill: Callable[[Path], Facts], reason: str) -> None:
         temporary = self.folder.with_name(f".{self.hash}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed process; we hold the lock
         if self.folder.exists():
-            self._set_aside()
+            self._set_aside(reason)
         temporary.mkdir()
         try:
             facts = fill(temporary)
             fault(f"{self.kind}.after_fill")
             for path in temporary.iterdir():
                 _share(path)
+                _sync(path)
             files = {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in sorted(temporary.iterdir())}
             manifest = {"kind": self.kind, "spec": self.spec, **facts, "files": files, **provenance()}
             write_json(temporary / "manifest.json", manifest)
             fault(f"{self.kind}.before_replace")
             os.replace(temporary, self.folder)
             fault(f"{self.kind}.after_replace")
-            _sync_folder(self.folder.parent)
+            _sync(self.folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _set_aside(self) -> None:
+    def _set_aside(self, reason: str) -> None:
         """An entry that is not whole goes to *.corrupt, to be looked at, and is made again."""
         aside = self.folder.with_name(f"{self.hash}.corrupt")
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(self.folder, aside)
-        print(f"rela: {self.folder} is not whole; set aside as {aside.name} and made again", file=sys.stderr)
+        warn(f"{self.folder} is damaged ({reason}); set aside as {aside.name} and made again")
+
+
+def damage(folder: Path, contents: bool = False) -> str | None:
+    """Why an entry's folder cannot be used, None when it is whole; `contents` compares hashes, not sizes alone."""
+    if not folder.exists():
+        return "not made yet"
+    files = (read_json(folder / "manifest.json") or {}).get("files")
+    if not isinstance(files, dict):
+        return "manifest.json cannot be read"
+    for name, facts in files.items():
+        if not isinstance(facts, dict) or Path(name).name != name:
+            return "manifest.json cannot be read"
+        if problem := _file_damage(folder / name, facts, contents):
+            return f"{name} {problem}"
+    return None
+
+
+def _file_damage(path: Path, facts: Facts, contents: bool) -> str | None:
+    if not path.is_file():
+        return "is gone"
+    if (size := path.stat().st_size) != facts.get("bytes"):
+        return f"has {size} bytes instead of {facts.get('bytes')}"
+    if contents and _content_hash(path) != facts.get("sha256"):
+        return "does not hold what was written: its sha256 differs"
+    return None
+
+
+def _content_hash(path: Path) -> str:
+    """sha256, read once a process as long as the file does not change."""
+    status = path.stat()
+    key = (str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns)
+    if key not in _hashes:
+        _hashes[key] = file_sha256(path)
+    return _hashes[key]
+
+
+_hashes: dict[tuple[str, int, int, int], str] = {}
 
 
 def provenance() -> Facts:
@@ -154,28 +230,177 @@ def provenance() -> Facts:
     return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "pid": os.getpid()}
 
 
-class RunLock:
-    """Only one process works in a run folder; the second is told who the first is."""
+def sweep_up(cache: Path) -> None:
+    """Remove what killed processes have left in a cache: half-made entries that nobody is at, old temporary files."""
+    for temporary in cache.glob("*/.*.tmp"):
+        lock = Lock(temporary.with_name(f"{temporary.stem}.lock"), temporary.stem)
+        with suppress(OSError, Timeout), lock.held(timeout=0):
+            shutil.rmtree(temporary, ignore_errors=True)
+    for temporary in cache.glob("index/*/.*.tmp"):
+        with suppress(OSError):
+            if time.time() - temporary.stat().st_mtime > OLD_SECONDS:
+                temporary.unlink()
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.lock = FileLock(folder / ".lock")
 
-    def __enter__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+# ---------------------------------------------------------------------------------------------------------------- locks
+
+
+class Lock:
+    """One process at a time; the kernel frees it when that process dies. Who holds it stands in a note beside it."""
+
+    def __init__(self, path: Path, title: str, command: str = "") -> None:
+        self.title, self.lock, self.note = title, FileLock(path), path.with_name(f"{path.name}.holder")
+        self.command = command or " ".join(sys.argv)
+
+    @contextmanager
+    def held(self, timeout: float = -1) -> Iterator[None]:
+        """Wait for it, saying for whom, or for `timeout` seconds.
+
+        Raises:
+            Timeout: it is still taken.
+        """
+        self.acquire(timeout)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def acquire(self, timeout: float) -> None:
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
-            holder = read_json(self.folder / "manifest.json") or {}
-            raise RelaError(
-                f"{self.folder} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
-                f"({holder.get('command', 'command unknown')}). Wait for it, or stop it"
-            ) from None
+            if timeout == 0:
+                raise
+            warn(f"waiting for {self.title}, which {self.holder()} is making")
+            self.lock.acquire(timeout=timeout)
+        with suppress(OSError):  # a full disk: then nobody is told
+            self.note.write_text(json.dumps(redact({"command": self.command, **provenance()})), encoding="utf-8")
+
+    def release(self) -> None:
+        with suppress(OSError):
+            self.note.unlink(missing_ok=True)
+        self.lock.release()
+
+    def is_free(self) -> bool:
+        """Whether nobody holds it now; a lock that was never taken is free."""
+        if not Path(self.lock.lock_file).exists():
+            return True
+        try:
+            with FileLock(self.lock.lock_file, timeout=0):
+                return True
+        except Timeout:
+            return False
+        except OSError:  # a folder that cannot be written to: nobody works there
+            return True
+
+    def holder(self) -> str:
+        """`process 17 on host (rela train ...)`."""
+        end = time.monotonic() + NOTE_SECONDS
+        while not (note := read_json(self.note)) and time.monotonic() < end:
+            time.sleep(0.02)
+        note = note or {}
+        return f"process {note.get('pid', '?')} on {note.get('host', '?')} ({note.get('command', 'command unknown')})"
+
+
+class RunLock(Lock):
+    """Only one process works in a run folder; the second is told who the first is.
+
+    Raises:
+        RelaError: another process is at work there, named with its host and command.
+    """
+
+    def __init__(self, folder: Path, command: str = "") -> None:
+        super().__init__(folder / ".lock", str(folder), command)
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.acquire(timeout=0)
+            except Timeout:
+                raise RelaError(f"{self.folder} is in use by {self.holder()}. Wait for it, or stop it") from None
         for leftover in self.folder.glob(".*.tmp"):  # of a killed process; we hold the lock
             leftover.unlink()
 
     def __exit__(self, *_: object) -> None:
-        self.lock.release()
+        self.release()
+
+
+# ----------------------------------------------------------------------------------------------------------------- disk
+
+
+@contextmanager
+def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """What a full or protected disk makes of any library's writing, as one error with path, needed and free.
+
+    Raises:
+        DiskError: in place of those errors; all others pass.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except Exception as error:  # safetensors and torch have their own
+        number = error.errno if isinstance(error, OSError) else None
+        if number in FULL or any(word in str(error) for word in FULL_WORDS):
+            raise DiskError(no_room(path, needed, str(error))) from error
+        if isinstance(error, OSError) and number in DENIED and _is_about(path, error):
+            what = f"{error.filename or path} cannot be written to: {error.strerror}"
+            raise DiskError(f"{what}; choose another folder: paths.outputs=FOLDER") from error
+        raise
+
+
+def _is_about(path: Path, error: OSError) -> bool:
+    """Whether an error names the path, a folder above it, or a file beside it; not, say, one of the user's images."""
+    if not isinstance(error.filename, str):
+        return True
+    named, path = Path(error.filename).absolute(), path.absolute()
+    return named in (path, *path.parents) or path.parent in named.parents
+
+
+def no_room(path: Path, needed: int | None, why: str) -> str:
+    """The message about a full disk."""
+    wants = f"about {megabytes(needed)} needed" if needed else "more is needed"
+    return (
+        f"no room for {path}: {wants}, {megabytes(free_bytes(path))} free ({why})\n"
+        f"make room (`rela clean --dry-run` says what can go), or take another disk: paths.outputs=FOLDER\n"
+        f"what was complete is intact; the same command goes on from there"
+    )
+
+
+def ensure_room(path: Path, needed: int) -> None:
+    """Before work that will write `needed` bytes.
+
+    Raises:
+        DiskError: there are not as many.
+    """
+    if needed > free_bytes(path):
+        raise DiskError(no_room(path, needed, "estimated before the work"))
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free where `path` lies or would lie."""
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def megabytes(size: int) -> str:
+    """1.2 GB, 34.5 MB, 6 kB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{math.ceil(size / 1000)} kB"
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"rela: {message}", file=sys.stderr, flush=True)
 
 
 def _share(path: Path) -> None:
@@ -185,8 +410,9 @@ def _share(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """A file's bytes, or a folder's names, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

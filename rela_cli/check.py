@@ -66,6 +66,7 @@ def place(config: Config) -> str:
 
 def examine(dataset: Dataset) -> Facts:
     """Everything about a dataset that takes reading all of it."""
+    dataset.on_error = "raise"  # here every image counts
     empty = []
     if isinstance(dataset, ImageFolder):
         dataset.listed = dataset.index(afresh=True)  # later starts go by this

@@ -40,6 +40,9 @@ Look
   plot        accuracy against budget and cost, training, the switch: PNG and SVG
   report      one HTML file of it all           rela report --out report.html
   reproduce   a table of the paper             rela reproduce table1-cifar10 data=FOLDER
+  ls          what lies under outputs/          rela ls
+  show        one run                           rela show latest
+  clean       make room under outputs/          rela clean --dry-run
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
   data        read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
@@ -60,6 +63,9 @@ OTHERS = {  # the modules of the other commands
     "plot": "report.plot",
     "report": "reporting",
     "reproduce": "reproduce.command",
+    "ls": "ls",
+    "show": "show",
+    "clean": "clean",
     "list": "listing",
     "data": "check",
     "doctor": "doctor",
@@ -126,16 +132,24 @@ def staged(command: str, words: Sequence[str]) -> int:
 
 def _show(command: str, composer: Composer) -> int:
     """--help, --cfg, --info and the like."""
-    from rela_cli.composer import hand_over
+    from contextlib import redirect_stdout
+    from io import StringIO
 
+    from rela_cli.composer import hand_over
+    from rela_cli.redact import redact
+
+    shown = StringIO()
     try:
-        hand_over(command, composer.line, _nothing)
+        with redirect_stdout(shown):
+            hand_over(command, composer.line, _nothing)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     except BrokenPipeError:
         raise
     except Exception as error:
         raise ConfigError("\n".join(composer.problems(composer.line.overrides)) or str(error)) from error
+    finally:
+        print(redact(shown.getvalue()), end="")
     return 0
 
 
@@ -173,8 +187,11 @@ def _unknown(word: str, commands: Sequence[str]) -> str:
 
 
 def _say(message: str, status: int) -> int:
+    from rela_cli.redact import redact
+
     if os.environ.get("RELA_DEBUG") == "1":
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), file=sys.stderr)
+    message = redact(message)
     print("rela: " + message.replace("\n", "\n  "), file=sys.stderr)
     return status
 

@@ -20,6 +20,15 @@ from rela_cli.errors import ConfigError, nearest
 HERE = Path(__file__).parent
 CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # a wheel, else a checkout
 PARTS = ("dataset", "prior", "transport", "switch", "learner", "method", "optimizer")  # groups whose yaml names a class
+HOMES = {  # where the classes of each group are; a config can call nothing else of ours
+    "dataset": "rela_cli.data.",
+    "prior": "rela_cli.priors.",
+    "transport": "rela_cli.transports.",
+    "switch": "rela_cli.switch.",
+    "learner": "rela_cli.learners.",
+    "method": "rela_cli.methods.",
+    "optimizer": "rela_cli.optim.",
+}
 GROUPS = (*PARTS, "matching", "probe", "runtime", "logger", "experiment", "sweep")
 
 
@@ -246,6 +255,8 @@ class DatasetOptions:
     class_list: str | None
     dataset: str
     hub: str | None
+    on_error: Annotated[str, OneOf(("raise", "skip"))]
+    max_errors: Annotated[int, Range(0)]
     image_column: str
     label_column: str
     seed: Seed
@@ -474,6 +485,8 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     _check_prior(config.prior, problems)
     for group in PARTS:
         part: Part = getattr(config, group)
+        if part.target.partition(".")[0] == "rela_cli" and not part.target.startswith(HOMES[group]):
+            problems.append(f"{group}={part.name} names {part.target}, but a {group} is one of {HOMES[group]}*")
         problems += [
             f"{group}={part.name} wants to run {target}, which is not part of rela; "
             f"if you trust it say allow=[{target.partition('.')[0]}]"

@@ -16,10 +16,14 @@ from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 
+from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from rela_cli.artifacts import Lock, existing, megabytes
+from rela_cli.inventory import size_of, take
 from rela_cli.network import unreachable
+from rela_cli.weights import Source
 
 PACKAGES = (
     *("torch", "torchvision", "hydra-core", "omegaconf", "timm", "open_clip_torch", "wandb", "rich", "lightly"),
@@ -57,7 +61,9 @@ def main(argv: list[str]) -> int:
 
 def examine() -> list[Check]:
     """All answers; a check that itself breaks is a failed check."""
-    parts: tuple[Callable[[], Check], ...] = (python, packages, hydra, torch, pair, device, outputs, hub, wandb, data)
+    parts: tuple[Callable[[], Check], ...] = (
+        *(python, packages, hydra, torch, pair, device, outputs, locks, cache, weights, hub, wandb, data),
+    )
     return [_safely(part) for part in parts]
 
 
@@ -151,6 +157,45 @@ def outputs() -> Check:
     if free < FREE_GB:
         return Check("outputs", "warn", text, "make room, or choose another disk: paths.outputs=FOLDER")
     return Check("outputs", "ok", text)
+
+
+def locks() -> Check:
+    """Whether the file system of outputs/ can lock files: without that two processes could make the same twice."""
+    there = existing(Path("outputs"))
+    lock = there / f".rela-doctor-{os.getpid()}.lock"
+    try:
+        with FileLock(lock, timeout=0):
+            free = Lock(lock, "").is_free()
+    finally:
+        lock.unlink(missing_ok=True)
+    if free:
+        way_out = "choose another disk for paths.outputs=, or run one process at a time"
+        return Check("locks", "warn", f"{there} does not keep locks", way_out)
+    return Check("locks", "ok", f"{there} keeps locks")
+
+
+def cache() -> Check:
+    """What earlier runs have left: entries, damaged ones, leftovers of killed processes."""
+    folder = Path("outputs")
+    if not folder.is_dir():
+        return Check("cache", "ok", "no outputs/ here yet")
+    found = take(folder)
+    text = f"{len(found.runs)} runs, {len(found.entries)} entries, {megabytes(sum(e.bytes for e in found.entries))}"
+    damaged = sum(entry.problem is not None for entry in found.entries)
+    if damaged or found.leftovers:
+        text += f"; {damaged} damaged, {len(found.leftovers)} leftovers of killed processes"
+        return Check("cache", "warn", text, "rela clean removes leftovers; damaged entries are made again when needed")
+    return Check("cache", "ok", text)
+
+
+def weights() -> Check:
+    """Where downloaded weights lie."""
+    places = [Source("hf://owner/repository/file").folder.parent, Source("https://host/file").folder]
+    text = ", ".join(f"{place} {megabytes(size_of(place))}" if place.is_dir() else f"{place} empty" for place in places)
+    there = existing(places[0])
+    if not os.access(there, os.W_OK):
+        return Check("weights", "warn", f"{there} cannot be written to", "set HF_HOME to a folder that can be")
+    return Check("weights", "ok", text)
 
 
 def hub() -> Check:

@@ -25,6 +25,10 @@ class MissingError(RelaError):
     exit_code = 3
 
 
+class DiskError(RelaError):
+    """The disk is full, or may not be written to; nothing half-written is left behind."""
+
+
 class NonFiniteError(RelaError):
     """Training produced NaN or Inf; the update was not applied. `facts` say where, for the manifest."""
 

@@ -6,18 +6,21 @@ Keys come from the environment, never from the config, and what looks like a sec
 from __future__ import annotations
 
 import os
-import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+from rela_cli.artifacts import warn
 from rela_cli.config import Config, to_tree
+from rela_cli.redact import redact
 
 Forward = Callable[[dict[str, Any]], None]
-SECRET = re.compile("token|secret|password|api_?key", re.IGNORECASE)
 INIT_SECONDS = 10  # how long wandb may take to answer before it goes offline
+FINISH_SECONDS = 30.0  # how long a run that is done waits for it
 
 
 @contextmanager
@@ -27,11 +30,52 @@ def open_logger(config: Config, folder: Path) -> Iterator[Forward]:
     if run is None:
         yield lambda record: None
         return
-    alive = [True]
+    tracker = Tracker(run)
     try:
-        yield lambda record: guard(lambda: run.log(record, step=record["step"]), alive)
+        yield tracker.put
     finally:
-        guard(run.finish, alive)
+        tracker.close()
+
+
+class Tracker:
+    """Hands records on from a thread of its own: what fails, or hangs, over there holds nobody up here."""
+
+    def __init__(self, run: Any) -> None:
+        self.run, self.records = run, SimpleQueue[dict[str, Any] | None]()
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def put(self, record: dict[str, Any]) -> None:
+        """Returns at once."""
+        self.records.put(record)
+
+    def work(self) -> None:
+        """All records, then the end; the first failure ends it with the one warning there is."""
+        try:
+            while (record := self.records.get()) is not None:
+                self.run.log(record, step=record["step"])
+            self.run.finish()
+        except Exception as error:
+            leave_quietly()
+            warn(f"wandb stopped working ({error}); metrics.jsonl has everything")
+
+    def close(self) -> None:
+        """Let it finish, but not for ever."""
+        self.records.put(None)
+        self.thread.join(FINISH_SECONDS)
+        if self.thread.is_alive():
+            warn(f"wandb did not finish within {FINISH_SECONDS:g} s; metrics.jsonl has everything")
+
+
+def leave_quietly() -> None:
+    """A wandb that is gone would say so once more, with a traceback, when the process ends."""
+    before = sys.unraisablehook
+
+    def hook(report: Any) -> None:
+        if not str(getattr(report.object, "__module__", "")).startswith("wandb"):
+            before(report)
+
+    sys.unraisablehook = hook
 
 
 def start_wandb(config: Config, folder: Path) -> Any:
@@ -49,36 +93,37 @@ def start_wandb(config: Config, folder: Path) -> Any:
 
 
 def init_wandb(config: Config, folder: Path, mode: Any) -> Any:
-    """wandb.init with our settings."""
+    """wandb.init with our settings: it neither listens to our output nor to our imports."""
     import wandb
 
-    return wandb.init(
-        mode=mode,
-        project=config.logger.project,
-        entity=config.logger.entity,
-        dir=str(folder),
-        name=folder.name,
-        config=without_secrets(to_tree(config)),
-        settings=wandb.Settings(init_timeout=INIT_SECONDS),
-    )
+    with redacted_arguments():
+        run = wandb.init(
+            mode=mode,
+            project=config.logger.project,
+            entity=config.logger.entity,
+            dir=str(folder),
+            name=folder.name,
+            config=redact(to_tree(config)),
+            settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off"),
+        )
+    leave_imports_alone()
+    return run
 
 
-def without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree less every key that looks like a secret."""
-    kept = {key: value for key, value in tree.items() if not SECRET.search(key)}
-    return {key: without_secrets(value) if isinstance(value, dict) else value for key, value in kept.items()}
+@contextmanager
+def redacted_arguments() -> Iterator[None]:
+    """wandb sends the command line along."""
+    before = sys.argv
+    sys.argv = redact(before)
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
-def guard(call: Callable[[], Any], alive: list[bool]) -> None:
-    """`call`, until one fails."""
-    if alive[0]:
-        try:
-            call()
-        except Exception as error:
-            alive[0] = False
-            warn(f"wandb stopped working ({error}); metrics.jsonl goes on")
+def leave_imports_alone() -> None:
+    """wandb reports which libraries are imported; once its process is gone, every such import of ours would fail."""
+    with suppress(Exception):  # a wandb without these hooks
+        from wandb.sdk.lib import import_hooks
 
-
-def warn(message: str) -> None:
-    """One line on stderr."""
-    print(f"rela: {message}", file=sys.stderr, flush=True)
+        import_hooks.unregister_all_post_import_hooks()

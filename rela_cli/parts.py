@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from rela_cli.config import Part
+from rela_cli.config import HOMES, Part
 from rela_cli.errors import ConfigError
+
+MAKERS = (HOMES["learner"], HOMES["optimizer"])  # groups whose parts may be functions
 
 
 def build(part: Part, **context: Any) -> Any:
@@ -32,9 +34,19 @@ def find(part: Part) -> Any:
     """
     module, _, name = part.target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{part.name} names {part.target}, which cannot be imported: {error}") from error
+    if module.partition(".")[0] == "rela_cli" and not is_part(found, module):
+        raise ConfigError(f"{part.name} names {part.target}, which is no part that a config can choose")
+    return found
+
+
+def is_part(found: Any, module: str) -> bool:
+    """Whether something in a module of ours is a part, rather than a tool of ours or what the module has imported."""
+    home = next((home for home in HOMES.values() if f"{module}.".startswith(home)), None)
+    kind = inspect.isclass(found) or (home in MAKERS and inspect.isfunction(found))
+    return home is not None and kind and found.__module__ == module
 
 
 def asked_for(target: Callable[..., Any], context: dict[str, Any]) -> dict[str, Any]:

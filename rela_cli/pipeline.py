@@ -16,11 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rela_cli import weights
-from rela_cli.artifacts import Entry, Facts, RunLock, provenance, write_json
+from rela_cli import space, weights
+from rela_cli.artifacts import Entry, Facts, RunLock, disk_errors, provenance, sweep_up, write_json
 from rela_cli.config import Config
+from rela_cli.data.datasets import Dataset
 from rela_cli.errors import ConfigError, NonFiniteError, RelaError
 from rela_cli.parts import find
+from rela_cli.redact import redact
 from rela_cli.runs import STAGES, Run
 from rela_cli.screen import say, show_plan, show_result, show_targets
 
@@ -50,6 +52,8 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
     show_plan(work, steps)
     if not any(step.state == "to do" for step in steps):
         return Outcome("found", folder)
+    space.check(work, until)
+    sweep_up(work.outputs / "cache")
     Pipeline(work, command).execute(until)
     return Outcome("run", folder)
 
@@ -72,11 +76,12 @@ class Pipeline:
                 return
             self.check_labels()
             self.check_network()
-            with RunLock(self.run.folder):
+            with RunLock(self.run.folder, self.command):
                 self.run.note("running", self.command, reason=None, non_finite=None, **self.by_force())
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
                 try:
-                    self.make_run()
+                    with disk_errors(self.run.folder):
+                        self.make_run()
                 except BaseException as error:
                     self.note_failure(error)
                     raise
@@ -131,7 +136,8 @@ class Pipeline:
         """Decode once; later starts map the arrays."""
         from rela_cli.data.cache import write_images
 
-        self.run.images.make(lambda folder: write_images(self.run.dataset, folder))
+        fill = lambda folder: write_images(self.run.dataset, folder)  # noqa: E731
+        self.run.images.make(fill, space.image_bytes(self.run))
 
     def make_targets(self, until: str) -> None:
         """Images, features and targets, each once for all runs that share them."""
@@ -186,6 +192,7 @@ class Pipeline:
         ):
             stats = read_stats(self.run.images)
             facts = train(self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics)
+        facts["files"] = weights.recorded(self.run.folder)
         self.run.note("trained", self.command, train=facts)
 
     def checkpoints(self) -> Checkpoints:
@@ -238,6 +245,7 @@ class Pipeline:
         """The trained backbone under some protocols: numbers, and what they cost."""
         from rela_cli.stages.probe import backbone_task, probe
 
+        weights.check_backbone(self.run.folder, self.config.probe.network)
         task, cost = backbone_task(self.config, self.run.folder, self.run.images, self.run.dataset)
         network, numbers = self.config.probe.network, {}
         for protocol in protocols:
@@ -308,6 +316,7 @@ class Pipeline:
             "classes": len(work.dataset.classes) if work.dataset.classes else None,
             **{name: facts.get(name) for name in names},
             "probe": numbers,
+            **({"skipped": skipped(work.dataset)} if work.dataset.on_error == "skip" else {}),
             **({} if work.can_probe else {"probe_skipped": work.dataset.why_unprobed}),
             "baselines": baselines,
             "seconds": {stage: costs[stage].get("seconds", 0.0) for stage in STAGES},
@@ -331,11 +340,16 @@ class Pipeline:
         """Status and reason into the manifest, the traceback into a file of its own."""
         status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
-            (self.run.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            (self.run.folder / "traceback.txt").write_text(redact(traceback.format_exc()), encoding="utf-8")
             facts = {"non_finite": error.facts} if isinstance(error, NonFiniteError) else {}
             self.run.note(status, self.command, reason=str(error) or type(error).__name__, **facts)
         except Exception as second:  # a full disk, say, must not hide the first error
             error.add_note(f"and then: {second}") if hasattr(error, "add_note") else None
+
+
+def skipped(dataset: Dataset) -> Facts:
+    """How many images were left out because they cannot be decoded, which, and why."""
+    return {"count": sum(map(len, dataset.skipped.values())), "files": dataset.skipped}
 
 
 def point_latest(folder: Path) -> None:

@@ -22,6 +22,7 @@ from rela_cli.config import RANDOM, Config, Lengths, lengths, to_tree
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import RelaError
 from rela_cli.parts import build
+from rela_cli.redact import redact
 
 STAGES = ("extract", "transport", "train", "probe")
 VERSIONS = {"images": 1, "extract": 2, "transport": 1, "train": 1, "probe": 1}  # bump one when its bytes change
@@ -123,7 +124,10 @@ class Run:
         Raises:
             RelaError: a folder named by hand holds another run.
         """
-        manifest = read_json(self.folder / "manifest.json") or {}
+        path = self.folder / "manifest.json"
+        manifest = read_json(path) or {}
+        if not manifest and path.exists():
+            raise RelaError(f"{path} is damaged: it holds no JSON object. Move {self.folder} away, or put back a copy")
         if not manifest or manifest.get("hash") == self.hash:
             return manifest
         if self.config.resume == "force":
@@ -143,7 +147,7 @@ class Run:
         if not manifest or manifest.get("hash") == self.hash:
             return {}
         theirs = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")) or {}
-        pairs = [flat({g: without_card(tree.get(g)) for g in SETTINGS + MATCHING}) for tree in (theirs, self.tree)]
+        pairs = [flat({g: without_card(tree.get(g)) for g in SETTINGS + MATCHING}) for tree in (theirs, redact(self.tree))]
         inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
         return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 
@@ -249,7 +253,7 @@ class Run:
         manifest = {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
         kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
         write_json(self.folder / "manifest.json", kept)
-        text = yaml.safe_dump(self.tree, sort_keys=False)
+        text = yaml.safe_dump(redact(self.tree), sort_keys=False)
         write_atomic(self.folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 

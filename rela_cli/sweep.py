@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from rela_cli.artifacts import write_atomic
 from rela_cli.composer import Composer, hand_over
-from rela_cli.errors import RelaError
+from rela_cli.errors import RelaError, Stopped
 from rela_cli.job import Job
+from rela_cli.redact import redact
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -44,12 +49,13 @@ class CellTask:
 
         node = HydraConfig.get()
         number, overrides = int(node.job.num), list(node.overrides.task)
-        print(f"\ncell {number + 1} of {self.total}: {' '.join(overrides)}", flush=True)
+        print(redact(f"\ncell {number + 1} of {self.total}: {' '.join(overrides)}"), flush=True)
+        scrub(Path(node.sweep.dir) / "multirun.yaml")
         record = self.attempt(tree, overrides)
         trace = record.pop("trace", None)
         if trace:
             record["traceback"] = str(self.folder / f"{number}.traceback.txt")
-            Path(record["traceback"]).write_text(trace)
+            Path(record["traceback"]).write_text(redact(trace))
         _write(self.folder / f"{number}.json", {"overrides": overrides, **record})
         if record["status"] == "stopped":
             raise SweepStopped(record["exit_code"])
@@ -78,8 +84,20 @@ def _failure(error: Exception | SystemExit) -> Record:
 
 def _write(path: Path, record: Record) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1))
+    temporary.write_text(json.dumps(redact(record), indent=1))
     os.replace(temporary, path)
+
+
+def scrub(path: Path) -> None:
+    """Take secrets out of Hydra's own copy of the config, which lies there before the first cell starts."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    if redact(tree) != tree:
+        write_atomic(path, lambda temporary: temporary.write_text(yaml.safe_dump(redact(tree)), encoding="utf-8"))
 
 
 def run(job: Job) -> int:
@@ -92,15 +110,34 @@ def run(job: Job) -> int:
     folder = _new_folder(Path(first.paths.outputs))
     stop, trouble = 0, ""
     try:
-        hand_over(job.command, job.line, CellTask(job, folder, len(cells)), *_own_folder(job, folder))
-    except KeyboardInterrupt:
-        stop = 130
+        with sigterm_stops():
+            hand_over(job.command, job.line, CellTask(job, folder, len(cells)), *_own_folder(job, folder))
+    except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
+        stop = getattr(interrupt, "exit_code", 130)
     except SweepStopped as stopped:
         stop = stopped.args[0]
     except Exception as error:  # the launcher's: a cell's own never get here
         trouble = f": {type(error).__name__}: {error}"
     records = [_read(folder / f"{number}.json", cell, stop, trouble) for number, cell in enumerate(cells)]
     return report(records, stop)
+
+
+@contextmanager
+def sigterm_stops() -> Iterator[None]:
+    """SIGTERM between two cells ends the sweep as Ctrl-C does, with its summary."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise Stopped("stopped by SIGTERM", signum)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread; whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _new_folder(outputs: Path) -> Path:
@@ -141,11 +178,19 @@ def report(records: Sequence[Record], stop: int = 0) -> int:
         if "traceback" in record:
             print(f"  traceback: {os.path.relpath(record['traceback'])}")
     if stop:
-        print("\nstopped; the same command goes on with what is missing")
+        print_progress(records)
     unfinished = f", {counts['stopped']} not finished" if counts["stopped"] else ""
     noun = "cell" if len(records) == 1 else "cells"
     print(f"{len(records)} {noun}: {counts['run']} run, {counts['found']} found, {counts['failed']} failed{unfinished}")
     return stop or max((record["exit_code"] for _, record in failed), default=0)
+
+
+def print_progress(records: Sequence[Record]) -> None:
+    """After a stop: which cells are done and which are not."""
+    print("\nstopped; the same command goes on with what is not done")
+    for number, record in enumerate(records):
+        word = {"run": "done", "found": "done", "failed": "failed"}.get(record["status"], "not done")
+        print(f"  {word:<9} cell {number + 1}: {' '.join(record['overrides'])}")
 
 
 def _print_table(folders: Sequence[Path]) -> None:

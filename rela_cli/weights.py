@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rela_cli.artifacts import file_sha256, fingerprint, read_json
+from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_json, section
 from rela_cli.config import HERE, PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.network import unreachable
@@ -34,7 +34,9 @@ def locate(prior: Part) -> Path | None:
         ConfigError: a file that would run code, without the user's word.
     """
     if prior.options.get("run"):
-        return run_folder(prior) / backbone_name(prior.options["network"])
+        folder, network = run_folder(prior), prior.options["network"]
+        check_backbone(folder, network)
+        return folder / backbone_name(network)
     weights = prior.options.get("weights")
     if not weights or weights == RANDOM:
         return None
@@ -121,17 +123,46 @@ def run_facts(folder: Path) -> dict[str, Any]:
     """
     import yaml
 
-    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    train = (read_json(folder / "manifest.json") or {}).get("train") or {}
+    try:
+        tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        learner = {key: value for key, value in tree["learner"].items() if key != "card"}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise MissingError(f"{folder}/config.yaml is damaged: it names no learner") from error
+    train = trained(folder)
     if lacking := [key for key in ("image_size", "mean", "std") if key not in train]:
         raise MissingError(f"{folder}/manifest.json does not say train.{lacking[0]}; train it again with this version")
-    learner = {key: value for key, value in tree["learner"].items() if key != "card"}
     return {"learner": learner, **{key: train[key] for key in ("image_size", "mean", "std")}}
+
+
+def trained(folder: Path) -> Facts:
+    """What training wrote into a run's manifest; empty when it cannot be read."""
+    return section(read_json(folder / "manifest.json") or {}, "train")
 
 
 def backbone_name(network: str) -> str:
     """The file of a run that holds its online or its target network."""
     return "backbone.safetensors" if network == "online" else f"backbone_{network}.safetensors"
+
+
+def recorded(folder: Path) -> Facts:
+    """Size and sha256 of a run's backbones, for its manifest."""
+    files = sorted(folder.glob("backbone*.safetensors"))
+    return {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in files}
+
+
+def check_backbone(folder: Path, network: str) -> None:
+    """Before a run's backbone is read: it holds what training wrote. One that is not there is for others to name.
+
+    Raises:
+        MissingError: an empty, truncated or changed file.
+    """
+    path = folder / backbone_name(network)
+    wanted = section(section(trained(folder), "files"), path.name).get("sha256")
+    if path.is_file() and kind_of(path) and wanted and digest(path) != wanted:
+        raise MissingError(
+            f"{path} is damaged: its sha256 is {digest(path)[:16]}..., and {wanted[:16]}... was written. "
+            f"Put back a copy, or remove the file and train again with the same command"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ sources
@@ -327,7 +358,7 @@ def _safetensors_kind(path: Path, length: int) -> str:
     try:
         tensors = [v for k, v in json.loads(header).items() if k != "__metadata__"]
         end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise MissingError(f"{path} is truncated or damaged: its header cannot be read") from error
     if end != size:
         raise MissingError(f"{path} is truncated or damaged: {size} bytes instead of {end}")

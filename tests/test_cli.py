@@ -221,6 +221,9 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
                 "plot",
                 "report",
                 "reproduce",
+                "ls",
+                "show",
+                "clean",
                 "list",
                 "data",
                 "doctor",
@@ -437,12 +440,21 @@ def test_doctor(rela: Rela, doctor_env: dict[str, str]) -> None:
     by_name = {check["name"]: check for check in report["checks"]}
     assert set(by_name) == {
         *("python", "packages", "hydra", "torch", "torchvision"),
-        *("device", "outputs", "hub", "wandb", "data"),
+        *("device", "outputs", "locks", "cache", "weights", "hub", "wandb", "data"),
     }
     assert by_name["hub"]["status"] == "warn"
     assert by_name["device"]["text"].startswith("CPU, ")
+    assert (by_name["locks"]["status"], by_name["cache"]["text"]) == ("ok", "no outputs/ here yet")
     assert (by_name["outputs"]["status"], by_name["hydra"]["status"], by_name["data"]["status"]) == ("ok", "ok", "ok")
     assert report["ok"] == (done.returncode == 0) == all(c["status"] != "fail" for c in report["checks"])
+
+
+def test_doctor_sees_what_killed_processes_left(rela: Rela, tmp_path: Path, doctor_env: dict[str, str]) -> None:
+    (tmp_path / "outputs" / "cache" / "features" / ".aaaaaaaaaaaaaaaa.tmp").mkdir(parents=True)
+    (tmp_path / "outputs" / "cache" / "images" / "bbbbbbbbbbbbbbbb").mkdir(parents=True)
+    done = rela("doctor", stub=FAKE_TORCH, env=doctor_env)
+    assert re.search(r"^warn +cache +0 runs, 1 entries, 0 kB; 1 damaged, 1 leftovers", done.stdout, re.MULTILINE)
+    assert "-> rela clean" in done.stdout
 
 
 def test_doctor_knows_the_nms_error(rela: Rela, tmp_path: Path, doctor_env: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rela_cli.artifacts import fingerprint
+from rela_cli.data.broken import Broken
 from rela_cli.data.images import Blob, Pixels
 from rela_cli.data.labels import label_set
 
@@ -47,6 +48,7 @@ class Dataset:
     splits: tuple[str, ...] = ("train", "test")
     classes: list[str] | None = None
     why_unprobed: str | None = None
+    on_error = "raise"  # or "skip": leave out encoded images that cannot be decoded, up to a limit
     image_size: int | None = None  # what a network is shown, where that is less than what is decoded
 
     def __init__(
@@ -59,6 +61,11 @@ class Dataset:
     def on_disk(self) -> bool:
         """Whether images are decoded anew whenever they are used, rather than once into memory."""
         return False
+
+    @property
+    def side(self) -> int | None:
+        """Pixels a side of what is decoded into memory; None where only a look at the images would tell."""
+        return self.image_size
 
     def fetch(self) -> None:
         """Get what has to be downloaded; most have nothing to."""
@@ -79,6 +86,11 @@ class Dataset:
         """The pixels of one sample, (S, S, 3) uint8; called from several threads where images stay on disk."""
         pixels: Pixels = self.images(split, np.array([index]))[0]
         return pixels
+
+    @property
+    def skipped(self) -> Broken:
+        """Images that were left out because they cannot be decoded: split -> name -> reason."""
+        return {}
 
     def sources(self, split: str) -> Iterator[Path | Blob]:
         """The encoded images of a split, in order; none where the dataset holds pixels."""
@@ -122,6 +134,7 @@ class Digits(Dataset):
 
     classes = [str(digit) for digit in range(10)]  # noqa: RUF012
     sizes = {"train": 1437, "test": 360}  # noqa: RUF012
+    side = 8
 
     def full_count(self, split: str) -> int:
         return self.sizes[split]
@@ -156,6 +169,10 @@ class Fake(Dataset):
         self.sizes, self.size = {"train": n, "test": n_test}, size
         self.classes = [f"class{i}" for i in range(classes)]
 
+    @property
+    def side(self) -> int:
+        return self.size
+
     def full_count(self, split: str) -> int:
         return self.sizes[split]
 
@@ -177,6 +194,7 @@ class Cifar10(Dataset):
 
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # noqa: RUF012
     sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
+    side = 32
 
     def __init__(self, root: str, download: bool, **common: Any) -> None:
         super().__init__(**common)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rela_cli.artifacts import file_sha256
+from rela_cli.data.broken import Broken, left_out
 from rela_cli.data.datasets import Array, Dataset
 from rela_cli.data.images import SUFFIXES, Pixels, decode, decode_all
 from rela_cli.data.index import Index, list_images
@@ -39,6 +40,8 @@ class ImageFolder(Dataset):
         image_size: int | None,
         decode_size: int | None = None,
         on_disk: bool | None = None,
+        on_error: str = "raise",
+        max_errors: int = 0,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -46,6 +49,7 @@ class ImageFolder(Dataset):
             raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER")
         self.root, self.image_size = Path(root).expanduser(), image_size
         self.wanted_decode_size, self.wants_disk = decode_size, on_disk
+        self.on_error, self.max_errors = on_error, max_errors
         if not self.root.is_dir():
             raise MissingError(f"dataset.root={root} is not a folder (looked at {self.root.resolve()})")
         self.find_folders()
@@ -104,7 +108,37 @@ class ImageFolder(Dataset):
 
     @cached_property
     def files(self) -> dict[str, list[str]]:
-        """The images of each split, as paths below its folder, sorted."""
+        """The images of each split that count, as paths below its folder, sorted.
+
+        Raises:
+            MissingError: nothing is left of a class, or of train.
+        """
+        if not any(self.skipped.values()):
+            return self.all_files
+        kept = {
+            split: [path for path in paths if path not in self.skipped.get(split, {})]
+            for split, paths in self.all_files.items()
+        }
+        lost = set(self.class_names("train", self.all_files["train"])) - set(self.class_names("train", kept["train"]))
+        if not kept["train"] or (self.classes and lost):
+            where = self.train_folder / min(lost) if self.classes else self.train_folder
+            raise MissingError(f"no image in {where} can be decoded")
+        return kept
+
+    @cached_property
+    def skipped(self) -> Broken:  # type: ignore[override]
+        if self.on_error == "raise":
+            return {}
+        named = {split: self.named(split) for split, paths in self.all_files.items() if paths}
+        return left_out(named, self.listed.fingerprint, self.max_errors, self.cache)
+
+    def named(self, split: str) -> Iterator[tuple[str, Path]]:
+        """Every file of a split with the name that it is known by."""
+        return ((path, self.folders()[split] / path) for path in self.all_files[split])
+
+    @cached_property
+    def all_files(self) -> dict[str, list[str]]:
+        """The same with those that cannot be decoded."""
         lists = dict(zip(self.folders(), self.listed.lists, strict=True))
         return {split: self.select(split, [path for path, _, _ in lists.get(split, [])]) for split in self.splits}
 
@@ -129,7 +163,9 @@ class ImageFolder(Dataset):
         return len(self.files[split])
 
     def source(self) -> dict[str, Any]:
-        files = {"count": self.listed.count(), "listing": self.listed.fingerprint}
+        files: dict[str, Any] = {"count": self.listed.count(), "listing": self.listed.fingerprint}
+        if skipped := {split: sorted(names) for split, names in self.skipped.items() if names}:
+            files["skipped"] = skipped
         sizes: dict[str, Any] = {"image_size": self.image_size}
         if self.decode_size:
             sizes |= {"decode_size": self.decode_size, "decoder": 2}  # 2: JPEGs far too large are decoded reduced
@@ -155,10 +191,19 @@ class ImageFolder(Dataset):
             return self.wants_disk
         return self.decoded_bytes > MEMORY_LIMIT
 
+    @property
+    def side(self) -> int:
+        return self.decode_size or self.first_side
+
+    @cached_property
+    def first_side(self) -> int:
+        """Longer side of the first image, which speaks for all where no size was asked for."""
+        return max(decode(self.path("train", 0), None).shape[:2])
+
     @cached_property
     def decoded_bytes(self) -> int:
-        """What all pixels would take in memory; the first image speaks for all where no size was asked for."""
-        side = self.image_size or max(decode(self.path("train", 0), None).shape[:2])
+        """What all pixels would take in memory."""
+        side = self.image_size or self.first_side
         return 3 * side**2 * sum(self.count(split) for split in self.splits)
 
     @cached_property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rela_cli.artifacts import file_sha256
+from rela_cli.data.archives import complete, unpack
 from rela_cli.data.folders import ImageFolder, folders_in
 from rela_cli.errors import ConfigError, MissingError
 
@@ -179,23 +179,26 @@ def unpack_archives(root: Path) -> None:
     Raises:
         MissingError: an archive is not there, or not the official one.
     """
-    from torchvision.datasets.imagenet import parse_train_archive
-    from torchvision.datasets.utils import extract_archive
+    from torchvision.datasets.imagenet import ARCHIVE_META
+    from torchvision.datasets.utils import check_integrity
 
+    train_tar = root / TRAIN_TAR
     try:
         if not (root / "train").is_dir():
-            complete(root, "train", lambda part: parse_train_archive(str(root), folder=part.name))
+            if not check_integrity(str(train_tar), ARCHIVE_META["train"][1]):
+                raise OSError(f"The archive {TRAIN_TAR} is not present, or not the official one by its md5")
+            complete(root / "train", lambda part: unpack_classes(train_tar, part))
         if not (root / "val").is_dir():
-            complete(root, "val", lambda part: extract_archive(str(root / VAL_TAR), str(part)))
+            complete(root / "val", lambda part: unpack(root / VAL_TAR, part))
         if (root / DEVKIT_TAR).is_file() and not (root / DEVKIT).is_dir():
-            extract_archive(str(root / DEVKIT_TAR), str(root))
+            unpack(root / DEVKIT_TAR, root)
     except (RuntimeError, OSError) as error:
         raise MissingError(f"the ILSVRC archives in dataset.root={root} cannot be unpacked: {error}") from error
 
 
-def complete(root: Path, name: str, fill: Callable[[Path], object]) -> None:
-    """Fill a folder beside its place and put it there when it is whole."""
-    part = root / f".{name}.part"
-    shutil.rmtree(part, ignore_errors=True)  # of a killed process
-    fill(part)
-    os.replace(part, root / name)
+def unpack_classes(archive: Path, folder: Path) -> None:
+    """The train archive holds one archive a class; each becomes a folder of that name."""
+    unpack(archive, folder)
+    for inner in sorted(folder.glob("*.tar")):
+        unpack(inner, inner.with_suffix(""))
+        inner.unlink()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rela_cli.artifacts import fingerprint
+from rela_cli.data.broken import Broken, left_out
 from rela_cli.data.datasets import Array, Dataset
 from rela_cli.data.images import Blob, decode_all
 from rela_cli.errors import ConfigError, MissingError
@@ -33,6 +34,8 @@ class Parquet(Dataset):
         image_column: str,
         label_column: str,
         image_size: int | None,
+        on_error: str = "raise",
+        max_errors: int = 0,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -40,6 +43,7 @@ class Parquet(Dataset):
             raise ConfigError("dataset=parquet needs dataset.root=FOLDER, the folder with (or for) the .parquet files")
         self.root, self.image_size = Path(root).expanduser(), image_size
         self.image_column, self.label_column = image_column, label_column
+        self.on_error, self.max_errors = on_error, max_errors
         if hub and not any(self.root.rglob("*.parquet")):
             fetch_from_hub(hub, self.root)
         self.files = {split: self.find(pattern) for split, pattern in PATTERNS.items()}
@@ -70,21 +74,37 @@ class Parquet(Dataset):
             self.why_unprobed = f"{self.root} has no test*.parquet or validation*.parquet"
 
     def full_count(self, split: str) -> int:
-        return sum(self.rows[path] for path in self.files[split])
+        return sum(self.rows[path] for path in self.files[split]) - len(self.skipped.get(split, {}))
 
     @cached_property
     def rows(self) -> dict[Path, int]:
         """Rows of each file, from its footer."""
         return {path: open_file(path).metadata.num_rows for files in self.files.values() for path in files}
 
-    def source(self) -> dict[str, Any]:
+    @cached_property
+    def skipped(self) -> Broken:  # type: ignore[override]
+        if self.on_error == "raise":
+            return {}
+        named = {split: self.named(split) for split in PATTERNS if self.files[split]}
+        return left_out(named, self.listing, self.max_errors, self.cache)
+
+    @cached_property
+    def listing(self) -> str:
+        """Names, sizes and times of the files."""
         files = [path for split in self.files.values() for path in split]
         status = [[str(p.relative_to(self.root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+        return fingerprint({"files": status})
+
+    def source(self) -> dict[str, Any]:
         columns = {"image_column": self.image_column, "label_column": self.label_column}
-        return {"dataset": "parquet", "files": fingerprint({"files": status}), **columns, "image_size": self.image_size}
+        skipped = {split: sorted(rows) for split, rows in self.skipped.items() if rows}
+        facts = {"dataset": "parquet", "files": self.listing, **columns, "image_size": self.image_size}
+        return facts | ({"skipped": skipped} if skipped else {})
 
     def labels(self, split: str) -> Array | None:
-        return None if self.classes is None or not self.files[split] else self.column_of(split)
+        if self.classes is None or not self.files[split]:
+            return None
+        return np.delete(self.column_of(split), [int(row) for row in self.skipped.get(split, {})])
 
     def column_of(self, split: str) -> Array:
         """The label column of a split: (N,) int64."""
@@ -101,15 +121,30 @@ class Parquet(Dataset):
 
     def sources(self, split: str) -> Iterator[Blob]:
         """The encoded images of a split, a few rows in memory at a time."""
-        for path in self.files[split]:
-            batches = open_file(path).iter_batches(batch_size=256, columns=[self.image_column])
-            for row, value in enumerate(value for batch in batches for value in batch.column(0).to_pylist()):
-                yield as_blob(value, f"{path} row {row}")
+        return (blob for row, blob in self.blobs(split) if str(row) not in self.skipped.get(split, {}))
+
+    def named(self, split: str) -> Iterator[tuple[str, Blob]]:
+        """The same by the names that rows are known by."""
+        return ((str(row), blob) for row, blob in self.blobs(split))
+
+    def blobs(self, split: str) -> Iterator[tuple[int, Blob]]:
+        """The same with their rows, counted over all files, and with those that are left out."""
+        cells = (cell for path in self.files[split] for cell in cells_of(path, self.image_column))
+        return enumerate(as_blob(value, place, self.on_error) for place, value in cells)
 
 
-def as_blob(value: Any, place: str) -> Blob:
-    """The bytes of one cell: {bytes, path} as the hub has it, or bytes as they are."""
+def cells_of(path: Path, column: str) -> Iterator[tuple[str, Any]]:
+    """The cells of one column, each with a name for messages."""
+    batches = open_file(path).iter_batches(batch_size=256, columns=[column])
+    for row, value in enumerate(value for batch in batches for value in batch.column(0).to_pylist()):
+        yield f"{path} row {row}", value
+
+
+def as_blob(value: Any, place: str, on_error: str = "raise") -> Blob:
+    """The bytes of one cell: {bytes, path} as the hub has it, or bytes as they are; none at all may be skipped."""
     data = value.get("bytes") if isinstance(value, dict) else value
+    if data is None and on_error == "skip":
+        return Blob(place, b"")
     if not isinstance(data, bytes):
         raise MissingError(f"{place} holds no image bytes; the files must have the images inside")
     name = value.get("path") if isinstance(value, dict) else None

@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 import numpy as np
 
 from rela_cli.artifacts import fingerprint
+from rela_cli.data.archives import unpack
 from rela_cli.data.datasets import Array, Dataset
 from rela_cli.data.images import square, stacked, to_rgb
 from rela_cli.data.labels import CIFAR100
@@ -52,15 +53,17 @@ def fetch_archive(name: str, url: str, root: Path, md5: str, way_out: str) -> No
     Raises:
         MissingError: it cannot be fetched.
     """
-    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import download_url
 
+    archive = root / url.rpartition("/")[2]
     try:
         with quick_to_fail(url):
-            download_and_extract_archive(url, str(root), md5=md5)
+            download_url(url, str(root), archive.name, md5)
     except (RuntimeError, OSError) as error:
         raise MissingError(f"{name} is not in dataset.root={root} and could not be fetched ({error}): {way_out}") from (
             error
         )
+    unpack(archive, root)
 
 
 def open_dataset(name: str, title: str, expected: str, root: str, download: bool, **options: Any) -> Any:
@@ -94,6 +97,7 @@ def open_dataset(name: str, title: str, expected: str, root: str, download: bool
 class Cifar100(Dataset):
     """CIFAR-100 with its 100 fine classes; its files are known by their md5."""
 
+    side = 32
     sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
 
     def __init__(self, root: str, download: bool, **common: Any) -> None:
@@ -128,6 +132,7 @@ class Stl10(Dataset):
     With `unlabelled` false it trains on those 5,000 as well, and there is no third split.
     """
 
+    side = 96
     sizes = {"unlabeled": 100_000, "train": 5_000, "test": 8_000}  # noqa: RUF012
     classes = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]  # noqa: RUF012
 

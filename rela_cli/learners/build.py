@@ -10,12 +10,11 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from rela_cli.artifacts import read_json
 from rela_cli.config import Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.parts import build
 from rela_cli.streams import seeded
-from rela_cli.weights import backbone_name
+from rela_cli.weights import backbone_name, check_backbone, trained
 
 IMAGE_SIZE = 32  # for runs by versions that did not write theirs down; their learners take any size
 
@@ -72,12 +71,12 @@ def load_backbone(folder: str | Path, network: str = "online", allow: Sequence[s
     weights = folder / backbone_name(network)
     if not weights.is_file():
         raise MissingError(f"{weights} does not exist; a finished run's folder has one")
+    check_backbone(folder, network)
     tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     learner = Part.from_tree(tree["learner"])
     if foreign := learner.foreign((*allow, "rela_cli")):
         raise ConfigError(f"{folder}/config.yaml wants to run {foreign[0]}; if you trust it, allow its package")
-    trained = (read_json(folder / "manifest.json") or {}).get("train") or {}
-    backbone = build_backbone(learner, tree["seed"], trained.get("image_size") or IMAGE_SIZE)
+    backbone = build_backbone(learner, tree["seed"], trained(folder).get("image_size") or IMAGE_SIZE)
     backbone.load_state_dict(load_file(weights))
     return backbone.eval()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rela_cli.artifacts import Facts
+from rela_cli.artifacts import Facts, ensure_room
 from rela_cli.config import Config
 from rela_cli.data.cache import ImageStats, Split
 from rela_cli.data.loader import Images, centre, in_blocks, sampled
@@ -20,6 +20,8 @@ from rela_cli.rows import RowWriter
 from rela_cli.runtime import Progress, count_flops, pick_device
 from rela_cli.weights import located
 
+HALF = 2  # bytes of a feature
+
 
 def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path) -> Facts:
     """Features of each split as <split>.safetensors; facts with the cost of the train split.
@@ -29,6 +31,7 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     """
     started = time.perf_counter()
     prior, device = fitted_prior(config, splits["train"], data)
+    ensure_room(folder, HALF * prior.feature_dim * sum(len(split.images) for split in splits.values()))
     facts: Facts = {"feature_dim": prior.feature_dim}
     for name, split in splits.items():
         with RowWriter(folder / f"{name}.safetensors", "features", len(split.images)) as features:

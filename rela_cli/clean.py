@@ -1,0 +1,99 @@
+"""`rela clean`: remove what nobody will read again; more only when asked, and never silently what a run still needs."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import Timeout
+
+from rela_cli.artifacts import megabytes
+from rela_cli.inventory import CacheEntry, Inventory, Leftover, RunFolder, shown, take
+
+WAYS = """\
+Leftovers of killed processes and damaged entries that were set aside always go. Run folders never do.
+Whatever goes from the cache is made again by the run that wants it."""
+
+
+def main(argv: list[str]) -> int:
+    """Say what goes and what stays, and remove the former unless it is a dry run."""
+    parser = argparse.ArgumentParser("rela clean", description="Make room under outputs/.", epilog=WAYS)
+    parser.add_argument("outputs", nargs="?", default="outputs", help="the folder (default: outputs)")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="say what would go, remove nothing")
+    parser.add_argument("--unused", action="store_true", help="also cache entries that no run uses")
+    parser.add_argument("--finished", action="store_true", help="also those that only finished runs use")
+    parser.add_argument("--resumable", action="store_true", help="also those that unfinished runs go on from")
+    given = parser.parse_args(argv)
+    found = take(Path(given.outputs))
+    levels = [name for name in ("unused", "finished", "resumable") if getattr(given, name)]
+    going = [entry for entry in found.entries if level(entry) in levels]
+    freed = sum(drop_leftover(x, given.dry_run) for x in found.leftovers)
+    freed += sum(drop_entry(entry, given.dry_run) for entry in going)
+    tell_what_stays(found, going)
+    print(f"{'would free' if given.dry_run else 'freed'} {megabytes(freed)}")
+    return 0
+
+
+def level(entry: CacheEntry) -> str:
+    """Which word makes an entry go: unused, finished, or resumable."""
+    if not entry.users:
+        return "unused"
+    return "resumable" if open_runs(entry) else "finished"
+
+
+def open_runs(entry: CacheEntry) -> list[RunFolder]:
+    """Runs that would go on from an entry."""
+    return [run for run in entry.users if run.is_open]
+
+
+def drop_leftover(leftover: Leftover, dry: bool) -> int:
+    """Bytes freed."""
+    print(f"  {'would go' if dry else 'gone':<9}{shown(leftover.bytes)}  {leftover.path}  {leftover.why}")
+    return leftover.bytes if dry or remove(leftover.path) else 0
+
+
+def drop_entry(entry: CacheEntry, dry: bool) -> int:
+    """Bytes freed; an entry that a process is at stays."""
+    waiting = open_runs(entry)
+    warning = f"  NEEDED by {names(waiting)}, which would make it again" if waiting else ""
+    if any(run.status == "running" for run in waiting) or not entry.lock.is_free():
+        print(f"  {'in use':<9}{shown(entry.bytes)}  {entry.title}  stays: a process is at work with it")
+        return 0
+    print(f"  {'would go' if dry else 'gone':<9}{shown(entry.bytes)}  {entry.title}{warning}")
+    if dry:
+        return entry.bytes
+    with suppress(Timeout), entry.lock.held(timeout=0):
+        return entry.bytes if remove(entry.folder) else 0
+    return 0
+
+
+def remove(path: Path) -> bool:
+    """A file or a folder; a folder first gets out of the way under another name, so that no half of it is found."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return True
+    away = path if path.suffix == ".tmp" else path.replace(path.with_name(f".{path.name}.tmp"))
+    shutil.rmtree(away)
+    return True
+
+
+def tell_what_stays(found: Inventory, going: Sequence[CacheEntry]) -> None:
+    """What else could go, and at what price."""
+    staying = [entry for entry in found.entries if entry not in going]
+    for word, price in (
+        ("unused", "no run uses them"),
+        ("finished", "only finished runs use them: another probe would make them again"),
+        ("resumable", "unfinished runs go on from them"),
+    ):
+        some = [entry for entry in staying if level(entry) == word]
+        if some:
+            size = megabytes(sum(entry.bytes for entry in some))
+            print(f"  {'stays':<9}{size.rjust(9)}  {len(some)} cache entries; {price} (--{word})")
+
+
+def names(runs: Sequence[RunFolder]) -> str:
+    """The first runs by name and state."""
+    return ", ".join(f"{run.folder.name} ({run.status})" for run in runs[:3]) + (", ..." if len(runs) > 3 else "")

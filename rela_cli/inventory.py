@@ -1,0 +1,176 @@
+"""What lies under outputs/: runs, cache entries, leftovers; what each takes, and who needs what. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rela_cli.artifacts import Facts, Lock, RunLock, damage, megabytes, read_json, section
+from rela_cli.errors import MissingError, nearest
+
+KINDS = ("images", "features", "targets", "baselines")
+OPEN = ("running", "killed", "stopped", "failed", "trained")  # states from which the same command goes on
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as its folder tells it."""
+
+    folder: Path
+    facts: Facts
+    bytes: int
+
+    @property
+    def status(self) -> str:
+        """finished, running, killed (it says running, and nobody holds its lock), stopped, failed, trained, damaged."""
+        status = str(self.facts.get("status", "damaged"))
+        return "killed" if status in ("running", "trained") and RunLock(self.folder).is_free() else status
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the same command would go on with it."""
+        return self.status in OPEN
+
+    @property
+    def result(self) -> Facts:
+        return read_json(self.folder / "result.json") or {}
+
+    def needs(self, entry: CacheEntry) -> bool:
+        """Whether the run was made, or would go on, from an entry."""
+        inputs = section(self.facts, "inputs")
+        if entry.kind in inputs:
+            return bool(inputs[entry.kind] == entry.folder.name)
+        spec = section(entry.facts, "spec")  # a baseline: of the same targets, or of the same images
+        of = "targets" if "targets" in spec else "images"
+        return entry.kind == "baselines" and spec.get(of) is not None and spec.get(of) == inputs.get(of)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """An entry of the cache, and the runs that it is needed by."""
+
+    folder: Path
+    facts: Facts
+    bytes: int
+    problem: str | None
+    users: list[RunFolder] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind}/{self.folder.name}"
+
+    @property
+    def lock(self) -> Lock:
+        return Lock(self.folder.with_name(f".{self.folder.name}.lock"), self.title)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What nobody will read again: half-made, set aside, or unpacked halfway."""
+
+    path: Path
+    why: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that is there."""
+
+    outputs: Path
+    runs: list[RunFolder]
+    entries: list[CacheEntry]
+    leftovers: list[Leftover]
+
+
+def take(outputs: Path) -> Inventory:
+    """Look at every folder; sizes and manifests are read, contents are not. `paths.outputs=FOLDER` is a folder, too.
+
+    Raises:
+        MissingError: no such folder.
+    """
+    outputs = Path(str(outputs).removeprefix("paths.outputs=")).expanduser()
+    if not outputs.is_dir():
+        raise MissingError(f"{outputs} is not a folder; runs are in outputs/ unless paths.outputs= says otherwise")
+    runs = [run_at(folder) for folder in run_folders(outputs)]
+    entries = [entry_at(path, runs) for kind in KINDS for path in folders(outputs / "cache" / kind)]
+    return Inventory(outputs, runs, entries, leftovers(outputs))
+
+
+def run_folders(outputs: Path) -> list[Path]:
+    """Each run once: `latest` is a link to one."""
+    found = sorted(path.parent for path in outputs.glob("runs/*/manifest.json"))
+    return [folder for folder in found if not folder.is_symlink()]
+
+
+def run_at(folder: Path) -> RunFolder:
+    """The run in a folder."""
+    return RunFolder(folder, read_json(folder / "manifest.json") or {}, size_of(folder))
+
+
+def entry_at(folder: Path, runs: Sequence[RunFolder]) -> CacheEntry:
+    """The entry in a folder, with those of the runs that it is needed by."""
+    entry = CacheEntry(folder, read_json(folder / "manifest.json") or {}, size_of(folder), damage(folder))
+    entry.users.extend(run for run in runs if run.needs(entry))
+    return entry
+
+
+def folders(place: Path) -> list[Path]:
+    """The entries of a kind."""
+    if not place.is_dir():
+        return []
+    return sorted(p for p in place.iterdir() if p.is_dir() and p.name[0] != "." and p.suffix != ".corrupt")
+
+
+def leftovers(outputs: Path) -> list[Leftover]:
+    """Half-made entries that nobody is at, damaged ones that were set aside, temporary files of runs nobody is in."""
+    found = []
+    for path in sorted(outputs.glob("cache/*/.*.tmp")):
+        if Lock(path.with_name(f"{path.stem}.lock"), "").is_free():
+            found.append(Leftover(path, "half-made by a killed process", size_of(path)))
+    for path in sorted(outputs.glob("cache/*/*.corrupt")):
+        found.append(Leftover(path, "damaged, set aside", size_of(path)))
+    for path in sorted(outputs.glob("runs/*/.*.tmp")):
+        if RunLock(path.parent).is_free():
+            found.append(Leftover(path, "half-written by a killed process", size_of(path)))
+    return found
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
+
+
+def find_run(word: str, outputs: Path) -> RunFolder:
+    """A run by its folder, its name, or any part of its name that no other has.
+
+    Raises:
+        MissingError: none, or several.
+    """
+    for place in (Path(word).expanduser(), outputs / "runs" / word):
+        if (place / "manifest.json").is_file():
+            return run_at(place.resolve())
+    names = [folder.name for folder in run_folders(outputs)]
+    close = [name for name in names if word in name]
+    if len(close) == 1:
+        return run_at(outputs / "runs" / close[0])
+    if close:
+        raise MissingError(f"{len(close)} runs have {word} in their name: {', '.join(close[:5])}")
+    raise MissingError(f"no run {word} in {outputs}/runs{nearest(word, names)}; `rela ls` shows what is there")
+
+
+def numbers(result: Facts) -> dict[str, float]:
+    """top-1 by protocol, of whatever a result.json holds."""
+    probe = section(result, "probe")
+    return {key: n["top1"] for key, n in probe.items() if isinstance(n, dict) and isinstance(n.get("top1"), float)}
+
+
+def shown(size: int) -> str:
+    """A size, right-aligned for a column."""
+    return megabytes(size).rjust(9)

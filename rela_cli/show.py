@@ -1,0 +1,65 @@
+"""`rela show RUN`: one run: its state, its numbers, what it was made of, its files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rela_cli.artifacts import damage, section
+from rela_cli.inventory import RunFolder, find_run, numbers, shown, size_of
+
+SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
+
+
+def main(argv: list[str]) -> int:
+    """Print what is known of one run."""
+    parser = argparse.ArgumentParser("rela show", description="One run: its state, numbers, inputs and files.")
+    parser.add_argument("run", nargs="?", default="latest", help="a folder, a name or a part of one (default: latest)")
+    parser.add_argument("--outputs", default="outputs", help="where runs are looked for (default: outputs)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    given = parser.parse_args(argv)
+    run = find_run(given.run, Path(given.outputs))
+    if given.json:
+        print(json.dumps({"folder": str(run.folder), "status": run.status, **described(run)}, indent=1))
+    else:
+        for key, value in lines(run, Path(given.outputs)):
+            print(f"{key:<9} {value}")
+    return 0
+
+
+def described(run: RunFolder) -> dict[str, object]:
+    """Manifest and result, as they are."""
+    return {"bytes": run.bytes, "manifest": run.facts, "result": run.result}
+
+
+def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
+    """What people read, line by line."""
+    facts, result = run.facts, run.result
+    yield "run", str(run.folder)
+    yield "status", run.status + (f": {facts['reason']}" if facts.get("reason") else "")
+    yield "made", f"{facts.get('created', '?')} by process {facts.get('pid', '?')} on {facts.get('host', '?')}"
+    yield "command", str(facts.get("command", "?"))
+    yield "versions", ", ".join(f"{name} {version}" for name, version in section(facts, "versions").items())
+    for key, value in numbers(result).items():
+        yield "top-1", f"{100 * value:5.1f} %  {key}"
+    known = {key: result[key] for key in SETTINGS if result.get(key) is not None}
+    if known:
+        yield "settings", ", ".join(f"{key} {value}" for key, value in known.items())
+    if skipped := section(result, "skipped").get("count"):
+        yield "skipped", f"{skipped} images that cannot be decoded (result.json lists them)"
+    yield from inputs(run, outputs)
+    for path in sorted(p for p in run.folder.iterdir() if p.name[0] != "."):
+        yield "file", f"{shown(size_of(path))}  {path.name}"
+    if run.is_open:
+        yield "next", str(facts.get("command", "the same command goes on"))
+
+
+def inputs(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
+    """Each cache entry that the run was made of, and whether it is there."""
+    own = run.folder.parent.parent / "cache"
+    cache = own if own.is_dir() else outputs / "cache"
+    for kind, name in section(run.facts, "inputs").items():
+        problem = damage(cache / kind / str(name))
+        yield "input", f"{kind}/{name}  {problem or 'there'}"
