@@ -147,7 +147,8 @@ class Run:
         if not manifest or manifest.get("hash") == self.hash:
             return {}
         theirs = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")) or {}
-        pairs = [flat({g: without_card(tree.get(g)) for g in SETTINGS + MATCHING}) for tree in (theirs, redact(self.tree))]
+        trees = (theirs, redact(self.tree))
+        pairs = [flat({g: without_card(tree.get(g)) for g in SETTINGS + MATCHING}) for tree in trees]
         inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
         return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 

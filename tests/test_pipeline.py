@@ -515,7 +515,7 @@ def test_the_target_network_can_be_probed_too(tmp_path: Path) -> None:
     both = result(go(tmp_path, *words, "probe.network=target"))
     assert both["probe"].keys() == {"knn", "knn@target"}
     assert both["probe"]["knn@target"]["network"] == "target"
-    with pytest.raises(RelaError, match="simclr keeps no target network"):
+    with pytest.raises(RelaError, match="method=simclr has no target network"):
         go(tmp_path, *WORDS, "probe.network=target")
 
 
