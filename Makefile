@@ -12,7 +12,7 @@ TABLE1 := table1-cifar10 table1-cifar100 table1-tin table1-in1k
 TABLES := $(TABLE1) table-headline table-methods table-learners table-ablation
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-long lint format types check wheel clean table1 $(TABLES) figure2
+.PHONY: help setup demo test test-fast test-long test-slow lint format types check wheel clean table1 $(TABLES) figure2
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,8 @@ test-fast: $(STAMP)  ## the tests that take seconds
 
 test-long: $(STAMP)  ## RELA_DATA=FOLDER: does each method learn; about 20 minutes
 	$(BIN)/python -m pytest -q -n $(JOBS) -m long -rA
+
+test-slow: test-long  ## the same
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .
