@@ -72,8 +72,8 @@ def main(argv: list[str]) -> int:
     if request.dry_run:
         return 0
     executor = Executor(cells, request.jobs, request.out, say, request.launcher, gpus())
-    with stoppable():
-        executor.run()
+    with signals() as caught:
+        executor.run(caught)
     finish(cells, request.out, request.profile)
     for failure in executor.failed:
         say(f"failed: {failure}")
@@ -81,15 +81,19 @@ def main(argv: list[str]) -> int:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does."""
+def signals() -> Iterator[list[Stopped]]:
+    """A list that a first SIGTERM or Ctrl-C is put into: raised at once, it might lose a process just started."""
+    caught: list[Stopped] = []
 
     def leave(signum: int, _: object) -> None:
-        raise Stopped(f"stopped by {signal.Signals(signum).name}; the same command makes what is still missing", signum)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)  # a second one ends us at once
+        name = signal.Signals(signum).name
+        caught.append(Stopped(f"stopped by {name}; the same command makes what is still missing", signum))
 
     before = {each: signal.signal(each, leave) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield caught
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

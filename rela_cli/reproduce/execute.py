@@ -64,28 +64,27 @@ class Executor:
     gpus: int = 0
     failed: list[str] = field(default_factory=list)
 
-    def run(self) -> None:
+    def run(self, signals: Sequence[Stopped]) -> None:
         """Everything that is to do; a failed run is noted and the others go on.
 
         Raises:
-            Stopped: by a signal; what was running has been told to save.
+            Stopped: the first of `signals`, once there is one; what was running has been told to save.
         """
         waiting, running = self.batches(), list[Batch]()
         self.total, self.left = len(waiting), len(waiting)
-        try:
-            while waiting or running:
-                running = [batch for batch in running if not self.ended(batch)]
-                for batch in [b for b in waiting if not b.waits][: self.jobs - len(running)]:
-                    waiting.remove(batch)
-                    batch.start(self.launcher, self.environment(len(running)))
-                    running.append(batch)
-                if not running and waiting:
-                    self.give_up(waiting)
-                    return
-                time.sleep(POLL)
-        except (KeyboardInterrupt, Stopped):
-            stop(running)
-            raise
+        while waiting or running:
+            running = [batch for batch in running if not self.ended(batch)]
+            for batch in [b for b in waiting if not b.waits][: self.jobs - len(running)]:
+                waiting.remove(batch)
+                batch.start(self.launcher, self.environment(len(running)))
+                running.append(batch)
+            if signals:
+                stop(running)
+                raise signals[0]
+            if not running and waiting:
+                self.give_up(waiting)
+                return
+            time.sleep(POLL)
 
     def batches(self) -> list[Batch]:
         """What is to do, long ones first, so that no long one is left to run alone at the end."""
