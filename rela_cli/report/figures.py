@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -305,6 +306,7 @@ def log_ticks(axes: Axes, axis: str) -> str:
 # ---------------------------------------------------------------------------------------------------- training
 
 
+KEY_ROW, KEY_LETTER = 0.17, 0.085  # inches: a row of the key of colours, a letter in it
 PANELS = (
     ("matching loss, 1 − cosine", 1, "loss", 1.0),  # noqa: RUF001
     ("{method} loss", 2, "loss", 1.0),
@@ -328,7 +330,6 @@ def training_figure(group: Group, budget: float) -> Figure:
     figure, panels = new_figure(6.6, 5.2, nrows=2, ncols=2, sharex=True)
     notes = [f"{group.name}; budget {100 * budget:g} %", "thin: each seed, bold: their mean, dotted: the switch"]
     top = titled(figure, "Training", notes, left=0.07)
-    figure.subplots_adjust(left=0.07, right=0.985, top=top - 0.055, bottom=0.085, hspace=0.27, wspace=0.2)
     method = dict(group.shared).get("method", "method")
     names = []
     for column, drawn, dash in trained(group):
@@ -349,7 +350,9 @@ def training_figure(group: Group, budget: float) -> Figure:
             axes.set_visible(False)
     for axes in panels[2:]:
         axes.set_xlabel("step")
-    colour_key(figure, names, top)
+    rows = colour_key(figure, names, top)
+    top -= 0.055 + (rows - 1) * KEY_ROW / figure.get_size_inches()[1]
+    figure.subplots_adjust(left=0.07, right=0.985, top=top, bottom=0.085, hspace=0.27, wspace=0.2)
     return figure
 
 
@@ -381,18 +384,21 @@ def draw_curves(axes: Axes, curves: Sequence[list[tuple[float, float]]], drawn: 
         axes.plot(steps, means, color=drawn.colour, ls=dash)
 
 
-def colour_key(figure: Figure, names: Sequence[tuple[str, Look]], top: float) -> None:
-    """Names in their colours, in one line under the notes."""
+def colour_key(figure: Figure, names: Sequence[tuple[str, Look]], top: float) -> int:
+    """Names in their colours under the notes, as many in a row as fit; the number of rows."""
     from matplotlib.lines import Line2D
 
+    longest = max((len(name) for name, _ in names), default=1)
+    columns = max(1, min(5, int(figure.get_size_inches()[0] / (KEY_LETTER * longest + 0.35))))
     handles = [Line2D([], [], color=drawn.colour, lw=3) for _, drawn in names]
     legend = figure.legend(
-        handles, [name for name, _ in names], loc="upper left", bbox_to_anchor=(0.06, top + 0.035), ncols=5,
+        handles, [name for name, _ in names], loc="upper left", bbox_to_anchor=(0.06, top + 0.035), ncols=columns,
         handlelength=0.9, columnspacing=1.4, handletextpad=0.4, borderpad=0, fontsize=8,
     )  # fmt: skip
     for text, (_, drawn) in zip(legend.get_texts(), names, strict=True):
         text.set_color(drawn.colour)
         text.set_fontweight("bold")
+    return -(-len(names) // columns)
 
 
 def folder(run: Run) -> Path:
@@ -466,6 +472,9 @@ def trace_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Itera
             yield Plot("trace", f"trace-b{budget:g}{part}", words, partial(trace_figure, group, budget, shown), rank)
 
 
+NARROW = 26  # letters over a panel of the trace
+
+
 def traced(group: Group, budget: float) -> list[Traced]:
     """The run of the lowest seed of each variant, with its trace, thinned."""
     found = []
@@ -487,10 +496,12 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
     seeds = sorted({run.seed for _, run, _, _ in found})
     notes = [f"{group.name}; budget {100 * budget:g} %, seed {', '.join(map(str, seeds))}"]
     notes += WATCHED if watched else ["grey: loss; the switch is fixed beforehand and watches no averages"]
+    names = [textwrap.fill(name, NARROW) for name, *_ in found]
     top = titled(figure, "What the switch saw", notes, left=0.7 / width)
+    top -= max(name.count("\n") for name in names) * KEY_ROW / height
     bottom = 0.44 / height
     figure.subplots_adjust(left=0.7 / width, right=0.985, top=top - 0.05, bottom=bottom, hspace=0.1, wspace=0.08)
-    for (name, run, drawn, lines), above, below in zip(found, panels, panels[-len(found) :], strict=False):
+    for name, (_, run, drawn, lines), above, below in zip(names, found, panels, panels[-len(found) :], strict=False):
         above.set_title(name, color=drawn.colour, fontweight="bold")
         draw_losses(above, lines)
         if watched:

@@ -164,6 +164,16 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """`path` as .png and .svg; the same bytes for the same figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = [path.with_name(path.name + end) for end in (".png", ".svg")]
-    figure.savefig(written[0])
-    figure.savefig(written[1], metadata={"Date": None})
+    box = "tight" if overflows(figure) else None
+    figure.savefig(written[0], bbox_inches=box)
+    figure.savefig(written[1], bbox_inches=box, metadata={"Date": None})
     return written
+
+
+def overflows(figure: Figure) -> bool:
+    """Whether something, a long label say, lies outside of the figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    width, height = figure.get_size_inches()
+    return bool(min(box.x0, box.y0) < 0 or box.x1 > width or box.y1 > height)
