@@ -19,6 +19,7 @@ from rela_cli.errors import ConfigError, MissingError
 from rela_cli.report.differences import paired
 from rela_cli.reproduce.cells import Cells, data_words
 from rela_cli.reproduce.command import read
+from rela_cli.reproduce.execute import Batch, Executor, free_lane
 from rela_cli.reproduce.finish import verdict
 from rela_cli.reproduce.tables import METHODS, PROFILES, TABLES
 
@@ -146,6 +147,13 @@ def test_mistakes(words: list[str], message: str) -> None:
 def test_a_folder_that_is_not_there() -> None:
     with pytest.raises(MissingError, match="is not a folder"):
         read(["table1-cifar10", "data=nowhere"])
+
+
+def test_two_gpus_have_a_run_each_whichever_ends_first(tmp_path: Path) -> None:
+    executor = Executor(Cells(TABLES["table1-cifar10"]("smoke"), None, []), 2, tmp_path, print, gpus=2)
+    second = Batch([], tmp_path, lane=1)
+    assert free_lane([]) == 0 and free_lane([second]) == 0 and free_lane([Batch([], tmp_path)]) == 1
+    assert [executor.environment(lane)["CUDA_VISIBLE_DEVICES"] for lane in (0, 1)] == ["0", "1"]
 
 
 def test_verdicts() -> None:

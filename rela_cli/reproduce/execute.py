@@ -27,6 +27,7 @@ class Batch:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
+    lane: int = 0  # which share of the machine it has
 
     @property
     def name(self) -> str:
@@ -76,7 +77,8 @@ class Executor:
             running = [batch for batch in running if not self.ended(batch)]
             for batch in [b for b in waiting if not b.waits][: self.jobs - len(running)]:
                 waiting.remove(batch)
-                batch.start(self.launcher, self.environment(len(running)))
+                batch.lane = free_lane(running)
+                batch.start(self.launcher, self.environment(batch.lane))
                 running.append(batch)
             if signals:
                 stop(running)
@@ -121,6 +123,12 @@ class Executor:
         for batch in waiting:
             self.say(f"  {batch.name}: not run, its prior is not there")
             self.failed.append(f"{batch.name}: its prior is not there")
+
+
+def free_lane(running: Sequence[Batch]) -> int:
+    """The lowest that nothing runs in; they end in any order."""
+    taken = {batch.lane for batch in running}
+    return next(lane for lane in range(len(running) + 1) if lane not in taken)
 
 
 def fresh(cell: Cell) -> Cell:
