@@ -6,6 +6,7 @@ Keys come from the environment, never from the config, and what looks like a sec
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from rela_cli.artifacts import warn
+from rela_cli.artifacts import warn, write_atomic
 from rela_cli.config import Config, to_tree
 from rela_cli.redact import redact
 
@@ -103,11 +104,21 @@ def init_wandb(config: Config, folder: Path, mode: Any) -> Any:
             entity=config.logger.entity,
             dir=str(folder),
             name=folder.name,
+            id=tracked_as(folder),
+            resume="allow",
             config=redact(to_tree(config)),
             settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off"),
         )
     leave_imports_alone()
     return run
+
+
+def tracked_as(folder: Path) -> str:
+    """The id of a run folder in wandb, drawn once, so that a run that goes on stays one curve there."""
+    path = folder / "wandb.id"
+    if not path.exists():
+        write_atomic(path, lambda temporary: temporary.write_text(secrets.token_hex(4), encoding="utf-8"))
+    return path.read_text(encoding="utf-8").strip()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -744,6 +745,20 @@ def test_wandb_is_told_everything(tmp_path: Path, monkeypatch: Any) -> None:
     keys = {key: tracker.keywords[key] for key in ("mode", "project", "dir", "name")}
     assert keys == {"mode": "offline", "project": "mine", "dir": str(outcome.folder), "name": outcome.folder.name}
     assert tracker.keywords["config"]["budget"] == 0.5
+
+
+def test_a_run_that_goes_on_stays_one_run_in_wandb(tmp_path: Path, monkeypatch: Any) -> None:
+    tracker = Tracker()
+    monkeypatch.setitem(sys.modules, "wandb", tracker)
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="cut off"):
+        broken.setattr("rela_cli.stages.train.Trainer.fit", Mock(side_effect=RuntimeError("cut off")))
+        go(tmp_path, *WORDS, "logger=wandb")
+    first = tracker.keywords
+    go(tmp_path, *WORDS, "logger=wandb")
+    again = tracker.keywords
+    go(tmp_path, *WORDS, "logger=wandb", "seed=1")
+    assert (first["dir"], first["id"]) == (again["dir"], again["id"]) and again["resume"] == "allow"
+    assert tracker.keywords["id"] != first["id"], "another run is another curve"
 
 
 STUB = """
