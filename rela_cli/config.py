@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from rela_cli import ranks
 from rela_cli.errors import ConfigError, nearest
 
 HERE = Path(__file__).parent
@@ -179,6 +180,10 @@ class Runtime:
     log_every_epochs: Count
     eval_every_epochs: Annotated[int, Range(0)]
     read_every_steps: Count | None
+    devices: Count
+    precision: Annotated[str, OneOf(("auto", "fp32", "bf16"))]
+    compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]
+    deterministic: bool
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,7 @@ class Config:
     budget: PositiveShare
     epochs: Count
     batch_size: Annotated[int, Range(2)]
+    accumulate: Count
     seed: Seed
     allow: tuple[str, ...]
     resume: Annotated[str, OneOf(("auto", "force", "never"))]
@@ -483,6 +489,7 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     if not config.probe.protocols:
         problems.append(f"probe.protocols is empty; allowed are {', '.join(PROTOCOLS)}")
     _check_prior(config.prior, problems)
+    _check_batch(config, problems)
     for group in PARTS:
         part: Part = getattr(config, group)
         if part.target.partition(".")[0] == "rela_cli" and not part.target.startswith(HOMES[group]):
@@ -492,6 +499,17 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
             f"if you trust it say allow=[{target.partition('.')[0]}]"
             for target in part.foreign(("rela_cli", *config.allow))
         ]
+
+
+def _check_batch(config: Config, problems: list[str]) -> None:
+    """A batch can be shared out evenly."""
+    shares = max(config.runtime.devices, ranks.world()) * config.accumulate
+    if config.batch_size % shares or config.batch_size < 2 * config.accumulate:
+        near = max(2 * config.accumulate, shares, config.batch_size // shares * shares)
+        problems.append(
+            f"batch_size={config.batch_size} cannot be shared out evenly over {shares // config.accumulate} processes "
+            f"times accumulate={config.accumulate}; say batch_size={near}"
+        )
 
 
 def _check_prior(prior: Part, problems: list[str]) -> None:

@@ -91,6 +91,7 @@ class Run:
         return {
             "version": VERSIONS["train"],
             **{group: without_card(tree[group]) for group in groups},
+            **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
             "prior": weights.identity(self.config.prior),
         }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from rela_cli import ranks
 from rela_cli.config import View
 from rela_cli.methods.base import Method
 from rela_cli.methods.heads import projection_head
@@ -15,16 +16,8 @@ EPSILON = 1e-5  # added to a variance, as the authors' batch norm does
 
 
 def over_ranks(mean: Tensor) -> Tensor:
-    """The mean over all ranks of each rank's own `mean`, with gradient; ranks hold equally many samples.
-
-    The gradient that reaches a rank is the number of ranks times its share, which is what averaging the
-    parameters' gradients over ranks (DistributedDataParallel) makes right again.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return mean
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(mean) / distributed.get_world_size()  # type: ignore[no-any-return]
+    """The mean over all ranks of each rank's own `mean`, with gradient; ranks hold equally many samples."""
+    return mean if ranks.world() == 1 else ranks.gathered(mean[None]).mean(0)
 
 
 def standardize(z: Tensor) -> Tensor:
@@ -58,7 +51,7 @@ class BarlowTwins(Method):
         self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        z1, z2 = (standardize(self.projector(self.backbone(view))) for view in views)  # (B, D)
+        z1, z2 = (standardize(self.projector(h)) for h in self.represent(views))  # (B, D)
         c = over_ranks(z1.T @ z2 / len(z1))  # (D, D)
         invariance = (1 - c.diagonal()).square().sum()
         redundancy = (c - torch.diag(c.diagonal())).square().sum()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.config import View
+from rela_cli.norm import views_apart
 
 
 class Method(nn.Module):
@@ -26,6 +27,12 @@ class Method(nn.Module):
     views: tuple[View, ...]  # how its views are drawn, one a view
     uses_labels: bool = False  # whether forward wants the samples' labels (B,) too
     progress: float = 0.0  # the share of the run that is done, for methods that note it in `after_step`
+    has_idle: bool = False  # whether some trainable parameter gets no gradient now
+    one_pass: bool = False  # whether views go through a network together; its batch norms must be norm.py's then
+
+    def represent(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """The backbone's representation (B, D) of each view."""
+        return each(self.backbone, views, self.one_pass)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The scalar loss of some views of one batch."""
@@ -39,6 +46,14 @@ class Method(nn.Module):
         return {"online": self.backbone}
 
 
+def each(network: nn.Module, views: Sequence[Tensor], one_pass: bool) -> list[Tensor]:
+    """A network's output for each view, in one pass over views of one size, with batch statistics of their own."""
+    if not one_pass or len({view.shape for view in views}) > 1:
+        return [network(view) for view in views]
+    with views_apart(len(views)):
+        return list(network(torch.cat(tuple(views))).chunk(len(views)))
+
+
 class Average(nn.Module):
     """A slowly moving copy of some modules: theta' <- m theta' + (1 - m) theta, without gradient.
 
@@ -50,6 +65,7 @@ class Average(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(online).requires_grad_(False)
         self.start, self.schedule = momentum, schedule
+        self.one_pass = False
 
     def momentum(self, progress: float) -> float:
         """m at a share of the run."""
@@ -63,8 +79,9 @@ class Average(nn.Module):
         torch._foreach_lerp_(floats(self.network), floats(online), 1 - self.momentum(progress))
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)  # type: ignore[no-any-return]
+    def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """The copy's output for each view, without gradient."""
+        return each(self.network, views, self.one_pass)
 
 
 def floats(module: nn.Module) -> list[Tensor]:

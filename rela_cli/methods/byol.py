@@ -39,8 +39,8 @@ class BYOL(Method):
         return nn.Sequential(self.backbone, self.projector)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        z1, z2 = (self.target(view) for view in views)  # (B, projection_dim), no gradient
-        p1, p2 = (self.predictor(self.projector(self.backbone(view))) for view in views)
+        z1, z2 = self.target(views)  # (B, projection_dim), no gradient
+        p1, p2 = (self.predictor(self.projector(h)) for h in self.represent(views))
         return 4 + 2 * self.similarity(p1, z2) + 2 * self.similarity(p2, z1)  # |p - z|^2 of unit vectors, twice
 
     def after_step(self, progress: float) -> None:

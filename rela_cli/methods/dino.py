@@ -68,8 +68,8 @@ class DINO(Method):
         return nn.Sequential(self.backbone, self.head)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        teacher = [self.teacher(view) for view in views[:2]]  # (B, prototypes), no gradient
-        student = [self.head(self.backbone(view)) for view in views]
+        teacher = self.teacher(views[:2])  # (B, prototypes), no gradient
+        student = [self.head(h) for h in (*self.represent(views[:2]), *self.represent(views[2:]))]
         start, end = self.temperatures
         temperature = start + (end - start) * min(1.0, self.progress / self.warmup)
         return self.loss(teacher, student, teacher_temp=temperature)  # type: ignore[no-any-return]

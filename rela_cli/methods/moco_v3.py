@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rela_cli import ranks
 from rela_cli.config import View
 from rela_cli.methods.base import Average, Method
 from rela_cli.methods.heads import projection_head
@@ -44,14 +45,16 @@ class MoCoV3(Method):
         return nn.Sequential(self.backbone, self.projector)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        k1, k2 = (self.target(view) for view in views)  # (B, projection_dim), no gradient
-        q1, q2 = (self.predictor(self.projector(self.backbone(view))) for view in views)
+        k1, k2 = self.target(views)  # (B, projection_dim), no gradient
+        q1, q2 = (self.predictor(self.projector(h)) for h in self.represent(views))
         return self.contrast(q1, k2) + self.contrast(q2, k1)
 
     def contrast(self, q: Tensor, k: Tensor) -> Tensor:
         """2 T times the cross-entropy of each query's own key, as in the paper's pseudocode."""
-        logits = F.normalize(q, dim=1) @ F.normalize(k, dim=1).T / self.temperature  # (B, B)
-        return 2 * self.temperature * F.cross_entropy(logits, torch.arange(len(q), device=q.device))
+        keys = ranks.gathered(F.normalize(k, dim=1))  # of all ranks
+        logits = F.normalize(q, dim=1) @ keys.T / self.temperature  # (B, all keys)
+        own = torch.arange(len(q), device=q.device) + ranks.rank() * len(q)
+        return 2 * self.temperature * F.cross_entropy(logits, own)
 
     def after_step(self, progress: float) -> None:
         self.target.follow(self.online(), progress)

@@ -28,9 +28,9 @@ class SimCLR(Method):
         super().__init__()
         self.backbone = backbone
         self.projector = SimCLRProjectionHead(feature_dim, hidden_dim or feature_dim, projection_dim)
-        self.loss = NTXentLoss(temperature)
+        self.loss = NTXentLoss(temperature, gather_distributed=True)
         self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        z1, z2 = (self.projector(self.backbone(view)) for view in views)  # (B, projection_dim)
+        z1, z2 = (self.projector(h) for h in self.represent(views))  # (B, projection_dim)
         return self.loss(z1, z2)  # type: ignore[no-any-return]

@@ -35,6 +35,6 @@ class SimSiam(Method):
         self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        z1, z2 = (self.projector(self.backbone(view)) for view in views)  # (B, projection_dim)
+        z1, z2 = (self.projector(h) for h in self.represent(views))  # (B, projection_dim)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         return (self.similarity(p1, z2.detach()) + self.similarity(p2, z1.detach())) / 2  # type: ignore[no-any-return]

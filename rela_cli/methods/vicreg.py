@@ -35,9 +35,9 @@ class VICReg(Method):
         super().__init__()
         self.backbone = backbone
         self.projector = projection_head(feature_dim, hidden_dim, projection_dim, projector_layers)
-        self.loss = VICRegLoss(lambda_param=invariance, mu_param=2 * variance, nu_param=covariance)
+        self.loss = VICRegLoss(lambda_param=invariance, mu_param=2 * variance, nu_param=covariance, gather_distributed=True)
         self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        z1, z2 = (self.projector(self.backbone(view)) for view in views)  # (B, projection_dim)
+        z1, z2 = (self.projector(h) for h in self.represent(views))  # (B, projection_dim)
         return self.loss(z1, z2)  # type: ignore[no-any-return]

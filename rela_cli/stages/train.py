@@ -8,13 +8,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from rela_cli import ranks
 from rela_cli.artifacts import Entry, Facts, write_atomic
 from rela_cli.checkpoint import Checkpoints, Saved
 from rela_cli.config import Config, Lengths, View
@@ -25,9 +28,11 @@ from rela_cli.data.views import Augment
 from rela_cli.errors import CollapseError, NonFiniteError, RelaError, Stopped
 from rela_cli.learners.build import build_backbone, feature_dim
 from rela_cli.matching import Matching
-from rela_cli.methods.base import Method
+from rela_cli.methods.base import Average, Method, each
+from rela_cli.norm import convert, is_known
 from rela_cli.optim import lr_at, non_finite
 from rela_cli.parts import build
+from rela_cli.precision import in_bf16, uses_bf16
 from rela_cli.representation import deviation, effective_rank, knn_top1, representations
 from rela_cli.runtime import Metrics, Progress, count_flops, deferred, peak_memory, pick_device, wait
 from rela_cli.streams import key, seeded
@@ -62,8 +67,26 @@ class Trainee(nn.Module):
     def forward(self, views: Sequence[Tensor], targets: Tensor | None, labels: Tensor | None = None) -> Tensor:
         """The matching loss where there are targets (phase 1), else the method's own (phase 2)."""
         if targets is not None and self.matching is not None:
-            return self.matching([self.method.backbone(view) for view in views], targets)  # type: ignore[no-any-return]
+            return self.matching(self.method.represent(views), targets)  # type: ignore[no-any-return]
         return self.method(views) if labels is None else self.method(views, labels)  # type: ignore[no-any-return]
+
+    def averages(self) -> list[Average]:
+        """The target networks."""
+        return [module for module in self.modules() if isinstance(module, Average)]
+
+
+class Matched(nn.Module):
+    """What phase 1 trains, and nothing else."""
+
+    def __init__(self, trainee: Trainee) -> None:
+        super().__init__()
+        assert trainee.matching is not None
+        self.backbone, self.matching = trainee.method.backbone, trainee.matching
+        self.one_pass = trainee.method.one_pass
+
+    def forward(self, views: Sequence[Tensor], targets: Tensor) -> Tensor:
+        """The matching loss, as `Trainee` has it."""
+        return self.matching(each(self.backbone, views, self.one_pass), targets)  # type: ignore[no-any-return]
 
 
 def memory_format(network: nn.Module, device: torch.device, size: int) -> torch.memory_format:
@@ -148,6 +171,7 @@ class Trainer:
         target_dim = None if targets is None else targets.shape[1]
         self.trainee = Trainee(config, data.size, target_dim, classes).to(self.device)
         self.trainee.to(memory_format=memory_format(self.trainee, self.device, data.size))
+        self.prepare_networks()
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.build_optimizer()
         self.switch: Switch | None = None
@@ -164,6 +188,31 @@ class Trainer:
         self.started, self.seconds = time.perf_counter(), 0.0  # of this process, and the seconds of those before it
         light, own = [config.matching.view] * 2, list(self.trainee.method.views)
         self.augments = {1: self.augmenters(light), 2: self.augmenters(own)}
+        self.leaving = torch.zeros((), device=self.device)  # above 0 once a signal has reached any rank
+        self.enter(self.phase)
+
+    def prepare_networks(self) -> None:
+        """Batch norms over all ranks; on a GPU, views in one pass, bf16, and compiled where that was asked for."""
+        runtime, method = self.config.runtime, self.trainee.method
+        together = self.device.type == "cuda" and is_known(self.trainee)
+        if together or ranks.world() > 1:
+            convert(self.trainee)
+        for owner in (method, *self.trainee.averages()):
+            owner.one_pass = together
+        for network in method.networks().values():
+            if uses_bf16(runtime, self.device):
+                in_bf16(network, self.device)
+            if runtime.compile != "off":
+                network.compile(mode=None if runtime.compile == "default" else runtime.compile)
+
+    def enter(self, phase: int) -> None:
+        """What this phase trains, its gradients averaged over all ranks during the backward pass."""
+        self.phase = phase
+        part = Matched(self.trainee) if phase == 1 else self.trainee.method
+        idle = phase == 2 and self.trainee.method.has_idle
+        self.module = part if ranks.world() == 1 else DistributedDataParallel(
+            part, broadcast_buffers=False, find_unused_parameters=idle
+        )
 
     def build_optimizer(self) -> None:
         """The optimizer over all trainable parameters; schedule and warm-up are ours, the rest is its own."""
@@ -188,12 +237,13 @@ class Trainer:
         begun, taken = divmod(self.step, self.lengths.steps_per_epoch)
         with Progress("train", self.lengths.total_steps) as progress, deferred() as signals:
             for epoch in range(begun, self.config.epochs):
-                batches = self.batches(epoch, taken if epoch == begun else 0)
+                batches = self.shares(epoch, taken if epoch == begun else 0)
                 for batch, images in meter.waiting(load(self.images, batches, self.device)):
                     self.at_boundary(signals)
                     self.step += 1
                     self.maybe_switch()
-                    meter.add(*self.take_step(batch, images, epoch))
+                    loss, waited = self.take_step(batch, images, epoch)
+                    meter.add(self.of_all(loss, signals), waited)
                     self.check_finite()
                     progress.show(self.step, meter.words(self.phase))
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
@@ -208,24 +258,46 @@ class Trainer:
         for start in range(taken * size, self.lengths.steps_per_epoch * size, size):
             yield order[start : start + size]
 
+    def shares(self, epoch: int, taken: int = 0) -> Iterator[Tensor]:
+        """This rank's part of each batch."""
+        return map(ranks.share, self.batches(epoch, taken))
+
     def take_step(self, batch: Tensor, images: Tensor, epoch: int) -> tuple[Tensor, float]:
         """One update on images (B, 3, H, W). Returns the loss, on the device, and the seconds its views took."""
-        started = time.perf_counter()
-        views = [augment(images, batch, epoch) for augment in self.augments[self.phase]]
-        waited = time.perf_counter() - started
-        loss = self.loss_of(views, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        parts, loss, waited = self.config.accumulate, torch.zeros((), device=self.device), 0.0
+        for number, (rows, some) in enumerate(zip(batch.chunk(parts), images.chunk(parts), strict=True), 1):
+            started = time.perf_counter()
+            views = [augment(some, rows, epoch) for augment in self.augments[self.phase]]
+            waited += time.perf_counter() - started
+            with self.apart(number < parts):
+                part = self.loss_of(views, rows) / parts
+                part.backward()
+            loss = loss + part.detach()
         self.update()
+        return loss, waited
+
+    def apart(self, wanted: bool) -> AbstractContextManager[None]:
+        """Where wanted, gradients stay with their rank: the last part of a step sends them all."""
+        is_wrapped = isinstance(self.module, DistributedDataParallel)
+        return self.module.no_sync() if wanted and is_wrapped else nullcontext()  # type: ignore[no-any-return]
+
+    def of_all(self, loss: Tensor, signals: Sequence[Stopped]) -> Tensor:
+        """The loss of all ranks, which the switch sees; with it goes word of a signal, so that all leave together."""
+        if ranks.world() > 1:
+            loss, self.leaving = ranks.mean_over(torch.stack((loss, loss.new_tensor(float(bool(signals)))))).unbind()
         if self.phase == 1 and self.switch is not None:
-            self.switch.observe(loss.detach())
+            self.switch.observe(loss)
             if self.trace:
-                self.trace.add(loss.detach(), self.switch)
-        return loss.detach(), waited
+                self.trace.add(loss, self.switch)
+        return loss
 
     def loss_of(self, views: Sequence[Tensor], batch: Tensor) -> Tensor:
-        """The scalar loss of the phase."""
-        return self.trainee(views, self.targets_of(batch), self.labels_of(batch))  # type: ignore[no-any-return]
+        """The scalar loss of the phase, of this rank's samples."""
+        if self.phase == 1:
+            return self.module(views, self.targets_of(batch))  # type: ignore[no-any-return]
+        labels = self.labels_of(batch)
+        return self.module(views) if labels is None else self.module(views, labels)  # type: ignore[no-any-return]
 
     def targets_of(self, batch: Tensor) -> Tensor | None:
         """(B, k) in phase 1."""
@@ -253,7 +325,8 @@ class Trainer:
             return
         self.switch.check()
         if (self.step - 1) % self.read_every == 0 and self.switch.leaves():
-            self.phase, self.switch_step = 2, self.step
+            self.switch_step = self.step
+            self.enter(2)
 
     def check_finite(self, now: bool = False) -> None:
         """Stop at a non-finite gradient; its update was held back, so the weights are still good."""
@@ -324,13 +397,22 @@ class Trainer:
         if self.checkpoints is None:
             return
         total, is_last = self.lengths.total_steps, self.step == self.lengths.total_steps
-        if self.checkpoints.is_due(self.step, self.phase, is_last or bool(signals)):
+        leaves = self.leaves(signals)
+        if self.checkpoints.is_due(self.step, self.phase, is_last or leaves):
             self.check_finite(now=True)
-            self.checkpoints.save(self.step, self.phase, self.state())
-        if signals:
-            code = signals[0].exit_code
-            words = str(signals[0]).partition(";")[0]
+            if ranks.is_first():
+                self.checkpoints.save(self.step, self.phase, self.state())
+        if leaves:
+            words = str(signals[0]).partition(";")[0] if signals else "stopped with the other ranks"
+            code = signals[0].exit_code if signals else 143
             raise Stopped(f"{words}; the same command goes on from step {self.step} of {total}", code - 128)
+
+    def leaves(self, signals: Sequence[Stopped]) -> bool:
+        """Whether a signal has come; of several ranks all say yes at the same step, the first that all know of it."""
+        if ranks.world() == 1:
+            return bool(signals)
+        is_read = self.step % self.read_every == 0 or self.step == self.lengths.total_steps
+        return is_read and self.leaving.item() > 0
 
     def state(self) -> Facts:
         """All that the steps to come depend on, and the records; the rest is a function of config, data and step."""
@@ -365,12 +447,13 @@ class Trainer:
             ) from error
         for name in COUNTERS:
             setattr(self, name, state[name])
+        self.trainee.method.progress = self.step / self.lengths.total_steps
+        self.enter(self.phase)
         if self.switch is not None and state["switch"] is not None:
             self.switch.state = state["switch"].to(self.device)
         if self.trace:
             self.trace.written = state["traced"]
         self.meter.load_state(state["meter"], self.device)
-        self.trainee.method.progress = self.step / self.lengths.total_steps
         self.seconds = state["seconds"]
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["random_gpu"] is not None:
@@ -408,17 +491,19 @@ class Trainer:
         )
         if self.config.on_collapse == "stop":
             raise CollapseError(f"{words}. A smaller optimizer.lr than {self.lr:g} is one way out")
-        print(f"rela: {words}. It goes on; on_collapse=stop would end it", file=sys.stderr, flush=True)
+        if ranks.is_first():
+            print(f"rela: {words}. It goes on; on_collapse=stop would end it", file=sys.stderr, flush=True)
 
     def step_flops(self) -> dict[int, int]:
         """FLOPs of one step of each phase that may come, forward and backward; leaves everything as it was."""
-        batch, images = next(load(self.images, self.batches(0), self.device))
+        batch, images = next(load(self.images, self.shares(0), self.device))
         phase = self.phase
         state = {k: v.clone() for k, v in self.trainee.state_dict().items()}
         costs = {}
         for self.phase in {phase, 2}:
             views = [augment(images, batch, 0) for augment in self.augments[self.phase]]
-            costs[self.phase] = count_flops(lambda: self.loss_of(views, batch).backward())  # noqa: B023
+            work = lambda: self.trainee(views, self.targets_of(batch), self.labels_of(batch)).backward()  # noqa: B023, E731
+            costs[self.phase] = count_flops(work) * ranks.world()
         self.phase = phase
         self.trainee.load_state_dict(state)
         self.optimizer.zero_grad(set_to_none=True)
@@ -483,4 +568,7 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "std": trainer.data.std.tolist(),
         "peak_memory_bytes": peak_memory(trainer.device),
         "device": str(trainer.device),
+        "precision": "bf16" if uses_bf16(trainer.config.runtime, trainer.device) else "fp32",
+        "world_size": ranks.world(),
+        "batch_per_rank": trainer.config.batch_size // ranks.world(),
     }

@@ -1,0 +1,39 @@
+"""How a network computes: bf16 where a GPU is fast at it, the heads and losses around it in fp32; and repeatably."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rela_cli.config import Runtime
+
+
+def uses_bf16(runtime: Runtime, device: torch.device) -> bool:
+    """Whether backbones compute in bf16. auto: on GPUs that have it; a CPU without it is slower by it."""
+    if runtime.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return runtime.precision == "bf16"
+
+
+def in_bf16(network: nn.Module, device: torch.device) -> None:
+    """Let a network compute under autocast and give float32: weights stay as they are, and so do files of them."""
+    forward = network.forward
+
+    def half(x: Tensor, *rest: Any) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return forward(x, *rest).float()  # type: ignore[no-any-return]
+
+    network.forward = half  # type: ignore[method-assign]
+
+
+def set_backends(runtime: Runtime) -> None:
+    """TF32 for what stays in fp32, the fastest kernels for these shapes; or, deterministic, the same bits each time."""
+    torch.use_deterministic_algorithms(runtime.deterministic)
+    torch.backends.cudnn.deterministic = runtime.deterministic
+    torch.backends.cudnn.benchmark = not runtime.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not runtime.deterministic
+    if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,0 +1,143 @@
+"""Several processes that train one run: who is who, and the few things that they say to each other.
+
+torchrun starts them and tells each its number, its rank, by environment variables; with one process everything here
+is the identity. Rank 0 alone writes files, holds locks and speaks. A rank that dies takes the others with it: torchrun
+sees to that, so nobody here waits with a time limit of his own. Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+PATIENCE = timedelta(days=7)  # rank 0 may decode a large dataset, or wait for another process that does
+T = TypeVar("T")
+
+
+def world() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Which of those on this machine it is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_first() -> bool:
+    """Whether this is the one that writes and speaks."""
+    return rank() == 0
+
+
+@contextmanager
+def joined(use_gpu: bool) -> Iterator[None]:
+    """The process group, as long as there is work: NCCL between GPUs, beside gloo for what lies on the CPU."""
+    if world() == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    if use_gpu:
+        torch.cuda.set_device(local_rank())
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+# ------------------------------------------------------------------------------------------------- values of the host
+
+
+def agree(value: T) -> T:
+    """Rank 0's value, for everybody; it has to be picklable. What is there on disk is looked at by one alone."""
+    if world() == 1:
+        return value
+    from torch import distributed
+
+    box: list[Any] = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------------------------------------- tensors
+
+
+def mean_over(value: Tensor) -> Tensor:
+    """The mean of each rank's `value`, without gradient."""
+    if world() == 1:
+        return value
+    from torch import distributed
+
+    value = value.clone()
+    distributed.all_reduce(value)
+    return value / world()
+
+
+def sum_over(value: Tensor) -> Tensor:
+    """The sum of each rank's `value`, without gradient."""
+    return mean_over(value) * world()
+
+
+def gathered(value: Tensor) -> Tensor:
+    """Each rank's (B, ...), which all have the same shape, one below the other: (world * B, ...), with gradient.
+
+    The gradient that reaches a rank is that of the sum of all ranks' losses; DistributedDataParallel takes the mean of
+    what each makes of it, and so the whole is the gradient of the mean loss.
+    """
+    if world() == 1:
+        return value
+    from rela_cli.collectives import Gather
+
+    return Gather.apply(value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def gather_rows(rows: Tensor, count: int) -> list[Tensor]:
+    """Each rank's rows (n, D), where no rank has more than `count`, which need not be the same: one tensor a rank."""
+    if world() == 1:
+        return [rows]
+    import torch
+    from torch import distributed
+
+    lengths = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world())]
+    distributed.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
+    padded = torch.cat((rows, rows.new_zeros(count - len(rows), *rows.shape[1:]))).contiguous()
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    distributed.all_gather(parts, padded)
+    return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+
+
+def same(module: nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers."""
+    if world() == 1:
+        return
+    from torch import distributed
+
+    for tensor in module.state_dict().values():
+        distributed.broadcast(tensor, src=0)
+
+
+def share(batch: Tensor) -> Tensor:
+    """This rank's part of a batch (B,): the parts are equal and follow each other, so together they are the batch."""
+    size = len(batch) // world()
+    return batch[rank() * size : (rank() + 1) * size]
+
+
+def device(kind: str) -> torch.device:
+    """This rank's own GPU, or the CPU."""
+    import torch
+
+    return torch.device(kind, local_rank()) if kind == "cuda" and world() > 1 else torch.device(kind)
