@@ -24,3 +24,15 @@ class Gather(torch.autograd.Function):
         total = gradients[0].contiguous().clone()
         distributed.all_reduce(total)
         return total.chunk(ranks.world())[ranks.rank()]
+
+
+class Mean(torch.autograd.Function):
+    """The mean of every rank's value; backward, the mean of what all ranks' losses want of it."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        return ranks.mean_over(value)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
+        return ranks.mean_over(gradients[0])

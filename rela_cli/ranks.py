@@ -105,6 +105,15 @@ def gathered(value: Tensor) -> Tensor:
     return Gather.apply(value)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def averaged(value: Tensor) -> Tensor:
+    """The mean of each rank's `value`, with gradient as `gathered` has it; ranks stand for equally many samples."""
+    if world() == 1:
+        return value
+    from rela_cli.collectives import Mean
+
+    return Mean.apply(value)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def gather_rows(rows: Tensor, count: int) -> list[Tensor]:
     """Each rank's rows (n, D), where no rank has more than `count`, which need not be the same: one tensor a rank."""
     if world() == 1:
@@ -128,6 +137,17 @@ def same(module: nn.Module) -> None:
 
     for tensor in module.state_dict().values():
         distributed.broadcast(tensor, src=0)
+
+
+def averaging(module: nn.Module, has_idle: bool) -> nn.Module:
+    """The module with the mean of all ranks' gradients; `has_idle` says that not all parameters get one each time."""
+    from inspect import signature
+
+    from torch.nn.parallel import DistributedDataParallel
+
+    new = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch 2.14 has another name for it
+    quiet: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    return DistributedDataParallel(module, find_unused_parameters=has_idle, **quiet)
 
 
 def share(batch: Tensor) -> Tensor:

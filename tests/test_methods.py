@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -321,6 +322,7 @@ def test_simsiam_stops_the_gradient_at_the_projection() -> None:
 
 def half_of_barlow(rank: int, folder: str) -> None:
     """One of two processes: the loss of its half of the batch, and the gradients averaged over both."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     method = linear_barlow()
     loss = method([v.double()[5 * rank : 5 * rank + 5] for v in two_views()])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rela_cli import ranks
 from rela_cli.data.datasets import Dataset
 from rela_cli.streams import key, permutation
 
@@ -101,15 +102,24 @@ def in_blocks(
 ) -> Iterator[Tensor]:
     """`compute` over blocks of exactly `block_size` images, the last one padded; results on the CPU, in order.
 
-    Borders depend on nothing but the data, so a restart or another machine layout gives the same bits.
+    Borders depend on nothing but the data, so a restart or another machine layout gives the same bits. Of several ranks
+    each computes every so manieth block, and all get all results.
     """
-    for _, block in load(images, torch.arange(len(images)).split(block_size), device):
-        count = len(block)
-        if count < block_size:
-            block = torch.cat((block, block[-1:].expand(block_size - count, *block.shape[1:])))
+    blocks = torch.arange(len(images)).split(block_size)
+    rounds = -(-len(blocks) // ranks.world())
+    own = blocks[ranks.rank() :: ranks.world()]
+    spare = [blocks[-1][:1]] * (rounds - len(own))  # where a rank has no block left, it still takes part in the round
+    for number, (rows, block) in enumerate(load(images, [*own, *spare], device)):
         with torch.inference_mode():
-            result = compute(block)
-        yield result[:count].cpu()
+            result = compute(padded(block, block_size))[: len(rows) if number < len(own) else 0]
+        for part in ranks.gather_rows(result, block_size):
+            if len(part):
+                yield part.cpu()
+
+
+def padded(block: Tensor, size: int) -> Tensor:
+    """A block of exactly `size` images, the last one repeated."""
+    return torch.cat((block, block[-1:].expand(size - len(block), *block.shape[1:]))) if len(block) < size else block
 
 
 def centre(images: Tensor, size: int) -> Tensor:

@@ -15,15 +15,10 @@ from rela_cli.methods.heads import projection_head
 EPSILON = 1e-5  # added to a variance, as the authors' batch norm does
 
 
-def over_ranks(mean: Tensor) -> Tensor:
-    """The mean over all ranks of each rank's own `mean`, with gradient; ranks hold equally many samples."""
-    return mean if ranks.world() == 1 else ranks.gathered(mean[None]).mean(0)
-
-
 def standardize(z: Tensor) -> Tensor:
     """Mean 0 and deviation 1 over the batch of all ranks, so that ranks do not change the loss: (B, D) -> (B, D)."""
-    z = z - over_ranks(z.mean(0))
-    return z / (over_ranks(z.square().mean(0)) + EPSILON).sqrt()
+    z = z - ranks.averaged(z.mean(0))
+    return z / (ranks.averaged(z.square().mean(0)) + EPSILON).sqrt()
 
 
 class BarlowTwins(Method):
@@ -52,7 +47,7 @@ class BarlowTwins(Method):
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z1, z2 = (standardize(self.projector(h)) for h in self.represent(views))  # (B, D)
-        c = over_ranks(z1.T @ z2 / len(z1))  # (D, D)
+        c = ranks.averaged(z1.T @ z2 / len(z1))  # (D, D)
         invariance = (1 - c.diagonal()).square().sum()
         redundancy = (c - torch.diag(c.diagonal())).square().sum()
         return self.loss_scale * (invariance + self.redundancy * redundancy)

@@ -27,7 +27,7 @@ class Method(nn.Module):
     views: tuple[View, ...]  # how its views are drawn, one a view
     uses_labels: bool = False  # whether forward wants the samples' labels (B,) too
     progress: float = 0.0  # the share of the run that is done, for methods that note it in `after_step`
-    has_idle: bool = False  # whether some trainable parameter gets no gradient now
+    has_idle: bool = False  # whether some trainable parameter gets no gradient at times
     one_pass: bool = False  # whether views go through a network together; its batch norms must be norm.py's then
 
     def represent(self, views: Sequence[Tensor]) -> list[Tensor]:

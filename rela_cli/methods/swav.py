@@ -43,6 +43,7 @@ class SwAV(Method):
         self.prototypes = nn.Linear(projection_dim, prototypes, bias=False)
         self.loss = SwaVLoss(temperature, sinkhorn_iterations, sinkhorn_epsilon, sinkhorn_gather_distributed=True)
         self.frozen, self.progress = frozen_prototypes, 0.0
+        self.has_idle = frozen_prototypes > 0
         self.views = (view1, view2)
         self.normalize_prototypes()
 
@@ -50,10 +51,6 @@ class SwAV(Method):
         z = [F.normalize(self.projector(h), dim=1) for h in self.represent(views)]  # (B, projection_dim)
         weight = self.prototypes.weight.detach() if self.progress < self.frozen else self.prototypes.weight
         return self.loss([F.linear(x, weight) for x in z], []).squeeze()  # type: ignore[no-any-return]
-
-    @property
-    def has_idle(self) -> bool:
-        return self.progress < self.frozen
 
     def after_step(self, progress: float) -> None:
         self.progress = progress

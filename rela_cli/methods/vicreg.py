@@ -35,7 +35,9 @@ class VICReg(Method):
         super().__init__()
         self.backbone = backbone
         self.projector = projection_head(feature_dim, hidden_dim, projection_dim, projector_layers)
-        self.loss = VICRegLoss(lambda_param=invariance, mu_param=2 * variance, nu_param=covariance, gather_distributed=True)
+        self.loss = VICRegLoss(
+            lambda_param=invariance, mu_param=2 * variance, nu_param=covariance, gather_distributed=True
+        )
         self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:

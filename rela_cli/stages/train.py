@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from rela_cli import ranks
 from rela_cli.artifacts import Entry, Facts, write_atomic
@@ -197,8 +196,9 @@ class Trainer:
         together = self.device.type == "cuda" and is_known(self.trainee)
         if together or ranks.world() > 1:
             convert(self.trainee)
-        for owner in (method, *self.trainee.averages()):
-            owner.one_pass = together
+        method.one_pass = together
+        for average in self.trainee.averages():
+            average.one_pass = together
         for network in method.networks().values():
             if uses_bf16(runtime, self.device):
                 in_bf16(network, self.device)
@@ -208,11 +208,9 @@ class Trainer:
     def enter(self, phase: int) -> None:
         """What this phase trains, its gradients averaged over all ranks during the backward pass."""
         self.phase = phase
-        part = Matched(self.trainee) if phase == 1 else self.trainee.method
+        part: nn.Module = Matched(self.trainee) if phase == 1 else self.trainee.method
         idle = phase == 2 and self.trainee.method.has_idle
-        self.module = part if ranks.world() == 1 else DistributedDataParallel(
-            part, broadcast_buffers=False, find_unused_parameters=idle
-        )
+        self.module: nn.Module = part if ranks.world() == 1 else ranks.averaging(part, idle)
 
     def build_optimizer(self) -> None:
         """The optimizer over all trainable parameters; schedule and warm-up are ours, the rest is its own."""
@@ -279,8 +277,8 @@ class Trainer:
 
     def apart(self, wanted: bool) -> AbstractContextManager[None]:
         """Where wanted, gradients stay with their rank: the last part of a step sends them all."""
-        is_wrapped = isinstance(self.module, DistributedDataParallel)
-        return self.module.no_sync() if wanted and is_wrapped else nullcontext()  # type: ignore[no-any-return]
+        is_sent = not wanted or ranks.world() == 1
+        return nullcontext() if is_sent else self.module.no_sync()  # type: ignore[operator, no-any-return]
 
     def of_all(self, loss: Tensor, signals: Sequence[Stopped]) -> Tensor:
         """The loss of all ranks, which the switch sees; with it goes word of a signal, so that all leave together."""

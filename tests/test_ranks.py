@@ -1,0 +1,220 @@
+"""Several processes give what one gives: in float64 to 1e-9, after the same batches, whatever the method."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from rela_cli import norm, ranks
+from rela_cli.data.loader import in_blocks, load
+from rela_cli.errors import ConfigError
+from rela_cli.stages.train import Trainer
+from tests.factories import config, pixels, trainer
+
+METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
+SMALL_HEADS = {
+    "byol": ["method.projection_dim=16"],
+    "dino": ["method.hidden_dim=16", "method.projection_dim=16", "method.prototypes=24"],
+    "simsiam": ["method.hidden_dim=16", "method.projection_dim=16", "method.predictor_dim=8"],
+    "moco_v3": ["method.hidden_dim=16", "method.projection_dim=16"],
+    "barlow_twins": ["method.hidden_dim=16", "method.projection_dim=16"],
+    "vicreg": ["method.hidden_dim=16", "method.projection_dim=16"],
+    "swav": ["method.prototypes=12", "method.frozen_prototypes=0.7"],
+}
+STEPS = 50
+
+
+def free_port() -> int:
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return int(it.getsockname()[1])
+
+
+def one_of(rank: int, world: int, port: int, work: Callable[..., Any], folder: str, arguments: tuple[Any, ...]) -> None:
+    """A process as torchrun starts it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with ranks.joined(use_gpu=False):
+        torch.save(work(*arguments), f"{folder}/{rank}.pt")
+
+
+def on(world: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `work` gives in each of `world` processes."""
+    folder.mkdir(exist_ok=True)
+    torch.multiprocessing.spawn(one_of, (world, free_port(), work, str(folder), arguments), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+
+# ------------------------------------------------------------------------------------------------------- the training
+
+
+def trained(method: str, double: bool, extra: tuple[str, ...] = (), n: int = 64) -> dict[str, Any]:
+    """50 steps, half of them of matching: what is left, the losses, and the samples that this process saw."""
+    words = [f"method={method}", "batch_size=8", "epochs=7", "switch=fixed", "switch.at=0.5", *extra]
+    loop = trainer(*words, *SMALL_HEADS.get(method, []), n=n)
+    if double:
+        in_double(loop)
+    loop.trainee.train()
+    seen, losses = [], []
+    for epoch in range(7):
+        for batch, images in load(loop.images, loop.shares(epoch), loop.device):
+            if loop.step < STEPS:
+                loop.step += 1
+                loop.maybe_switch()
+                losses.append(loop.of_all(loop.take_step(batch, images, epoch)[0], []))
+                seen.append(batch)
+    assert loop.phase == 2 and loop.switch_step == 29
+    state = {k: v.double() for k, v in loop.trainee.state_dict().items()}
+    return {"state": state, "losses": torch.stack(losses).double(), "seen": torch.stack(seen)}
+
+
+def in_double(loop: Trainer) -> None:
+    loop.trainee.double()
+    for memory in loop.optimizer.state.values():
+        memory.update({k: v.double() for k, v in memory.items()})
+    loop.targets = None if loop.targets is None else loop.targets.double()
+    loop.targets_of = lambda batch: loop.targets[batch] if loop.phase == 1 else None  # type: ignore[method-assign, index]
+    as_double = lambda augment: lambda *a: augment(*a).double()  # noqa: E731
+    loop.augments = {phase: [as_double(a) for a in augments] for phase, augments in loop.augments.items()}
+    loop.enter(loop.phase)
+
+
+def all_methods(methods: tuple[str, ...], double: bool) -> dict[str, Any]:
+    return {name: trained(name, double) for name in methods}
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_in_float64_with_every_method(tmp_path: Path) -> None:
+    """Reliability row 18, phase 1 and the change to phase 2 included."""
+    two = on(2, tmp_path, all_methods, METHODS, True)
+    for name in METHODS:
+        one = trained(name, True)
+        for rank in range(2):
+            for key, value in one["state"].items():
+                assert (two[rank][name]["state"][key] - value).abs().max() < 1e-9, (name, key)
+            assert (two[rank][name]["losses"] - one["losses"]).abs().max() < 1e-9, name
+        shares = torch.cat([two[rank][name]["seen"] for rank in range(2)], dim=1)
+        assert torch.equal(shares, one["seen"]), "the ranks' shares, side by side, are the batches of one process"
+        assert two[0][name]["seen"].shape == (STEPS, 4)
+
+
+def test_four_ranks_and_a_batch_norm_with_activation(tmp_path: Path) -> None:
+    found = on(4, tmp_path, normed)
+    whole = normed()
+    for rank, (outputs, gradient, running) in enumerate(found):
+        assert (outputs - whole[0][rank * 3 : rank * 3 + 3]).abs().max() < 1e-12
+        assert (gradient - whole[1][rank * 3 : rank * 3 + 3]).abs().max() < 1e-12
+        assert all((a - b).abs().max() < 1e-12 for a, b in zip(running, whole[2], strict=True))
+
+
+def normed() -> tuple[Tensor, Tensor, list[Tensor]]:
+    """torch's and timm's batch norms, ours when there are ranks, on this rank's share of 12 samples."""
+    layers = nn.Sequential(BatchNormAct2d(5), nn.BatchNorm2d(5), nn.Flatten(), nn.BatchNorm1d(5 * 16, affine=False))
+    layers = layers.double() if ranks.world() == 1 else norm.convert(layers.double())
+    random = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(12, *shape, generator=random, dtype=torch.float64) for shape in ((5, 4, 4), (80,)))
+    share = ranks.share(torch.arange(12))
+    mine = x[share].clone().requires_grad_()
+    outputs = layers(mine)
+    (outputs * weight[share]).sum().backward()
+    assert mine.grad is not None
+    return outputs.detach(), mine.grad, [b.clone().double() for b in layers.buffers()]
+
+
+def test_a_batch_norm_of_unknown_kind_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"SyncBatchNorm .* runtime.devices=1"):
+        norm.convert(nn.Sequential(nn.SyncBatchNorm(4)))
+
+
+def test_float32_is_no_further_apart_than_two_orders_of_summation(tmp_path: Path) -> None:
+    """One process with its batch in another order (the same samples) is the yardstick: SGD, which amplifies nothing."""
+    two = on(2, tmp_path, trained, "simclr", False, ("optimizer=sgd", "optimizer.lr=0.01"))
+    one = trained("simclr", False, ("optimizer=sgd", "optimizer.lr=0.01"))
+    exact = trained("simclr", True, ("optimizer=sgd", "optimizer.lr=0.01"))
+    apart = distance(two[0]["state"], one["state"])
+    assert 0 < apart < 4 * distance(one["state"], exact["state"])
+    assert distance(two[0]["state"], two[1]["state"]) == 0, "ranks hold the same weights"
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return max((one[key] - other[key]).abs().max().item() for key in one)
+
+
+def test_accumulated_parts_are_the_mean_of_their_losses(tmp_path: Path) -> None:
+    """Supervised without batch statistics in play at the first step: the gradient of two parts is that of the whole."""
+    loops = [
+        trainer("method=supervised", f"accumulate={k}", "learner=timm", "learner.model=test_vit", size=32)
+        for k in (1, 2)
+    ]
+    gradients = []
+    for loop in loops:
+        loop.enter(2)
+        in_double(loop)
+        loop.phase = 2
+        batch, images = next(load(loop.images, loop.shares(0), loop.device))
+        loop.step = 1
+        loop.take_step(batch, images, 0)
+        gradients.append([p.grad for p in loop.trainee.method.parameters() if p.grad is not None])
+    assert all((a - b).abs().max() < 1e-9 for a, b in zip(*gradients, strict=True))
+
+
+def test_views_in_one_pass_are_those_of_two(tmp_path: Path) -> None:
+    """Outputs, gradients and running statistics; each view has its own batch statistics."""
+    random = torch.Generator().manual_seed(0)
+    views = [torch.randn(6, 3, 8, 8, generator=random, dtype=torch.float64) * (1 + i) for i in range(2)]
+    found = []
+    for one_pass in (False, True):
+        loop = trainer("method=byol", target_dim=None)
+        in_double(loop)
+        method = norm.convert(loop.trainee.method)
+        method.one_pass = method.target.one_pass = one_pass  # type: ignore[union-attr, assignment]
+        loss = method(views)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in method.parameters() if p.grad is not None), *method.buffers()])
+    assert all((a.double() - b.double()).abs().max() < 1e-10 for a, b in zip(*found, strict=True))
+    joint = nn.BatchNorm2d(3).double()(torch.cat(views))
+    apart = torch.cat([nn.BatchNorm2d(3).double()(view) for view in views])
+    assert (joint - apart).abs().max() > 0.1, "statistics of both views together would be another method"
+
+
+# --------------------------------------------------------------------------------------------------------- extraction
+
+
+def blocks_of(n: int, size: int) -> tuple[Tensor, int]:
+    """Outputs of a small network for all images, and how many blocks this process computed."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 16)).eval()
+    calls = []
+
+    def compute(block: Tensor) -> Tensor:
+        calls.append(len(block))
+        return network(block.float() / 255)  # type: ignore[no-any-return]
+
+    outputs = list(in_blocks(compute, pixels(n, 8), size, torch.device("cpu")))
+    return torch.cat(outputs), len(calls)
+
+
+def test_blocks_are_the_same_bits_on_any_number_of_ranks(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole, count = blocks_of(90, 8)
+    torch.set_num_threads(threads)
+    assert count == 12
+    for world in (2, 4):
+        found = on(world, tmp_path / str(world), blocks_of, 90, 8)
+        assert [calls for _, calls in found] == [12 // world] * world, "its share and no more"
+        assert all(torch.equal(outputs, whole) for outputs, _ in found)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused_before_torch() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size=17 cannot be shared out evenly over 2 processes.*batch_size=16"):
+        config("runtime.devices=2", "batch_size=17")
