@@ -25,6 +25,7 @@ from rela_cli.parts import find
 from rela_cli.redact import redact
 from rela_cli.runs import STAGES, Run
 from rela_cli.screen import say, show_plan, show_result, show_targets
+from rela_cli.signals import stoppable
 
 if TYPE_CHECKING:
     from rela_cli.checkpoint import Checkpoints, Saved
@@ -67,8 +68,6 @@ class Pipeline:
 
     def execute(self, until: str) -> None:
         """All stages up to `until`. Interrupted or failed, the manifest says so, and finished stages stay."""
-        from rela_cli.runtime import stoppable
-
         with stoppable():
             if until in ("extract", "transport"):
                 self.make_targets(until)

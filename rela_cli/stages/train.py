@@ -29,7 +29,8 @@ from rela_cli.methods.base import Method
 from rela_cli.optim import lr_at, non_finite
 from rela_cli.parts import build
 from rela_cli.representation import deviation, effective_rank, knn_top1, representations
-from rela_cli.runtime import Metrics, Progress, count_flops, deferred, peak_memory, pick_device, wait
+from rela_cli.runtime import Metrics, Progress, count_flops, peak_memory, pick_device, wait
+from rela_cli.signals import deferred
 from rela_cli.streams import key, seeded
 from rela_cli.switch import Switch, Trace
 from rela_cli.weights import backbone_name

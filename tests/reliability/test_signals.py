@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rela_cli import runtime
+from rela_cli import signals
 from rela_cli.stages import extract
 from rela_cli.stages.train import Trainer
 
@@ -37,11 +38,11 @@ def pausing(wait: Callable[[], bool]) -> None:
 
 
 def until_heard() -> None:
-    pausing(lambda: bool(runtime._deferred))
+    pausing(lambda: bool(signals._deferred))
 
 
 def for_ever() -> None:
-    pausing(lambda: bool(runtime._deferred) and bool(Path("heard").touch()))
+    pausing(lambda: bool(signals._deferred) and bool(Path("heard").touch()))
 
 
 def extract_for_ever() -> None:
@@ -116,3 +117,30 @@ def test_seconds_add_up(tmp_path: Path) -> None:
     assert call(tmp_path, "train", *RUN) == 0
     result = json.loads((run_folder(tmp_path) / "result.json").read_text())
     assert 2 <= result["seconds"]["train"] <= time.monotonic() - began
+
+
+@pytest.mark.parametrize("context", [signals.stoppable, signals.between, signals.collected])
+def test_in_a_thread_they_are_somebody_elses(context: Callable[[], Any]) -> None:
+    """Only the main thread may set handlers; the work is done all the same, and afterwards all is as before."""
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before, seen = list(map(signal.getsignal, watched)), []
+
+    def work() -> None:
+        with context():
+            seen.append(list(map(signal.getsignal, watched)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+    work()
+    assert seen[1] != before, "in the main thread it does set them"
+    assert list(map(signal.getsignal, watched)) == before
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_table_hears_of_the_first_and_dies_of_the_second(first: signal.Signals) -> None:
+    with signals.collected() as caught:
+        os.kill(os.getpid(), first)
+        assert [stopped.exit_code for stopped in caught] == [128 + first]
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == [signal.SIG_DFL] * 2
