@@ -166,11 +166,17 @@ class Pipeline:
     # --------------------------------------------------------------------------------------------- stage 3
 
     def learner_width(self) -> int:
-        """The learner's feature_dim; a learner that cannot take these images says so before any stage runs."""
+        """The learner's feature_dim; a learner that cannot take these images says so before any stage runs.
+
+        So does a disk without room for its checkpoints: they hold its weights and more. Training asks for all of it.
+        """
+        from rela_cli.checkpoint import tensor_bytes
         from rela_cli.data.cache import read_stats
         from rela_cli.learners.build import build_backbone, feature_dim
 
-        return feature_dim(build_backbone(self.config.learner, self.config.seed, read_stats(self.run.images).size))
+        backbone = build_backbone(self.config.learner, self.config.seed, read_stats(self.run.images).size)
+        self.checkpoints().ensure_room(tensor_bytes(backbone.state_dict()))
+        return feature_dim(backbone)
 
     def make_backbone(self, width: int) -> None:
         """Train, and write down that it is done and what it cost."""

@@ -20,6 +20,7 @@ from rela_cli.stages.train import Trainer
 from .harness import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
 
 Step = Callable[..., Any]
+BALLAST = 1 << 30  # bytes; a process of RUN takes about half of it
 AT = 10  # the step in which the signal comes; the interval is never over by then
 
 
@@ -106,10 +107,16 @@ def test_outside_training_the_first_one_leaves_at_once(tmp_path: Path) -> None:
     assert temporaries(tmp_path / "outputs") == []
 
 
-def test_seconds_add_up(tmp_path: Path) -> None:
-    """What the first process spent in step 10 is on the account of the whole."""
+def with_ballast() -> None:
+    """A process that has once held 1 GB."""
+    bytes(1) * BALLAST
+    until_heard()
+
+
+def test_seconds_add_up_and_the_most_memory_counts(tmp_path: Path) -> None:
+    """What the first process spent in step 10 is on the account of the whole; so is the memory that it had."""
     began = time.monotonic()
-    process = spawn(tmp_path, "train", *RUN, before=until_heard)
+    process = spawn(tmp_path, "train", *RUN, before=with_ballast)
     wait_for(tmp_path / "there", process)
     time.sleep(2)
     os.kill(process.pid, signal.SIGTERM)
@@ -117,6 +124,7 @@ def test_seconds_add_up(tmp_path: Path) -> None:
     assert call(tmp_path, "train", *RUN) == 0
     result = json.loads((run_folder(tmp_path) / "result.json").read_text())
     assert 2 <= result["seconds"]["train"] <= time.monotonic() - began
+    assert result["peak_memory_bytes"] >= BALLAST
 
 
 @pytest.mark.parametrize("context", [signals.stoppable, signals.between, signals.collected])
