@@ -1,9 +1,11 @@
 """What a signal does: a first one ends the work in good order, a second one the process. Needs no torch.
 
-while one run is made            stoppable    SIGTERM, SIGUSR1 (143), SIGINT (130): raised where it stands
-  inside its training loop       deferred     kept until the step is over
-between two cells of a sweep     between      SIGTERM (143): raised, as Python does it for Ctrl-C
-while a table's runs are made    collected    SIGTERM (143), SIGINT (130): kept until no new process is lost by it
+    while one run is made            stoppable   raised where it stands
+      inside its training loop       deferred    kept until the step is over
+    between two cells of a sweep     between     raised; Ctrl-C is Python's own
+    while a table's runs are made    collected   kept until no process that was just started can be lost
+
+SIGTERM and SIGUSR1 end with 143, SIGINT with 130.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from types import FrameType
 from rela_cli.errors import Stopped
 
 Handler = Callable[[int, FrameType | None], None]
-STOP, TABLE_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), (signal.SIGTERM, signal.SIGINT)
+TOLD_TO_STOP = (signal.SIGTERM, signal.SIGUSR1)  # by a scheduler, some of which warn with the second
+ALL = (signal.SIGINT, *TOLD_TO_STOP)
 
 
 @contextmanager
@@ -34,26 +37,30 @@ def handled(signals: Sequence[signal.Signals], handler: Handler) -> Iterator[Non
             signal.signal(each, old)
 
 
-def leave_next(signals: Sequence[signal.Signals]) -> None:
-    """From now on these signals end the process at once."""
-    for each in signals:
+def first(signum: int, words: str = "") -> Stopped:
+    """What a first signal means; from now on each of them ends the process at once."""
+    for each in ALL:
         signal.signal(each, signal.SIG_DFL)
+    return stopped(signum, words)
+
+
+def stopped(signum: int, words: str = "") -> Stopped:
+    """The error with a signal's name and exit status."""
+    name = signal.Signals(signum).name
+    return Stopped(f"stopped by {name}{words}", signal.SIGTERM if signum == signal.SIGUSR1 else signum)
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 end the run as `Stopped`, with 143; SIGINT with 130. A second one ends it at once."""
+    """A first signal ends the run as `Stopped`, a second one ends the process at once."""
 
     def stop(signum: int, _: FrameType | None) -> None:
-        leave_next(STOP)
-        shown = signal.SIGTERM if signum == signal.SIGUSR1 else signum
-        name = signal.Signals(signum).name
-        stopped = Stopped(f"stopped by {name}; the same command goes on from the last finished stage", shown)
+        error = first(signum, "; the same command goes on from the last finished stage")
         if _deferred is None:
-            raise stopped
-        _deferred.append(stopped)
+            raise error
+        _deferred.append(error)
 
-    with handled(STOP, stop):
+    with handled(ALL, stop):
         yield
 
 
@@ -79,24 +86,22 @@ def deferred() -> Iterator[list[Stopped]]:
 
 @contextmanager
 def between() -> Iterator[None]:
-    """SIGTERM between two cells ends the sweep as Ctrl-C does, with its summary."""
+    """SIGTERM or SIGUSR1 between two cells ends the sweep as Ctrl-C does, with its summary."""
 
     def stop(signum: int, _: FrameType | None) -> None:
-        raise Stopped("stopped by SIGTERM", signum)
+        raise stopped(signum)
 
-    with handled([signal.SIGTERM], stop):
+    with handled(TOLD_TO_STOP, stop):
         yield
 
 
 @contextmanager
 def collected() -> Iterator[list[Stopped]]:
-    """A list that a first SIGTERM or Ctrl-C is put into: raised at once, it might lose a process just started."""
+    """A list that a first signal is put into: raised at once, it might lose a process just started."""
     caught: list[Stopped] = []
 
     def keep(signum: int, _: FrameType | None) -> None:
-        leave_next(TABLE_STOP)
-        name = signal.Signals(signum).name
-        caught.append(Stopped(f"stopped by {name}; the same command makes what is still missing", signum))
+        caught.append(first(signum, "; the same command makes what is still missing"))
 
-    with handled(TABLE_STOP, keep):
+    with handled(ALL, keep):
         yield caught

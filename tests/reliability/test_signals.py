@@ -20,7 +20,8 @@ from rela_cli.stages.train import Trainer
 from .harness import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
 
 Step = Callable[..., Any]
-BALLAST = 1 << 30  # bytes; a process of RUN takes about half of it
+CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+BALLAST = 3 << 29  # bytes, twice what a process of RUN takes
 AT = 10  # the step in which the signal comes; the interval is never over by then
 
 
@@ -67,7 +68,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return left(folder)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(("signum", "status"), CODES)
 def test_saved_at_the_end_of_the_step(tmp_path: Path, expected: dict[str, Any], signum: int, status: int) -> None:
     process = spawn(tmp_path, "train", *RUN, before=until_heard)
     wait_for(tmp_path / "there", process)
@@ -108,7 +109,7 @@ def test_outside_training_the_first_one_leaves_at_once(tmp_path: Path) -> None:
 
 
 def with_ballast() -> None:
-    """A process that has once held 1 GB."""
+    """A process that has once held 1.6 GB."""
     bytes(1) * BALLAST
     until_heard()
 
@@ -130,12 +131,11 @@ def test_seconds_add_up_and_the_most_memory_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("context", [signals.stoppable, signals.between, signals.collected])
 def test_in_a_thread_they_are_somebody_elses(context: Callable[[], Any]) -> None:
     """Only the main thread may set handlers; the work is done all the same, and afterwards all is as before."""
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before, seen = list(map(signal.getsignal, watched)), []
+    before, seen = list(map(signal.getsignal, signals.ALL)), []
 
     def work() -> None:
         with context():
-            seen.append(list(map(signal.getsignal, watched)))
+            seen.append(list(map(signal.getsignal, signals.ALL)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -143,12 +143,20 @@ def test_in_a_thread_they_are_somebody_elses(context: Callable[[], Any]) -> None
     assert seen == [before]
     work()
     assert seen[1] != before, "in the main thread it does set them"
-    assert list(map(signal.getsignal, watched)) == before
+    assert list(map(signal.getsignal, signals.ALL)) == before
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_a_table_hears_of_the_first_and_dies_of_the_second(first: signal.Signals) -> None:
+@pytest.mark.parametrize(("signum", "status"), CODES)
+def test_a_table_hears_of_the_first_and_dies_of_the_second(signum: int, status: int) -> None:
     with signals.collected() as caught:
-        os.kill(os.getpid(), first)
-        assert [stopped.exit_code for stopped in caught] == [128 + first]
-        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == [signal.SIG_DFL] * 2
+        os.kill(os.getpid(), signum)
+        assert [stopped.exit_code for stopped in caught] == [status]
+        assert [signal.getsignal(each) for each in signals.ALL] == [signal.SIG_DFL] * 3
+
+
+@pytest.mark.parametrize(("signum", "status"), CODES)
+def test_between_two_cells_it_is_raised(signum: int, status: int) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, signals.between():
+        os.kill(os.getpid(), signum)
+        time.sleep(1)
+    assert getattr(caught.value, "exit_code", 130) == status
