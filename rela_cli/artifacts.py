@@ -369,14 +369,14 @@ def no_room(path: Path, needed: int | None, why: str) -> str:
     )
 
 
-def ensure_room(path: Path, needed: int) -> None:
+def ensure_room(path: Path, needed: int, why: str = "estimated before the work") -> None:
     """Before work that will write `needed` bytes.
 
     Raises:
         DiskError: there are not as many.
     """
     if needed > free_bytes(path):
-        raise DiskError(no_room(path, needed, "estimated before the work"))
+        raise DiskError(no_room(path, needed, why))
 
 
 def free_bytes(path: Path) -> int:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rela_cli.artifacts import Facts, file_sha256, write_atomic
+from rela_cli.artifacts import Facts, ensure_room, file_sha256, megabytes, write_atomic
 from rela_cli.errors import RelaError
 from rela_cli.faults import fault
 
@@ -60,6 +60,19 @@ class Checkpoints:
         return step > self.step and (ends or time.monotonic() - self.at >= self.every_seconds)
 
     # ------------------------------------------------------------------------------------------------ write
+
+    def ensure_room(self, size: int) -> None:
+        """Before the first step: do the last two of `size` bytes fit, and the next one beside them?
+
+        Those that are there take no more room. The backbones at the end are part of a state, so they fit where the
+        next checkpoint would have been.
+
+        Raises:
+            DiskError: they do not.
+        """
+        coming = max(1, KEPT + 1 - len(self.found()))
+        why = f"estimated before training: {coming} x {megabytes(size)}, the checkpoints at hand and the next one"
+        ensure_room(self.folder, coming * size, why)
 
     def save(self, step: int, phase: int, state: Facts) -> Path:
         """Write the state after `step` and let go of all but the last two. What is in the logs has been flushed."""
@@ -145,6 +158,11 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         is_tensor = value.keys() == {TENSOR}
         return tensors[value[TENSOR]] if is_tensor else {key: unpack(inner, tensors) for key, inner in value.items()}
     return [unpack(inner, tensors) for inner in value] if isinstance(value, list) else value
+
+
+def tensor_bytes(state: Mapping[str, Tensor]) -> int:
+    """Of a state dict in a file."""
+    return sum(value.nbytes for value in state.values())
 
 
 def synced(path: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from rela_cli.artifacts import megabytes
+from rela_cli.artifacts import disk_errors, megabytes
 from rela_cli.inventory import CacheEntry, Inventory, Leftover, RunFolder, shown, take
 
 WAYS = """\
@@ -30,8 +30,9 @@ def main(argv: list[str]) -> int:
     found = take(Path(given.outputs))
     levels = [name for name in ("unused", "finished", "resumable") if getattr(given, name)]
     going = [entry for entry in found.entries if level(entry) in levels]
-    freed = sum(drop_leftover(x, given.dry_run) for x in found.leftovers)
-    freed += sum(drop_entry(entry, given.dry_run) for entry in going)
+    with disk_errors(found.outputs):
+        freed = sum(drop_leftover(x, given.dry_run) for x in found.leftovers)
+        freed += sum(drop_entry(entry, given.dry_run) for entry in going)
     tell_what_stays(found, going)
     print(f"{'would free' if given.dry_run else 'freed'} {megabytes(freed)}")
     return 0
@@ -51,33 +52,38 @@ def open_runs(entry: CacheEntry) -> list[RunFolder]:
 
 def drop_leftover(leftover: Leftover, dry: bool) -> int:
     """Bytes freed."""
+    if not dry:
+        remove(leftover.path)
     print(f"  {'would go' if dry else 'gone':<9}{shown(leftover.bytes)}  {leftover.path}  {leftover.why}")
-    return leftover.bytes if dry or remove(leftover.path) else 0
+    return leftover.bytes
 
 
 def drop_entry(entry: CacheEntry, dry: bool) -> int:
     """Bytes freed; an entry that a process is at stays."""
     waiting = open_runs(entry)
     warning = f"  NEEDED by {names(waiting)}, which would make it again" if waiting else ""
-    if any(run.status == "running" for run in waiting) or not entry.lock.is_free():
+    if any(run.status == "running" for run in waiting) or not (entry.lock.is_free() if dry else take_away(entry)):
         print(f"  {'in use':<9}{shown(entry.bytes)}  {entry.title}  stays: a process is at work with it")
         return 0
     print(f"  {'would go' if dry else 'gone':<9}{shown(entry.bytes)}  {entry.title}{warning}")
-    if dry:
-        return entry.bytes
+    return entry.bytes
+
+
+def take_away(entry: CacheEntry) -> bool:
+    """Remove an entry, unless a process is at it."""
     with suppress(Timeout), entry.lock.held(timeout=0):
-        return entry.bytes if remove(entry.folder) else 0
-    return 0
+        remove(entry.folder)
+        return True
+    return False
 
 
-def remove(path: Path) -> bool:
+def remove(path: Path) -> None:
     """A file or a folder; a folder first gets out of the way under another name, so that no half of it is found."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
-        return True
+        return
     away = path if path.suffix == ".tmp" else path.replace(path.with_name(f".{path.name}.tmp"))
     shutil.rmtree(away)
-    return True
 
 
 def tell_what_stays(found: Inventory, going: Sequence[CacheEntry]) -> None:
@@ -96,4 +102,4 @@ def tell_what_stays(found: Inventory, going: Sequence[CacheEntry]) -> None:
 
 def names(runs: Sequence[RunFolder]) -> str:
     """The first runs by name and state."""
-    return ", ".join(f"{run.folder.name} ({run.status})" for run in runs[:3]) + (", ..." if len(runs) > 3 else "")
+    return ", ".join(f"{run.title} ({run.status})" for run in runs[:3]) + (", ..." if len(runs) > 3 else "")

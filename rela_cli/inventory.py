@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from rela_cli.artifacts import Facts, Lock, RunLock, damage, megabytes, read_jso
 from rela_cli.errors import MissingError, nearest
 
 KINDS = ("images", "features", "targets", "baselines")
+ELSEWHERE = ".elsewhere"  # under runs/: where runs lie that are not there
 OPEN = ("running", "killed", "stopped", "failed", "trained")  # states from which the same command goes on
 
 
@@ -29,8 +31,13 @@ class RunFolder:
 
     @property
     def is_open(self) -> bool:
-        """Whether the same command would go on with it."""
-        return self.status in OPEN
+        """Whether the same command would go on with it: not when resume=never has set it aside."""
+        return self.status in OPEN and not re.search(r"\.old-\d+$", self.folder.name)
+
+    @property
+    def title(self) -> str:
+        """Its name, or where it lies when that is elsewhere."""
+        return self.folder.name if self.folder.parent.name == "runs" else str(self.folder)
 
     @property
     def result(self) -> Facts:
@@ -97,7 +104,7 @@ def take(outputs: Path) -> Inventory:
     outputs = Path(str(outputs).removeprefix("paths.outputs=")).expanduser()
     if not outputs.is_dir():
         raise MissingError(f"{outputs} is not a folder; runs are in outputs/ unless paths.outputs= says otherwise")
-    runs = [run_at(folder) for folder in run_folders(outputs)]
+    runs = [run_at(folder) for folder in (*run_folders(outputs), *elsewhere(outputs))]
     entries = [entry_at(path, runs) for kind in KINDS for path in folders(outputs / "cache" / kind)]
     return Inventory(outputs, runs, entries, leftovers(outputs))
 
@@ -106,6 +113,13 @@ def run_folders(outputs: Path) -> list[Path]:
     """Each run once: `latest` is a link to one."""
     found = sorted(path.parent for path in outputs.glob("runs/*/manifest.json"))
     return [folder for folder in found if not folder.is_symlink()]
+
+
+def elsewhere(outputs: Path) -> list[Path]:
+    """Runs under paths.run=FOLDER that use this cache, by the words that they have left (`Run.leave_word`)."""
+    here = {folder.resolve() for folder in run_folders(outputs)}
+    said = [Path(word.read_text(encoding="utf-8")) for word in sorted(outputs.glob(f"runs/{ELSEWHERE}/*.txt"))]
+    return [folder for folder in said if folder not in here and (folder / "manifest.json").is_file()]
 
 
 def run_at(folder: Path) -> RunFolder:
@@ -135,9 +149,13 @@ def leftovers(outputs: Path) -> list[Leftover]:
             found.append(Leftover(path, "half-made by a killed process", size_of(path)))
     for path in sorted(outputs.glob("cache/*/*.corrupt")):
         found.append(Leftover(path, "damaged, set aside", size_of(path)))
-    for path in sorted(outputs.glob("runs/*/.*.tmp")):
-        if RunLock(path.parent).is_free():
-            found.append(Leftover(path, "half-written by a killed process", size_of(path)))
+    for pattern, why in (
+        (".*.tmp", "half-written by a killed process"),
+        ("checkpoint-*.corrupt", "damaged, set aside"),
+    ):
+        for path in sorted(outputs.glob(f"runs/*/{pattern}")):
+            if RunLock(path.parent).is_free():
+                found.append(Leftover(path, why, size_of(path)))
     return found
 
 

@@ -50,7 +50,7 @@ def show(found: Inventory) -> None:
     """One line a run, one an entry of the cache, and the totals."""
     print(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
-        print(f"  {run.status:<9}{shown(run.bytes)}  {run.folder.name}{top1(run)}")
+        print(f"  {run.status:<9}{shown(run.bytes)}  {run.title}{top1(run)}")
     print(f"cache  {len(found.entries)} entries, {megabytes(sum(entry.bytes for entry in found.entries))}")
     for entry in found.entries:
         print(f"  {'damaged' if entry.problem else 'whole':<9}{shown(entry.bytes)}  {entry.title:<27} {users(entry)}")

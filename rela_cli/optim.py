@@ -7,7 +7,7 @@ non-finite update back on the device that way, without waiting for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,17 @@ def sgd(
     for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
         optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     return optimizer
+
+
+def memory_bytes(make: Callable[[Parameters], torch.optim.Optimizer], parameters: Parameters) -> int:
+    """What an optimizer will remember of its parameters, in bytes: tried with one small weight and one update."""
+    weight = nn.Parameter(torch.ones(8, 8))
+    weight.grad = torch.zeros_like(weight)
+    optimizer = make([weight])
+    optimizer.step()
+    held = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
+    copies = sum(value.shape == weight.shape for value in held)
+    return copies * sum(parameter.nbytes for parameter in parameters)
 
 
 def decay_groups(parameters: Parameters, weight_decay: float, norm_and_bias: bool) -> list[dict[str, Any]]:

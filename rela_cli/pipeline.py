@@ -25,6 +25,7 @@ from rela_cli.parts import find
 from rela_cli.redact import redact
 from rela_cli.runs import STAGES, Run
 from rela_cli.screen import say, show_plan, show_result, show_targets
+from rela_cli.signals import stoppable
 
 if TYPE_CHECKING:
     from rela_cli.checkpoint import Checkpoints, Saved
@@ -67,8 +68,6 @@ class Pipeline:
 
     def execute(self, until: str) -> None:
         """All stages up to `until`. Interrupted or failed, the manifest says so, and finished stages stay."""
-        from rela_cli.runtime import stoppable
-
         with stoppable():
             if until in ("extract", "transport"):
                 self.make_targets(until)
@@ -167,11 +166,17 @@ class Pipeline:
     # --------------------------------------------------------------------------------------------- stage 3
 
     def learner_width(self) -> int:
-        """The learner's feature_dim; a learner that cannot take these images says so before any stage runs."""
+        """The learner's feature_dim; a learner that cannot take these images says so before any stage runs.
+
+        So does a disk without room for its checkpoints: they hold its weights and more. Training asks for all of it.
+        """
+        from rela_cli.checkpoint import tensor_bytes
         from rela_cli.data.cache import read_stats
         from rela_cli.learners.build import build_backbone, feature_dim
 
-        return feature_dim(build_backbone(self.config.learner, self.config.seed, read_stats(self.run.images).size))
+        backbone = build_backbone(self.config.learner, self.config.seed, read_stats(self.run.images).size)
+        self.checkpoints().ensure_room(tensor_bytes(backbone.state_dict()))
+        return feature_dim(backbone)
 
     def make_backbone(self, width: int) -> None:
         """Train, and write down that it is done and what it cost."""

@@ -21,6 +21,7 @@ from rela_cli.artifacts import Entry, Facts, RunLock, fingerprint, provenance, r
 from rela_cli.config import RANDOM, Config, Lengths, lengths, to_tree
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import RelaError
+from rela_cli.inventory import ELSEWHERE
 from rela_cli.parts import build
 from rela_cli.redact import redact
 
@@ -251,12 +252,21 @@ class Run:
         from rela_cli.runtime import versions
 
         command = command or " ".join(sys.argv)
+        self.leave_word()
         fresh = {"hash": self.hash, "status": status, "command": command, "inputs": self.inputs}
         manifest = {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
         kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
         write_json(self.folder / "manifest.json", kept)
         text = yaml.safe_dump(redact(self.tree), sort_keys=False)
         write_atomic(self.folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def leave_word(self) -> None:
+        """Of a folder by hand, so that `rela clean` knows what is needed there."""
+        folder = str(self.folder.resolve())
+        path = self.outputs / "runs" / ELSEWHERE / f"{fingerprint({'folder': folder})}.txt"
+        if self.config.paths.run and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, lambda temporary: temporary.write_text(folder, encoding="utf-8"))
 
 
 def without_card(tree: Any) -> Any:

@@ -6,20 +6,17 @@ import json
 import os
 import platform
 import resource
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rela_cli.config import Runtime
-from rela_cli.errors import ConfigError, Stopped
+from rela_cli.errors import ConfigError
 
 LINE_SECONDS = 30  # how often a plain line is printed where there is no terminal
 
@@ -72,53 +69,6 @@ def wait(device: torch.device) -> None:
     """Let the device finish, so that a clock read on the host means something."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 end the run as `Stopped`, with 143; SIGINT with 130. A second one ends it at once."""
-
-    def stop(signum: int, _: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_DFL)
-        shown = signal.SIGTERM if signum == signal.SIGUSR1 else signum
-        name = signal.Signals(signum).name
-        stopped = Stopped(f"stopped by {name}; the same command goes on from the last finished stage", shown)
-        if _deferred is None:
-            raise stopped
-        _deferred.append(stopped)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    try:
-        before = {each: signal.signal(each, stop) for each in signals}
-    except ValueError:  # not the main thread; whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-_deferred: list[Stopped] | None = None  # signals that wait for the end of a step; None: they do not wait
-
-
-@contextmanager
-def deferred() -> Iterator[list[Stopped]]:
-    """Inside, a first signal interrupts nothing: it comes up in this list, to be raised when it suits, or at the end.
-
-    A second one ends the process at once, here as everywhere.
-    """
-    global _deferred
-    pending: list[Stopped] = []
-    _deferred = pending
-    try:
-        yield pending
-    finally:
-        _deferred = None
-    if pending:
-        raise pending[0]
 
 
 class Metrics:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from rela_cli import signals
 from rela_cli.artifacts import write_atomic
 from rela_cli.composer import Composer, hand_over
-from rela_cli.errors import RelaError, Stopped
+from rela_cli.errors import RelaError
 from rela_cli.job import Job
 from rela_cli.redact import redact
 
@@ -110,7 +108,7 @@ def run(job: Job) -> int:
     folder = _new_folder(Path(first.paths.outputs))
     stop, trouble = 0, ""
     try:
-        with sigterm_stops():
+        with signals.between():
             hand_over(job.command, job.line, CellTask(job, folder, len(cells)), *_own_folder(job, folder))
     except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
         stop = getattr(interrupt, "exit_code", 130)
@@ -120,24 +118,6 @@ def run(job: Job) -> int:
         trouble = f": {type(error).__name__}: {error}"
     records = [_read(folder / f"{number}.json", cell, stop, trouble) for number, cell in enumerate(cells)]
     return report(records, stop)
-
-
-@contextmanager
-def sigterm_stops() -> Iterator[None]:
-    """SIGTERM between two cells ends the sweep as Ctrl-C does, with its summary."""
-
-    def stop(signum: int, _: FrameType | None) -> None:
-        raise Stopped("stopped by SIGTERM", signum)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread; whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _new_folder(outputs: Path) -> Path:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rela_cli import signals
 from rela_cli.composer import compose
-from rela_cli.errors import ConfigError, MissingError, RelaError, Stopped, nearest
+from rela_cli.errors import ConfigError, MissingError, RelaError, nearest
 from rela_cli.plan import Cost, Estimator
 from rela_cli.reproduce.cells import Cell, Cells, checked
 from rela_cli.reproduce.execute import Executor
@@ -72,31 +71,12 @@ def main(argv: list[str]) -> int:
     if request.dry_run:
         return 0
     executor = Executor(cells, request.jobs, request.out, say, request.launcher, gpus())
-    with signals() as caught:
+    with signals.collected() as caught:
         executor.run(caught)
     finish(cells, request.out, request.profile)
     for failure in executor.failed:
         say(f"failed: {failure}")
     return 1 if executor.failed else 0
-
-
-@contextmanager
-def signals() -> Iterator[list[Stopped]]:
-    """A list that a first SIGTERM or Ctrl-C is put into: raised at once, it might lose a process just started."""
-    caught: list[Stopped] = []
-
-    def leave(signum: int, _: object) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)  # a second one ends us at once
-        name = signal.Signals(signum).name
-        caught.append(Stopped(f"stopped by {name}; the same command makes what is still missing", signum))
-
-    before = {each: signal.signal(each, leave) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield caught
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 # ------------------------------------------------------------------------------------------------- the command line

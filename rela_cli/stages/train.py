@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rela_cli import ranks
 from rela_cli.artifacts import Entry, Facts, write_atomic
-from rela_cli.checkpoint import Checkpoints, Saved
+from rela_cli.checkpoint import Checkpoints, Saved, tensor_bytes
 from rela_cli.config import Config, Lengths, View
 from rela_cli.data.cache import ImageStats, Split
 from rela_cli.data.loader import load
@@ -29,11 +29,12 @@ from rela_cli.learners.build import build_backbone, feature_dim
 from rela_cli.matching import Matching
 from rela_cli.methods.base import Average, Method, each
 from rela_cli.norm import convert, is_known
-from rela_cli.optim import lr_at, non_finite
+from rela_cli.optim import lr_at, memory_bytes, non_finite
 from rela_cli.parts import build
 from rela_cli.precision import in_bf16, uses_bf16
 from rela_cli.representation import deviation, effective_rank, knn_top1, representations
-from rela_cli.runtime import Metrics, Progress, count_flops, deferred, peak_memory, pick_device, wait
+from rela_cli.runtime import Metrics, Progress, count_flops, peak_memory, pick_device, wait
+from rela_cli.signals import deferred
 from rela_cli.streams import key, seeded
 from rela_cli.switch import Switch, Trace
 from rela_cli.weights import backbone_name
@@ -185,6 +186,7 @@ class Trainer:
         self.meter = Meter(config.batch_size)
         self.checkpoints: Checkpoints | None = None
         self.started, self.seconds = time.perf_counter(), 0.0  # of this process, and the seconds of those before it
+        self.peak_before = 0  # bytes, the most that those took
         light, own = [config.matching.view] * 2, list(self.trainee.method.views)
         self.augments = {1: self.augmenters(light), 2: self.augmenters(own)}
         self.leaving = torch.zeros((), device=self.device)  # above 0 once a signal has reached any rank
@@ -219,6 +221,7 @@ class Trainer:
         self.warmup_steps = round(options.pop("warmup_epochs") * self.lengths.steps_per_epoch)
         part = replace(self.config.optimizer, options=options)
         self.optimizer: torch.optim.Optimizer = build(part, parameters=self.trainable)
+        self.optimizer_bytes = memory_bytes(lambda parameters: build(part, parameters=parameters), self.trainable)
 
     def augmenters(self, views: Sequence[View]) -> list[Augment]:
         """One augmentation a view; view i of a sample has a stream of its own."""
@@ -426,6 +429,7 @@ class Trainer:
             "random": torch.get_rng_state(),
             "random_gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "seconds": self.seconds + time.perf_counter() - self.started,
+            "peak_memory": self.peak_memory(),
         }
 
     def load_state(self, state: Facts) -> None:
@@ -452,10 +456,14 @@ class Trainer:
         if self.trace:
             self.trace.written = state["traced"]
         self.meter.load_state(state["meter"], self.device)
-        self.seconds = state["seconds"]
+        self.seconds, self.peak_before = state["seconds"], state.get("peak_memory", 0)
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["random_gpu"] is not None:
             torch.cuda.set_rng_state(state["random_gpu"], self.device)
+
+    def peak_memory(self) -> int:
+        """Bytes, the most that any process of the run has taken."""
+        return max(self.peak_before, peak_memory(self.device))
 
     def load_optimizer(self, memory: Facts) -> None:
         """The optimizer's memory, each tensor laid out as its parameter: fused updates walk both in memory's order."""
@@ -533,6 +541,8 @@ def train(
     wait(trainer.device)
     torch.manual_seed(key(config.seed, "train"))  # for dropout and the like; what came before does not matter
     trainer.begin(checkpoints, saved)
+    if trainer.step < lengths.total_steps:
+        checkpoints.ensure_room(tensor_bytes(trainer.trainee.state_dict()) + trainer.optimizer_bytes)
     trainer.fit(metrics)
     wait(trainer.device)
     facts = summary(trainer, costs, trainer.seconds + time.perf_counter() - trainer.started)
@@ -564,7 +574,7 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "image_size": trainer.data.size,  # with mean and std, what the backbone wants to be fed
         "mean": trainer.data.mean.tolist(),
         "std": trainer.data.std.tolist(),
-        "peak_memory_bytes": peak_memory(trainer.device),
+        "peak_memory_bytes": trainer.peak_memory(),
         "device": str(trainer.device),
         "precision": "bf16" if uses_bf16(trainer.config.runtime, trainer.device) else "fp32",
         "world_size": ranks.world(),

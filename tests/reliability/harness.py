@@ -25,6 +25,7 @@ from rela_cli.switch import Trace
 from ..factories import trainer
 
 TIMED = ("images_per_second", "data_wait")  # of a record: no two runs have the same
+ACCOUNT = ("seconds", "peak_memory")  # of a run: what its processes took, which no two do alike
 METHODS = sorted(path.stem for path in (CONF_DIR / "method").glob("*.yaml"))
 SENSITIVE = {  # settings under which a method's own memory of the run's progress matters
     "dino": ["method.warmup_teacher_temperature=0.02", "method.ema_schedule=cosine"],
@@ -98,6 +99,7 @@ def ending(loop: Trainer, folder: Path) -> dict[str, Any]:
         "switch": None if loop.switch is None else loop.switch.state,
         "counters": (loop.step, loop.phase, loop.switch_step, loop.collapsed),
         "seconds": loop.seconds,  # of the processes before this one
+        "peak_memory": loop.peak_before,  # the same
         "metrics": records(folder / "metrics.jsonl"),
         "trace": (folder / "switch.jsonl").read_text() if loop.trace else "",
     }
@@ -117,7 +119,7 @@ def same(one: Any, other: Any) -> bool:
 
 def untimed(end: dict[str, Any]) -> dict[str, Any]:
     """Without what is known to be another in a run that was interrupted."""
-    return {key: value for key, value in end.items() if key != "seconds"}
+    return {key: value for key, value in end.items() if key not in ACCOUNT}
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import resource
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rela_cli import space
-from rela_cli.artifacts import Entry, Facts, damage, read_json, write_atomic, write_json
+from rela_cli.artifacts import Entry, Facts, damage, free_bytes, read_json, write_atomic, write_json
 from rela_cli.checkpoint import Checkpoints
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import DiskError, MissingError
 from rela_cli.runs import Run
+from rela_cli.stages.train import Trainer
 
 from ..conftest import NO_TORCH, Rela
 from ..factories import config
@@ -85,23 +88,92 @@ def test_what_is_needed_is_estimated(tmp_path: Path) -> None:
     assert space.needs(known, "probe") == {}, "a run of ours says its width to whoever builds it"
 
 
+CHECKPOINTS = re.compile(r"no room for (\S+): about [\d.]+ [kMG]B needed, .* free \(estimated before training: (\d) x ")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+def test_room_for_checkpoints_is_what_they_take(
+    tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a method with a target network, in phase 1: never more than is written, and nearly all of it."""
+    asked, written = [], []
+    monkeypatch.setattr(Checkpoints, "ensure_room", lambda _, size: asked.append(size))
+    save = Checkpoints.save
+
+    def measured(*arguments: Any) -> Path:
+        written.append((path := save(*arguments)).stat().st_size)
+        return path
+
+    monkeypatch.setattr(Checkpoints, "save", measured)
+    backbone = go(tmp_path, *WORDS, "method=byol", f"optimizer={optimizer}", "learner.width=8").folder
+    assert backbone is not None
+    for_sure, before_training = asked
+    assert for_sure <= (backbone / "backbone.safetensors").stat().st_size <= 1.1 * for_sure
+    assert before_training <= min(written) and max(written) <= 1.1 * before_training, (asked, written)
+
+
+def test_no_room_for_checkpoints_is_said_before_anything_is_extracted(tmp_path: Path) -> None:
+    """The pixels fit; three times the learner's weights (2.8 MB) do not."""
+    with small_disk(tmp_path / "outputs", "6m") as outputs:
+        process = start(tmp_path, "train", *WORDS, "learner.width=16")
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 1
+        found = CHECKPOINTS.search(error)
+        assert found and found[1].startswith("outputs/runs/fake-random-") and found[2] == "3", error
+        assert "Traceback" not in error and not (outputs / "cache" / "features").exists()
+
+
+def test_no_room_for_checkpoints_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights alone would fit, with the optimizer's memory they do not; with room made the same command trains."""
+    with small_disk(tmp_path / "outputs", "12m") as outputs:
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "take_step", lambda *_: pytest.fail("a step was taken"))
+            with pytest.raises(DiskError, match=CHECKPOINTS):
+                go(outputs, *WORDS, "learner.width=16")
+        folder = only(outputs / "runs", "fake-*")
+        assert read(folder / "manifest.json")["status"] == "failed"
+        assert not list(folder.glob("checkpoint-*")) and (outputs / "cache" / "targets").exists()
+        remount(outputs, "size=64m")
+        assert go(outputs, *WORDS, "learner.width=16").status == "run"
+
+
+def test_checkpoints_that_are_there_need_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rela_cli.artifacts.free_bytes", lambda _: 2_500)
+    for number, fits in enumerate((False, True, True, True)):
+        checkpoints = Checkpoints(tmp_path, 0)
+        with nullcontext() if fits else pytest.raises(DiskError, match="3 kB needed, 3 kB free"):
+            checkpoints.ensure_room(1_000)
+        (tmp_path / f"checkpoint-{number:010}-0.safetensors").touch()
+
+
 # ----------------------------------------------------------------------------------------------------------- in mid-run
 
 
-def test_a_disk_that_fills_in_mid_run_and_the_run_goes_on_later(tmp_path: Path) -> None:
+def test_a_disk_that_fills_in_mid_run_and_the_run_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The pixels (26 kB) fit, the features' room is looked at once their width is known, a checkpoint fails."""
+    fit = Trainer.fit
+
+    def while_others_write(*arguments: Any) -> None:
+        (tmp_path / "outputs" / "theirs").write_bytes(b"x" * (free_bytes(tmp_path / "outputs") - 100_000))
+        fit(*arguments)
+
     with small_disk(tmp_path / "outputs", "120k") as outputs:
         wide = (*FAKE, *SHORT, "prior=random", "prior.width=64")
         with pytest.raises(DiskError, match=r"features/\S+: about 131\.1 kB|about 132 kB needed"):
-            go(outputs, *wide)
+            go(outputs, *wide, until="extract")
         assert half_written(outputs) == []
         kept = only(outputs / "cache" / "images", "????????????????")
         stamp = (kept / "train.safetensors").stat()
+        remount(outputs, "size=40m")
+        monkeypatch.setattr(Trainer, "fit", while_others_write)
         with pytest.raises(DiskError, match=r"no room for \S+checkpoint-\S+\.safetensors.*free") as caught:
             go(outputs, *WORDS, "learner.width=16")
+        monkeypatch.undo()
         assert "the same command goes on" in str(caught.value)
         assert half_written(outputs) == []
-        remount(outputs, "size=64m")
+        (outputs / "theirs").unlink()
         outcome = go(outputs, *WORDS, "learner.width=16")
         assert outcome.status == "run" and outcome.folder is not None
         assert read(outcome.folder / "manifest.json")["status"] == "finished"

@@ -13,7 +13,7 @@ from rela_cli.artifacts import Entry, RunLock, read_json, write_json
 from rela_cli.errors import MissingError
 
 from ..conftest import NO_TORCH, Rela
-from .helpers import WORDS, flip, go, only, python, wait_until
+from .helpers import WORDS, flip, go, only, python, remount, small_disk, wait_until
 
 Capture = pytest.CaptureFixture[str]
 
@@ -200,3 +200,64 @@ def test_an_entry_in_the_making_stays(outputs: Path, capsys: Capture) -> None:
     assert clean.main([str(outputs)]) == 0
     with pytest.raises(MissingError, match="is not a folder"):
         clean.main([str(outputs / "nowhere")])
+
+
+# ----------------------------------------------------------------------------------------------- easily overlooked
+
+
+def test_a_run_elsewhere_is_known_to_its_cache(outputs: Path, tmp_path: Path, capsys: Capture) -> None:
+    """paths.run=FOLDER: it is killed, and the features that nobody else has stay until they are named."""
+    mine = tmp_path / "mine"
+    words = (*WORDS, "prior.seed=7", f"paths.run={mine}")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("rela_cli.stages.train.Trainer.take_step", raise_interrupt)
+        go(outputs, *words)
+    assert str(mine) in [run["folder"] for run in listed(outputs, capsys)["runs"]]
+    clean.main([str(outputs), "--unused", "--finished"])
+    assert len(entries(outputs, "features")) == 1, "that of another prior went, this one did not"
+    assert f"features/{entries(outputs, 'features')[0].name}" not in capsys.readouterr().out
+    clean.main([str(outputs), "--resumable", "--dry-run"])
+    assert f"NEEDED by {mine} (stopped)" in capsys.readouterr().out
+    assert go(outputs, *words).status == "run"
+    shutil.rmtree(mine)
+    assert str(mine) not in [run["folder"] for run in listed(outputs, capsys)["runs"]]
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_was_set_aside_waits_for_nothing(outputs: Path, capsys: Capture) -> None:
+    """resume=never: no command goes on with the old one, so nothing is kept for it."""
+    run = run_of(outputs, 0)
+    set_status(run, "stopped")
+    run.rename(run.with_name(f"{run.name}.old-1"))
+    clean.main([str(outputs), "--finished"])
+    assert entries(outputs, "targets") == entries(outputs, "images") == []
+    assert "NEEDED" not in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_goes_unless_somebody_is_at_work(outputs: Path, capsys: Capture) -> None:
+    run = run_of(outputs, 0)
+    good, bad = (run / f"checkpoint-0000000001-0.safetensors{tail}" for tail in ("", ".corrupt"))
+    good.write_bytes(b"good")
+    bad.write_bytes(b"bad")
+    with RunLock(run):
+        clean.main([str(outputs)])
+    assert bad.exists()
+    clean.main([str(outputs)])
+    assert good.exists() and not bad.exists()
+    assert f"{bad}  damaged, set aside" in capsys.readouterr().out
+
+
+def test_a_folder_that_may_not_be_written_to_is_said(rela: Rela, made: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "outputs", "4m") as outputs:
+        shutil.copytree(made, outputs, symlinks=True, dirs_exist_ok=True)
+        before = everything(outputs)
+        remount(outputs, "ro")
+        done = rela("clean", "--unused", "--finished")
+        assert (done.returncode, done.stdout) == (1, ""), "nothing is said to be gone that is not"
+        assert "Read-only file system" in done.stderr and "unexpected" not in done.stderr
+        assert everything(outputs) == before
+        assert rela("ls").returncode == rela("show").returncode == 0
+        assert rela("clean", "--dry-run", "--finished").returncode == 0

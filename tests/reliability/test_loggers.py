@@ -14,6 +14,7 @@ import pytest
 
 from rela_cli import logger
 
+from ..factories import config
 from .helpers import FAKE, RANDOM, SHORT, WORDS, go, only, read, start, wait_until
 
 LONG = (*FAKE, *SHORT, *RANDOM, "epochs=40", "runtime.eval_every_epochs=0")
@@ -42,6 +43,32 @@ def test_a_tracker_that_hangs_holds_nobody_up(
     assert read(folder / "manifest.json")["status"] == "finished"
     assert (folder / "metrics.jsonl").read_text().count("\n") == 3
     assert capsys.readouterr().err.count("rela: wandb did not finish within 0.2 s; metrics.jsonl has everything") == 1
+
+
+def test_how_long_it_is_waited_for_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a minute, handed to the thread; the test itself waits for nothing."""
+    waited: list[float] = []
+    hanging = logger.Tracker(types.SimpleNamespace(log=lambda *a, **k: None, finish=lambda: None))
+    hanging.thread = types.SimpleNamespace(join=waited.append, is_alive=lambda: True)  # type: ignore[assignment]
+    hanging.close()
+    assert waited == [30]
+    assert "rela: wandb did not finish within 30 s; metrics.jsonl has everything" in capsys.readouterr().err
+
+
+def test_how_long_it_is_waited_for_at_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds, which wandb itself counts; then it is tried offline, and then done without."""
+    asked: list[tuple[str, float]] = []
+
+    def init(mode: str, settings: dict[str, Any], **_: object) -> None:
+        asked.append((mode, settings["init_timeout"]))
+        raise TimeoutError
+
+    module = tracker()
+    module.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    made = config(*WORDS, "logger=wandb", "logger.mode=online")
+    assert logger.start_wandb(made, tmp_path) is None
+    assert asked == [("online", 10), ("offline", 10)]
 
 
 def test_a_tracker_does_not_change_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,21 @@ from rela_cli.errors import RelaError
 from rela_cli.stages.train import Trainer
 
 from ..factories import config, pixels, stats_of
-from .harness import METHODS, RUN, STEPS, SWITCH, Killed, differing, ending, keep_until, small, train, untimed, words
+from .harness import (
+    ACCOUNT,
+    METHODS,
+    RUN,
+    STEPS,
+    SWITCH,
+    Killed,
+    differing,
+    ending,
+    keep_until,
+    small,
+    train,
+    untimed,
+    words,
+)
 
 Make = Callable[[], Trainer]
 STOPS = (1, 3, 4, 5, 8)  # in mid-epoch; between epochs; before the switch; after its first step; in mid-epoch again
@@ -117,7 +131,7 @@ def fields() -> dict[str, Callable[[str], bool]]:
     return found  # type: ignore[return-value]
 
 
-TOP = ("optimizer", "switch", "step", "phase", "switch_step", "collapsed", "traced", "meter", "random", "seconds")
+TOP = ("optimizer", "switch", "step", "phase", "switch_step", "collapsed", "traced", "meter", "random", *ACCOUNT)
 TENSORS = fields()
 
 
@@ -154,7 +168,7 @@ def test_a_dropped_field_is_seen(whole: Path, field: str) -> None:
     for step in (2, 7):
 
         def keep(state: dict[str, Any]) -> None:
-            state["collapsed"] = True  # as of a run that has
+            state["collapsed"], state["peak_memory"] = True, 1 << 50  # as of a run that has, and took a lot
 
         def lose(state: dict[str, Any]) -> None:
             keep(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from rela_cli import runtime
+from rela_cli import signals
 from rela_cli.stages import extract
 from rela_cli.stages.train import Trainer
 
 from .harness import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
 
 Step = Callable[..., Any]
+CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+BALLAST = 3 << 29  # bytes, twice what a process of RUN takes
 AT = 10  # the step in which the signal comes; the interval is never over by then
 
 
@@ -37,11 +40,11 @@ def pausing(wait: Callable[[], bool]) -> None:
 
 
 def until_heard() -> None:
-    pausing(lambda: bool(runtime._deferred))
+    pausing(lambda: bool(signals._deferred))
 
 
 def for_ever() -> None:
-    pausing(lambda: bool(runtime._deferred) and bool(Path("heard").touch()))
+    pausing(lambda: bool(signals._deferred) and bool(Path("heard").touch()))
 
 
 def extract_for_ever() -> None:
@@ -65,7 +68,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return left(folder)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(("signum", "status"), CODES)
 def test_saved_at_the_end_of_the_step(tmp_path: Path, expected: dict[str, Any], signum: int, status: int) -> None:
     process = spawn(tmp_path, "train", *RUN, before=until_heard)
     wait_for(tmp_path / "there", process)
@@ -105,10 +108,16 @@ def test_outside_training_the_first_one_leaves_at_once(tmp_path: Path) -> None:
     assert temporaries(tmp_path / "outputs") == []
 
 
-def test_seconds_add_up(tmp_path: Path) -> None:
-    """What the first process spent in step 10 is on the account of the whole."""
+def with_ballast() -> None:
+    """A process that has once held 1.6 GB."""
+    bytes(1) * BALLAST
+    until_heard()
+
+
+def test_seconds_add_up_and_the_most_memory_counts(tmp_path: Path) -> None:
+    """What the first process spent in step 10 is on the account of the whole; so is the memory that it had."""
     began = time.monotonic()
-    process = spawn(tmp_path, "train", *RUN, before=until_heard)
+    process = spawn(tmp_path, "train", *RUN, before=with_ballast)
     wait_for(tmp_path / "there", process)
     time.sleep(2)
     os.kill(process.pid, signal.SIGTERM)
@@ -116,3 +125,38 @@ def test_seconds_add_up(tmp_path: Path) -> None:
     assert call(tmp_path, "train", *RUN) == 0
     result = json.loads((run_folder(tmp_path) / "result.json").read_text())
     assert 2 <= result["seconds"]["train"] <= time.monotonic() - began
+    assert result["peak_memory_bytes"] >= BALLAST
+
+
+@pytest.mark.parametrize("context", [signals.stoppable, signals.between, signals.collected])
+def test_in_a_thread_they_are_somebody_elses(context: Callable[[], Any]) -> None:
+    """Only the main thread may set handlers; the work is done all the same, and afterwards all is as before."""
+    before, seen = list(map(signal.getsignal, signals.ALL)), []
+
+    def work() -> None:
+        with context():
+            seen.append(list(map(signal.getsignal, signals.ALL)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+    work()
+    assert seen[1] != before, "in the main thread it does set them"
+    assert list(map(signal.getsignal, signals.ALL)) == before
+
+
+@pytest.mark.parametrize(("signum", "status"), CODES)
+def test_a_table_hears_of_the_first_and_dies_of_the_second(signum: int, status: int) -> None:
+    with signals.collected() as caught:
+        os.kill(os.getpid(), signum)
+        assert [stopped.exit_code for stopped in caught] == [status]
+        assert [signal.getsignal(each) for each in signals.ALL] == [signal.SIG_DFL] * 3
+
+
+@pytest.mark.parametrize(("signum", "status"), CODES)
+def test_between_two_cells_it_is_raised(signum: int, status: int) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, signals.between():
+        os.kill(os.getpid(), signum)
+        time.sleep(1)
+    assert getattr(caught.value, "exit_code", 130) == status
