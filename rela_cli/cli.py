@@ -75,6 +75,18 @@ OTHERS = {  # the modules of the other commands
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Everything a user should read ends here as a message."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if "RANK" not in os.environ:
+        return attempt(words)
+    from rela_cli import launch, ranks
+
+    launch.note_start(ranks.rank())
+    status = attempt(words)
+    launch.note_end(ranks.rank(), status)
+    return status
+
+
+def attempt(words: Sequence[str]) -> int:
+    """Run one command, and say what went wrong."""
     try:
         status = dispatch(words)
         sys.stdout.flush()
@@ -83,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stopped:  # errors.Stopped says which signal it was
-        return _say(str(stopped) or "stopped; the same command goes on", getattr(stopped, "exit_code", 130))
+        return _say(str(stopped) or "stopped; the same command goes on", getattr(stopped, "exit_code", 130), True)
     except RelaError as error:
-        return _say(str(error), error.exit_code)
+        return _say(str(error), error.exit_code, error.of_all)
     except Exception as error:
         return _say(f"{_where(error)}\n{type(error).__name__}: {error}\nset RELA_DEBUG=1 for the traceback", 1)
 
@@ -186,9 +198,15 @@ def _unknown(word: str, commands: Sequence[str]) -> str:
     return f"unknown command {word}{nearest(word, commands)}\nCommands: {', '.join(commands)}"
 
 
-def _say(message: str, status: int) -> int:
+def _say(message: str, status: int, of_all: bool = False) -> int:
+    """An error on stderr; what all ranks of a run have to say the first says alone."""
+    from rela_cli import ranks
     from rela_cli.redact import redact
 
+    if ranks.rank():
+        if of_all:
+            return status
+        message = f"process {ranks.rank()}: {message}"
     if os.environ.get("RELA_DEBUG") == "1":
         print(redact(traceback.format_exc()), file=sys.stderr)
     message = redact(message)

@@ -11,12 +11,14 @@ class RelaError(Exception):
     """Something failed in a way we can name. Shown without a traceback; `exit_code` becomes the exit status."""
 
     exit_code = 1
+    of_all = False  # whether all ranks of a run fail with it together, so that one need speak
 
 
 class ConfigError(RelaError):
     """The command line or the configuration cannot be meant: nothing has been started."""
 
     exit_code = 2
+    of_all = True
 
 
 class MissingError(RelaError):
@@ -33,6 +35,7 @@ class NonFiniteError(RelaError):
     """Training produced NaN or Inf; the update was not applied. `facts` say where, for the manifest."""
 
     exit_code = 4
+    of_all = True
 
     def __init__(self, message: str, facts: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -43,10 +46,13 @@ class CollapseError(RelaError):
     """All images look alike to the learner, and the user asked to stop then."""
 
     exit_code = 4
+    of_all = True
 
 
 class Stopped(KeyboardInterrupt):
     """A signal ended the run; 128 + its number is the exit status. No `except Exception` may take it for a failure."""
+
+    of_all = True
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)

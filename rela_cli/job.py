@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rela_cli import ranks
 from rela_cli.commandline import CommandLine
 from rela_cli.composer import config_of
 
@@ -31,14 +32,20 @@ class Job:
         if self.line.import_root and self.line.import_root not in sys.path:
             sys.path.append(self.line.import_root)  # last: it can add packages and replace none
         config = config_of(tree, overrides)
-        from rela_cli import pipeline
+        from rela_cli import launch, pipeline
 
+        if config.runtime.devices > 1 and ranks.world() == 1:
+            launch.run(self.command, self.words(overrides), config)
+            return pipeline.Outcome("run", pipeline.folder_of(config, UNTIL[self.command]))
         return pipeline.run(config, until=UNTIL[self.command], command=self.text(overrides))
+
+    def words(self, overrides: Sequence[str]) -> list[str]:
+        """The command line of this run alone."""
+        return [*overrides, *(f"{k}={v}" for k, v in self.line.flags.items() if k.startswith("--config-"))]
 
     def text(self, overrides: Sequence[str]) -> str:
         """The command that repeats this run alone."""
-        flags = [f"{k}={v}" for k, v in self.line.flags.items() if k.startswith("--config-")]
-        return shlex.join(["rela", self.command, *overrides, *flags])
+        return shlex.join(["rela", self.command, *self.words(overrides)])
 
 
 @dataclass

@@ -7,16 +7,17 @@ Importing this module does not import torch, and a run that is found finished ne
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rela_cli import space, weights
+from rela_cli import ranks, space, weights
 from rela_cli.artifacts import Entry, Facts, RunLock, disk_errors, provenance, sweep_up, write_json
 from rela_cli.config import Config
 from rela_cli.data.datasets import Dataset
@@ -45,18 +46,59 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
     Raises:
         RelaError: whatever a user should read; its exit_code says of which kind.
     """
+    with ranks.joined(config.runtime.device):
+        work = ranks.one_first(lambda: prepared(config, until))
+        folder = work.folder if until in ("train", "probe") else None
+        if not ranks.agree(is_open(work, until)):
+            return Outcome("found", folder)
+        Pipeline(work, command).execute(until)
+        return Outcome("run", folder)
+
+
+def prepared(config: Config, until: str) -> Run:
+    """The run; the old one out of its way where that was asked for."""
     work = Run(config)
-    folder = work.folder if until in ("train", "probe") else None
-    if folder and config.resume == "never" and (aside := work.set_aside()):
+    wants_new = until in ("train", "probe") and config.resume == "never" and ranks.is_first()
+    if wants_new and (aside := work.set_aside()):
         say(f"set aside: {aside}")
+    return work
+
+
+def folder_of(config: Config, until: str) -> Path | None:
+    """Where a run lies that another process has made."""
+    return Run(config).folder if until in ("train", "probe") else None
+
+
+def is_open(work: Run, until: str) -> bool:
+    """Show the plan; whether anything is to be done, and can be. For rank 0, whose word counts."""
+    if not ranks.is_first():
+        return False
     steps = work.plan(until)
     show_plan(work, steps)
     if not any(step.state == "to do" for step in steps):
-        return Outcome("found", folder)
+        return False
     space.check(work, until)
     sweep_up(work.outputs / "cache")
-    Pipeline(work, command).execute(until)
-    return Outcome("run", folder)
+    return True
+
+
+def make(entry: Entry, fill: Callable[[Path | None], Facts], needed: int | None = None) -> None:
+    """Make an entry unless it is there. Several ranks fill it together, but only rank 0 has a folder to write to."""
+    if not ranks.is_first():
+        if ranks.agree(False):
+            fill(None)
+        ranks.agree(None)
+        return
+    begun = []
+
+    def begin(folder: Path) -> Facts:
+        begun.append(ranks.agree(True))
+        return fill(folder)
+
+    entry.make(begin, needed)
+    if not begun:
+        ranks.agree(False)
+    ranks.agree(None)  # it is there, for everybody
 
 
 class Pipeline:
@@ -75,9 +117,10 @@ class Pipeline:
                 return
             self.check_labels()
             self.check_network()
-            with RunLock(self.run.folder, self.command):
-                self.run.note("running", self.command, reason=None, non_finite=None, **self.by_force())
+            with RunLock(self.run.folder, self.command) if ranks.is_first() else nullcontext():
+                self.note("running", reason=None, non_finite=None, **(self.by_force() if ranks.is_first() else {}))
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
+                ranks.agree(None)
                 try:
                     with disk_errors(self.run.folder):
                         self.make_run()
@@ -117,17 +160,18 @@ class Pipeline:
 
     def make_run(self) -> None:
         """A trained backbone and its numbers."""
-        if self.run.trained is None:
+        if not ranks.agree(self.run.trained is not None):
             self.make_images()
             width = self.learner_width()
             self.make_targets("transport")
             self.make_backbone(width)
-        if not self.config.checkpoint.keep:
+        if not self.config.checkpoint.keep and ranks.is_first():
             self.checkpoints().clear()
         self.make_result()
-        self.run.note("finished", self.command)
-        point_latest(self.run.folder)
-        show_result(self.run)
+        self.note("finished")
+        if ranks.is_first():
+            point_latest(self.run.folder)
+            show_result(self.run)
 
     # --------------------------------------------------------------------------------------- stages 1 and 2
 
@@ -135,19 +179,19 @@ class Pipeline:
         """Decode once; later starts map the arrays."""
         from rela_cli.data.cache import write_images
 
-        fill = lambda folder: write_images(self.run.dataset, folder)  # noqa: E731
-        self.run.images.make(fill, space.image_bytes(self.run))
+        fill = lambda folder: write_images(self.run.dataset, folder) if folder else {}  # noqa: E731
+        make(self.run.images, fill, space.image_bytes(self.run))
 
     def make_targets(self, until: str) -> None:
         """Images, features and targets, each once for all runs that share them."""
         self.make_images()
         if self.config.is_plain:
             return
-        self.run.features.make(self.extract)
+        make(self.run.features, self.extract)
         if until == "transport":
-            self.run.targets.make(self.transport)
+            make(self.run.targets, self.transport)
 
-    def extract(self, folder: Path) -> Facts:
+    def extract(self, folder: Path | None) -> Facts:
         from rela_cli.data.cache import read_split, read_stats
         from rela_cli.stages.extract import extract
 
@@ -157,7 +201,7 @@ class Pipeline:
             splits = {name: split for name in dataset.splits if (split := read_split(images, name, dataset))}
             return extract(self.config, splits, read_stats(images), folder)
 
-    def transport(self, folder: Path) -> Facts:
+    def transport(self, folder: Path | None) -> Facts:
         from rela_cli.stages.transport import transport
 
         with self.clock("transport"):
@@ -189,16 +233,19 @@ class Pipeline:
         assert split is not None
         targets = None if self.config.is_plain else read_targets(self.run.targets, width)
         checkpoints = self.checkpoints()
-        saved = self.resume(checkpoints)
+        saved = ranks.one_first(lambda: self.resume(checkpoints))
+        logs = self.run.folder / "metrics.jsonl" if ranks.is_first() else Path(os.devnull)
         with (
             self.clock("train"),
             open_logger(self.config, self.run.folder) as forward,
-            Metrics(self.run.folder / "metrics.jsonl", forward) as metrics,
+            Metrics(logs, forward) as metrics,
         ):
             stats = read_stats(self.run.images)
             facts = train(self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics)
-        facts["files"] = weights.recorded(self.run.folder)
-        self.run.note("trained", self.command, train=facts)
+        if ranks.is_first():
+            facts["files"] = weights.recorded(self.run.folder)
+        self.note("trained", train=facts)
+        ranks.agree(None)  # the backbone and what the manifest says of it are there, for everybody
 
     def checkpoints(self) -> Checkpoints:
         from rela_cli.checkpoint import Checkpoints
@@ -208,11 +255,13 @@ class Pipeline:
     def resume(self, checkpoints: Checkpoints) -> Saved | None:
         """The last good checkpoint, if there is one; said, written down, and the logs cut back to it."""
         saved = checkpoints.latest()
+        if not ranks.is_first():
+            return saved
         checkpoints.rewind(saved)
         if saved:
             say(f"  resumed at step {saved.step} of {self.run.lengths.total_steps}")
             entry = {"step": saved.step, "phase": saved.state["phase"], "when": provenance()["created"]}
-            self.run.note("running", self.command, resumes=[*self.run.manifest.get("resumes", []), entry])
+            self.note("running", resumes=[*self.run.manifest.get("resumes", []), entry])
         return saved
 
     def by_force(self) -> Facts:
@@ -236,7 +285,7 @@ class Pipeline:
         old = self.run.result or {}
         numbers, baselines = dict(old.get("probe", {})), dict(old.get("baselines") or {})
         cost = {account: old.get(account, {}).get("probe", 0) for account in ("seconds", "flops")}
-        if missing := self.run.missing_probes():
+        if missing := ranks.agree(self.run.missing_probes()):
             self.make_images()
             with self.clock("probe"):
                 fresh, spent = self.probe(missing)
@@ -244,7 +293,8 @@ class Pipeline:
             cost = {account: cost[account] + spent[account] for account in cost}
         if self.run.can_probe and self.config.probe.baselines:
             self.probe_baselines(baselines)
-        write_json(self.run.folder / "result.json", self.record(numbers, baselines, cost))
+        if ranks.is_first():
+            write_json(self.run.folder / "result.json", self.record(numbers, baselines, cost))
 
     def probe(self, protocols: list[str]) -> tuple[Facts, Facts]:
         """The trained backbone under some protocols: numbers, and what they cost."""
@@ -255,7 +305,7 @@ class Pipeline:
         network, numbers = self.config.probe.network, {}
         for protocol in protocols:
             number = probe(task, protocol, self.config.probe)
-            cost["seconds"] += number["seconds"]
+            cost["seconds"] += number.get("seconds", 0.0)
             settings = self.run.probe_settings(protocol)
             numbers[self.run.probe_key(protocol)] = {**number, "network": network, "settings": settings}
         return numbers, cost
@@ -282,13 +332,13 @@ class Pipeline:
         """One number of a baseline, from the cache or made now."""
         from rela_cli.stages.probe import probe
 
-        def fill(_: Path) -> Facts:
+        def fill(_: Path | None) -> Facts:
             self.make_images()
             task, cost = make_task()
             number = probe(task, entry.spec["protocol"], self.config.probe)
             return {"number": {**number, "network": entry.spec["what"]}, **cost}
 
-        entry.make(fill)
+        make(entry, fill)
         return dict((entry.manifest or {})["number"])
 
     # -------------------------------------------------------------------------------------------- accounts
@@ -328,7 +378,7 @@ class Pipeline:
             "seconds_now": self.spent,
             "flops": {stage: costs[stage].get("flops", 0) for stage in STAGES},
             "peak_memory_bytes": facts.get("peak_memory_bytes"),
-            "device": facts.get("device"),
+            **{name: facts.get(name) for name in ("device", "precision", "world_size", "batch_per_rank")},
             "settings": work.settings,
         }
 
@@ -341,8 +391,15 @@ class Pipeline:
         finally:
             self.spent[stage] += time.perf_counter() - started
 
+    def note(self, status: str, **facts: Any) -> None:
+        """Into the manifest."""
+        if ranks.is_first():
+            self.run.note(status, self.command, **facts)
+
     def note_failure(self, error: BaseException) -> None:
         """Status and reason into the manifest, the traceback into a file of its own."""
+        if not ranks.is_first():
+            return
         status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             (self.run.folder / "traceback.txt").write_text(redact(traceback.format_exc()), encoding="utf-8")

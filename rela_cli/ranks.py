@@ -8,15 +8,18 @@ sees to that, so nobody here waits with a time limit of his own. Importing this 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from rela_cli.errors import RelaError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+LOST = ("Connection closed", "Connection reset", "Broken pipe", "Socket", "NCCL", "gloo")  # how a dead rank shows
 PATIENCE = timedelta(days=7)  # rank 0 may decode a large dataset, or wait for another process that does
 T = TypeVar("T")
 
@@ -42,24 +45,42 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined(use_gpu: bool) -> Iterator[None]:
-    """The process group, as long as there is work: NCCL between GPUs, beside gloo for what lies on the CPU."""
+def joined(device: str) -> Iterator[None]:
+    """The process group, as long as there is work: NCCL between GPUs, beside gloo for what lies on the CPU.
+
+    Raises:
+        RelaError: another rank is gone.
+    """
     if world() == 1:
         yield
         return
     import torch
     from torch import distributed
 
+    use_gpu = device != "cpu" and torch.cuda.is_available()
     if use_gpu:
         torch.cuda.set_device(local_rank())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=PATIENCE)
     try:
         yield
-    finally:
-        distributed.destroy_process_group()
+    except RuntimeError as error:
+        if any(word in str(error) for word in LOST):
+            raise RelaError(f"lost touch with another process of this run ({str(error).splitlines()[0]})") from error
+        raise
+    distributed.destroy_process_group()  # not after an error: it would wait for those that are gone
 
 
 # ------------------------------------------------------------------------------------------------- values of the host
+
+
+def one_first(work: Callable[[], T]) -> T:
+    """Rank 0 does it, then the others: what is written on the way is there for them."""
+    if is_first():
+        result = work()
+        agree(None)
+        return result
+    agree(None)
+    return work()
 
 
 def agree(value: T) -> T:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rela_cli import ranks
 from rela_cli.data.cache import ImageStats
 from rela_cli.data.loader import Images, centre, in_blocks
 
@@ -73,13 +74,20 @@ def nearest_others(features: Tensor, k: int) -> Tensor:
 
 
 def knn_logits(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
-    """Votes of the k nearest by cosine, weighted exp(cos / T) (Wu et al. 2018): (Q, D) -> (Q, classes)."""
+    """Votes of the k nearest by cosine, weighted exp(cos / T) (Wu et al. 2018): (Q, D) -> (Q, classes).
+
+    Of several ranks each looks at its share of the queries, in blocks, and all get all votes.
+    """
     bank, k = F.normalize(bank, dim=1), min(k, len(bank))
+    blocks = F.normalize(queries, dim=1).split(QUERY_BLOCK)
+    rounds = -(-len(blocks) // ranks.world())
+    own = [*blocks[ranks.rank() :: ranks.world()], queries[:0]][:rounds]
     votes = []
-    for block in F.normalize(queries, dim=1).split(QUERY_BLOCK):
+    for block in own:
         similarity, nearest = (block @ bank.T).topk(k, dim=1)
         weights = torch.softmax(similarity / temperature, dim=1)  # exp(cos / T) but for a factor a query, at any T
-        votes.append(torch.zeros(len(block), classes).scatter_add_(1, labels[nearest], weights))
+        own_votes = torch.zeros(len(block), classes).scatter_add_(1, labels[nearest], weights)
+        votes += ranks.gather_rows(own_votes, QUERY_BLOCK)
     return torch.cat(votes)
 
 

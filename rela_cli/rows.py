@@ -84,7 +84,7 @@ class Rows:
     def __len__(self) -> int:
         return int(self.shape[0])
 
-    def blocks(self, size: int) -> Iterator[Tensor]:
-        """`size` rows at a time, as they were stored."""
-        for start in range(0, len(self), size):
+    def blocks(self, size: int, first: int = 0, every: int = 1) -> Iterator[Tensor]:
+        """`size` rows at a time, as they were stored; of the blocks, one in `every`, from `first` on."""
+        for start in range(first * size, len(self), every * size):
             yield self.slice[start : start + size]

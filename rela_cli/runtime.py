@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rela_cli import ranks
 from rela_cli.config import Runtime
 from rela_cli.errors import ConfigError
+from rela_cli.precision import set_backends
 
 LINE_SECONDS = 30  # how often a plain line is printed where there is no terminal
 
@@ -31,7 +33,8 @@ def pick_device(runtime: Runtime) -> torch.device:
         torch.set_num_threads(runtime.threads)
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device=cuda, but torch sees no GPU here; say runtime.device=auto")
-    return torch.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
+    set_backends(runtime)
+    return ranks.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def versions() -> dict[str, str]:
@@ -108,7 +111,8 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self.bar = Bar(*columns, console=console, transient=True) if console.is_terminal else None
+        self.quiet = not ranks.is_first()
+        self.bar = Bar(*columns, console=console, transient=True) if console.is_terminal and not self.quiet else None
 
     def __enter__(self) -> Progress:
         if self.bar:
@@ -124,6 +128,6 @@ class Progress:
         """`done` of the total, with a few words."""
         if self.bar:
             self.bar.update(self.task, completed=done, note=note)
-        elif time.monotonic() - self.said >= LINE_SECONDS:
+        elif time.monotonic() - self.said >= LINE_SECONDS and not self.quiet:
             self.said = time.monotonic()
             print(f"{self.title}: {done} of {self.total}  {note}", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rela_cli import ranks
 from rela_cli.runs import Run, Step
 
 SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is worth a line
@@ -67,5 +68,6 @@ def scaled(value: float) -> str:
 
 
 def say(line: str) -> None:
-    """A line on stdout, at once."""
-    print(line, flush=True)
+    """A line on stdout, at once, from the first of several ranks."""
+    if ranks.is_first():
+        print(line, flush=True)

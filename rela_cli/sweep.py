@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rela_cli import signals
+from rela_cli import ranks
 from rela_cli.artifacts import write_atomic
 from rela_cli.composer import Composer, hand_over
-from rela_cli.errors import RelaError
+from rela_cli.errors import ConfigError, RelaError
 from rela_cli.job import Job
 from rela_cli.redact import redact
 
@@ -104,6 +105,8 @@ def run(job: Job) -> int:
     Raises:
         ConfigError: when a cell cannot be meant; then nothing has been started.
     """
+    if ranks.world() > 1:
+        raise ConfigError("a sweep under torchrun has no meaning; say rela train -m runtime.devices=N for several GPUs")
     cells, first = Composer(job.line).plan()
     folder = _new_folder(Path(first.paths.outputs))
     stop, trouble = 0, ""

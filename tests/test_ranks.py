@@ -43,7 +43,7 @@ def one_of(rank: int, world: int, port: int, work: Callable[..., Any], folder: s
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with ranks.joined(use_gpu=False):
+    with ranks.joined("cpu"):
         torch.save(work(*arguments), f"{folder}/{rank}.pt")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from rela_cli import ranks
 from rela_cli.artifacts import Facts, ensure_room
 from rela_cli.config import Config
 from rela_cli.data.cache import ImageStats, Split
@@ -23,19 +25,24 @@ from rela_cli.weights import located
 HALF = 2  # bytes of a feature
 
 
-def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path) -> Facts:
+def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path | None) -> Facts:
     """Features of each split as <split>.safetensors; facts with the cost of the train split.
 
     Stored as fp16 where that can hold them. The other splits are for evaluation only: their seconds
-    are counted apart.
+    are counted apart. Ranks without `folder` compute their share of the blocks and write nothing.
     """
     started = time.perf_counter()
     prior, device = fitted_prior(config, splits["train"], data)
-    ensure_room(folder, HALF * prior.feature_dim * sum(len(split.images) for split in splits.values()))
+    if folder:
+        ensure_room(folder, HALF * prior.feature_dim * sum(len(split.images) for split in splits.values()))
     facts: Facts = {"feature_dim": prior.feature_dim}
     for name, split in splits.items():
+        blocks = run_prior(prior, split.images, data.size, config.runtime.block_size, device, name)
+        if folder is None:
+            deque(blocks, maxlen=0)
+            continue
         with RowWriter(folder / f"{name}.safetensors", "features", len(split.images)) as features:
-            for block in run_prior(prior, split.images, data.size, config.runtime.block_size, device, name):
+            for block in blocks:
                 features.add(block)
         facts["seconds" if name == "train" else f"seconds_{name}"] = time.perf_counter() - started
         started = time.perf_counter()
@@ -49,6 +56,7 @@ def fitted_prior(config: Config, train: Split, data: ImageStats) -> tuple[Prior,
     device = pick_device(config.runtime)
     prior: Prior = build(located(config.prior), data=data, allow=config.allow)
     prior.fit(centre(sampled(train.images), data.size))
+    ranks.same(prior)  # what it was fitted to depends on threads in its last bits
     return prior.to(device).eval(), device
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rela_cli import ranks
 from rela_cli.artifacts import Entry, Facts
 from rela_cli.config import Config, Probe
 from rela_cli.data.cache import read_labels, read_split, read_stats
@@ -32,6 +33,7 @@ PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised weights, strong
 SGD_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # for 256 samples a step; scaled with the batch
 SGD_MOMENTUM = 0.9
 FEW_SHOT_PENALTY = 1e-1  # L2 on standardised weights: a few samples cannot choose their own
+SHARED = ("knn",)  # protocols that several ranks compute together
 TOP5_CLASSES = 10  # top-5 says nothing where there are fewer classes than twice five
 
 
@@ -109,7 +111,12 @@ def labelled(features: dict[str, Tensor], images: Entry) -> Task:
 
 
 def probe(task: Task, protocol: str, settings: Probe) -> Facts:
-    """One protocol on one task: top1 (and top5) in [0, 1], with the seconds it took."""
+    """One protocol on one task: top1 (and top5) in [0, 1], with the seconds it took.
+
+    Of several ranks the first has the number; the others help where there is something to share, else they return.
+    """
+    if not ranks.is_first() and protocol not in SHARED:
+        return {}
     started = time.perf_counter()
     logits, extra = PROTOCOLS[protocol](task, settings)
     return {**accuracy(logits, task.test_labels), **extra, "seconds": time.perf_counter() - started}

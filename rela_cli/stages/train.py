@@ -193,7 +193,7 @@ class Trainer:
         self.enter(self.phase)
 
     def prepare_networks(self) -> None:
-        """Batch norms over all ranks; on a GPU, views in one pass, bf16, and compiled where that was asked for."""
+        """Batch norms over all ranks; on a GPU, views in one pass, and networks in bf16."""
         runtime, method = self.config.runtime, self.trainee.method
         together = self.device.type == "cuda" and is_known(self.trainee)
         if together or ranks.world() > 1:
@@ -201,11 +201,16 @@ class Trainer:
         method.one_pass = together
         for average in self.trainee.averages():
             average.one_pass = together
-        for network in method.networks().values():
-            if uses_bf16(runtime, self.device):
+        if uses_bf16(runtime, self.device):
+            for network in method.networks().values():
                 in_bf16(network, self.device)
-            if runtime.compile != "off":
-                network.compile(mode=None if runtime.compile == "default" else runtime.compile)
+
+    def compile(self) -> None:
+        """Let torch.compile have the networks, where that was asked for; FLOPs have to be counted before."""
+        mode = self.config.runtime.compile
+        if mode != "off":
+            for network in self.trainee.method.networks().values():
+                network.compile(mode=None if mode == "default" else mode)
 
     def enter(self, phase: int) -> None:
         """What this phase trains, its gradients averaged over all ranks during the backward pass."""
@@ -457,6 +462,9 @@ class Trainer:
             self.trace.written = state["traced"]
         self.meter.load_state(state["meter"], self.device)
         self.seconds, self.peak_before = state["seconds"], state.get("peak_memory", 0)
+        if not ranks.is_first():
+            torch.manual_seed(own_seed(self.config, self.step))
+            return
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["random_gpu"] is not None:
             torch.cuda.set_rng_state(state["random_gpu"], self.device)
@@ -536,19 +544,26 @@ def train(
     """
     folder = checkpoints.folder
     trainer = Trainer(config, lengths, images, targets, data)
-    trainer.trace = Trace(folder / "switch.jsonl") if trainer.switch else None
+    trainer.trace = Trace(folder / "switch.jsonl") if trainer.switch and ranks.is_first() else None
     costs = trainer.step_flops()
     wait(trainer.device)
-    torch.manual_seed(key(config.seed, "train"))  # for dropout and the like; what came before does not matter
+    trainer.compile()
+    torch.manual_seed(own_seed(config, 0))
     trainer.begin(checkpoints, saved)
     if trainer.step < lengths.total_steps:
         checkpoints.ensure_room(tensor_bytes(trainer.trainee.state_dict()) + trainer.optimizer_bytes)
     trainer.fit(metrics)
     wait(trainer.device)
     facts = summary(trainer, costs, trainer.seconds + time.perf_counter() - trainer.started)
-    for name, network in trainer.trainee.method.networks().items():
-        write_backbone(network, folder / backbone_name(name))
+    if ranks.is_first():
+        for name, network in trainer.trainee.method.networks().items():
+            write_backbone(network, folder / backbone_name(name))
     return facts
+
+
+def own_seed(config: Config, step: int) -> int:
+    """For dropout and the like, which ranks draw apart; what came before does not matter."""
+    return key(config.seed, "train", *([] if ranks.is_first() else [ranks.rank(), step]))
 
 
 def write_backbone(network: nn.Module, path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rela_cli import ranks
 from rela_cli.artifacts import Facts
 from rela_cli.config import Config
 from rela_cli.parts import build
@@ -18,15 +19,20 @@ from rela_cli.transports.base import Transport
 BLOCK = 8192  # rows at a time, so that float64 copies stay small
 
 
-def transport(config: Config, features_folder: Path, folder: Path) -> Facts:
+def transport(config: Config, features_folder: Path, folder: Path | None) -> Facts:
     """Targets of each split, fp16, as <split>.safetensors, and the map as map.safetensors; fitted on train.
 
-    Features are read, and targets written, a block at a time: memory does not grow with their number.
+    Features are read, and targets written, a block at a time: memory does not grow with their number. Of several ranks
+    each sees its share of the features, where there is a block for everybody; those without `folder` write nothing.
     """
     started = time.perf_counter()
     train = Rows(features_folder / "train.safetensors", "features")
     mapping: Transport = build(config.transport)
-    mapping.fit(train.blocks(BLOCK))
+    mapping.shared = ranks.world() > 1 and len(train) >= ranks.world() * BLOCK
+    share = (ranks.rank(), ranks.world()) if mapping.shared else (0, 1)
+    mapping.fit(train.blocks(BLOCK, *share))
+    if folder is None:
+        return {}
     write_targets(mapping, train, folder / "train.safetensors")
     facts: Facts = {"seconds": time.perf_counter() - started, "ordered": mapping.ordered, **mapping.facts()}
     facts["flops"] = fit_flops(*train.shape)

@@ -10,6 +10,7 @@ from torch import Tensor
 class Transport:
     """A map (N, D_p) -> (N, k), float64 inside."""
 
+    shared: bool = False  # True: every rank sees a share of the features, and all fit the same map
     ordered: bool = False  # True: components come in order of importance, so a learner may take the first few
 
     def fit(self, blocks: Iterable[Tensor]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rela_cli import ranks
+
 
 class Moments:
     """Mean and covariance, merged block by block (Chan, Golub and LeVeque 1979), so memory does not grow with N.
@@ -27,6 +29,16 @@ class Moments:
         between = gap.square() if self.diagonal else torch.outer(gap, gap)
         self.scatter = self.scatter + own + between * (self.n * len(block) / n)
         self.mean, self.n = self.mean + gap * (len(block) / n), n
+
+    def pool(self) -> None:
+        """Take in what the other ranks have seen; each has seen something."""
+        count = torch.tensor(float(self.n), dtype=torch.float64)
+        total = ranks.sum_over(count)
+        mean = ranks.sum_over(self.mean * count) / total
+        gap = self.mean - mean
+        between = gap.square() if self.diagonal else torch.outer(gap, gap)
+        self.scatter = ranks.sum_over(self.scatter + between * count)
+        self.mean, self.n = mean, round(float(total))
 
     @property
     def covariance(self) -> Tensor:

@@ -26,6 +26,8 @@ class PCA(Transport):
         moments = Moments()
         for block in blocks:
             moments.add(block)
+        if self.shared:
+            moments.pool()
         values, vectors = torch.linalg.eigh(moments.covariance.cpu())
         self.mean, self.values = moments.mean.cpu(), values.flip(0).clamp(min=0)
         axes = vectors.flip(1)[:, : self.max_dim]

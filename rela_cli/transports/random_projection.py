@@ -27,6 +27,8 @@ class RandomProjection(Transport):
         moments = Moments(diagonal=True)
         for block in blocks:
             moments.add(block)
+        if self.shared:
+            moments.pool()
         self.mean, width = moments.mean, len(moments.mean)
         with seeded(self.seed, "random projection"):
             self.axes = torch.randn(self.max_dim, width, dtype=torch.float64).T / width**0.5

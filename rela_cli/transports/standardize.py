@@ -19,6 +19,8 @@ class Standardize(Transport):
         moments = Moments(diagonal=True)
         for block in blocks:
             moments.add(block)
+        if self.shared:
+            moments.pool()
         variance = moments.covariance
         alive = variance > DEAD * variance.max()
         self.mean, self.scale = moments.mean, torch.where(alive, variance.rsqrt(), 0.0)
