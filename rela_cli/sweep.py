@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rela_cli import signals
-from rela_cli import ranks
+from rela_cli import ranks, signals
 from rela_cli.artifacts import write_atomic
 from rela_cli.composer import Composer, hand_over
 from rela_cli.errors import ConfigError, RelaError
