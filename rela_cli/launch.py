@@ -42,7 +42,7 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
         RanksFailed: with the exit status of the first that failed.
     """
     count = config.runtime.devices
-    with tempfile.TemporaryDirectory(prefix="rela-") as folder, collected() as signals:
+    with tempfile.TemporaryDirectory(prefix="rela-") as folder, collected("; the same command goes on") as signals:
         child = subprocess.Popen(
             [*torchrun(count), command, *words],
             env=environment(folder, count),
@@ -61,9 +61,24 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
 
 
 def torchrun(count: int) -> list[str]:
-    """The command that starts `count` of us on this machine."""
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return [*agent, "-m", "rela_cli"]
+    """The command that starts `count` of us on this machine, and leaves it to us to speak."""
+    return [sys.executable, "-m", "rela_cli.launch", "--standalone", f"--nproc-per-node={count}", "-m", "rela_cli"]
+
+
+def agent(words: Sequence[str]) -> int:
+    """torchrun itself, without its table and traceback of what the processes have said already."""
+    import logging
+
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        run.main(list(words))
+    except (ChildFailedError, SignalException):
+        return 1
+    return 0
 
 
 def environment(folder: str, count: int) -> dict[str, str]:
@@ -127,3 +142,7 @@ def note_end(rank: int, status: int) -> None:
         with suppress(OSError):  # whoever asked is gone
             (Path(folder) / f"exit-{rank}").write_text(str(status))
             (Path(folder) / f"pid-{rank}").unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(agent(sys.argv[1:]))

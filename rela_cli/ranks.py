@@ -60,7 +60,8 @@ def joined(device: str) -> Iterator[None]:
     use_gpu = device != "cpu" and torch.cuda.is_available()
     if use_gpu:
         torch.cuda.set_device(local_rank())
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
+    distributed.init_process_group(backend, store=meeting_place(), rank=rank(), world_size=world(), timeout=PATIENCE)
     try:
         yield
     except RuntimeError as error:
@@ -71,6 +72,15 @@ def joined(device: str) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------- values of the host
+
+
+def meeting_place() -> Any:
+    """Where ranks find each other. torchrun keeps it over a restart, with the addresses of the dead: so, a prefix."""
+    from torch.distributed import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://", rank(), world(), timeout=PATIENCE))
+    return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def one_first(work: Callable[[], T]) -> T:

@@ -96,12 +96,12 @@ def between() -> Iterator[None]:
 
 
 @contextmanager
-def collected() -> Iterator[list[Stopped]]:
+def collected(words: str = "; the same command makes what is still missing") -> Iterator[list[Stopped]]:
     """A list that a first signal is put into: raised at once, it might lose a process just started."""
     caught: list[Stopped] = []
 
     def keep(signum: int, _: FrameType | None) -> None:
-        caught.append(first(signum, "; the same command makes what is still missing"))
+        caught.append(first(signum, words))
 
     with handled(ALL, keep):
         yield caught
