@@ -76,7 +76,7 @@ def joined(device: str) -> Iterator[None]:
 
 def meeting_place() -> Any:
     """Where ranks find each other. torchrun keeps it over a restart, with the addresses of the dead: so, a prefix."""
-    from torch.distributed import PrefixStore
+    from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://", rank(), world(), timeout=PATIENCE))
