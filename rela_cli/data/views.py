@@ -17,6 +17,7 @@ from rela_cli.config import View
 from rela_cli.streams import key, uniform
 
 CANDIDATES = 4  # crop boxes drawn for each sample; torchvision draws up to 10, one after the other
+DRAWS = 2 * CANDIDATES + 16  # random numbers a view takes
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, torchvision's digits
 
 
@@ -30,7 +31,14 @@ class Augment:
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """(B, 3, H, W) uint8 and the samples' indices (B,) -> (B, 3, S, S) float32, normalised."""
-        u = uniform(key(self.seed, "augment", epoch, self.number), indices, 2 * CANDIDATES + 16)
+        return self.drawn(images, self.draws(indices, epoch))
+
+    def draws(self, indices: Tensor, epoch: int) -> Tensor:
+        """The random numbers of some samples' views: (B,) -> (B, DRAWS) in [0, 1)."""
+        return uniform(key(self.seed, "augment", epoch, self.number), indices, DRAWS)
+
+    def drawn(self, images: Tensor, u: Tensor) -> Tensor:
+        """The views that `u` (B, DRAWS) makes of images; tensors alone go in, which is what torch.compile wants."""
         box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
         x = images.to(torch.float32) / 255
         x = crop_resize(x, *self.crop_boxes(box, x.shape[-2:]), self.size, flip=box[:, -1] < self.flip_p)

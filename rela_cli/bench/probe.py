@@ -1,0 +1,64 @@
+"""A linear classifier on frozen features: ours to convergence, the paper's for its 100 epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from rela_cli.bench import material
+from rela_cli.bench.contest import Bench, Comparison, Results, Score
+from rela_cli.bench.paper import probe_epochs
+from rela_cli.bench.timing import Contestant
+from rela_cli.composer import compose
+from rela_cli.priors.patches import Patches
+from rela_cli.stages.probe import PROTOCOLS, Task
+
+EPOCHS = 100
+TIMED = 2  # of them
+WIDTH = 512
+
+
+def run(bench: Bench) -> Iterator[Score]:
+    """The lbfgs protocol whole, its choice of a penalty on a held-out tenth included."""
+    if "cpu" not in bench.devices:
+        return
+    task, settings = make_task(bench), compose([]).probe
+    epochs = bench.size(EPOCHS, 2)
+    contestants = [
+        Contestant("ours", lambda: top1(PROTOCOLS["lbfgs"](task, settings)[0], task), is_ours=True),
+        Contestant("paper", partial(probe_epochs, task.train, task.train_labels, task.classes, TIMED), TIMED / EPOCHS),
+    ]
+
+    @cache
+    def theirs() -> float:
+        with torch.no_grad():
+            return top1(probe_epochs(task.train, task.train_labels, task.classes, epochs)(task.test), task)
+
+    def said(results: Results, peer: str) -> str:
+        return f"top-1 {results['ours']:.4f} against {theirs():.4f} after {epochs} epochs"
+
+    work = f"linear, {len(task.train):,} x {WIDTH}; the paper's timed for {TIMED} of its {EPOCHS} epochs"
+    yield from bench.scores("probe", contestants, [Comparison("ours", "paper", work, 40.0, "wall")], said)
+
+
+def make_task(bench: Bench) -> Task:
+    """Features of ten classes; with --data those of its images by the prior `patches`."""
+    sizes = bench.size(50_000, 400), bench.size(10_000, 100)
+    if not bench.data:
+        return Task(*material.features(sizes[0], WIDTH, 0), *material.features(sizes[1], WIDTH, 1))
+    folder = material.folder(bench.data, limit=sizes[0])
+    parts = [folder.load(split) for split in ("train", "test")]
+    pixels = [torch.from_numpy(images.transpose(0, 3, 1, 2).copy()) for images, _ in parts]
+    prior = Patches(WIDTH // 8, 6, 2, 0, material.stats(pixels[0]))
+    prior.fit(pixels[0])
+    features = [torch.cat([prior(block) for block in x.split(500)]) for x in pixels]
+    truth = [torch.from_numpy(labels) for _, labels in parts if labels is not None]
+    return Task(features[0], truth[0], features[1], truth[1])
+
+
+def top1(logits: Tensor, task: Task) -> float:
+    """Share of the test samples that are right."""
+    return float((logits.argmax(1) == task.test_labels).double().mean())
