@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 
 PACKAGES = {  # what has to be installed for a peer; peers without a line are made of torch and ourselves
     "torchvision-v1": ("torchvision", "PIL"),
@@ -43,4 +43,4 @@ PEERS = tuple(dict.fromkeys(peer for row in ROWS.values() for peer in row.peers)
 
 def missing(peer: str) -> str:
     """The package that a peer lacks here, or nothing."""
-    return next((name for name in PACKAGES.get(peer, ()) if find_spec(name) is None), "")
+    return next((name for name in PACKAGES.get(peer, ()) if PathFinder.find_spec(name) is None), "")
