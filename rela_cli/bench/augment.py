@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,7 @@ def compiled(augment: Augment) -> Callable[[Tensor, Tensor, int], Tensor]:
     return lambda images, rows, epoch: drawn(images, augment.draws(rows, epoch))
 
 
-def views_of(augments: list[Callable[..., Tensor]], blocks: list[tuple[Tensor, Tensor]]) -> None:
+def views_of(augments: Sequence[Callable[..., Tensor]], blocks: list[tuple[Tensor, Tensor]]) -> None:
     """Both views of every block."""
     for block, rows in blocks:
         for augment in augments:
@@ -84,8 +84,8 @@ def exactness(pixels: Tensor) -> str:
 
     x = pixels.float() / 255
     n, even = len(x), torch.arange(3).expand(len(x), 3)
-    box = [torch.full((n,), float(value)) for value in (3, 5, 24, 20)]
-    cropped = crop_resize(x, *box, 32, torch.ones(n, dtype=torch.bool))
+    top, left, height, width = (torch.full((n,), float(value)) for value in (3, 5, 24, 20))
+    cropped = crop_resize(x, top, left, height, width, 32, torch.ones(n, dtype=torch.bool))
     theirs = F.horizontal_flip(F.resized_crop(x, 3, 5, 24, 20, [32, 32], antialias=False))
     worst = (cropped - theirs).abs().max()
     operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)

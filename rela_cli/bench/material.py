@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from rela_cli.bench.contest import Bench
 from rela_cli.data.cache import ImageStats, channel_stats
 from rela_cli.data.folders import ImageFolder
+from rela_cli.errors import MissingError
 
 CLASSES = 10
 SIDE = 32  # pixels
@@ -34,9 +35,7 @@ def threads(count: int) -> Iterator[None]:
 def images(bench: Bench, n: int) -> tuple[Tensor, Tensor]:
     """(n, 3, 32, 32) uint8 and labels (n,): of --data, or smooth colours under noise with a tint for each class."""
     if bench.data:
-        pixels, labels = folder(bench.data, limit=n).load("train")
-        assert labels is not None
-        return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels)
+        return decoded(folder(bench.data, limit=n), "train")
     random = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % CLASSES
     tints = torch.rand(CLASSES, 3, 4, 4, generator=random)[labels]
@@ -44,6 +43,18 @@ def images(bench: Bench, n: int) -> tuple[Tensor, Tensor]:
     smooth = F.interpolate(corners, (SIDE, SIDE), mode="bilinear", align_corners=True)
     noise = 0.1 * torch.randn(n, 3, SIDE, SIDE, generator=random)
     return ((smooth + noise).clamp(0, 1) * 255).round().to(torch.uint8), labels
+
+
+def decoded(dataset: ImageFolder, split: str) -> tuple[Tensor, Tensor]:
+    """(N, 3, S, S) uint8 and labels of a split.
+
+    Raises:
+        MissingError: its images have no classes, or it has none.
+    """
+    if not dataset.count(split) or (found := dataset.load(split))[1] is None:
+        raise MissingError(f"--data {dataset.root} has no {split}/<class>/*")
+    pixels, labels = found
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels)
 
 
 def stats(pixels: Tensor) -> ImageStats:

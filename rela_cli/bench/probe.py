@@ -50,13 +50,11 @@ def make_task(bench: Bench) -> Task:
     if not bench.data:
         return Task(*material.features(sizes[0], WIDTH, 0), *material.features(sizes[1], WIDTH, 1))
     folder = material.folder(bench.data, limit=sizes[0])
-    parts = [folder.load(split) for split in ("train", "test")]
-    pixels = [torch.from_numpy(images.transpose(0, 3, 1, 2).copy()) for images, _ in parts]
-    prior = Patches(WIDTH // 8, 6, 2, 0, material.stats(pixels[0]))
-    prior.fit(pixels[0])
-    features = [torch.cat([prior(block) for block in x.split(500)]) for x in pixels]
-    truth = [torch.from_numpy(labels) for _, labels in parts if labels is not None]
-    return Task(features[0], truth[0], features[1], truth[1])
+    train, test = (material.decoded(folder, split) for split in ("train", "test"))
+    prior = Patches(WIDTH // 8, 6, 2, 0, material.stats(train[0]))
+    prior.fit(train[0])
+    features = [torch.cat([prior(block) for block in pixels.split(500)]) for pixels, _ in (train, test)]
+    return Task(features[0], train[1], features[1], test[1])
 
 
 def top1(logits: Tensor, task: Task) -> float:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import rela_cli
 from rela_cli.bench.contest import Bench, Comparison, Results, Score
 from rela_cli.bench.timing import Contestant
 
+HOME = str(Path(__file__).parents[2])  # of the package that runs now
 RELA = (sys.executable, "-m", "rela_cli")
 
 
@@ -35,8 +35,7 @@ def run(bench: Bench) -> Iterator[Score]:
 
 def process(folder: Path, *command: str) -> tuple[int, str]:
     """Exit status and output of one."""
-    home = str(Path(rela_cli.__file__).parent.parent)
-    paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join([HOME, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )

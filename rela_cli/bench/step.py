@@ -37,8 +37,8 @@ def on_cpu(bench: Bench) -> Iterator[Score]:
     """The full ResNet-18; views are drawn beforehand."""
     batch, width = bench.size(128, 16), bench.size(64, 4)
     loops = pair(bench, batch, batch, width, "cpu")
-    pixels, rows = loops[0].images, torch.arange(batch)
-    views = [augment(pixels, rows, 0) for augment in loops[0].augments[1]]
+    pixels, _ = material.images(bench, batch)
+    views = [augment(pixels, torch.arange(batch), 0) for augment in loops[0].augments[1]]
     for loop in loops:
         loop.augments = {phase: [at_hand(view) for view in views] for phase in (1, 2)}  # type: ignore[misc]
     contestants = [
