@@ -134,17 +134,22 @@ def blend(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
 
 
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Rotate hue by `shift` (B,) turns, through HSV; samples with shift 0 come back as they were."""
+    """Rotate hue by `shift` (B,) turns, half a one at most, through HSV; samples with shift 0 come back as they were."""
     value = x.amax(1, keepdim=True)
     chroma = value - x.amin(1, keepdim=True)
     r, g, b = x.unbind(1)
     safe = torch.where(chroma == 0, 1.0, chroma).squeeze(1)
     top = value.squeeze(1)
     hue = torch.where(r == top, (g - b) / safe, torch.where(g == top, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    turned = torch.remainder(hue + 6 * shift.view(-1, 1, 1), 6)[:, None]
-    sector = torch.remainder(turned + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1), 6)
+    turned = modulo_six(hue + 6 * shift.view(-1, 1, 1))[:, None]
+    sector = modulo_six(turned + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1))
     shifted = value - chroma * torch.minimum(sector, 4 - sector).clamp(0, 1)
     return torch.where(shift.view(-1, 1, 1, 1) == 0, x, shifted)
+
+
+def modulo_six(x: Tensor) -> Tensor:
+    """x modulo 6, for x in (-6, 12) exactly what torch.remainder gives, whose division is slow on a CPU."""
+    return torch.sub(x, (x / 6).floor(), alpha=6)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, apply: Tensor) -> Tensor:
