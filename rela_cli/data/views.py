@@ -134,7 +134,7 @@ def blend(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
 
 
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Rotate hue by `shift` (B,) turns, half a one at most, through HSV; samples with shift 0 come back as they were."""
+    """Rotate hue by `shift` (B,) turns, at most half a one, through HSV; samples with shift 0 stay as they were."""
     value = x.amax(1, keepdim=True)
     chroma = value - x.amin(1, keepdim=True)
     r, g, b = x.unbind(1)
