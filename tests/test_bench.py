@@ -194,7 +194,7 @@ ROW = {"name", "work", "peer", "ratio", "target", "reached", "accuracy"}
 def test_json_of_small_runs(rela: Rela, tmp_path: Path) -> None:
     """Rows of every kind: a time, memory, seconds, growth, a loop with workers."""
     rows = ("ingest", "extract", "transport", "step", "train", "probe", "knn", "startup")
-    words = ("--size", "tiny", "--rounds", "2", "--json", "bench.json", "--markdown", "--device", "cpu")
+    words = ("--size", "tiny", "--rounds", "1", "--json", "bench.json", "--markdown", "--device", "cpu")
     done = rela("bench", *rows, *words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "bench.json").read_text())

@@ -28,7 +28,7 @@ def run(bench: Bench) -> Iterator[Score]:
     """Time in one process, memory in processes of their own, on an eighth of the rows and on all."""
     if "cpu" not in bench.devices:
         return
-    n = bench.size(400_000, 16 * DIM)
+    n = bench.size(400_000, SHARE * DIM)
     large, small = (write_features(bench.folder / f"features-{count}", count) for count in (n, n // SHARE))
     ways = {"ours": (ours, large, 1.0), "paper": (paper, large, 1.0), "scikit-learn": (scikit_learn, small, 1 / SHARE)}
     contestants = [
