@@ -40,6 +40,7 @@ Look
   plot        accuracy against budget and cost, training, the switch: PNG and SVG
   report      one HTML file of it all           rela report --out report.html
   reproduce   a table of the paper             rela reproduce table1-cifar10 data=FOLDER
+  bench       this code against its peers       rela bench augment --rounds 3
   ls          what lies under outputs/          rela ls
   show        one run                           rela show latest
   clean       make room under outputs/          rela clean --dry-run
@@ -63,6 +64,7 @@ OTHERS = {  # the modules of the other commands
     "plot": "report.plot",
     "report": "reporting",
     "reproduce": "reproduce.command",
+    "bench": "bench.command",
     "ls": "ls",
     "show": "show",
     "clean": "clean",

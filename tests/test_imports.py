@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
     {"neighbours"},
     {"plan"},
     {"listing", "ls", "show", "clean", "doctor", "check", "fetch", "rank", "replay", "reporting"},
-    {"reproduce"},
+    {"reproduce", "bench"},
     {"cli"},
     {"__main__"},
 ]

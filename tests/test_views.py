@@ -69,6 +69,11 @@ def test_hue(shift: float) -> None:
     )
 
 
+def test_modulo_six_is_torchs_remainder() -> None:
+    x = torch.cat((torch.linspace(-5.999, 11.999, 100_001), torch.tensor([-1e-9, 0.0, 5.9999995, 6.0, 6.0000005])))
+    assert torch.equal(views.modulo_six(x), torch.remainder(x, 6))
+
+
 def test_grayscale() -> None:
     x = floats()
     ours = augment(replace(STILL, gray_p=1.0))(pixels(6, 16), torch.arange(6), 0)

@@ -178,7 +178,10 @@ class ImageFolder(Dataset):
         return np.array([number[name] for name in self.class_names(split, self.files[split])], dtype=np.int64)
 
     def images(self, split: str, indices: Array) -> Array:
-        return decode_all([self.path(split, i) for i in indices], self.decode_size)
+        folder, files = str(self.folders()[split]), self.files[split]
+        return decode_all(
+            [os.path.join(folder, files[i]) for i in indices], self.decode_size
+        )  # Path takes 25 us to join
 
     def image(self, split: str, index: int) -> Pixels:
         return decode(self.path(split, index), self.decode_size)

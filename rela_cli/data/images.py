@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from rela_cli.errors import ConfigError, MissingError
 
 Pixels = np.ndarray  # (H, W, 3) uint8
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"])
+HANDFUL = 64  # files a thread takes at a time, at most: handing over small ones one by one costs as much as decoding
 REDUCING_GAP = 4  # a JPEG is decoded at 1/2, 1/4 or 1/8 only if that leaves this many times the size asked for
 
 
@@ -30,7 +32,7 @@ class Blob:
         return self.name
 
 
-def decode(source: Path | Blob, size: int | None) -> Pixels:
+def decode(source: Path | str | Blob, size: int | None) -> Pixels:
     """One image as RGB, upright, first frame, alpha over white; (size, size, 3) when a size is given.
 
     Raises:
@@ -40,7 +42,8 @@ def decode(source: Path | Blob, size: int | None) -> Pixels:
         with Image.open(BytesIO(source.data) if isinstance(source, Blob) else source) as image:
             if size:
                 image.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))  # for JPEG; others ignore it
-            return np.asarray(square(to_rgb(ImageOps.exif_transpose(image)), size))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(square(to_rgb(image), size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MissingError(f"{source} cannot be read as an image: {error}") from error
 
@@ -53,7 +56,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def square(image: Image.Image, size: int | None) -> Image.Image:
@@ -63,14 +66,17 @@ def square(image: Image.Image, size: int | None) -> Image.Image:
     return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
-def decode_all(sources: Sequence[Path | Blob], size: int | None) -> np.ndarray:
+def decode_all(sources: Sequence[Path | str | Blob], size: int | None) -> np.ndarray:
     """All images as one array: (N, S, S, 3) uint8.
 
     Raises:
         ConfigError: when sizes differ or are not square and no size was asked for.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        decoded = pool.map(lambda source: decode(source, size), sources)
+    cores = os.cpu_count() or 1
+    share = max(1, min(HANDFUL, len(sources) // (4 * cores)))
+    handfuls = [sources[start : start + share] for start in range(0, len(sources), share)]
+    with ThreadPoolExecutor(cores) as pool:  # Pillow decodes outside the interpreter's lock
+        decoded = chain.from_iterable(pool.map(lambda some: [decode(source, size) for source in some], handfuls))
         if size is None:
             return stacked(list(decoded))
         pixels = np.empty((len(sources), size, size, 3), dtype=np.uint8)  # filled in place: half the memory of a stack

@@ -17,6 +17,7 @@ from rela_cli.config import View
 from rela_cli.streams import key, uniform
 
 CANDIDATES = 4  # crop boxes drawn for each sample; torchvision draws up to 10, one after the other
+DRAWS = 2 * CANDIDATES + 16  # random numbers a view takes
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, torchvision's digits
 
 
@@ -30,7 +31,14 @@ class Augment:
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """(B, 3, H, W) uint8 and the samples' indices (B,) -> (B, 3, S, S) float32, normalised."""
-        u = uniform(key(self.seed, "augment", epoch, self.number), indices, 2 * CANDIDATES + 16)
+        return self.drawn(images, self.draws(indices, epoch))
+
+    def draws(self, indices: Tensor, epoch: int) -> Tensor:
+        """The random numbers of some samples' views: (B,) -> (B, DRAWS) in [0, 1)."""
+        return uniform(key(self.seed, "augment", epoch, self.number), indices, DRAWS)
+
+    def drawn(self, images: Tensor, u: Tensor) -> Tensor:
+        """The views that `u` (B, DRAWS) makes of images; tensors alone go in, which is what torch.compile wants."""
         box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
         x = images.to(torch.float32) / 255
         x = crop_resize(x, *self.crop_boxes(box, x.shape[-2:]), self.size, flip=box[:, -1] < self.flip_p)
@@ -126,17 +134,22 @@ def blend(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
 
 
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Rotate hue by `shift` (B,) turns, through HSV; samples with shift 0 come back as they were."""
+    """Rotate hue by `shift` (B,) turns, at most half a one, through HSV; samples with shift 0 stay as they were."""
     value = x.amax(1, keepdim=True)
     chroma = value - x.amin(1, keepdim=True)
     r, g, b = x.unbind(1)
     safe = torch.where(chroma == 0, 1.0, chroma).squeeze(1)
     top = value.squeeze(1)
     hue = torch.where(r == top, (g - b) / safe, torch.where(g == top, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    turned = torch.remainder(hue + 6 * shift.view(-1, 1, 1), 6)[:, None]
-    sector = torch.remainder(turned + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1), 6)
+    turned = modulo_six(hue + 6 * shift.view(-1, 1, 1))[:, None]
+    sector = modulo_six(turned + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1))
     shifted = value - chroma * torch.minimum(sector, 4 - sector).clamp(0, 1)
     return torch.where(shift.view(-1, 1, 1, 1) == 0, x, shifted)
+
+
+def modulo_six(x: Tensor) -> Tensor:
+    """x modulo 6, for x in (-6, 12) exactly what torch.remainder gives, whose division is slow on a CPU."""
+    return torch.sub(x, (x / 6).floor(), alpha=6)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, apply: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""A linear classifier on frozen features: ours to convergence, the paper's for its 100 epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from rela_cli.bench import material
+from rela_cli.bench.contest import Bench, Comparison, Results, Score
+from rela_cli.bench.paper import probe_epochs
+from rela_cli.bench.timing import Contestant
+from rela_cli.composer import compose
+from rela_cli.priors.patches import Patches
+from rela_cli.stages.probe import PROTOCOLS, Task
+
+EPOCHS = 100
+TIMED = 2  # of them
+WIDTH = 512
+
+
+def run(bench: Bench) -> Iterator[Score]:
+    """The lbfgs protocol whole, its choice of a penalty on a held-out tenth included."""
+    if "cpu" not in bench.devices:
+        return
+    task = make_task(bench)
+    epochs = bench.size(EPOCHS, 2)
+    contestants = [
+        Contestant("ours", lambda: lbfgs(task), warm_up=lambda: lbfgs(tenth(task)), is_ours=True),
+        Contestant("paper", partial(probe_epochs, task.train, task.train_labels, task.classes, TIMED), TIMED / EPOCHS),
+    ]
+
+    @cache
+    def theirs() -> float:
+        linear = probe_epochs(task.train, task.train_labels, task.classes, epochs)
+        return top1(linear(task.test).detach(), task)
+
+    def said(results: Results, peer: str) -> str:
+        return f"top-1 {results['ours']:.4f} against {theirs():.4f} after {epochs} epochs"
+
+    work = f"linear, {len(task.train):,} x {WIDTH}; the paper's timed for {TIMED} of its {EPOCHS} epochs"
+    yield from bench.scores("probe", contestants, [Comparison("ours", "paper", work, 40.0, "wall")], said)
+
+
+def make_task(bench: Bench) -> Task:
+    """Features of ten classes; with --data those of its images by the prior `patches`."""
+    sizes = bench.size(50_000, 400), bench.size(10_000, 100)
+    if not bench.data:
+        return Task(*material.features(sizes[0], WIDTH, 0), *material.features(sizes[1], WIDTH, 1))
+    folder = material.folder(bench.data, limit=sizes[0])
+    train, test = (material.decoded(folder, split) for split in ("train", "test"))
+    prior = Patches(WIDTH // 8, 6, 2, 0, material.stats(train[0]))
+    prior.fit(train[0])
+    features = [torch.cat([prior(block) for block in pixels.split(500)]) for pixels, _ in (train, test)]
+    return Task(features[0], train[1], features[1], test[1])
+
+
+def lbfgs(task: Task) -> float:
+    """Top-1 by our protocol."""
+    return top1(PROTOCOLS["lbfgs"](task, compose([]).probe)[0], task)
+
+
+def tenth(task: Task) -> Task:
+    """A tenth of the training samples."""
+    return replace(task, train=task.train[::10], train_labels=task.train_labels[::10])
+
+
+def top1(logits: Tensor, task: Task) -> float:
+    """Share of the test samples that are right."""
+    return float((logits.argmax(1) == task.test_labels).double().mean())

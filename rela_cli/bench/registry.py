@@ -1,0 +1,46 @@
+"""What can be raced: rows, their peers, and what a peer needs. Needs no torch, and imports no row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+
+PACKAGES = {  # what has to be installed for a peer; peers without a line are made of torch and ourselves
+    "torchvision-v1": ("torchvision", "PIL"),
+    "torchvision-v2": ("torchvision",),
+    "lightly": ("lightly",),
+    "kornia": ("kornia",),
+    "scikit-learn": ("sklearn",),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's name is its module's. `gpu` says what it measures where there is one."""
+
+    does: str
+    peers: tuple[str, ...]
+    gpu: str = ""
+
+
+ROWS = {
+    "augment": Row(
+        "two 32x32 views an image, one thread, eager and compiled",
+        ("torchvision-v1", "torchvision-v2", "lightly", "kornia"),
+        "the same on the device",
+    ),
+    "ingest": Row("a folder of JPEGs to the resident cache, and its second start", ("torchvision-v1", "first-start")),
+    "extract": Row("a prior's features of decoded images, to a file", ("bare", "paper"), "CLIP ViT-B/16, images/s"),
+    "transport": Row("400,000 x 1,024 features to whitened targets, from file to file", ("paper", "scikit-learn")),
+    "step": Row("a step of phase 1 against one of BYOL", ("byol",), "ResNet-18, 32 px: pairs/s at batch 512 and 128"),
+    "train": Row("data and step: width-8 ResNet-18, batch 128", ("paper",)),
+    "probe": Row("a linear classifier on 50,000 x 512 features", ("paper",)),
+    "knn": Row("10,000 queries among 50,000 x 512 features", ("scikit-learn",)),
+    "startup": Row("`rela --help`, and the answer to a wrong config", ("python",)),
+}
+PEERS = tuple(dict.fromkeys(peer for row in ROWS.values() for peer in row.peers))
+
+
+def missing(peer: str) -> str:
+    """The package that a peer lacks here, or nothing."""
+    return next((name for name in PACKAGES.get(peer, ()) if PathFinder.find_spec(name) is None), "")
