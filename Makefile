@@ -41,7 +41,7 @@ test: $(STAMP)  ## every test but those that train for long
 test-fast: $(STAMP)  ## the tests that take seconds
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow and not long'
 
-test-long: $(STAMP)  ## RELA_DATA=FOLDER: does each method learn; about 20 minutes
+test-long: $(STAMP)  ## RELA_DATA=FOLDER: does each method learn, about 20 minutes; and 200 kills at random times
 	$(BIN)/python -m pytest -q -n $(JOBS) -m long -rA
 
 test-slow: test-long  ## the same

@@ -34,6 +34,7 @@ from rela_cli.redact import redact
 
 Facts = dict[str, Any]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 DENIED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 FULL_WORDS = (
     "os error 28",
@@ -407,13 +408,17 @@ def _share(path: Path) -> None:
     """The permissions that any new file would have: safetensors makes its own readable by their owner only."""
     mask = os.umask(0)
     os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    with suppress(OSError):  # some network file systems keep no permissions
+        path.chmod(0o666 & ~mask)
 
 
 def _sync(path: Path) -> None:
-    """A file's bytes, or a folder's names, onto the disk."""
+    """A file's bytes, or a folder's names, onto the disk; some file systems cannot do that for a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

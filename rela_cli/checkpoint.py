@@ -130,14 +130,23 @@ def read(path: Path) -> Saved | None:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        check_format(path, facts["format"])
+        return Saved(facts["step"], unpack(facts["state"], tensors), facts["lengths"])
     except (SafetensorError, KeyError, TypeError, ValueError):
         return None
-    if facts["format"] != FORMAT:
+
+
+def check_format(path: Path, format: int) -> None:
+    """Whether we can read what another version may have written.
+
+    Raises:
+        RelaError: we cannot.
+    """
+    if format != FORMAT:
         raise RelaError(
-            f"{path} has format {facts['format']} and this version of rela reads {FORMAT}. "
+            f"{path} has format {format} and this version of rela reads {FORMAT}. "
             f"Go on with the version that wrote it, or say resume=never to start again"
         )
-    return Saved(facts["step"], unpack(facts["state"], tensors), facts["lengths"])
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

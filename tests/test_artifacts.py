@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -193,6 +195,32 @@ def test_a_failing_write_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert read_json(path) == {"a": 1}
+
+
+def test_a_file_system_that_cannot_sync_folders_or_set_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some network file systems are: a file that cannot be synced is an error all the same."""
+    fsync, answers = os.fsync, {stat.S_IFDIR: errno.EINVAL}
+
+    def refusing(descriptor: int) -> None:
+        if number := answers.get(stat.S_IFMT(os.fstat(descriptor).st_mode)):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    def no_permissions(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    monkeypatch.setattr(Path, "chmod", no_permissions)
+    write_json(tmp_path / "a.json", {"step": 1})
+    assert entry(tmp_path / "cache").make(fill)
+    for kind, number in ((stat.S_IFDIR, errno.EIO), (stat.S_IFREG, errno.EINVAL)):
+        answers.clear()
+        answers[kind] = number
+        with pytest.raises(OSError, match=os.strerror(number)):
+            write_json(tmp_path / "b.json", {"step": 2})
+    assert read_json(tmp_path / "a.json") == {"step": 1}
 
 
 def test_a_file_is_never_seen_half_written(tmp_path: Path) -> None:

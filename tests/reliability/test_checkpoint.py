@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -114,10 +115,13 @@ def test_another_format_is_not_taken_for_broken(tmp_path: Path, monkeypatch: pyt
     assert len(Checkpoints(tmp_path, 0).found()) == 1
 
 
-def test_a_file_by_another_hand_is_broken(tmp_path: Path) -> None:
-    import hashlib
-
-    save_file({"x": torch.ones(1)}, tmp_path / "x")
+@pytest.mark.parametrize(
+    "facts",
+    [None, "", "[1]", "{}", '{"format": 1}', '{"format": 1, "step": 1, "lengths": {}, "state": {"__tensor__": 1}}'],
+)
+def test_a_file_by_another_hand_is_broken(tmp_path: Path, facts: str | None) -> None:
+    """Its name is right, its content is not ours."""
+    save_file({"x": torch.ones(1)}, tmp_path / "x", None if facts is None else {"facts": facts})
     digest = hashlib.sha256((tmp_path / "x").read_bytes()).hexdigest()[:16]
     (tmp_path / "x").rename(tmp_path / f"checkpoint-0000000001-{digest}.safetensors")
     assert Checkpoints(tmp_path, 0).latest() is None
