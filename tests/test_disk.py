@@ -158,7 +158,7 @@ def test_large_sets_stay_on_disk_by_themselves(root: Path, monkeypatch: pytest.M
     by_size = folder(root, on_disk=None)
     assert (by_size.on_disk, by_size.decode_size) == (False, 16)
     assert by_size.decoded_bytes == 36 * 3 * 16 * 16
-    monkeypatch.setattr("rela_cli.data.folders.MEMORY_LIMIT", by_size.decoded_bytes - 1)
+    monkeypatch.setattr("rela_cli.data.encoded.MEMORY_LIMIT", by_size.decoded_bytes - 1)
     assert (folder(root, on_disk=None).on_disk, folder(root, on_disk=None).decode_size) == (True, 18)
     assert folder(root, on_disk=False).decode_size == 16
     assert folder(root, on_disk=None, image_size=224).decode_size == 256

@@ -14,7 +14,7 @@ from rela_cli.config import CONF_DIR
 PACKAGE = Path(__file__).parent.parent / "rela_cli"
 PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "switch", "representation"}
 FLOORS: list[set[str]] = [
-    {"__init__", "errors", "redact"},
+    {"__init__", "errors", "redact", "progress"},
     {"config"},
     {"faults"},
     {"artifacts", "runtime", "signals", "rows", "optim", "streams", "parts", "weights", "network"},
@@ -27,7 +27,8 @@ FLOORS: list[set[str]] = [
     {"commandline", "composer", "job", "sweep"},
     {"neighbours"},
     {"plan"},
-    {"listing", "ls", "show", "clean", "doctor", "check", "fetch", "rank", "replay", "reporting"},
+    {"listing", "ls", "show", "clean", "doctor", "check", "pack", "fetch", "rank", "replay", "reporting"},
+    {"data_command"},
     {"reproduce"},
     {"cli"},
     {"__main__"},
@@ -40,6 +41,7 @@ LIGHT = {
     "commandline",
     "composer",
     "config",
+    "data_command",
     "doctor",
     "errors",
     "fetch",
@@ -49,8 +51,10 @@ LIGHT = {
     "neighbours",
     "ls",
     "network",
+    "pack",
     "pipeline",
     "plan",
+    "progress",
     "rank",
     "redact",
     "replay",

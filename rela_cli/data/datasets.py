@@ -9,7 +9,7 @@ Folders of images are in folders.py and imagenet.py, torchvision's datasets in v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,10 @@ class Dataset:
         pixels: Pixels = self.images(split, np.array([index]))[0]
         return pixels
 
+    def start(self, split: str, indices: Array) -> Callable[[int], Pixels]:
+        """A function that gives the pixels of the i-th of some samples. What lies afar is asked for here, together."""
+        return lambda i: self.image(split, int(indices[i]))
+
     @property
     def skipped(self) -> Broken:
         """Images that were left out because they cannot be decoded: split -> name -> reason."""
@@ -95,6 +99,10 @@ class Dataset:
     def sources(self, split: str) -> Iterator[Path | Blob]:
         """The encoded images of a split, in order; none where the dataset holds pixels."""
         return iter(())
+
+    def contents(self, split: str) -> str | None:
+        """The hash over all encoded images of a split, where it was written down when they were; else None."""
+        return None
 
     def source(self) -> dict[str, Any]:
         """What identifies the images themselves, read cheaply at each start."""

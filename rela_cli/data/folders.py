@@ -12,19 +12,15 @@ import numpy as np
 
 from rela_cli.artifacts import file_sha256
 from rela_cli.data.broken import Broken, left_out
-from rela_cli.data.datasets import Array, Dataset
-from rela_cli.data.images import SUFFIXES, Pixels, decode, decode_all
+from rela_cli.data.datasets import Array
+from rela_cli.data.encoded import Encoded
+from rela_cli.data.images import SUFFIXES
 from rela_cli.data.index import Index, list_images
 from rela_cli.errors import ConfigError, MissingError
 
-MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
-MARGIN = 256 / 224  # side of what is decoded, to what is cropped from it, where images stay on disk
 
-
-class ImageFolder(Dataset):
+class ImageFolder(Encoded):
     """A folder of images: train/<class>/* beside test/ or val/, or <class>/*, or just files.
-
-    Images are shown at `image_size` pixels and decoded to squares of `decode_size`; `on_disk` None goes by size.
 
     Raises:
         ConfigError: no root given. MissingError: no such folder, or nothing in it that looks like an image.
@@ -32,7 +28,6 @@ class ImageFolder(Dataset):
 
     kind = "image_folder"
     only: list[str] | None = None  # the classes that count; None for all that have a folder
-    roomy = False  # whether images are decoded larger than they are shown even where they are in memory
 
     def __init__(
         self,
@@ -44,18 +39,15 @@ class ImageFolder(Dataset):
         max_errors: int = 0,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(image_size, decode_size, on_disk, **common)
         if not root:
             raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER")
-        self.root, self.image_size = Path(root).expanduser(), image_size
-        self.wanted_decode_size, self.wants_disk = decode_size, on_disk
+        self.root = Path(root).expanduser()
         self.on_error, self.max_errors = on_error, max_errors
         if not self.root.is_dir():
             raise MissingError(f"dataset.root={root} is not a folder (looked at {self.root.resolve()})")
         self.find_folders()
         self.read_classes()
-        if decode_size and (image_size is None or decode_size < image_size):
-            raise ConfigError(f"dataset.decode_size={decode_size} must be at least dataset.image_size={image_size}")
 
     def find_folders(self) -> None:
         """Where train and test images are."""
@@ -150,8 +142,7 @@ class ImageFolder(Dataset):
         """The class of each file: the first folder on its path."""
         return (path.partition("/")[0] for path in files)
 
-    def path(self, split: str, index: int) -> Path:
-        """Where a sample lies."""
+    def encoded(self, split: str, index: int) -> Path:
         return self.folders()[split] / self.files[split][index]
 
     def sources(self, split: str) -> Iterator[Path]:
@@ -166,61 +157,13 @@ class ImageFolder(Dataset):
         files: dict[str, Any] = {"count": self.listed.count(), "listing": self.listed.fingerprint}
         if skipped := {split: sorted(names) for split, names in self.skipped.items() if names}:
             files["skipped"] = skipped
-        sizes: dict[str, Any] = {"image_size": self.image_size}
-        if self.decode_size:
-            sizes |= {"decode_size": self.decode_size, "decoder": 2}  # 2: JPEGs far too large are decoded reduced
-        return {"dataset": "image_folder", **files, **sizes}
+        return {"dataset": "image_folder", **files, **self.sizes}
 
     def labels(self, split: str) -> Array | None:
         if self.classes is None or split not in self.folders():
             return None
         number = {name: i for i, name in enumerate(self.classes)}
         return np.array([number[name] for name in self.class_names(split, self.files[split])], dtype=np.int64)
-
-    def images(self, split: str, indices: Array) -> Array:
-        return decode_all([self.path(split, i) for i in indices], self.decode_size)
-
-    def image(self, split: str, index: int) -> Pixels:
-        return decode(self.path(split, index), self.decode_size)
-
-    # ------------------------------------------------------------------------------- on disk or in memory
-
-    @property
-    def on_disk(self) -> bool:
-        if self.wants_disk is not None:
-            return self.wants_disk
-        return self.decoded_bytes > MEMORY_LIMIT
-
-    @property
-    def side(self) -> int:
-        return self.decode_size or self.first_side
-
-    @cached_property
-    def first_side(self) -> int:
-        """Longer side of the first image, which speaks for all where no size was asked for."""
-        return max(decode(self.path("train", 0), None).shape[:2])
-
-    @cached_property
-    def decoded_bytes(self) -> int:
-        """What all pixels would take in memory."""
-        side = self.image_size or self.first_side
-        return 3 * side**2 * sum(self.count(split) for split in self.splits)
-
-    @cached_property
-    def decode_size(self) -> int | None:
-        """Side of what is decoded: on disk 256/224 of what is shown, so that crops have pixels to choose from.
-
-        Raises:
-            ConfigError: images stay on disk and no `image_size` was given.
-        """
-        if self.wanted_decode_size or not (self.on_disk or self.roomy):
-            return self.wanted_decode_size or self.image_size
-        if not self.image_size:
-            raise ConfigError(
-                f"dataset={self.kind} keeps its images on disk ({self.decoded_bytes / 1e9:.1f} GB decoded): "
-                "say dataset.image_size=SIZE, the side of what a network is shown"
-            )
-        return round(self.image_size * MARGIN)
 
 
 class TinyImagenet(ImageFolder):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rela_cli import ranks
 from rela_cli.data.datasets import Dataset
+from rela_cli.data.images import Pixels
 from rela_cli.streams import key, permutation
 
 AHEAD = 3  # batches that are being decoded while one is used
@@ -42,17 +43,20 @@ class DiskImages:
         Raises:
             MissingError: naming the file that cannot be decoded.
         """
-        return finished(self.start(torch.arange(len(self))[rows]))
+        return finished(self.start(rows))
 
-    def start(self, rows: Tensor) -> Pending:
+    def start(self, rows: Tensor | slice) -> Pending:
         """Let threads decode some rows."""
-        batch = torch.empty(len(rows), 3, self.size, self.size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        pixels = batch.numpy()
-        return batch, [self.pool.submit(self.decode, pixels[i], int(row)) for i, row in enumerate(self.rows[rows])]
+        samples = self.rows[rows].numpy()
+        shape = (len(samples), 3, self.size, self.size)
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        pixels, image = batch.numpy(), self.dataset.start(self.split, samples)
+        return batch, [self.pool.submit(put, pixels[i], image, i) for i in range(len(samples))]
 
-    def decode(self, place: np.ndarray, row: int) -> None:
-        """One image into its place, (3, S, S)."""
-        place[:] = self.dataset.image(self.split, row).transpose(2, 0, 1)
+
+def put(place: np.ndarray, image: Callable[[int], Pixels], i: int) -> None:
+    """One image into its place, (3, S, S)."""
+    place[:] = image(i).transpose(2, 0, 1)
 
 
 Images = Tensor | DiskImages  # (N, 3, S, S) uint8
