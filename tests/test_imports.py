@@ -24,6 +24,7 @@ FLOORS: list[set[str]] = [
     {"runs", "inventory"},
     {"screen", "space"},
     {"pipeline"},
+    {"cells", "slurm"},
     {"commandline", "composer", "job", "sweep"},
     {"neighbours"},
     {"plan"},
@@ -35,6 +36,7 @@ FLOORS: list[set[str]] = [
 ]
 BESIDE = {"report": {"report", "artifacts", "config", "errors", "__init__"}}  # reads what runs have left, no more
 LIGHT = {
+    "cells",
     "check",
     "clean",
     "cli",
@@ -64,6 +66,7 @@ LIGHT = {
     "screen",
     "show",
     "signals",
+    "slurm",
     "space",
     "report",
     "sweep",
