@@ -1,4 +1,4 @@
-"""Sweeps whose cells run at once: their shares of a machine, joblib, submitit's local processes, and Slurm played back."""
+"""Sweeps whose cells run at once: shares of a machine, joblib, submitit's local processes, and Slurm played back."""
 
 from __future__ import annotations
 
@@ -132,6 +132,7 @@ def test_each_cell_keeps_to_its_share(rela: Rela, tmp_path: Path, launcher: str)
                 assert total < 2 or not set(one["cores"]) & set(other["cores"])
 
 
+@pytest.mark.slow
 def test_a_share_is_free_again_when_its_process_dies(rela: Rela, tmp_path: Path) -> None:
     plugin(LOCAL)
     dies = PIPELINE.replace("    begun = time", "    config.seed == 0 and os.kill(os.getpid(), 9)\n    begun = time")
@@ -179,7 +180,7 @@ def test_a_stopped_sweep_tells_its_cells(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143
     assert output.splitlines()[-1] == "2 cells: 0 run, 0 found, 0 failed, 2 not finished"
-    manifests = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/runs/*/manifest.json")]
+    manifests = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/runs/fake-*/manifest.json")]
     assert [manifest["status"] for manifest in manifests] == ["stopped", "stopped"]
     pids = [int(path.read_text()) for path in tmp_path.glob("outputs/sweeps/*/*.pid")]
     assert len(pids) == 2
@@ -286,7 +287,16 @@ def test_the_preset_without_its_plugin(rela: Rela) -> None:
 def test_a_cell_at_its_time_limit_saves_is_requeued_and_goes_on(tmp_path: Path, slurm: dict[str, str]) -> None:
     """submitit's own script, processes and signal; only Slurm's four commands are played."""
     plugin(LOCAL)
-    words = ["train", "-m", "hydra/launcher=slurm", *FAKE, "epochs=400", "seed=0,1", "checkpoint.every_seconds=10000"]
+    words = [
+        "train",
+        "-m",
+        "hydra/launcher=slurm",
+        *FAKE,
+        "epochs=60",
+        "budget=0.3",
+        "seed=0,1",
+        "checkpoint.every_seconds=10000",
+    ]
     command = [sys.executable, "-m", "rela_cli", *words, "runtime.eval_every_epochs=0"]
     process = subprocess.Popen(command, cwd=tmp_path, env=slurm, stdout=subprocess.PIPE, text=True)
     wait_for(
@@ -299,7 +309,7 @@ def test_a_cell_at_its_time_limit_saves_is_requeued_and_goes_on(tmp_path: Path, 
     dry = flags((home / "script").read_text())
     assert dry["array"] == "0-1%2"
     assert (home / "requeued").read_text().split() == ["7_0"]
-    manifests = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("outputs/runs/*/manifest.json")}
+    manifests = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("outputs/runs/fake-*/manifest.json")}
     resumes = {name.rpartition("-s")[2][0]: len(m.get("resumes", [])) for name, m in manifests.items()}
     assert resumes == {"0": 1, "1": 0}
 

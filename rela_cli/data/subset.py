@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from rela_cli.streams import key, permutation
+from rela_cli.streams import first, key, permutation
 
 
 def epoch_indices(seed: int, epoch: int, train_samples: int, subset_size: int) -> Tensor:
@@ -13,6 +14,8 @@ def epoch_indices(seed: int, epoch: int, train_samples: int, subset_size: int) -
     Uniform without replacement and drawn anew each epoch; a pure function of its arguments. The order has a
     stream of its own, so that a change of budget does not reshuffle what both budgets share.
     """
-    chosen = permutation(key(seed, "subset", epoch), train_samples)[:subset_size].sort().values
+    chosen = first(key(seed, "subset", epoch), train_samples, subset_size)
     position = permutation(key(seed, "order", epoch), train_samples)
-    return chosen[position[chosen].argsort()]
+    turns = torch.full((train_samples,), -1)
+    turns[position[chosen]] = chosen  # at its place in an order of all samples
+    return turns[turns >= 0]
