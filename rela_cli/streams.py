@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rela_cli.hashing import mix32
+
 BLOCK = 1 << 17  # counters that are hashed at a time
 MASK = 0xFFFFFFFF  # 32-bit words, held in int64: a product wraps there and its low word stays right
 
@@ -76,17 +78,6 @@ def sort_keys(stream: int, n: int) -> np.ndarray:
         one, two = (mix32(mix32(counter + np.uint32(0x9E3779B9 * draw & MASK)) ^ high) >> 1 for draw in (1, 2))
         keys[start : start + BLOCK] = (one.astype(np.int64) << 31) | two
     return keys
-
-
-def mix32(word: np.ndarray) -> np.ndarray:
-    """`mix` of (N,) uint32."""
-    word = word ^ (word >> 17)
-    word *= np.uint32(0xED5AD4BB)
-    word ^= word >> 11
-    word *= np.uint32(0xAC4C1B51)
-    word ^= word >> 15
-    word *= np.uint32(0x31848BAB)
-    return word ^ (word >> 14)
 
 
 class seeded:  # noqa: N801 - a context manager, used like a function

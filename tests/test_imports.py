@@ -14,7 +14,7 @@ from rela_cli.config import CONF_DIR
 PACKAGE = Path(__file__).parent.parent / "rela_cli"
 PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "switch", "representation"}
 FLOORS: list[set[str]] = [
-    {"__init__", "errors", "redact", "progress"},
+    {"__init__", "errors", "redact", "progress", "hashing"},
     {"config"},
     {"faults"},
     {"artifacts", "runtime", "signals", "rows", "optim", "streams", "parts", "weights", "network"},
@@ -47,6 +47,7 @@ LIGHT = {
     "doctor",
     "errors",
     "fetch",
+    "hashing",
     "job",
     "inventory",
     "listing",

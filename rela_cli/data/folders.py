@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from rela_cli.data.broken import Broken, left_out
 from rela_cli.data.datasets import Array
 from rela_cli.data.encoded import Encoded
 from rela_cli.data.images import SUFFIXES
-from rela_cli.data.index import Index, list_images
+from rela_cli.data.index import Index, Paths, list_images
 from rela_cli.errors import ConfigError, MissingError
+
+NONE = Paths(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
 
 
 class ImageFolder(Encoded):
@@ -95,11 +97,11 @@ class ImageFolder(Encoded):
 
     def empty_classes(self, index: Index) -> list[str]:
         """Class folders of train without an image."""
-        filled = {path.partition("/")[0] for path, _, _ in index.lists[0]}
+        filled = index.filled(index.tops[0])
         return [name for name in self.classes or () if name not in filled]
 
     @cached_property
-    def files(self) -> dict[str, list[str]]:
+    def files(self) -> dict[str, Paths]:
         """The images of each split that count, as paths below its folder, sorted.
 
         Raises:
@@ -107,15 +109,16 @@ class ImageFolder(Encoded):
         """
         if not any(self.skipped.values()):
             return self.all_files
-        kept = {
-            split: [path for path in paths if path not in self.skipped.get(split, {})]
-            for split, paths in self.all_files.items()
-        }
+        kept = {split: self.without(paths, self.skipped.get(split, {})) for split, paths in self.all_files.items()}
         lost = set(self.class_names("train", self.all_files["train"])) - set(self.class_names("train", kept["train"]))
         if not kept["train"] or (self.classes and lost):
             where = self.train_folder / min(lost) if self.classes else self.train_folder
             raise MissingError(f"no image in {where} can be decoded")
         return kept
+
+    def without(self, paths: Paths, skipped: Mapping[str, str]) -> Paths:
+        """The paths that are not left out."""
+        return paths.take(np.flatnonzero([path not in skipped for path in paths])) if skipped else paths
 
     @cached_property
     def skipped(self) -> Broken:  # type: ignore[override]
@@ -129,16 +132,16 @@ class ImageFolder(Encoded):
         return ((path, self.folders()[split] / path) for path in self.all_files[split])
 
     @cached_property
-    def all_files(self) -> dict[str, list[str]]:
+    def all_files(self) -> dict[str, Paths]:
         """The same with those that cannot be decoded."""
         lists = dict(zip(self.folders(), self.listed.lists, strict=True))
-        return {split: self.select(split, [path for path, _, _ in lists.get(split, [])]) for split in self.splits}
+        return {split: self.select(split, lists.get(split, NONE)) for split in self.splits}
 
-    def select(self, split: str, files: list[str]) -> list[str]:
+    def select(self, split: str, files: Paths) -> Paths:
         """Which files of a split count: all of them here."""
         return files
 
-    def class_names(self, split: str, files: list[str]) -> Iterator[str]:
+    def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
         """The class of each file: the first folder on its path."""
         return (path.partition("/")[0] for path in files)
 
@@ -163,7 +166,8 @@ class ImageFolder(Encoded):
         if self.classes is None or split not in self.folders():
             return None
         number = {name: i for i, name in enumerate(self.classes)}
-        return np.array([number[name] for name in self.class_names(split, self.files[split])], dtype=np.int64)
+        names = self.class_names(split, self.files[split])
+        return np.fromiter((number[name] for name in names), dtype=np.int64, count=len(self.files[split]))
 
 
 class TinyImagenet(ImageFolder):
@@ -208,7 +212,7 @@ class TinyImagenet(ImageFolder):
         rows = (line.split("\t") for line in self.notes.read_text(encoding="utf-8").splitlines() if line.strip())
         return {row[0]: row[1] for row in rows}
 
-    def class_names(self, split: str, files: list[str]) -> Iterator[str]:
+    def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
         if split == "train" or not self.annotations:
             return super().class_names(split, files)
         try:
