@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from rela_cli.streams import first, key, permutation
 
 
+@lru_cache(maxsize=1)  # an epoch is asked for more than once; whoever asks only reads
 def epoch_indices(seed: int, epoch: int, train_samples: int, subset_size: int) -> Tensor:
     """Sample indices of one epoch, in order of use: (subset_size,) int64.
 
