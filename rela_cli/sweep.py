@@ -19,8 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rela_cli import signals
-from rela_cli import ranks
+from rela_cli import ranks, signals
 from rela_cli.artifacts import write_atomic
 from rela_cli.cells import Shares, divide, kind_of, note_pid, requeued, settings, tell
 from rela_cli.composer import Composer, hand_over
