@@ -274,11 +274,12 @@ def test_the_dry_run_prints_the_script_and_starts_nothing(rela: Rela, tmp_path: 
     assert not (tmp_path / "outputs").exists()
 
 
-def test_the_preset_without_its_plugin(rela: Rela) -> None:
+@pytest.mark.parametrize("launcher", ["slurm", "submitit_slurm", "submitit_local"])
+def test_a_launcher_whose_plugin_is_not_there(rela: Rela, launcher: str) -> None:
     hide = "import sys\nsys.modules['hydra_plugins.hydra_submitit_launcher'] = None\n"
     hide += "import pkgutil\nwalk = pkgutil.walk_packages\n"
     hide += "pkgutil.walk_packages = lambda *a, **k: (m for m in walk(*a, **k) if 'submitit' not in m.name)\n"
-    done = rela("train", "-m", "hydra/launcher=slurm", "seed=0,1", stub=hide)
+    done = rela("train", "-m", f"hydra/launcher={launcher}", "seed=0,1", stub=hide)
     assert done.returncode == 2
     assert "pip install 'rela-cli[slurm]'" in done.stderr
 
