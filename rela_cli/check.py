@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +24,12 @@ from rela_cli.config import Config
 from rela_cli.data.datasets import Dataset
 from rela_cli.data.folders import ImageFolder
 from rela_cli.data.images import Blob, decode
-from rela_cli.errors import ConfigError, MissingError
+from rela_cli.errors import MissingError
 from rela_cli.parts import build
+from rela_cli.progress import counted
 
-USAGE = "say rela data check dataset=NAME [dataset.root=FOLDER ...]"
 CHUNK = 2048  # images under way at a time
+PIXELS = 50_000  # images of a dataset that holds pixels, in memory at a time
 SHOWN = 20  # broken files on the screen; the report has them all
 
 
@@ -44,9 +46,7 @@ class Look:
 
 def main(words: list[str]) -> int:
     """Check a dataset, print the report and keep it; 3 when something is broken or empty."""
-    if words[:1] != ["check"]:
-        raise ConfigError(f"rela data {' '.join(words[:1])}: {USAGE}".replace(" :", ":"))
-    config = Composer(parse(words[1:])).check()
+    config = Composer(parse(words)).check()
     cache = Path(config.paths.outputs).expanduser() / "cache"
     dataset: Dataset = build(config.dataset, cache=cache)
     path = cache / "index" / place(config) / "check.json"
@@ -86,14 +86,20 @@ def examine(dataset: Dataset) -> Facts:
 
 def examine_split(dataset: Dataset, split: str) -> Facts:
     """Counts, sizes and modes of a split, its broken images, and a hash over all its bytes."""
-    labels = dataset.labels(split)
-    counts = Counter((labels if labels is not None else np.array([], dtype=np.int64)).tolist())
+    labels, total = dataset.labels(split), dataset.full_count(split)
+    found = (None, None) if labels is None else np.unique(labels, return_counts=True)
     names = dataset.classes or []
-    return {
-        "images": dataset.full_count(split),
-        "images_of_class": {names[label]: n for label, n in sorted(counts.items())} if names else {},
-        **(summary(look_at(dataset.sources(split))) or pixels_of(dataset, split)),
+    looks = look_at(counted(dataset.sources(split), f"check {split}", total))
+    facts = {
+        "images": total,
+        "images_of_class": {names[i]: int(n) for i, n in zip(*found, strict=True)}
+        if names and found[1] is not None
+        else {},
+        **(summary(looks) or pixels_of(dataset, split)),
     }
+    if dataset.contents(split) not in (None, facts["contents"]):
+        facts["broken"] = [*facts["broken"], f"{split} does not hold the images that were packed: put back a copy"]
+    return facts
 
 
 def look_at(sources: Iterable[Path | Blob]) -> Iterator[Look]:
@@ -122,7 +128,7 @@ def look(source: Path | Blob) -> Look:
 def summary(looks: Iterator[Look]) -> Facts:
     """Sizes, modes, problems and a hash; empty when there was nothing to look at."""
     contents, modes = hashlib.sha256(), Counter[str]()
-    sizes: list[tuple[int, int]] = []
+    sizes = array("I")
     broken: list[str] = []
     for seen in looks:
         contents.update(seen.digest)
@@ -130,26 +136,29 @@ def summary(looks: Iterator[Look]) -> Facts:
             broken.append(seen.problem)
         else:
             modes[seen.mode] += 1
-            sizes.append(seen.size)
+            sizes.extend(seen.size)
     if not sizes and not broken:
         return {}
-    return {**spread(sizes), "modes": dict(modes.most_common()), "broken": broken, "contents": contents.hexdigest()}
+    whole = np.frombuffer(sizes, dtype=np.uint32).reshape(-1, 2)
+    return {**spread(whole), "modes": dict(modes.most_common()), "broken": broken, "contents": contents.hexdigest()}
 
 
-def spread(sizes: list[tuple[int, int]]) -> Facts:
-    """Smallest, median and largest width and height, each by itself."""
-    if not sizes:
+def spread(whole: np.ndarray) -> Facts:
+    """Smallest, median and largest width and height of (N, 2), each by itself."""
+    if not len(whole):
         return {}
-    whole = np.array(sizes)
     found = {"min": whole.min(0), "median": np.median(whole, axis=0).astype(int), "max": whole.max(0)}
     return {f"{name}_size": [int(side) for side in pair] for name, pair in found.items()}
 
 
 def pixels_of(dataset: Dataset, split: str) -> Facts:
     """The same for a dataset that holds pixels."""
-    pixels = dataset.images(split, np.arange(dataset.full_count(split)))
-    contents = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
-    return {**spread([(pixels.shape[2], pixels.shape[1])]), "modes": {}, "broken": [], "contents": contents}
+    contents, total = hashlib.sha256(), dataset.full_count(split)
+    for start in counted(range(0, total, PIXELS), f"check {split}, {PIXELS} images each", -(-total // PIXELS)):
+        pixels = dataset.images(split, np.arange(start, min(start + PIXELS, total)))
+        contents.update(np.ascontiguousarray(pixels).data)
+    side = np.array([[pixels.shape[2], pixels.shape[1]]])
+    return {**spread(side), "modes": {}, "broken": [], "contents": contents.hexdigest()}
 
 
 # -------------------------------------------------------------------------------------------------- the screen

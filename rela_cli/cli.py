@@ -46,7 +46,8 @@ Look
   clean       make room under outputs/          rela clean --dry-run
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
-  data        read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
+  data check  read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
+  data pack   its images in a few large files  rela data pack dataset=image_folder dataset.root=FOLDER to=PACK
 
   rela train --help        groups, defaults, examples
   rela train --cfg job     the whole config, nothing is run
@@ -69,7 +70,7 @@ OTHERS = {  # the modules of the other commands
     "show": "show",
     "clean": "clean",
     "list": "listing",
-    "data": "check",
+    "data": "data_command",
     "doctor": "doctor",
 }
 

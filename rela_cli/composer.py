@@ -31,7 +31,7 @@ from rela_cli.errors import ConfigError, nearest
 
 CHECKED_CELLS = 1000  # of a larger sweep the rest is checked when its turn comes
 SHOWN_CELLS = 20  # failing cells that are looked into
-EXTRAS = {"joblib": "parallel", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+EXTRAS = {"joblib": "parallel", "submitit_slurm": "slurm", "submitit_local": "slurm", "slurm": "slurm"}
 
 Cell = tuple[str, ...]
 
@@ -132,6 +132,11 @@ class Composer:
         if problems:
             raise ConfigError("\n".join(problems))
         return cells, self._checked(*self._load((*fixed, *cells[0])), cells[0])
+
+    def launcher(self) -> dict[str, Any]:
+        """A sweep's launcher as it is composed: its class and its settings, those that refer to others left out."""
+        node = self._load(self.line.overrides, RunMode.MULTIRUN)[1].launcher
+        return {key: value for key, value in _plain(node).items() if not OmegaConf.is_interpolation(node, key)}
 
     def _load(self, words: Sequence[str], mode: RunMode = RunMode.RUN) -> tuple[DictConfig, DictConfig]:
         """The composed tree, and Hydra's own node taken out of it."""

@@ -184,6 +184,9 @@ class Runtime:
     precision: Annotated[str, OneOf(("auto", "fp32", "bf16"))]
     compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]
     deterministic: bool
+    cells_at_once: Count | None
+    cells_per_gpu: Count
+    dry_run: bool
 
 
 @dataclass(frozen=True)

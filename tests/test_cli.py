@@ -104,7 +104,6 @@ TYPOS = [
     ("train -m budget=glob(zz)", ["no cells"]),
     ("train -m hydra/launcher=jobblib", ["unknown hydra/launcher jobblib"]),
     ("train hydra.verbos=1", ["unknown key hydra.verbos, did you mean hydra.verbose?"]),
-    ("train hydra/launcher=submitit_slurm", ["pip install 'rela-cli[slurm]'"]),
     ("train sweep=budgets", ["say -m: rela train -m sweep=budgets"]),
     ("train hydra.mode=MULTIRUN bugdet=1", ["did you mean budget?"]),
     ("train prior=checkpoint", ["prior.weights=PATH"]),

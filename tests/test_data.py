@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -113,6 +114,29 @@ def test_fake() -> None:
     assert not np.array_equal(
         images, Fake(n=40, n_test=12, size=6, classes=3, **{**COMMON, "seed": 1}).load("train")[0]
     )
+
+
+def test_a_fake_image_is_a_function_of_its_index() -> None:
+    """Whatever is asked for beside it, and however many there are; a billion of them take no room."""
+    few, many = (Fake(n=n, n_test=12, size=6, classes=3, **COMMON) for n in (40, 10**9))
+    rows = np.array([39, 7, 39])
+    assert np.array_equal(few.images("train", rows), few.load("train")[0][rows])
+    assert np.array_equal(many.images("train", rows), few.images("train", rows))
+    assert np.array_equal(many.start("train", rows)(1), few.image("train", 7))
+    assert (few.on_disk, many.on_disk) == (False, True)
+    assert not np.array_equal(many.image("train", 10**9 - 1), many.image("train", 10**9 - 2))
+
+
+def test_fake_images_are_noise_with_a_tint() -> None:
+    images, labels = Fake(n=3000, n_test=1, size=8, classes=3, **COMMON).load("train")
+    assert labels is not None
+    tints = [images[labels == label].astype(float).mean((0, 1, 2)) for label in range(3)]
+    assert min(np.abs(one - other).max() for one, other in itertools.combinations(tints, 2)) > 5
+    noise = images - images[labels == 0].min(axis=(0, 1, 2))
+    assert abs(noise[labels == 0].astype(float).mean() - 79.5) < 0.5, "0 to 159, each as often"
+    pixels = images[labels == 0].reshape(1000, -1).astype(float)
+    assert np.abs(np.corrcoef(pixels[:, :50].T) - np.eye(50)).max() < 5 / 1000**0.5
+    assert np.abs(np.corrcoef(pixels[:50]) - np.eye(50)).max() < 0.6, "the tint alone is shared"
 
 
 # ------------------------------------------------------------------------------------------------------------- decoding

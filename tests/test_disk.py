@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rela_cli import pipeline
-from rela_cli.artifacts import Entry, read_json
+from rela_cli.artifacts import Entry, fingerprint, read_json
 from rela_cli.composer import compose
 from rela_cli.data import index as index_module
 from rela_cli.data.cache import read_labels, read_split, read_stats, write_images
@@ -158,7 +158,7 @@ def test_large_sets_stay_on_disk_by_themselves(root: Path, monkeypatch: pytest.M
     by_size = folder(root, on_disk=None)
     assert (by_size.on_disk, by_size.decode_size) == (False, 16)
     assert by_size.decoded_bytes == 36 * 3 * 16 * 16
-    monkeypatch.setattr("rela_cli.data.folders.MEMORY_LIMIT", by_size.decoded_bytes - 1)
+    monkeypatch.setattr("rela_cli.data.encoded.MEMORY_LIMIT", by_size.decoded_bytes - 1)
     assert (folder(root, on_disk=None).on_disk, folder(root, on_disk=None).decode_size) == (True, 18)
     assert folder(root, on_disk=False).decode_size == 16
     assert folder(root, on_disk=None, image_size=224).decode_size == 256
@@ -254,6 +254,70 @@ def test_a_broken_index_is_made_again(root: Path, tmp_path: Path, remembered: li
     path = next((tmp_path / "index").glob("*/index.json"))
     path.write_text(content)
     assert folder(root, cache=tmp_path).identity == before
+
+
+@pytest.mark.parametrize("name", ["text", "ends", "numbers"])
+@pytest.mark.parametrize("fault", ["gone", "short", "not an array"])
+def test_an_index_without_its_arrays_is_made_again(
+    root: Path, tmp_path: Path, remembered: list[str], name: str, fault: str
+) -> None:
+    before = folder(root, cache=tmp_path).identity
+    path = next((tmp_path / "index").glob(f"*/*.{name}.npy"))
+    if fault == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-9] if fault == "short" else b"x")
+    remembered.clear()
+    assert folder(root, cache=tmp_path).identity == before
+    assert remembered, "walked again"
+
+
+def test_the_remembered_paths_are_mapped(root: Path, tmp_path: Path, remembered: list[str]) -> None:
+    folder(root, cache=tmp_path).count("train")
+    paths = folder(root, cache=tmp_path).files["train"]
+    assert isinstance(paths.text, np.memmap) and isinstance(paths.ends, np.memmap)
+    everything = list(paths)
+    assert [paths[i] for i in range(len(paths))] == everything == sorted(everything)
+    assert (paths[-1], list(paths[2:5])) == (everything[-1], everything[2:5])
+    with pytest.raises(IndexError):
+        _ = paths[len(paths)]
+    assert list(paths.take(np.array([5, 3])).take(np.array([1]))) == [everything[3]]
+
+
+NAMES = ["a", "a-x", "a.b", "a0", "b", "ä", "Z", "a b"]  # "-", "." and " " come before a slash, digits after it
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_files_stand_in_the_order_of_their_paths(tmp_path: Path, remembered: list[str], seed: int) -> None:
+    """Folders and files side by side, names that are parts of others: walked, remembered, or one folder anew."""
+    random = np.random.RandomState(seed)
+    root, paths = tmp_path / "tree", set[str]()
+    for _ in range(60):
+        depth = random.randint(0, 4)
+        path = "/".join([*random.choice(NAMES, depth), f"{random.choice(NAMES)}{random.randint(9)}.png"])
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x" * random.randint(50))
+        paths.add(path)
+
+    def listed(cache: Path | None) -> index_module.Index:
+        return index_module.list_images(root, [""], None, cache)
+
+    def facts(found: index_module.Index) -> tuple[list[str], str]:
+        return list(found.lists[0]), found.fingerprint
+
+    first = listed(tmp_path)
+    assert list(first.lists[0]) == sorted(paths)
+    rows = [[p, (root / p).stat().st_size, (root / p).stat().st_mtime_ns] for p in sorted(paths)]
+    assert first.fingerprint == fingerprint({"files": rows})
+    assert first.filled("") == {path.partition("/")[0] for path in paths if "/" in path}
+    remembered.clear()
+    assert facts(listed(tmp_path)) == facts(first) and remembered == []
+    new = (root / sorted(paths)[seed * 7]).parent / "a-.png"
+    new.write_bytes(b"new")
+    again = listed(tmp_path)
+    assert facts(again) == facts(listed(None))
+    assert list(again.lists[0]) == sorted({*paths, str(new.relative_to(root))})
+    assert len(list((tmp_path / "index").glob("*/*.npy"))) == 3, "the earlier one's arrays are gone"
 
 
 # ------------------------------------------------------------------------------------------------------ rela data check

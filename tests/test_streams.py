@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rela_cli.streams import key, mix, permutation, seeded, uniform, words
+from rela_cli.streams import first, key, mix, permutation, seeded, sort_keys, uniform, words
 
 N = 50_000
 KEYS = [3943498252029117371, 2254893390724248556, 7561000660324546139]
@@ -140,3 +140,29 @@ def test_keys_tell_their_paths_apart() -> None:
     paths = [(s, name, e, v) for s in range(10) for name in ("augment", "subset") for e in range(20) for v in range(2)]
     assert len({key(*path) for path in paths}) == len(paths)
     assert len({key(0, "1", 2), key(0, 1, 2), key(0, "12"), key(0, 12), key(0, 1, "2")}) == 5
+
+
+# ------------------------------------------------------------------------------------------ fast, and the same integers
+
+
+@pytest.mark.parametrize("n", [1, 2, 1437, 300_000])
+def test_the_fast_keys_are_the_words(n: int) -> None:
+    for stream in KEYS:
+        high, low = words(stream, torch.arange(n), 2).unbind(1)
+        expected = (high >> 1 << 31) | (low >> 1)
+        assert np.array_equal(sort_keys(stream, n), expected.numpy())
+        assert torch.equal(permutation(stream, n), torch.argsort(expected, stable=True))
+
+
+@pytest.mark.parametrize(
+    ("n", "k"), [(1, 1), (2, 1), (50, 1), (50, 49), (50, 50), (1000, 100), (300_000, 3), (300_000, 30_000)]
+)
+def test_the_first_of_a_permutation(n: int, k: int) -> None:
+    for stream in KEYS:
+        assert torch.equal(first(stream, n, k), permutation(stream, n)[:k])
+
+
+def test_the_first_where_the_keys_are_unlike_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All keys large: nothing lies below the bound, and everything is sorted."""
+    monkeypatch.setattr("rela_cli.streams.sort_keys", lambda stream, n: np.arange(n)[::-1].copy() + (1 << 61))
+    assert first(0, 10, 2).tolist() == [9, 8]

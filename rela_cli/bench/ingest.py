@@ -51,7 +51,7 @@ def tree(bench: Bench, n: int) -> Path:
         return material.jpeg_tree(root, *material.images(bench, n))
     folder = material.folder(bench.data, limit=n)
     for row in folder.choose("train")[0].tolist():
-        source = folder.path("train", row).absolute()
+        source = Path(str(folder.encoded("train", row))).absolute()
         place = root / "train" / source.parent.name / source.name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(source)

@@ -9,7 +9,7 @@ Folders of images are in folders.py and imagenet.py, torchvision's datasets in v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from rela_cli.artifacts import fingerprint
 from rela_cli.data.broken import Broken
 from rela_cli.data.images import Blob, Pixels
 from rela_cli.data.labels import label_set
+from rela_cli.hashing import mix32
 
 Array = np.ndarray
+FAKE_LIMIT = 256_000_000  # bytes of pixels; beyond that fake images are made whenever they are used
 
 
 def stratified(labels: Array | None, total: int, keep: int | None, seed: int) -> Array:
@@ -87,6 +89,10 @@ class Dataset:
         pixels: Pixels = self.images(split, np.array([index]))[0]
         return pixels
 
+    def start(self, split: str, indices: Array) -> Callable[[int], Pixels]:
+        """A function that gives the pixels of the i-th of some samples. What lies afar is asked for here, together."""
+        return lambda i: self.image(split, int(indices[i]))
+
     @property
     def skipped(self) -> Broken:
         """Images that were left out because they cannot be decoded: split -> name -> reason."""
@@ -95,6 +101,10 @@ class Dataset:
     def sources(self, split: str) -> Iterator[Path | Blob]:
         """The encoded images of a split, in order; none where the dataset holds pixels."""
         return iter(())
+
+    def contents(self, split: str) -> str | None:
+        """The hash over all encoded images of a split, where it was written down when they were; else None."""
+        return None
 
     def source(self) -> dict[str, Any]:
         """What identifies the images themselves, read cheaply at each start."""
@@ -162,31 +172,49 @@ class Digits(Dataset):
 
 
 class Fake(Dataset):
-    """Noise with a class-dependent tint, any size and number of classes."""
+    """Noise with a class-dependent tint, any size and number of classes; each image a function of (seed, split, index).
 
-    def __init__(self, n: int, n_test: int, size: int, classes: int, **common: Any) -> None:
+    Many are made whenever they are used, like images that stay on disk, and no pixel of them is stored.
+    """
+
+    def __init__(
+        self, n: int, n_test: int, size: int, classes: int, on_disk: bool | None = None, **common: Any
+    ) -> None:
         super().__init__(**common)
-        self.sizes, self.size = {"train": n, "test": n_test}, size
+        self.sizes, self.size, self.wants_disk = {"train": n, "test": n_test}, size, on_disk
         self.classes = [f"class{i}" for i in range(classes)]
 
     @property
     def side(self) -> int:
         return self.size
 
+    @property
+    def on_disk(self) -> bool:
+        if self.wants_disk is not None:
+            return self.wants_disk
+        return 3 * self.size**2 * sum(self.count(split) for split in self.splits) > FAKE_LIMIT
+
     def full_count(self, split: str) -> int:
         return self.sizes[split]
 
     def source(self) -> dict[str, Any]:
-        return {"dataset": "fake", "sizes": self.sizes, "size": self.size, "classes": len(self.classes or ())}
+        facts = {"dataset": "fake", "sizes": self.sizes, "size": self.size, "classes": len(self.classes or ())}
+        return {**facts, "by": "index"}
 
     def labels(self, split: str) -> Array:
         return np.arange(self.sizes[split]) % len(self.classes or ())
 
     def images(self, split: str, indices: Array) -> Array:
-        random = np.random.RandomState(self.seed + 1000 * (split == "test"))
-        noise = random.randint(0, 160, (self.sizes[split], self.size, self.size, 3))
-        tint = np.random.RandomState(0).randint(0, 96, (len(self.classes or ()), 1, 1, 3))
-        return (noise[indices] + tint[self.labels(split)[indices]]).astype(np.uint8)
+        classes, shape = len(self.classes or ()), (self.size, self.size, 3)
+        tint = np.random.RandomState(0).randint(0, 96, (classes, 1, 1, 3)).astype(np.uint8)
+        stream = np.array([2 * self.seed + (split == "test")]).astype(np.uint32)
+        index = mix32(np.asarray(indices).astype(np.uint32) ^ mix32(stream))
+        noise = mix32(index[:, None] + mix32(np.arange(np.prod(shape), dtype=np.uint32))) % 160
+        return noise.astype(np.uint8).reshape(-1, *shape) + tint[np.asarray(indices) % classes]
+
+    def start(self, split: str, indices: Array) -> Callable[[int], Pixels]:
+        pixels = self.images(split, indices)
+        return lambda i: pixels[i]
 
 
 class Cifar10(Dataset):

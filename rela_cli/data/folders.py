@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,17 @@ import numpy as np
 
 from rela_cli.artifacts import file_sha256
 from rela_cli.data.broken import Broken, left_out
-from rela_cli.data.datasets import Array, Dataset
-from rela_cli.data.images import SUFFIXES, Pixels, decode, decode_all
-from rela_cli.data.index import Index, list_images
+from rela_cli.data.datasets import Array
+from rela_cli.data.encoded import Encoded
+from rela_cli.data.images import SUFFIXES
+from rela_cli.data.index import Index, Paths, list_images
 from rela_cli.errors import ConfigError, MissingError
 
-MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
-MARGIN = 256 / 224  # side of what is decoded, to what is cropped from it, where images stay on disk
+NONE = Paths(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
 
 
-class ImageFolder(Dataset):
+class ImageFolder(Encoded):
     """A folder of images: train/<class>/* beside test/ or val/, or <class>/*, or just files.
-
-    Images are shown at `image_size` pixels and decoded to squares of `decode_size`; `on_disk` None goes by size.
 
     Raises:
         ConfigError: no root given. MissingError: no such folder, or nothing in it that looks like an image.
@@ -32,7 +30,6 @@ class ImageFolder(Dataset):
 
     kind = "image_folder"
     only: list[str] | None = None  # the classes that count; None for all that have a folder
-    roomy = False  # whether images are decoded larger than they are shown even where they are in memory
 
     def __init__(
         self,
@@ -44,18 +41,15 @@ class ImageFolder(Dataset):
         max_errors: int = 0,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(image_size, decode_size, on_disk, **common)
         if not root:
             raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER")
-        self.root, self.image_size = Path(root).expanduser(), image_size
-        self.wanted_decode_size, self.wants_disk = decode_size, on_disk
+        self.root = Path(root).expanduser()
         self.on_error, self.max_errors = on_error, max_errors
         if not self.root.is_dir():
             raise MissingError(f"dataset.root={root} is not a folder (looked at {self.root.resolve()})")
         self.find_folders()
         self.read_classes()
-        if decode_size and (image_size is None or decode_size < image_size):
-            raise ConfigError(f"dataset.decode_size={decode_size} must be at least dataset.image_size={image_size}")
 
     def find_folders(self) -> None:
         """Where train and test images are."""
@@ -103,11 +97,11 @@ class ImageFolder(Dataset):
 
     def empty_classes(self, index: Index) -> list[str]:
         """Class folders of train without an image."""
-        filled = {path.partition("/")[0] for path, _, _ in index.lists[0]}
+        filled = index.filled(index.tops[0])
         return [name for name in self.classes or () if name not in filled]
 
     @cached_property
-    def files(self) -> dict[str, list[str]]:
+    def files(self) -> dict[str, Paths]:
         """The images of each split that count, as paths below its folder, sorted.
 
         Raises:
@@ -115,15 +109,16 @@ class ImageFolder(Dataset):
         """
         if not any(self.skipped.values()):
             return self.all_files
-        kept = {
-            split: [path for path in paths if path not in self.skipped.get(split, {})]
-            for split, paths in self.all_files.items()
-        }
+        kept = {split: self.without(paths, self.skipped.get(split, {})) for split, paths in self.all_files.items()}
         lost = set(self.class_names("train", self.all_files["train"])) - set(self.class_names("train", kept["train"]))
         if not kept["train"] or (self.classes and lost):
             where = self.train_folder / min(lost) if self.classes else self.train_folder
             raise MissingError(f"no image in {where} can be decoded")
         return kept
+
+    def without(self, paths: Paths, skipped: Mapping[str, str]) -> Paths:
+        """The paths that are not left out."""
+        return paths.take(np.flatnonzero([path not in skipped for path in paths])) if skipped else paths
 
     @cached_property
     def skipped(self) -> Broken:  # type: ignore[override]
@@ -137,21 +132,20 @@ class ImageFolder(Dataset):
         return ((path, self.folders()[split] / path) for path in self.all_files[split])
 
     @cached_property
-    def all_files(self) -> dict[str, list[str]]:
+    def all_files(self) -> dict[str, Paths]:
         """The same with those that cannot be decoded."""
         lists = dict(zip(self.folders(), self.listed.lists, strict=True))
-        return {split: self.select(split, [path for path, _, _ in lists.get(split, [])]) for split in self.splits}
+        return {split: self.select(split, lists.get(split, NONE)) for split in self.splits}
 
-    def select(self, split: str, files: list[str]) -> list[str]:
+    def select(self, split: str, files: Paths) -> Paths:
         """Which files of a split count: all of them here."""
         return files
 
-    def class_names(self, split: str, files: list[str]) -> Iterator[str]:
+    def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
         """The class of each file: the first folder on its path."""
         return (path.partition("/")[0] for path in files)
 
-    def path(self, split: str, index: int) -> Path:
-        """Where a sample lies."""
+    def encoded(self, split: str, index: int) -> Path:
         return self.folders()[split] / self.files[split][index]
 
     def sources(self, split: str) -> Iterator[Path]:
@@ -166,64 +160,14 @@ class ImageFolder(Dataset):
         files: dict[str, Any] = {"count": self.listed.count(), "listing": self.listed.fingerprint}
         if skipped := {split: sorted(names) for split, names in self.skipped.items() if names}:
             files["skipped"] = skipped
-        sizes: dict[str, Any] = {"image_size": self.image_size}
-        if self.decode_size:
-            sizes |= {"decode_size": self.decode_size, "decoder": 2}  # 2: JPEGs far too large are decoded reduced
-        return {"dataset": "image_folder", **files, **sizes}
+        return {"dataset": "image_folder", **files, **self.sizes}
 
     def labels(self, split: str) -> Array | None:
         if self.classes is None or split not in self.folders():
             return None
         number = {name: i for i, name in enumerate(self.classes)}
-        return np.array([number[name] for name in self.class_names(split, self.files[split])], dtype=np.int64)
-
-    def images(self, split: str, indices: Array) -> Array:
-        folder, files = str(self.folders()[split]), self.files[split]
-        return decode_all(
-            [os.path.join(folder, files[i]) for i in indices], self.decode_size
-        )  # Path takes 25 us to join
-
-    def image(self, split: str, index: int) -> Pixels:
-        return decode(self.path(split, index), self.decode_size)
-
-    # ------------------------------------------------------------------------------- on disk or in memory
-
-    @property
-    def on_disk(self) -> bool:
-        if self.wants_disk is not None:
-            return self.wants_disk
-        return self.decoded_bytes > MEMORY_LIMIT
-
-    @property
-    def side(self) -> int:
-        return self.decode_size or self.first_side
-
-    @cached_property
-    def first_side(self) -> int:
-        """Longer side of the first image, which speaks for all where no size was asked for."""
-        return max(decode(self.path("train", 0), None).shape[:2])
-
-    @cached_property
-    def decoded_bytes(self) -> int:
-        """What all pixels would take in memory."""
-        side = self.image_size or self.first_side
-        return 3 * side**2 * sum(self.count(split) for split in self.splits)
-
-    @cached_property
-    def decode_size(self) -> int | None:
-        """Side of what is decoded: on disk 256/224 of what is shown, so that crops have pixels to choose from.
-
-        Raises:
-            ConfigError: images stay on disk and no `image_size` was given.
-        """
-        if self.wanted_decode_size or not (self.on_disk or self.roomy):
-            return self.wanted_decode_size or self.image_size
-        if not self.image_size:
-            raise ConfigError(
-                f"dataset={self.kind} keeps its images on disk ({self.decoded_bytes / 1e9:.1f} GB decoded): "
-                "say dataset.image_size=SIZE, the side of what a network is shown"
-            )
-        return round(self.image_size * MARGIN)
+        names = self.class_names(split, self.files[split])
+        return np.fromiter((number[name] for name in names), dtype=np.int64, count=len(self.files[split]))
 
 
 class TinyImagenet(ImageFolder):
@@ -268,7 +212,7 @@ class TinyImagenet(ImageFolder):
         rows = (line.split("\t") for line in self.notes.read_text(encoding="utf-8").splitlines() if line.strip())
         return {row[0]: row[1] for row in rows}
 
-    def class_names(self, split: str, files: list[str]) -> Iterator[str]:
+    def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
         if split == "train" or not self.annotations:
             return super().class_names(split, files)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from rela_cli.artifacts import file_sha256
 from rela_cli.data.archives import complete, unpack
 from rela_cli.data.folders import ImageFolder, folders_in
+from rela_cli.data.index import Paths
 from rela_cli.errors import ConfigError, MissingError
 
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
@@ -105,7 +106,7 @@ class Imagenet1k(ImageFolder):
         path, read = self.answers
         return read(path)
 
-    def class_names(self, split: str, files: list[str]) -> Iterator[str]:
+    def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
         if split == "train" or not self.flat:
             return super().class_names(split, files)
         return (self.val_class(path) for path in files)
@@ -116,13 +117,13 @@ class Imagenet1k(ImageFolder):
             raise MissingError(f"{self.answers[0]} does not say the class of {path}")
         return self.val_classes[name]
 
-    def select(self, split: str, files: list[str]) -> list[str]:
+    def select(self, split: str, files: Paths) -> Paths:
         if split == "train" or not self.flat:
             return files
         names, wanted = list(self.class_names(split, files)), set(self.classes or ())
         if not self.class_list and (strange := sorted(set(names) - wanted)):
             raise MissingError(f"{self.answers[0]} has classes that train lacks: {', '.join(strange[:5])}")
-        return [path for path, name in zip(files, names, strict=True) if name in wanted]
+        return files.take(np.flatnonzero([name in wanted for name in names]))
 
     def source(self) -> dict[str, Any]:
         labels = {"answers": file_sha256(self.answers[0])} if self.flat else {}

@@ -1,24 +1,34 @@
 """Which image files a folder holds: listed once, and remembered where they are many.
 
-A remembered folder is read again when its own modification time has changed, which is when files came or went. A
-file rewritten in place changes no folder: in a remembered folder only `rela data check`, which reads contents, sees it.
+What is remembered are arrays, mapped when they are used: all paths as one text, and numbers of each file. A later start
+looks at the folders' own modification times and lists those alone that have changed, which is when files came or went.
+A file rewritten in place changes no folder: in a remembered folder only `rela data check`, which reads contents, sees
+it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import overload
 
-from rela_cli.artifacts import Facts, fingerprint, read_json, write_atomic
+import numpy as np
+
+from rela_cli.artifacts import Facts, fingerprint, read_json, write_atomic, write_json
 from rela_cli.data.images import SUFFIXES
 
 REMEMBERED = 10_000  # files; fewer are listed in milliseconds, and then a rewritten file is seen at once
 SETTLED_NS = 2_000_000_000  # a folder changed this recently may change again without a new time
+AT_ONCE = 1 << 16  # paths that are decoded at a time
 
 File = tuple[str, int, int]  # path, bytes, modification time in nanoseconds
 
@@ -32,6 +42,91 @@ class Folder:
     files: list[File]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a folder: its files are `count` rows from `first` on; -1 where others stand between them."""
+
+    time: int
+    folders: list[str]
+    first: int
+    count: int
+
+
+class Paths(Sequence[str]):
+    """Paths as a sequence; in memory they are one text and where each begins, both of which may be mapped.
+
+    `rows` are those that count, None for all.
+    """
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray, rows: np.ndarray | None = None) -> None:
+        self.text, self.ends, self.rows = text, ends, rows
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1 if self.rows is None else len(self.rows)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> Paths: ...
+
+    def __getitem__(self, row: int | slice) -> str | Paths:
+        if isinstance(row, slice):
+            return self.take(np.arange(len(self))[row])
+        row = range(len(self))[row]
+        row = row if self.rows is None else int(self.rows[row])
+        return self.text[self.ends[row] : self.ends[row + 1]].tobytes().decode(errors="surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        if self.rows is not None:
+            yield from (self[row] for row in range(len(self)))
+            return
+        for start in range(0, len(self), AT_ONCE):
+            ends = self.ends[start : start + AT_ONCE + 1]
+            text = self.text[ends[0] : ends[-1]].tobytes()
+            yield from (text[a:b].decode(errors="surrogateescape") for a, b in pairwise((ends - ends[0]).tolist()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def take(self, rows: np.ndarray) -> Paths:
+        """Some of them."""
+        return Paths(self.text, self.ends, rows if self.rows is None else self.rows[rows])
+
+
+@dataclass
+class Table:
+    """The files of an index, row by row: paths, and (2, N) sizes and times."""
+
+    text: np.ndarray
+    ends: np.ndarray
+    numbers: np.ndarray
+
+    def files(self, known: Known, prefix: int) -> list[File]:
+        """A folder's files by their own names, which stand behind `prefix` characters of their paths."""
+        paths = Paths(self.text, self.ends[known.first : known.first + known.count + 1])
+        sizes, times = self.numbers[:, known.first : known.first + known.count].tolist()
+        return [(path[prefix:], *rest) for path, *rest in zip(paths, sizes, times, strict=True)]
+
+
+class Growing:
+    """A table while it is filled: some 30 bytes a file besides its path."""
+
+    def __init__(self) -> None:
+        self.text, self.ends, self.sizes, self.times = bytearray(), array("q", [0]), array("q"), array("q")
+
+    def add(self, path: str, size: int, at: int) -> None:
+        self.text += path.encode(errors="surrogateescape")
+        self.ends.append(len(self.text))
+        self.sizes.append(size)
+        self.times.append(at)
+
+    def table(self) -> Table:
+        whole = (np.frombuffer(self.text, dtype=np.uint8), np.frombuffer(self.ends, dtype=np.int64))
+        return Table(*whole, np.array([self.sizes, self.times], dtype=np.int64))
+
+
 @dataclass
 class Index:
     """Image files below some folders of `root`, as paths that start at those folders, sorted; one list a folder."""
@@ -39,9 +134,10 @@ class Index:
     root: Path
     tops: list[str]
     only: list[str] | None = None  # names right below the tops that count, None for all
-    known: dict[str, Folder] = field(default_factory=dict)
-    found: dict[str, Folder] = field(default_factory=dict)
-    lists: list[list[File]] = field(default_factory=list)
+    known: dict[str, Known] = field(default_factory=dict)
+    found: dict[str, Known] = field(default_factory=dict)
+    borders: list[int] = field(default_factory=list)  # first row of each top, and the end
+    table: Table | None = None
     fingerprint: str = ""
 
     @property
@@ -49,35 +145,78 @@ class Index:
         """The name that an index is remembered under."""
         return fingerprint({"root": str(self.root.resolve()), "tops": self.tops, "only": self.only})
 
-    def read(self) -> None:
-        """List what is there; folders that have not changed are taken as they are known."""
-        self.lists = [sorted(self.below(top)) for top in self.tops]
-        if not self.fingerprint or self.found != self.known:
-            self.fingerprint = fingerprint({"files": [[f"{t}/{p}" if t else p, *rest] for t, p, *rest in self.rows()]})
-
-    def rows(self) -> Iterator[tuple[str, str, int, int]]:
-        for top, files in zip(self.tops, self.lists, strict=True):
-            yield from ((top, *file) for file in files)
-
-    def below(self, top: str) -> Iterator[File]:
-        """The files of one top folder, paths relative to it."""
-        for name, folder in self.walk(top):
-            inner = name[len(top) :].lstrip("/")
-            yield from ((f"{inner}/{file}" if inner else file, size, at) for file, size, at in folder.files)
-
-    def walk(self, name: str) -> Iterator[tuple[str, Folder]]:
-        """A folder and all below it."""
-        folder = self.known.get(name)
-        if folder is None or folder.time != (self.root / name).stat().st_mtime_ns:
-            folder = list_folder(self.root / name)
-        self.found[name] = folder
-        yield name, folder
-        for inner in folder.folders:
-            if self.only is None or name not in self.tops or inner in self.only:
-                yield from self.walk(f"{name}/{inner}" if name else inner)
+    @property
+    def lists(self) -> list[Paths]:
+        """The paths below each top."""
+        assert self.table is not None
+        return [Paths(self.table.text, self.table.ends[a : b + 1]) for a, b in pairwise(self.borders)]
 
     def count(self) -> int:
-        return sum(map(len, self.lists))
+        return self.borders[-1]
+
+    def filled(self, top: str) -> set[str]:
+        """Names right below a top folder that hold images, at any depth."""
+        start = f"{top}/" if top else ""
+        inner = (name[len(start) :] for name, known in self.found.items() if known.count and name.startswith(start))
+        return {name.partition("/")[0] for name in inner if name}
+
+    # ------------------------------------------------------------------------------------------------- reading
+
+    def read(self) -> None:
+        """List what is there; folders that have not changed are taken as they are known."""
+        if self.table is not None and all(self.is_same(name) for name in self.known):
+            self.found = self.known
+            return
+        before, growing, digest = self.table, Growing(), hashlib.sha256(b'{"files":[')
+        self.borders, self.found = [0], {}
+        for top in self.tops:
+            for path, size, at in self.below(top, "", before, growing):
+                whole = json.dumps([f"{top}/{path}" if top else path, size, at], separators=(",", ":"))
+                digest.update(f"{',' if len(growing.sizes) else ''}{whole}".encode())
+                growing.add(path, size, at)
+            self.borders.append(len(growing.sizes))
+        digest.update(b"]}")
+        self.table, self.fingerprint = growing.table(), digest.hexdigest()[:16]
+
+    def is_same(self, name: str) -> bool:
+        """Whether a remembered folder has not changed."""
+        try:
+            return self.known[name].time == (self.root / name).stat().st_mtime_ns
+        except OSError:
+            return False
+
+    def below(self, name: str, inner: str, before: Table | None, growing: Growing) -> Iterator[File]:
+        """The files of a folder and of all below it, in the order of their paths; `inner` is its path below its top.
+
+        A folder stands where its name with a slash would, so nothing has to be sorted but one folder's names.
+        """
+        folder = self.folder(name, inner, before)
+        prefix = f"{inner}/" if inner else ""
+        entries: list[tuple[str, File | None]] = [(file[0], file) for file in folder.files]
+        entries += [(f"{each}/", None) for each in folder.folders if self.counts(name, each)]
+        first, own = len(growing.sizes), 0
+        together = True
+        for entry, file in sorted(entries, key=lambda pair: pair[0]):
+            if file is None:
+                together = together and own in (0, len(folder.files))
+                each = entry[:-1]
+                yield from self.below(f"{name}/{each}" if name else each, prefix + each, before, growing)
+                continue
+            first = first if own else len(growing.sizes)
+            own += 1
+            yield prefix + file[0], file[1], file[2]
+        self.found[name] = Known(folder.time, folder.folders, first if together else -1, own)
+
+    def counts(self, name: str, inner: str) -> bool:
+        """Whether a folder in another one is looked at."""
+        return self.only is None or name not in self.tops or inner in self.only
+
+    def folder(self, name: str, inner: str, before: Table | None) -> Folder:
+        """What lies in one folder, remembered or listed."""
+        known = self.known.get(name)
+        if before is None or known is None or known.first < 0 or not self.is_same(name):
+            return list_folder(self.root / name)
+        return Folder(known.time, known.folders, before.files(known, len(inner) + 1 if inner else 0))
 
 
 def list_folder(path: Path) -> Folder:
@@ -102,27 +241,53 @@ def list_images(
     `afresh` reads every folder again whatever is remembered.
     """
     index = Index(root, list(tops), None if only is None else sorted(only))
-    path = cache / "index" / index.place / "index.json" if cache else None
-    if path and not afresh:
-        remember(index, read_json(path) or {})
+    folder = cache / "index" / index.place if cache else None
+    if folder and not afresh:
+        remember(index, folder)
     index.read()
-    if path and index.count() >= REMEMBERED and index.found != index.known:
+    if folder and index.count() >= REMEMBERED and index.found is not index.known:
         with suppress(OSError):  # it would only have saved time
-            write_index(index, path)
+            write_index(index, folder)
     return index
 
 
-def remember(index: Index, stored: Facts) -> None:
-    """Put what an earlier start has found into `index`."""
-    folders = stored.get("folders", {})
-    index.known = {name: Folder(at, inner, [(*f,) for f in files]) for name, (at, inner, files) in folders.items()}
-    index.fingerprint = stored.get("fingerprint", "")
+# ---------------------------------------------------------------------------------------------------------- on disk
 
 
-def write_index(index: Index, path: Path) -> None:
-    """One JSON file, without spaces: 1.3 million files are some 80 MB."""
-    folders = {name: [folder.time, folder.folders, folder.files] for name, folder in index.found.items()}
-    content = {"root": str(index.root.resolve()), "fingerprint": index.fingerprint, "folders": folders}
-    text = json.dumps(content, separators=(",", ":"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def remember(index: Index, folder: Path) -> None:
+    """Put what an earlier start has found into `index`, if it is all there."""
+    stored: Facts = read_json(folder / "index.json") or {}
+    try:
+        known = {name: Known(*facts) for name, facts in stored["folders"].items()}
+        table = Table(*(np.load(file, mmap_mode="r") for file in files_of(folder, stored["fingerprint"])))
+        borders = [int(border) for border in stored["borders"]]
+        if len(table.ends) != borders[-1] + 1 or len(table.text) != table.ends[-1]:
+            return
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError):
+        return
+    index.known, index.table, index.borders, index.fingerprint = known, table, borders, stored["fingerprint"]
+
+
+def files_of(folder: Path, name: str) -> list[Path]:
+    """The arrays of an index, by its fingerprint, so that they cannot be another's."""
+    return [folder / f"{name}.{array}.npy" for array in ("text", "ends", "numbers")]
+
+
+def write_index(index: Index, folder: Path) -> None:
+    """Arrays, then the JSON file that names them; what an earlier one named goes. 1.3 million files are some 70 MB."""
+    assert index.table is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    files, table = files_of(folder, index.fingerprint), index.table
+    for path, values in zip(files, (table.text, table.ends, table.numbers), strict=True):
+        write_atomic(path, partial(save, values))
+    folders = {name: [known.time, known.folders, known.first, known.count] for name, known in index.found.items()}
+    facts = {"root": str(index.root.resolve()), "fingerprint": index.fingerprint, "borders": index.borders}
+    write_json(folder / "index.json", {**facts, "folders": folders})
+    for old in set(folder.glob("*.npy")) - set(files):
+        old.unlink(missing_ok=True)
+
+
+def save(values: np.ndarray, path: Path) -> None:
+    """An array under exactly this name."""
+    with path.open("wb") as file:
+        np.save(file, values)

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from rela_cli import ranks
 from rela_cli.data.datasets import Dataset
+from rela_cli.data.images import Pixels
 from rela_cli.streams import key, permutation
 
+JOB = 16  # images that a thread decodes at a time, at most
 AHEAD = 3  # batches that are being decoded while one is used
 SAMPLE = 2000  # images that statistics and priors look at where not all are in memory
 Pending = tuple[Tensor, "list[Future[None]]"]  # a batch, and what still has to be decoded into it
@@ -42,17 +44,27 @@ class DiskImages:
         Raises:
             MissingError: naming the file that cannot be decoded.
         """
-        return finished(self.start(torch.arange(len(self))[rows]))
+        return finished(self.start(rows))
 
-    def start(self, rows: Tensor) -> Pending:
+    def start(self, rows: Tensor | slice) -> Pending:
         """Let threads decode some rows."""
-        batch = torch.empty(len(rows), 3, self.size, self.size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        pixels = batch.numpy()
-        return batch, [self.pool.submit(self.decode, pixels[i], int(row)) for i, row in enumerate(self.rows[rows])]
+        samples = self.rows[rows].numpy()
+        shape = (len(samples), 3, self.size, self.size)
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        pixels, image = batch.numpy(), self.dataset.start(self.split, samples)
+        return batch, [self.pool.submit(put, pixels, image, rows) for rows in shared_out(len(samples))]
 
-    def decode(self, place: np.ndarray, row: int) -> None:
-        """One image into its place, (3, S, S)."""
-        place[:] = self.dataset.image(self.split, row).transpose(2, 0, 1)
+
+def shared_out(count: int) -> list[range]:
+    """Rows of a batch for each job: few enough that all threads have some, enough that handing over costs nothing."""
+    step = max(1, min(JOB, count // (4 * cores())))
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def put(pixels: np.ndarray, image: Callable[[int], Pixels], rows: range) -> None:
+    """Some images into their places in (B, 3, S, S)."""
+    for i in rows:
+        pixels[i] = image(i).transpose(2, 0, 1)
 
 
 Images = Tensor | DiskImages  # (N, 3, S, S) uint8

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rela_cli import signals
+from rela_cli.cells import gpus
 from rela_cli.composer import compose
 from rela_cli.errors import ConfigError, MissingError, RelaError, nearest
 from rela_cli.plan import Cost, Estimator
@@ -132,15 +132,6 @@ def whole(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ConfigError(f"jobs={text} must be a whole number of at least 1")
     return int(text)
-
-
-def gpus() -> int:
-    """GPUs that nvidia-smi sees; torch is not imported for it."""
-    try:
-        found = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return len(found.stdout.splitlines()) if found.returncode == 0 else 0
 
 
 def default_jobs() -> int:

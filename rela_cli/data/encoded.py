@@ -1,0 +1,86 @@
+"""Datasets of encoded images: decoded into memory once, or on disk and decoded whenever they are used."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rela_cli.data.datasets import Array, Dataset
+from rela_cli.data.images import Blob, Pixels, decode, decode_all
+from rela_cli.errors import ConfigError
+
+MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
+MARGIN = 256 / 224  # side of what is decoded, to what is cropped from it, where images stay on disk
+
+
+class Encoded(Dataset):
+    """Images are shown at `image_size` pixels and decoded to squares of `decode_size`; `on_disk` None goes by size.
+
+    Raises:
+        ConfigError: images would be decoded smaller than they are shown.
+    """
+
+    kind = ""  # its name in the configs
+    roomy = False  # whether images are decoded larger than they are shown even where they are in memory
+
+    def __init__(self, image_size: int | None, decode_size: int | None, on_disk: bool | None, **common: Any) -> None:
+        super().__init__(**common)
+        self.image_size, self.wanted_decode_size, self.wants_disk = image_size, decode_size, on_disk
+        if decode_size and (image_size is None or decode_size < image_size):
+            raise ConfigError(f"dataset.decode_size={decode_size} must be at least dataset.image_size={image_size}")
+
+    def encoded(self, split: str, index: int) -> Path | Blob:
+        """One image as it is stored."""
+        raise NotImplementedError
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What decoding adds to the dataset's fingerprint."""
+        sizes: dict[str, Any] = {"image_size": self.image_size}
+        if self.decode_size:
+            sizes |= {"decode_size": self.decode_size, "decoder": 2}  # 2: JPEGs far too large are decoded reduced
+        return sizes
+
+    def images(self, split: str, indices: Array) -> Array:
+        return decode_all([self.encoded(split, int(i)) for i in indices], self.decode_size)
+
+    def image(self, split: str, index: int) -> Pixels:
+        return decode(self.encoded(split, index), self.decode_size)
+
+    @property
+    def on_disk(self) -> bool:
+        if self.wants_disk is not None:
+            return self.wants_disk
+        return self.decoded_bytes > MEMORY_LIMIT
+
+    @property
+    def side(self) -> int:
+        return self.decode_size or self.first_side
+
+    @cached_property
+    def first_side(self) -> int:
+        """Longer side of the first image, which speaks for all where no size was asked for."""
+        return max(decode(self.encoded("train", 0), None).shape[:2])
+
+    @cached_property
+    def decoded_bytes(self) -> int:
+        """What all pixels would take in memory."""
+        side = self.image_size or self.first_side
+        return 3 * side**2 * sum(self.count(split) for split in self.splits)
+
+    @cached_property
+    def decode_size(self) -> int | None:
+        """Side of what is decoded: on disk 256/224 of what is shown, so that crops have pixels to choose from.
+
+        Raises:
+            ConfigError: images stay on disk and no `image_size` was given.
+        """
+        if self.wanted_decode_size or not (self.on_disk or self.roomy):
+            return self.wanted_decode_size or self.image_size
+        if not self.image_size:
+            raise ConfigError(
+                f"dataset={self.kind} keeps its images on disk ({self.decoded_bytes / 1e9:.1f} GB decoded): "
+                "say dataset.image_size=SIZE, the side of what a network is shown"
+            )
+        return round(self.image_size * MARGIN)

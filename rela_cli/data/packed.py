@@ -1,0 +1,165 @@
+"""Packs: the images of a dataset in a few large files, with an index that says where each one starts.
+
+A pack is a folder (or an address, see places.py) of
+
+    pack.json            what is in it; written last, so a folder that has one is whole
+    train-00000.bin ...  encoded images, one behind the other
+    train.starts.npy     (N + 1,) int64: where image i starts in all .bin files of its split taken as one
+    train.labels.npy     (N,) int32, where there are labels
+
+The arrays are mapped and only the bytes of the images asked for are read. `rela data pack` makes them (packing.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rela_cli.artifacts import Facts, fingerprint
+from rela_cli.data.datasets import Array
+from rela_cli.data.encoded import Encoded
+from rela_cli.data.images import Blob, Pixels, decode, decode_all
+from rela_cli.data.places import Address, place_of, whole
+from rela_cli.errors import ConfigError, MissingError
+
+FORMAT = 1
+CHUNK = 1024  # images whose encoded bytes are in memory at a time
+READERS = 4  # batches that are asked for at the same time from afar
+
+
+class Packed(Encoded):
+    """A pack, read as a folder of its images would be.
+
+    Raises:
+        ConfigError: no root given. MissingError: no pack there, or one that is not whole.
+    """
+
+    kind = "packed"
+
+    def __init__(
+        self,
+        root: str | None,
+        image_size: int | None,
+        decode_size: int | None = None,
+        on_disk: bool | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(image_size, decode_size, on_disk, **common)
+        if not root:
+            raise ConfigError("dataset=packed needs dataset.root=FOLDER, where `rela data pack` has written to")
+        self.place = place_of(root)
+        self.facts = read_pack(self.place)
+        self.splits = tuple(self.facts["splits"])
+        self.classes, self.why_unprobed = self.facts["classes"], self.facts["why_unprobed"]
+        self.readers = ThreadPoolExecutor(READERS) if isinstance(self.place, Address) else None
+
+    # -------------------------------------------------------------------------------------------- the index
+
+    def array(self, split: str, name: str) -> Array:
+        """One of a split's arrays, mapped; of a pack that lies elsewhere the cache holds a copy."""
+        cache = self.cache / "index" / self.hash if self.cache else None
+        array: Array = np.load(self.place.local(f"{split}.{name}.npy", cache), mmap_mode="r")
+        return array
+
+    @cached_property
+    def hash(self) -> str:
+        """Over what is in the pack."""
+        return fingerprint({"splits": self.facts["splits"], "classes": self.classes})
+
+    @cached_property
+    def starts(self) -> dict[str, Array]:
+        return {split: self.array(split, "starts") for split in self.splits}
+
+    @cached_property
+    def borders(self) -> dict[str, Array]:
+        """Where each file of a split starts, and where the last one ends."""
+        sizes = {split: [shard["bytes"] for shard in facts["shards"]] for split, facts in self.facts["splits"].items()}
+        return {split: np.concatenate(([0], np.cumsum(bytes_, dtype=np.int64))) for split, bytes_ in sizes.items()}
+
+    def where(self, split: str, indices: Array) -> list[tuple[str, int, int]]:
+        """File, first byte and length of some images."""
+        starts, borders, shards = self.starts[split], self.borders[split], self.facts["splits"][split]["shards"]
+        begin, length = starts[indices], starts[indices + 1] - starts[indices]
+        file = np.searchsorted(borders, begin, side="right") - 1
+        rows = zip(file.tolist(), (begin - borders[file]).tolist(), length.tolist(), strict=True)
+        return [(shards[min(number, len(shards) - 1)]["name"], first, size) for number, first, size in rows]
+
+    def blobs(self, split: str, indices: Array) -> list[Blob]:
+        """Some encoded images; nothing else is read."""
+        wanted = self.where(split, np.asarray(indices, dtype=np.int64))
+        names = [f"image {index} of {split} in {self.place}" for index in indices]
+        found = zip(names, wanted, self.place.ranges(wanted), strict=True)
+        return [Blob(name, whole(data, size, name)) for name, (_, _, size), data in found]
+
+    # ------------------------------------------------------------------------------------------ the contract
+
+    def full_count(self, split: str) -> int:
+        return int(self.facts["splits"][split]["samples"]) if split in self.splits else 0
+
+    def source(self) -> dict[str, Any]:
+        splits = {split: [facts["contents"], facts["labels"]] for split, facts in self.facts["splits"].items()}
+        encoding = self.facts["encoding"]
+        return {"dataset": "packed", "splits": splits, "classes": self.classes, "encoding": encoding, **self.sizes}
+
+    def contents(self, split: str) -> str | None:
+        return str(self.facts["splits"][split]["contents"])
+
+    def labels(self, split: str) -> Array | None:
+        if split not in self.splits or self.facts["splits"][split]["labels"] is None:
+            return None
+        return self.array(split, "labels").astype(np.int64)
+
+    def encoded(self, split: str, index: int) -> Blob:
+        return self.blobs(split, np.array([index]))[0]
+
+    def images(self, split: str, indices: Array) -> Array:
+        size = self.decode_size
+        if size is None:
+            return decode_all(self.blobs(split, indices), None)
+        pixels = np.empty((len(indices), size, size, 3), dtype=np.uint8)
+        for start in range(0, len(indices), CHUNK):
+            part = slice(start, start + CHUNK)
+            pixels[part] = decode_all(self.blobs(split, indices[part]), size)
+        return pixels
+
+    def sources(self, split: str) -> Iterator[Blob]:
+        for start in range(0, self.full_count(split), CHUNK):
+            yield from self.blobs(split, np.arange(start, min(start + CHUNK, self.full_count(split))))
+
+    def start(self, split: str, indices: Array) -> Callable[[int], Pixels]:
+        if self.readers is None:
+            return super().start(split, indices)
+        blobs = self.readers.submit(self.blobs, split, indices)  # one request for the whole batch
+        return lambda i: decode(blobs.result()[i], self.decode_size)
+
+
+def read_pack(place: Any) -> Facts:
+    """pack.json, if it and the files it names are whole as far as their sizes tell.
+
+    Raises:
+        MissingError: no pack, one that is still being written, one of another format, or a file that is not whole.
+    """
+    if not place.exists("pack.json"):
+        half = (
+            "a pack that is not finished: the same `rela data pack` goes on with it"
+            if place.exists("packing.json")
+            else "no pack: `rela data pack dataset=... to=FOLDER` makes one"
+        )
+        raise MissingError(f"dataset.root={place} holds {half}")
+    try:
+        facts: Facts = json.loads(place.read("pack.json"))
+        files = [shard for split in facts["splits"].values() for shard in split["shards"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MissingError(f"{place}/pack.json cannot be read: {error}; pack the dataset again") from error
+    if facts.get("format") != FORMAT:
+        raise MissingError(f"{place} is a pack of format {facts.get('format')}, and this rela reads format {FORMAT}")
+    for shard in files:
+        if (size := place.size(shard["name"])) != shard["bytes"]:
+            found = f"has {size} of {shard['bytes']} bytes" if size >= 0 else "is gone"
+            raise MissingError(f"{place}/{shard['name']} {found}: put back a copy, or pack the dataset again")
+    return facts
