@@ -32,6 +32,7 @@ Run
 Look
   fetch       the weights and data that a run needs, beforehand
                 rela fetch prior=clip_vitb16 dataset=cifar10
+  plan        what will a run take?             rela plan samples=1e8 size=224 learner=resnet50
   rank        which prior should I take?
                 rela rank priors=[random,patches,embedded] dataset.root=FOLDER
   switch-trace  what another switch would have done
@@ -59,6 +60,7 @@ Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 N
 STAGED = ("train", "extract", "transport", "probe")
 OTHERS = {  # the modules of the other commands
     "fetch": "fetch",
+    "plan": "planning",
     "rank": "rank",
     "switch-trace": "replay",
     "table": "report.table",
@@ -184,7 +186,7 @@ def complete(words: list[str]) -> int:
         if len(typed.split(" ")) <= 2:
             print(" ".join(name for name in (*STAGED, *OTHERS) if name.startswith(command)))
             return 0
-        if command not in (*STAGED, "fetch", "rank"):
+        if command not in (*STAGED, "fetch", "plan", "rank"):
             return 0
         os.environ["COMP_LINE"] = f"{program} {rest}"
     elif not words or words[0].partition("=")[2] not in ("bash", "zsh", "fish"):

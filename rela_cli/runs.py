@@ -17,7 +17,17 @@ from typing import Any
 import yaml
 
 from rela_cli import weights
-from rela_cli.artifacts import Entry, Facts, RunLock, fingerprint, provenance, read_json, write_atomic, write_json
+from rela_cli.artifacts import (
+    Entry,
+    Facts,
+    RunLock,
+    fingerprint,
+    provenance,
+    read_json,
+    section,
+    write_atomic,
+    write_json,
+)
 from rela_cli.config import RANDOM, Config, Lengths, lengths, to_tree
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import RelaError
@@ -209,6 +219,20 @@ class Run:
             Step("probe", "to do" if rest else "cached", protocols),
         ]
         return steps[: STAGES.index(until) + 1]
+
+    @property
+    def alike(self) -> tuple[float, str] | None:
+        """Seconds that training would take at the speed of the latest finished run like it, and that run's name."""
+        found = []
+        for path in (self.outputs / "runs").glob("*/result.json"):
+            result = read_json(path) or {}
+            settings, seen = section(result, "settings"), result.get("samples_seen")
+            same = all(
+                settings.get(key) == self.settings[key] for key in ("learner", "method", "dataset", "batch_size")
+            )
+            if same and seen and (seconds := section(result, "seconds").get("train")):
+                found.append((path.stat().st_mtime, seconds / seen, path.parent.name))
+        return (max(found)[1] * self.lengths.samples_seen, max(found)[2]) if found else None
 
     def prior_step(self, stage: str, done: bool, note: str) -> Step:
         """A stage that the plain method has no need of."""

@@ -16,6 +16,9 @@ def show_plan(run: Run, steps: list[Step]) -> None:
     say(run.folder.name)
     for step in steps:
         say(f"  {step.stage:<10}{step.state:<8}{step.note}")
+    if any(step.stage == "train" and step.state == "to do" for step in steps) and (known := run.alike):
+        seconds, name = known
+        say(f"  training will take about {seconds:.0f} s, if it goes as fast as {name}")
     if not any(step.state == "to do" for step in steps):
         say("  nothing to do" + (f"; see {run.folder}" if steps[-1].stage in ("train", "probe") else ""))
 

@@ -219,6 +219,7 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
                 "transport",
                 "probe",
                 "fetch",
+                "plan",
                 "rank",
                 "switch-trace",
                 "table",

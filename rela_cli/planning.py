@@ -1,0 +1,185 @@
+"""`rela plan`: what a run will take, before it runs: steps, images, operations, bytes, memory, time.
+
+Sizes are arithmetic. Rates are tried out here, on a few random images, unless they are given; with `samples=` the data
+need not be there at all, so ImageNet on eight GPUs can be planned on a laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rela_cli.commandline import CommandLine, parse
+from rela_cli.composer import Composer, compose
+from rela_cli.config import Config, Part
+from rela_cli.errors import ConfigError
+from rela_cli.plan import Estimator, Rate, prior_seconds, size_of
+from rela_cli.runs import Run
+from rela_cli.screen import say, scaled
+
+USAGE = """\
+usage: rela plan [samples=N] [train_rate=R] [prior_rate=R] [image_bytes=B] [size=S] [key=value ...]
+
+What `rela train key=value ...` would take. Nothing is run but a few steps on random images, to know how fast they are.
+
+  samples=N       so many train images, instead of those that are there (then the data need not be)
+  train_rate=R    images a second that one process trains on     prior_rate=R  that one process extracts
+  image_bytes=B   of an image as it is stored                    size=S        pixels a side, with samples=
+
+  rela plan budget=0.1 dataset.root=FOLDER dataset=image_folder
+  rela plan samples=1e9 size=224 experiment=imagenet1k_resnet50 prior=clip_vitb16 runtime.devices=8 train_rate=1500"""
+OWN = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
+TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
+FEATURES = 768  # width of a prior whose card does not say
+HALF, WORD = 2, 8  # bytes of a feature, and of a row number
+DRAW = 48  # bytes an image while an epoch's subset is drawn (docs/scaling.md)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """All that a plan says, in images, bytes, FLOPs and seconds. Rates are per process."""
+
+    samples: int
+    test_samples: int
+    subset: int
+    steps: int
+    seen: int
+    devices: int
+    batch: int
+    width: int  # of the prior's features; 0 without a prior
+    targets: int  # components kept
+    image_bytes: float
+    rate: Rate
+    prior_rate: float  # images a second; 0 without a prior
+
+    @property
+    def images(self) -> int:
+        return self.samples + self.test_samples
+
+    @property
+    def extract_seconds(self) -> float:
+        return self.images / self.prior_rate / self.devices if self.prior_rate else 0.0
+
+    @property
+    def train_seconds(self) -> float:
+        return self.seen * self.rate.seconds / self.devices
+
+    @property
+    def cache_bytes(self) -> float:
+        """Features and targets in fp16, and row numbers with labels."""
+        return HALF * self.images * (self.width + self.targets) + 2 * WORD * self.images
+
+    @property
+    def device_bytes(self) -> float:
+        """Activations of this device's share of a batch; weights, gradients and AdamW's two moments in fp32."""
+        return self.batch / self.devices * self.rate.held_bytes + 16 * self.rate.parameters
+
+
+def main(argv: list[str]) -> int:
+    """Print the plan of one run.
+
+    Raises:
+        ConfigError: a command line that cannot be meant.
+    """
+    if argv and argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    given, line = read(argv)
+    config = Composer(line).check()
+    show(config, sizes(config, given))
+    return 0
+
+
+def read(argv: Sequence[str]) -> tuple[dict[str, float], CommandLine]:
+    """Our own keys as numbers, and the rest of the line."""
+    line = parse(argv)
+    if line.is_sweep:
+        raise ConfigError("rela plan is of one run; `rela reproduce ... dry_run=1` plans a table")
+    pairs = dict(word.partition("=")[::2] for word in line.overrides)
+    given = {key: number(key, pairs.pop(key)) for key in OWN if key in pairs}
+    if "size" in given and "samples" not in given:
+        raise ConfigError("size= goes with samples=; the data that are there have a size (dataset.image_size=)")
+    return given, CommandLine(line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in OWN))
+
+
+def number(key: str, text: str) -> float:
+    """A positive number, 1e9 as well as 1000000000."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e15:
+        raise ConfigError(f"{key}={text} must be a number above 0, such as {key}=1e6")
+    return value
+
+
+def sizes(config: Config, given: Mapping[str, float]) -> Sizes:
+    """Everything, from the config and what is given; the rest is tried out."""
+    stand_in = "samples" in given
+    run = Run(pretended(config, given) if stand_in else config)
+    n = run.lengths
+    # where others are at work, threads that wait for each other are slower than one alone
+    rate = min((Estimator(threads).rate(run) for threads in (config.runtime.threads, 1)), key=lambda rate: rate.seconds)
+    if "train_rate" in given:
+        rate = replace(rate, seconds=1 / given["train_rate"])
+    plain = config.is_plain
+    width = 0 if plain else config.prior.card.features or FEATURES
+    prior_rate = 0.0 if plain else given.get("prior_rate") or 1 / prior_seconds(config, size_of(run))
+    limit = config.transport.options.get("max_dim", width)
+    side = size_of(run)
+    return Sizes(
+        n.train_samples,
+        run.dataset.count("test"),
+        n.subset_size,
+        n.total_steps,
+        n.samples_seen,
+        config.runtime.devices,
+        config.batch_size,
+        width,
+        min(width, limit),
+        given.get("image_bytes", 3.0 * side**2),
+        rate,
+        prior_rate,
+    )
+
+
+def pretended(config: Config, given: Mapping[str, float]) -> Config:
+    """The same on as many images that nobody has."""
+    count = round(given["samples"])
+    side = round(given.get("size") or config.dataset.options.get("image_size") or 32)
+    words = [f"dataset.n={count}", f"dataset.n_test={max(1, round(TEST_SHARE * count))}", f"dataset.size={side}"]
+    part: Part = compose(["dataset=fake", *words]).dataset
+    return replace(config, dataset=part)
+
+
+def show(config: Config, plan: Sizes) -> None:
+    """The plan, a line a thing."""
+    shared = f" on each of {plan.devices} processes" if plan.devices > 1 else ""
+    say(f"{config.prior.name}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
+    checkpoint = scaled(32 * plan.rate.parameters)
+    lines = {
+        "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
+        "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
+        "extract": duration(plan.extract_seconds) if plan.width else "nothing: no prior",
+        "train": f"{duration(plan.train_seconds)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
+        "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
+        "read": f"{scaled(plan.image_bytes * plan.subset)}B an epoch; all is {scaled(plan.image_bytes * plan.images)}B",
+        "disk": f"{scaled(plan.cache_bytes)}B of features, targets and rows; {checkpoint}B a checkpoint",
+        "memory": f"{scaled(plan.device_bytes)}B{shared} while training; {scaled(DRAW * plan.samples)}B to draw an epoch",
+    }
+    for name, text in lines.items():
+        say(f"  {name:<10}{text}")
+    say("  times suppose that processes do not wait for each other, nor for the disk")
+
+
+def extraction(plan: Sizes) -> str:
+    """The prior's rate, where there is one."""
+    return f", {plan.prior_rate:,.0f} extracted" if plan.prior_rate else ""
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would use."""
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.1f} s"
