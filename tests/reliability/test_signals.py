@@ -149,6 +149,7 @@ def test_in_a_thread_they_are_somebody_elses(context: Callable[[], Any]) -> None
 @pytest.mark.parametrize(("signum", "status"), CODES)
 def test_a_table_hears_of_the_first_and_dies_of_the_second(signum: int, status: int) -> None:
     with signals.collected() as caught:
+        assert signal.getsignal(signum) != signal.SIG_DFL, "it would end the tests"
         os.kill(os.getpid(), signum)
         assert [stopped.exit_code for stopped in caught] == [status]
         assert [signal.getsignal(each) for each in signals.ALL] == [signal.SIG_DFL] * 3
@@ -157,6 +158,7 @@ def test_a_table_hears_of_the_first_and_dies_of_the_second(signum: int, status: 
 @pytest.mark.parametrize(("signum", "status"), CODES)
 def test_between_two_cells_it_is_raised(signum: int, status: int) -> None:
     with pytest.raises(KeyboardInterrupt) as caught, signals.between():
+        assert signal.getsignal(signum) != signal.SIG_DFL, "it would end the tests"
         os.kill(os.getpid(), signum)
         time.sleep(1)
     assert getattr(caught.value, "exit_code", 130) == status
