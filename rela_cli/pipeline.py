@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rela_cli import ranks, space, weights
-from rela_cli.artifacts import Entry, Facts, RunLock, disk_errors, provenance, sweep_up, write_json
+from rela_cli.artifacts import Entry, Facts, RunLock, damage, disk_errors, provenance, sweep_up, write_json
 from rela_cli.config import Config
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import ConfigError, NonFiniteError, RelaError
@@ -80,6 +80,11 @@ def is_open(work: Run, until: str) -> bool:
     space.check(work, until)
     sweep_up(work.outputs / "cache")
     return True
+
+
+def is_whole(entry: Entry) -> bool:
+    """Whether an entry is there, contents and all; then what it was made of need not be read."""
+    return damage(entry.folder, contents=True) is None
 
 
 def make(entry: Entry, fill: Callable[[Path | None], Facts], needed: int | None = None) -> None:
@@ -185,7 +190,7 @@ class Pipeline:
     def make_targets(self, until: str) -> None:
         """Images, features and targets, each once for all runs that share them."""
         self.make_images()
-        if self.config.is_plain:
+        if self.config.is_plain or (until == "transport" and ranks.agree(is_whole(self.run.targets))):
             return
         make(self.run.features, self.extract)
         if until == "transport":

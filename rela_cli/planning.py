@@ -165,7 +165,7 @@ def show(config: Config, plan: Sizes) -> None:
         "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
         "read": f"{scaled(plan.image_bytes * plan.subset)}B an epoch; all is {scaled(plan.image_bytes * plan.images)}B",
         "disk": f"{scaled(plan.cache_bytes)}B of features, targets and rows; {checkpoint}B a checkpoint",
-        "memory": f"{scaled(plan.device_bytes)}B{shared} while training; {scaled(DRAW * plan.samples)}B to draw an epoch",
+        "memory": f"{scaled(plan.device_bytes)}B{shared} to train; {scaled(DRAW * plan.samples)}B to draw an epoch",
     }
     for name, text in lines.items():
         say(f"  {name:<10}{text}")

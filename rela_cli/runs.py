@@ -223,13 +223,11 @@ class Run:
     @property
     def alike(self) -> tuple[float, str] | None:
         """Seconds that training would take at the speed of the latest finished run like it, and that run's name."""
-        found = []
+        found, own = [], plain(self.settings)  # JSON knows no tuples
         for path in (self.outputs / "runs").glob("*/result.json"):
             result = read_json(path) or {}
             settings, seen = section(result, "settings"), result.get("samples_seen")
-            same = all(
-                settings.get(key) == self.settings[key] for key in ("learner", "method", "dataset", "batch_size")
-            )
+            same = all(settings.get(key) == own[key] for key in ("learner", "method", "dataset", "batch_size"))
             if same and seen and (seconds := section(result, "seconds").get("train")):
                 found.append((path.stat().st_mtime, seconds / seen, path.parent.name))
         return (max(found)[1] * self.lengths.samples_seen, max(found)[2]) if found else None

@@ -166,7 +166,7 @@ class Trainer:
         self.device = pick_device(config.runtime)
         self.images = train.images.to(self.device) if isinstance(train.images, Tensor) else train.images
         self.labels = None if train.labels is None else train.labels.to(self.device)
-        self.targets = None if targets is None else targets.to(self.device)
+        self.targets = targets  # mapped from disk: a step takes its own rows only
         classes = None if train.labels is None else int(train.labels.max()) + 1
         target_dim = None if targets is None else targets.shape[1]
         self.trainee = Trainee(config, data.size, target_dim, classes).to(self.device)
@@ -307,7 +307,9 @@ class Trainer:
 
     def targets_of(self, batch: Tensor) -> Tensor | None:
         """(B, k) in phase 1."""
-        return self.targets[batch].float() if self.phase == 1 and self.targets is not None else None
+        if self.phase == 2 or self.targets is None:
+            return None
+        return self.targets[batch.to(self.targets.device)].to(self.device).float()
 
     def labels_of(self, batch: Tensor) -> Tensor | None:
         """(B,) in phase 2 of a method that uses them."""
