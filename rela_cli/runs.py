@@ -224,7 +224,7 @@ class Run:
     def alike(self) -> tuple[float, str] | None:
         """Seconds that training would take at the speed of the latest finished run like it, and that run's name."""
         found, own = [], plain(self.settings)  # JSON knows no tuples
-        for path in (self.outputs / "runs").glob("*/result.json"):
+        for path in (self.outputs / "runs").glob("*-*/result.json"):  # without the link `latest`
             result = read_json(path) or {}
             settings, seen = section(result, "settings"), result.get("samples_seen")
             same = all(settings.get(key) == own[key] for key in ("learner", "method", "dataset", "batch_size"))
