@@ -7,6 +7,7 @@ sees to that, so nobody here waits with a time limit of his own. Importing this 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,14 +95,18 @@ def one_first(work: Callable[[], T]) -> T:
 
 
 def agree(value: T) -> T:
-    """Rank 0's value, for everybody; it has to be picklable. What is there on disk is looked at by one alone."""
+    """Rank 0's value, for everybody, by way of JSON. What is there on disk is looked at by one alone."""
     if world() == 1:
         return value
+    import torch
     from torch import distributed
 
-    box: list[Any] = [value]
-    distributed.broadcast_object_list(box, src=0)
-    return box[0]  # type: ignore[no-any-return]
+    text = json.dumps(value).encode()
+    size = torch.tensor([len(text)])
+    distributed.broadcast(size, src=0)
+    content = torch.frombuffer(bytearray(text.ljust(int(size))[: int(size)]), dtype=torch.uint8)
+    distributed.broadcast(content, src=0)
+    return json.loads(bytes(content.tolist()))  # type: ignore[no-any-return]
 
 
 # ------------------------------------------------------------------------------------------------------------- tensors
