@@ -76,7 +76,11 @@ def agent(words: Sequence[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         run.main(list(words))
-    except (ChildFailedError, SignalException):
+    except ChildFailedError as error:
+        first, _ = error.get_first_failure()
+        (Path(os.environ[STATUS]) / "first").write_text(str(first))
+        return 1
+    except SignalException:
         return 1
     return 0
 
@@ -113,17 +117,24 @@ def end(child: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def first_failure(folder: Path, count: int) -> tuple[str, int] | None:
-    """What ended the run, and its exit status: a process that left without a word came before all that could speak."""
-    exits = {path: path.stat().st_mtime_ns for path in folder.glob("exit-*")}
-    silent = [n for n in range(count) if (folder / f"pid-{n}").exists() and folder / f"exit-{n}" not in exits]
-    if silent:
-        gone = f"process {silent[0]} of {count} ended without a word (killed, or out of memory)"
-        return f"{gone}; the same command goes on from the last checkpoint", 1
-    for path in sorted(exits, key=lambda path: exits[path]):
-        if code := int(path.read_text()):
-            number = path.name.removeprefix("exit-")
-            return f"process {number} of {count} ended with status {code}", code
-    return None
+    """What ended the run, and its exit status. torchrun notes the first to end, but one that has lost touch is none."""
+    number = noted(folder / "first")
+    if number is None:
+        return None
+    code = noted(folder / f"exit-{number}")
+    silent = [n for n in range(count) if (folder / f"pid-{n}").exists() and noted(folder / f"exit-{n}") is None]
+    if code is not None and not (code == 1 and silent):
+        return f"process {number} of {count} ended with status {code}", code
+    gone = f"process {number if code is None else silent[0]} of {count} ended without a word (killed, or out of memory)"
+    return f"{gone}; the same command goes on from the last checkpoint", 1
+
+
+def noted(path: Path) -> int | None:
+    """The number in a note, if it was written."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 # ----------------------------------------------------------------------------------------- in the processes themselves

@@ -13,7 +13,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from rela_cli import norm, ranks
+from rela_cli import launch, norm, ranks
 from rela_cli.data.loader import in_blocks, load
 from rela_cli.errors import ConfigError
 from rela_cli.stages.train import Trainer
@@ -215,3 +215,17 @@ def test_blocks_are_the_same_bits_on_any_number_of_ranks(tmp_path: Path) -> None
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_torch() -> None:
     with pytest.raises(ConfigError, match=r"batch_size=17 cannot be shared out evenly over 2 processes.*batch_size=16"):
         config("runtime.devices=2", "batch_size=17")
+
+
+def test_whose_failure_it_was(tmp_path: Path) -> None:
+    """torchrun may notice first the one that has lost touch with the one that was killed."""
+    assert launch.first_failure(tmp_path, 2) is None, "nobody failed"
+    (tmp_path / "first").write_text("0")
+    (tmp_path / "exit-0").write_text("4")
+    (tmp_path / "pid-1").write_text("17")
+    assert launch.first_failure(tmp_path, 2) == ("process 0 of 2 ended with status 4", 4)
+    (tmp_path / "exit-0").write_text("1")
+    found = launch.first_failure(tmp_path, 2)
+    assert found is not None and found[0].startswith("process 1 of 2 ended without a word")
+    (tmp_path / "exit-1").write_text("143")
+    assert launch.first_failure(tmp_path, 2) == ("process 0 of 2 ended with status 1", 1)
