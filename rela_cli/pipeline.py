@@ -367,6 +367,7 @@ class Pipeline:
             "fingerprint": work.hash,
             **{group: getattr(c, group).name for group in ("dataset", "learner", "method")},
             "prior": weights.shown_name(c.prior),
+            **({"prior_run": weights.run_name(c.prior)} if c.prior.name == "rela_run" else {}),
             "labels_seen": seen,
             "prior_saw_labels": work.dataset.label_set in weights.labels_seen(c.prior),
             "transport": None if c.is_plain else c.transport.name,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rela_cli.artifacts import write_atomic
 from rela_cli.report import page
-from rela_cli.report.arguments import Parser, one_of
-from rela_cli.report.collect import OUTPUTS, collect, unfinished
-from rela_cli.report.compare import Protocol, Run, protocols_of, runs_in, runs_of
+from rela_cli.report.arguments import Parser, one_of, runs_at
+from rela_cli.report.collect import OUTPUTS, unfinished
+from rela_cli.report.compare import Protocol, Run, protocols_of, runs_in
 from rela_cli.report.differences import AXES
 from rela_cli.report.figures import folder, groups_of
 from rela_cli.report.formats import write
@@ -25,12 +25,21 @@ def main(argv: Sequence[str]) -> int:
         RelaError: when there is no result at all.
     """
     arguments = parser().parse_intermixed_args(argv)
-    paths, problems = arguments.paths or [OUTPUTS], []  # type: ignore[var-annotated]
-    runs = runs_of(collect(paths, problems))
+    problems: list[str] = []
+    runs = runs_at(arguments, problems)
     protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
     shown = next(iter(chosen(runs, arguments.protocol, arguments.network)), None)
     near = {} if arguments.no_neighbours else pictures(runs, shown)
-    found = page.Found(runs, unfinished(paths), protocols, shown, arguments.axis, near, problems, arguments.title or "")
+    found = page.Found(
+        runs,
+        unfinished(arguments.paths or [OUTPUTS]),
+        protocols,
+        shown,
+        arguments.axis,
+        near,
+        problems,
+        arguments.title or "",
+    )
     text = page.page(found)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(arguments.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))

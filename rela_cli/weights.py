@@ -150,6 +150,11 @@ def recorded(folder: Path) -> Facts:
     return {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in files}
 
 
+def run_name(prior: Part) -> str:
+    """What the folder behind `prior.run` is called, links followed: a table shows it."""
+    return run_folder(prior).resolve().name
+
+
 def check_backbone(folder: Path, network: str) -> None:
     """Before a run's backbone is read: it holds what training wrote. One that is not there is for others to name.
 

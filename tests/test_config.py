@@ -114,6 +114,16 @@ def test_every_sweep_has_cells(path: Path) -> None:
     assert len(cells) > 1
 
 
+def test_budgets_by_priors_are_all_pairs() -> None:
+    cells, first = Composer(parse(["-m", "sweep=budgets_priors", "seed=3"])).plan()
+    assert (first.budget, first.prior.name, first.seed) == (0.1, "none", 3)
+    pairs = {tuple(word for word in cell if word.startswith(("budget=", "prior="))) for cell in cells}
+    priors = ("none", "random_learner", "random", "patches", "embedded")
+    assert pairs == {(f"budget={budget}", f"prior={prior}") for budget in (0.1, 0.2, 0.5, 1.0) for prior in priors}
+    assert len(cells) == 20
+    assert all("seed=3" in cell for cell in cells)
+
+
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
 def test_every_yaml_says_what_it_is(path: Path) -> None:
     from rela_cli.listing import first_sentence

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from rela_cli.report.differences import paired
 from rela_cli.reproduce.cells import Cells, data_words
 from rela_cli.reproduce.command import read
 from rela_cli.reproduce.execute import Batch, Executor, free_lane
-from rela_cli.reproduce.finish import verdict
+from rela_cli.reproduce.finish import STANDING, names, verdict
 from rela_cli.reproduce.tables import METHODS, PROFILES, TABLES
 
 
@@ -161,7 +164,33 @@ def test_verdicts() -> None:
     assert verdict(paired({0: 0.04, 1: 0.05, 2: 0.06})).startswith("holds: +5.0 points [+2.5, +7.5] (n 3)")
     assert verdict(paired({0: -0.04, 1: -0.05, 2: -0.06})).startswith("does not hold: -5.0")
     assert verdict(paired({0: -0.04, 1: 0.05})).startswith("open: +0.5")
-    assert verdict(paired({0: 0.01})) == "holds: +1.0 points (n 1)"
+    assert verdict(paired({0: 0.01})) == "holds by its sign alone: +1.0 points (n 1, no interval)"
+    assert "95 %" in STANDING and all(word in STANDING for word in ("holds:", "does not hold:", "open:", "one seed"))
+
+
+def test_a_trained_prior_is_called_by_its_column(tmp_path: Path) -> None:
+    """Whatever its folder is called, and only where it is finished."""
+
+    def taught(column: str, seed: int, weights: str, done: bool = True) -> Any:
+        settings: dict[str, Any] = {group: {"name": group} for group in ("dataset", "learner", "method")}
+        settings["prior"] = {"name": "rela_run", "run": weights}
+        result = {"status": "finished", "prior": "rela_run", "prior_run": f"{weights}-folder", "settings": settings}
+        result |= {"dataset": "digits", "learner": "resnet18", "method": "simclr", "budget": 0.5, "seed": seed}
+        folder = tmp_path / f"{column}-{seed}"
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps(result))
+        return SimpleNamespace(teacher=object(), missing="", done=done, run=SimpleNamespace(folder=folder))
+
+    of = {
+        (0, "CF10-T", 0.5): [taught("CF10-T", seed, "aa") for seed in (0, 1)],
+        (0, "TIN-T", 0.5): [taught("TIN-T", 0, "bb")],
+        (0, "IN1K-T", 0.5): [taught("IN1K-T", 0, "cc", done=False)],
+        (0, "plain", 0.5): [SimpleNamespace(teacher=None, missing="", done=True, run=None)],
+        (1, "CF100-T", 0.5): [taught("CF100-T", 0, "dd")],
+    }
+    cells: Any = SimpleNamespace(of=of)
+    assert names(cells, 0) == ["--name=aa-folder=CF10-T", "--name=bb-folder=TIN-T"]
+    assert names(cells, 1) == ["--name=dd-folder=CF100-T"]
 
 
 # ----------------------------------------------------------------------------------------------------------- end to end

@@ -171,6 +171,48 @@ def test_equal_settings_have_no_label(make: Make, tmp_path, capsys):
     assert "settings" not in row and row["plain"].endswith("(2)")
 
 
+TAUGHT = "cifar10-none-resnet18-byol-b1-s0-61d4788a"
+
+
+def test_a_prior_that_is_a_run_is_called_after_it(make: Make, tmp_path, capsys):
+    make(0.7, prior="rela_run", changes={"prior.run": "aa"}, prior_run=TAUGHT)
+    make(0.8, prior="rela_run", changes={"prior.run": "bb"}, prior_run="by-hand", prior_alone=0.6)
+    found = records(tmp_path, capsys)
+    assert cell(found, label="cifar10 byol 61d4788a")["mean"] == 0.7
+    assert cell(found, label="by-hand", prior="by-hand")["mean"] == 0.8
+    assert cell(found, label="by-hand prior alone")["mean"] == 0.6
+
+
+def test_the_same_weights_are_one_prior_wherever_they_lie(make: Make, tmp_path, capsys):
+    make(0.7, prior="rela_run", seed=0, changes={"prior.run": "aa"}, prior_run=TAUGHT)
+    make(0.8, prior="rela_run", seed=1, changes={"prior.run": "aa"}, prior_run="a-copy")
+    make(0.9, prior="rela_run", seed=2, changes={"prior.run": "aa"})  # by an older version, which did not say
+    assert cell(records(tmp_path, capsys), kind="prior")["seeds"] == [0, 1, 2]
+
+
+def test_an_older_run_is_named_by_its_config_unless_that_is_a_link(make: Make, tmp_path, capsys):
+    for run, weights in ((f"some/where/{TAUGHT}", "aa"), ("some/where/latest", "bb")):
+        folder = make(prior="rela_run", changes={"prior.run": weights})
+        (folder / "config.yaml").write_text(f"prior: {{name: rela_run, run: {run}}}\n")
+    labels = {record["label"] for record in records(tmp_path, capsys) if record["kind"] == "prior"}
+    assert labels == {"cifar10 byol 61d4788a", "rela_run"}
+
+
+def test_a_prior_is_called_as_the_reader_wants(make: Make, tmp_path, capsys):
+    make(0.7, prior="rela_run", changes={"prior.run": "aa"}, prior_run=TAUGHT)
+    make(0.8, prior="patches")
+    names = ("--name", "cifar10 byol 61d4788a=CF10-T", "--name", "patches=ZCA patches")
+    assert {"CF10-T", "ZCA patches"} <= {record["label"] for record in records(tmp_path, capsys, *names)}
+    assert "CF10-T" in shown(tmp_path, capsys, *names, "--format", "md", "--cost")
+    for wrong, message in (
+        ("patchs=A", "no run here has such a prior, did you mean patches?"),
+        ("patches", "must be PRIOR=NAME"),
+        ("patches=cifar10 byol 61d4788a", "two priors would be called cifar10 byol 61d4788a"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            shown(tmp_path, capsys, "--name", wrong)
+
+
 def test_options_of_different_methods_are_no_difference(make: Make, tmp_path, capsys):
     make(0.4)
     make(0.5, changes={"method": "byol"})

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from rela_cli.errors import ConfigError, RelaError, nearest
 from rela_cli.report.formats import MISSING
+from rela_cli.report.names import prior_names
 
 VARIANT = ("prior", "transport", "matching", "switch")  # settings that only ReLA has: they make columns
 TARGETS = ("prior", "transport")  # those that the prior alone depends on
@@ -164,14 +165,20 @@ def _number(value: str) -> float:
 # ---------------------------------------------------------------------------------------- rows, columns, cells
 
 
-def runs_of(results: Iterable[Mapping[str, Any]]) -> list[Run]:
-    """Results, ready to be compared."""
+def runs_of(results: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> list[Run]:
+    """Results, ready to be compared; their priors are called as `names.prior_names` has it.
+
+    Raises:
+        ConfigError: `names` calls a prior that is not there, or two of them the same.
+    """
     runs = []
-    for result in results:
-        flat = flatten({k: v for k, v in result["settings"].items() if k not in ("budget", "seed")}).items()
-        variant = () if result["prior"] == "none" else part_of(flat, VARIANT)
+    for result, prior in zip(results, prior_names(results, names or {}), strict=True):
+        flat = flatten({k: v for k, v in result["settings"].items() if k not in ("budget", "seed")})
+        if result["prior"] != "none":
+            flat["prior"] = prior
+        variant = () if result["prior"] == "none" else part_of(flat.items(), VARIANT)
         budget = round(float(result["budget"]), 6)
-        runs.append(Run(part_of(flat, VARIANT, inside=False), variant, budget, result["seed"], result))
+        runs.append(Run(part_of(flat.items(), VARIANT, inside=False), variant, budget, result["seed"], result))
     return runs
 
 

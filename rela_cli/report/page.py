@@ -271,7 +271,13 @@ def run_line(run: Run, protocol: Protocol | None) -> Iterator[str]:
     """The cells of a run with a result."""
     result, account = run.result, cost([run])
     top1 = measured_by(result.get("probe")).get(protocol) if protocol else None
-    yield from (folder(run).name, result["prior"], f"{run.budget:g}", str(run.seed), str(result["status"]))
+    yield from (
+        folder(run).name,
+        dict(run.variant).get("prior", "none"),
+        f"{run.budget:g}",
+        str(run.seed),
+        str(result["status"]),
+    )
     yield MISSING if top1 is None else f"{100 * top1:.1f}"
     yield duration(account.seconds["total"]) if account else MISSING
     yield str(result.get("switch_step") or MISSING)

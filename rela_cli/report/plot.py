@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rela_cli.errors import RelaError
-from rela_cli.report.arguments import Parser, one_of, some_of
-from rela_cli.report.collect import OUTPUTS, collect, counted
-from rela_cli.report.compare import Protocol, Run, protocols_of, runs_of
+from rela_cli.report.arguments import Parser, one_of, runs_at, some_of
+from rela_cli.report.collect import OUTPUTS, counted
+from rela_cli.report.compare import Protocol, Run, protocols_of
 from rela_cli.report.differences import AXES
 from rela_cli.report.figures import KINDS, plots
 from rela_cli.report.formats import write
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parser().parse_intermixed_args(argv)
     problems: list[str] = []
-    runs = runs_of(collect(arguments.paths or [OUTPUTS], problems))
+    runs = runs_at(arguments, problems)
     protocols = chosen(runs, arguments.protocol, arguments.network)
     written = draw(runs, protocols, arguments.axis, arguments.kind, arguments.out)
     for note in problems:

@@ -28,9 +28,12 @@ LOOKS = {  # colour and marker of a prior, by its name or the start of it
     "clip": ("#D55E00", "P"),
     "dinov2": ("#56B4E9", "X"),
     "imagenet": ("#7A5195", "h"),
-    "rela_run": ("#8C6D31", "*"),
+    "CF10-T": ("#8C6D31", "*"),  # the paper's priors that were trained for a table
+    "CF100-T": ("#B2182B", ">"),
+    "TIN-T": ("#5E4FA2", "p"),
+    "IN1K-T": ("#00757A", "d"),
 }
-SPARE = (("#4B6E00", "<"), ("#B2182B", ">"), ("#5E4FA2", "p"), ("#00757A", "d"))  # for all others, by their names
+SPARE = (("#4B6E00", "<"), ("#2B3A8C", "8"), ("#8A4B2A", "H"), ("#A03C78", "p"))  # for all others, by their names
 LETTERS = 17  # of a note that fit in an inch
 SIZE = (5.8, 3.9)  # inches; small, so that text is large beside it on a page
 RC = {

@@ -11,8 +11,8 @@ from typing import Any
 
 from rela_cli.errors import RelaError
 from rela_cli.report import formats
-from rela_cli.report.arguments import Parser, one_of
-from rela_cli.report.collect import OUTPUTS, collect, counted
+from rela_cli.report.arguments import Parser, one_of, runs_at
+from rela_cli.report.collect import collect, counted
 from rela_cli.report.compare import (
     ACCOUNT,
     COST_KEYS,
@@ -195,7 +195,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_intermixed_args(argv)
     problems: list[str] = []
-    runs = runs_of(collect(arguments.paths or [OUTPUTS], problems))
+    runs = runs_at(arguments, problems)
     protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
     parts = Parts(arguments.cost, arguments.differences or bool(arguments.equal_cost), arguments.equal_cost)
     _show(runs, protocols, notes_of(runs) + problems, arguments.format, parts)

@@ -9,30 +9,44 @@ from io import StringIO
 from pathlib import Path
 
 from rela_cli.artifacts import read_json, write_atomic
+from rela_cli.report.collect import collect
+from rela_cli.report.names import prior_names
 from rela_cli.reproduce.cells import Cells
 from rela_cli.screen import say
 
 JUDGED = {"full": "rela", "mini": "lbfgs", "smoke": "lbfgs"}  # the protocol that claims are judged by
+STANDING = (
+    "differences of mean top-1 at the same seeds, n of them, with their 95 % interval (Student's t); "
+    "holds: all of it above 0; does not hold: all of it below; open: 0 lies in it, so these runs do not tell; "
+    "with one seed there is no interval, and the sign alone is shown"
+)
 
 
 def finish(cells: Cells, out: Path, profile: str) -> None:
     """Write everything into `out`; print the tables and the claims."""
     out.mkdir(parents=True, exist_ok=True)
-    markdown, every = [f"# {cells.table.name}, {profile}\n"], list[str]()
+    markdown, every, told = [f"# {cells.table.name}, {profile}\n"], list[str](), list[str]()
     for number, section in enumerate(cells.table.sections):
         folders = [str(folder) for folder in cells.folders(number)]
         if not folders:
             continue
         every += folders
+        told += names(cells, number)
         say(f"\n{section.title}")
-        run("report.table", [*folders, "--protocol", JUDGED[profile]])
-        markdown += [f"## {section.title}\n", text_of("report.table", [*folders, "--format", "md"])]
+        words = [*folders, *names(cells, number)]
+        run("report.table", [*words, "--protocol", JUDGED[profile]])
+        markdown += [f"## {section.title}\n", text_of("report.table", [*words, "--format", "md"])]
     stands = list(claims(cells, JUDGED[profile]))
+    if stands:
+        say(f"\nThe paper's claims, by {JUDGED[profile]} ({STANDING}):")
     for line in stands:
         say(line)
     if not every:
         return
-    markdown += ["## The paper's claims\n", *[f"- {line.strip()}" for line in stands]]
+    every += told
+    if stands:
+        markdown += ["## The paper's claims\n", f"By {JUDGED[profile]}; {STANDING}.\n"]
+        markdown += [f"- {line.strip()}" for line in stands]
     text = "\n".join(markdown) + "\n"
     write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
     csv = text_of("report.table", [*every, "--format", "csv"])
@@ -40,6 +54,20 @@ def finish(cells: Cells, out: Path, profile: str) -> None:
     run("report.plot", [*every, "--out", str(out / "plots")])
     run("reporting", [*every, "--out", str(out / "report.html")])
     say(f"\n  table, plots and report: {out}")
+
+
+def names(cells: Cells, section: int) -> list[str]:
+    """What a table has to be told to call the priors that were trained for it by their columns."""
+    found = {}
+    for (number, name, _), group in cells.of.items():
+        for cell in group if number == section else ():
+            if cell.teacher and not cell.missing and cell.done:
+                found[cell.run.folder] = name
+    results = collect(list(found), []) if found else []
+    ours = zip(prior_names(results, {}), results, strict=True)
+    by_folder = {folder.resolve(): name for folder, name in found.items()}
+    told = {f"--name={prior}={by_folder[Path(result['path'])]}": None for prior, result in ours}
+    return list(told)
 
 
 def run(module: str, words: Sequence[str]) -> None:
@@ -62,8 +90,6 @@ def claims(cells: Cells, protocol: str) -> Iterator[str]:
     """One line a claim: holds, does not hold, or open, with the difference in points and its interval."""
     from rela_cli.report.differences import paired
 
-    if cells.table.claims:
-        yield f"\nThe paper's claims, by {protocol}:"
     for claim in cells.table.claims:
         better = scores(cells, claim.section, claim.better, claim.budget, protocol)
         than = scores(cells, claim.section, claim.than, claim.than_budget, protocol)
@@ -84,13 +110,14 @@ def scores(cells: Cells, section: int, name: str, budget: float, protocol: str) 
 
 
 def verdict(difference: object) -> str:
-    """holds: +4.1 points [3.0, 5.2] (n 3)"""
+    """`holds: +4.1 points [+3.0, +5.2] (n 3)`, as `STANDING` explains it."""
     from rela_cli.report.differences import Difference
 
     if not isinstance(difference, Difference):
         return "not measured"
     points, n = 100 * difference.mean, len(difference.seeds)
     if difference.low is None or difference.high is None:
-        return f"{'holds' if points > 0 else 'does not hold'}: {points:+.1f} points (n {n})"
+        word = "holds" if points > 0 else "does not hold"
+        return f"{word} by its sign alone: {points:+.1f} points (n {n}, no interval)"
     word = "holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "open"
     return f"{word}: {points:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}] (n {n})"
