@@ -270,6 +270,8 @@ class Trainer:
 
     def take_step(self, batch: Tensor, images: Tensor, epoch: int) -> tuple[Tensor, float]:
         """One update on images (B, 3, H, W). Returns the loss, on the device, and the seconds its views took."""
+        if self.config.runtime.compile == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # outputs of the step before may be overwritten from here on
         self.optimizer.zero_grad(set_to_none=True)
         parts, loss, waited = self.config.accumulate, torch.zeros((), device=self.device), 0.0
         for number, (rows, some) in enumerate(zip(batch.chunk(parts), images.chunk(parts), strict=True), 1):
