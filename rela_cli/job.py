@@ -34,10 +34,11 @@ class Job:
         config = config_of(tree, overrides)
         from rela_cli import launch, pipeline
 
-        if config.runtime.devices > 1 and ranks.world() == 1:
+        until = UNTIL[self.command]
+        if config.runtime.devices > 1 and ranks.world() == 1 and (folder := pipeline.missing(config, until)):
             launch.run(self.command, self.words(overrides), config)
-            return pipeline.Outcome("run", pipeline.folder_of(config, UNTIL[self.command]))
-        return pipeline.run(config, until=UNTIL[self.command], command=self.text(overrides))
+            return pipeline.Outcome("run", folder)
+        return pipeline.run(config, until=until, command=self.text(overrides))
 
     def words(self, overrides: Sequence[str]) -> list[str]:
         """The command line of this run alone."""

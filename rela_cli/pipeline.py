@@ -64,9 +64,11 @@ def prepared(config: Config, until: str) -> Run:
     return work
 
 
-def folder_of(config: Config, until: str) -> Path | None:
-    """Where a run lies that another process has made."""
-    return Run(config).folder if until in ("train", "probe") else None
+def missing(config: Config, until: str) -> Path | None:
+    """The folder of a run of which something is still to be made; processes that find nothing to do need no start."""
+    work = Run(config)
+    is_new = config.resume == "never" or any(step.state == "to do" for step in work.plan(until))
+    return work.folder if is_new else None
 
 
 def is_open(work: Run, until: str) -> bool:
