@@ -15,7 +15,7 @@ from rela_cli.errors import ConfigError, RelaError
 from rela_cli.report import figures, plot
 from rela_cli.report.collect import collect
 from rela_cli.report.compare import Protocol, Run, runs_of
-from rela_cli.report.style import LOOKS, SPARE, look, ours, spread
+from rela_cli.report.style import LOOKS, SPARE, lighter, look, new_figure, number_points, ours, spread
 
 from .conftest import NO_TORCH, Rela
 from .test_table import Make, make
@@ -134,6 +134,73 @@ def test_training_marks_the_switch(project: Path) -> None:
     figure = draw(project, "training")[0]
     for axes in figure.axes:
         assert [25, 25] in [list(line.get_xdata()) for line in axes.lines]
+
+
+def boxes(figure: Any, artists: list[Any]) -> list[Any]:
+    """Where they are on the canvas, in pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    return [artist.get_window_extent(renderer) for artist in artists]
+
+
+@pytest.fixture
+def crowd(make: Make, tmp_path: Path) -> Path:
+    """Ten ways to a backbone, five of them of one prior, whose costs and scores are close together."""
+    for seed in (0, 1):
+        leave(make(0.5, "none", 0.5, seed, flops={"train": 100.0}))
+        for number, prior in enumerate(["patches", *["embedded"] * 5, "random", "clip_rn50", "dinov2_vits14"]):
+            flops = {"extract": 1.0, "train": 100.0 + number}
+            changes = {"transport.max_dim": number} if prior == "embedded" else {}
+            leave(make(0.5 + 0.001 * number, prior, 0.5, seed, changes, flops=flops, switch_step=20 + seed), 20 + seed)
+    return tmp_path / "outputs"
+
+
+def test_many_variants_have_room_and_means_alone(crowd: Path) -> None:
+    (figure,) = draw(crowd, "training")
+    assert "means over seeds" in "\n".join(text.get_text() for text in figure.texts)
+    (legend,) = figure.legends
+    key, panels = boxes(figure, [legend])[0], [axes for axes in figure.axes if axes.get_visible()]
+    titles = boxes(figure, [axes.title for axes in panels] + [axes._left_title for axes in panels])
+    assert key.y0 > max(title.y1 for title in titles) and key.x1 <= figure.bbox.x1
+    assert min(box.height for box in boxes(figure, [axes.patch for axes in panels])) > 1.4 * figure.dpi
+    curves = [line for line in panels[-1].lines if len(set(line.get_xdata())) > 1]
+    assert len(curves) == 10 and {line.get_linewidth() for line in curves} == {1.8}
+    drawn = {(line.get_color(), line.get_linestyle()) for line in curves}
+    shown = {(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}
+    assert len(drawn) == 10 and drawn == shown
+    assert [20.5, 20.5] in [list(line.get_xdata()) for line in panels[0].lines]
+
+
+def test_many_labels_make_the_figure_grow(crowd: Path) -> None:
+    for kind in ("budget", "cost"):
+        (figure,) = draw(crowd, kind)
+        labels = [text for text in figure.axes[0].texts if text.get_text()[-2:-1] == "."]
+        assert len(labels) == 10
+        found = sorted(boxes(figure, labels), key=lambda box: box.y0)
+        assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(found))
+        assert found[0].y0 > 0 and max(box.x1 for box in found) <= figure.bbox.x1
+
+
+def test_budgets_of_points_side_by_side_are_said_once(crowd: Path) -> None:
+    (figure,) = draw(crowd, "cost")
+    assert 1 <= [text.get_text() for text in figure.axes[0].texts].count("50") < 10
+
+
+def test_numbers_do_not_lie_on_one_another() -> None:
+    with ours():
+        figure, (axes,) = new_figure()
+        axes.set(xlim=(0, 100), ylim=(0, 100))
+        first = [(50, 50, "20"), (51, 50, "50"), (52, 51, "100")]
+        number_points(axes, [first, [(50, 51, "20"), (80, 80, "20")]])
+        assert sorted(text.get_text() for text in axes.texts) == ["100", "20", "20", "50"]
+        found = boxes(figure, axes.texts)
+        assert not any(one.overlaps(other) for i, one in enumerate(found) for other in found[:i])
+
+
+def test_a_fifth_variant_of_a_prior_is_lighter() -> None:
+    assert lighter(look("patches"), 0) == look("patches")
+    assert lighter(look("plain")._replace(colour="#000000"), 1).colour == "#808080"
 
 
 def test_variance_is_cumulative_and_marks_the_learners_width(project: Path) -> None:

@@ -30,7 +30,21 @@ from rela_cli.report.compare import (
     score,
 )
 from rela_cli.report.differences import cost_of
-from rela_cli.report.style import GRID, INK, PAPER, SOFT, Label, Look, look, margin_labels, new_figure, titled
+from rela_cli.report.style import (
+    GRID,
+    INK,
+    PAPER,
+    SOFT,
+    Label,
+    Look,
+    lighter,
+    look,
+    margin_figure,
+    margin_labels,
+    new_figure,
+    number_points,
+    titled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +65,8 @@ WATCHED = (
     "phase 1 ends where rho = exp(fast - slow), at most 1, reaches its threshold",
 )
 COLUMNS = 4  # traces beside one another in a plot
-DASHES = ("-", "--", "-.", ":")  # variants of one prior
+DASHES = ("-", "--", "-.", ":")  # variants of one prior; after these again, lighter
+CROWD = 8  # ways to a backbone; with more of them the training plot shows means alone
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,8 @@ def trained(group: Group) -> list[tuple[Column, Look, str]]:
     for column in columns_of(group.runs):
         if column.kind in ("plain", "prior"):
             prior = dict(column.settings).get("prior", "plain")
-            found.append((column, look(prior), DASHES[seen[prior] % len(DASHES)]))
+            again, dash = divmod(seen[prior], len(DASHES))
+            found.append((column, lighter(look(prior), again), DASHES[dash]))
             seen[prior] += 1
     return found
 
@@ -173,9 +189,15 @@ def references(group: Group, protocol: Protocol) -> Iterator[tuple[Label, str]]:
         yield Label(100 * value.mean, f"{name} {100 * value.mean:.1f}", colour), dash
 
 
-def draw_series(axes: Axes, found: Sequence[Series]) -> list[Label]:
-    """Lines with error bars; the labels that belong in the margin."""
-    labels = []
+def labels_of(found: Sequence[Series], group: Group, protocol: Protocol) -> list[Label]:
+    """What the margin names: each series at its last point, and each reference line."""
+    ends = [(one, 100 * one.points[-1].score.mean) for one in found]
+    labels = [Label(y, f"{one.label} {y:.1f}", one.look.colour, bold=True) for one, y in ends]
+    return labels + [label for label, _ in references(group, protocol)]
+
+
+def draw_series(axes: Axes, found: Sequence[Series]) -> None:
+    """Lines with error bars."""
     for one in found:
         x, y = [p.x for p in one.points], [100 * p.score.mean for p in one.points]
         errors = [100 * (p.score.std or 0) for p in one.points]
@@ -183,17 +205,12 @@ def draw_series(axes: Axes, found: Sequence[Series]) -> list[Label]:
             x, y, errors, color=one.look.colour, marker=one.look.marker, ls=one.dash, capsize=2.5, elinewidth=1,
             markeredgecolor=PAPER, markeredgewidth=0.6, zorder=3,
         )  # fmt: skip
-        labels.append(Label(y[-1], f"{one.label} {y[-1]:.1f}", one.look.colour, bold=True))
-    return labels
 
 
-def draw_references(axes: Axes, group: Group, protocol: Protocol) -> list[Label]:
-    """Reference lines; their labels."""
-    labels = []
+def draw_references(axes: Axes, group: Group, protocol: Protocol) -> None:
+    """Reference lines."""
     for label, dash in references(group, protocol):
         axes.axhline(label.y, color=label.colour, ls=dash, lw=1, alpha=0.75, zorder=2)
-        labels.append(label)
-    return labels
 
 
 def measured_how(group: Group, protocol: Protocol, found: Sequence[Series]) -> list[str]:
@@ -228,10 +245,10 @@ def budget_of(row: Row, column: Column) -> float:
 def budget_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
     """Accuracy against budget, a line for each way to a backbone."""
     found = series_of(group, protocol, budget_of)
-    figure, (axes,) = new_figure()
-    top = titled(figure, "Accuracy against budget", measured_how(group, protocol, found), LEFT)
-    figure.subplots_adjust(left=LEFT, right=0.70, top=top, bottom=0.125)
-    labels = draw_series(axes, found) + draw_references(axes, group, protocol)
+    labels = labels_of(found, group, protocol)
+    figure, axes = margin_figure("Accuracy against budget", measured_how(group, protocol, found), labels)
+    draw_series(axes, found)
+    draw_references(axes, group, protocol)
     spread_log_ticks(axes, group.budgets, [f"{100 * budget:g}" for budget in group.budgets])
     axes.set(xlabel="budget: images drawn each epoch, % of the train split", ylabel="top-1, %")
     margin_labels(axes, labels)
@@ -249,24 +266,25 @@ def spread_log_ticks(axes: Axes, at: Sequence[float], names: Sequence[str]) -> N
 def cost_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
     """Accuracy against what it cost, prior pass included, and the frontier: nothing cheaper is better."""
     found = series_of(group, protocol, lambda row, column: mean_cost(group, row, column, axis))
-    figure, (axes,) = new_figure()
+    labels = labels_of(found, group, protocol)
     notes = measured_how(group, protocol, found)
     notes.append("the prior's pass included; numbers at the points: budget, %; band: the frontier")
-    top = titled(figure, "Accuracy against cost", notes, LEFT)
-    figure.subplots_adjust(left=LEFT, right=0.70, top=top, bottom=0.125)
+    figure, axes = margin_figure("Accuracy against cost", notes, labels)
     draw_frontier(axes, found)
-    labels = draw_series(axes, found)
-    for one in found:
-        budgets = {mean_cost(group, group.row(b), one.column, axis): b for b in group.budgets}
-        for point in one.points:
-            place = (point.x, 100 * point.score.mean)
-            text = f"{100 * budgets[point.x]:g}"
-            axes.annotate(text, place, (5, -9), textcoords="offset points", size=7, color=one.look.colour)
-    labels += draw_references(axes, group, protocol)
+    draw_series(axes, found)
+    draw_references(axes, group, protocol)
     unit = log_ticks(axes, axis)
+    number_points(axes, list(budgets_at(group, found, axis)))
     axes.set(xlabel=f"cost of extract + transport + train, {unit}", ylabel="top-1, %")
     margin_labels(axes, labels)
     return figure
+
+
+def budgets_at(group: Group, found: Sequence[Series], axis: str) -> Iterator[list[tuple[float, float, str]]]:
+    """(x, y, budget in %) of the points of each series."""
+    for one in found:
+        budgets = {mean_cost(group, group.row(b), one.column, axis): b for b in group.budgets}
+        yield [(p.x, 100 * p.score.mean, f"{100 * budgets[p.x]:g}") for p in one.points]
 
 
 def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None:
@@ -306,7 +324,8 @@ def log_ticks(axes: Axes, axis: str) -> str:
 # ---------------------------------------------------------------------------------------------------- training
 
 
-KEY_ROW, KEY_LETTER = 0.17, 0.085  # inches: a row of the key of colours, a letter in it
+KEY_ROW, KEY_LETTER, KEY_LINE = 0.17, 0.078, 0.63  # inches: a row of the key of colours, a letter and a line in it
+TRAINING = (6.6, 5.03)  # inches without the key
 PANELS = (
     ("matching loss, 1 − cosine", 1, "loss", 1.0),  # noqa: RUF001
     ("{method} loss", 2, "loss", 1.0),
@@ -326,23 +345,26 @@ def training_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> It
 
 
 def training_figure(group: Group, budget: float) -> Figure:
-    """Losses, kNN and effective rank against steps; thin lines are seeds, dotted ones the switch."""
-    figure, panels = new_figure(6.6, 5.2, nrows=2, ncols=2, sharex=True)
-    notes = [f"{group.name}; budget {100 * budget:g} %", "thin: each seed, bold: their mean, dotted: the switch"]
-    top = titled(figure, "Training", notes, left=0.07)
+    """Losses, kNN and effective rank against steps; thin lines are seeds, dotted ones the switch.
+
+    Where many are compared, means alone: the seeds of a dozen variants are a thicket.
+    """
+    shown = list(with_curves(group, budget))
+    names, crowded = [one[:3] for one in shown], len(shown) > CROWD
+    rows = -(-len(names) // key_columns(names, TRAINING[0]))
+    figure, panels = new_figure(TRAINING[0], TRAINING[1] + rows * KEY_ROW, nrows=2, ncols=2, sharex=True)
+    height = figure.get_size_inches()[1]
+    lines_are = (
+        "means over seeds, dotted: their switch" if crowded else "thin: each seed, bold: their mean, dotted: the switch"
+    )
+    top = titled(figure, "Training", [f"{group.name}; budget {100 * budget:g} %", lines_are], left=0.07)
     method = dict(group.shared).get("method", "method")
-    names = []
-    for column, drawn, dash in trained(group):
-        runs = runs_in(group.runs, group.row(budget), column)
-        curves = [left.lines(folder(run) / "metrics.jsonl") for run in runs]
-        if not any(curves):
-            continue
-        names.append((words_of(column), drawn))
+    for _, drawn, dash, runs, curves in shown:
         for axes, (_, phase, key, scale) in zip(panels, PANELS, strict=True):
             seeds = zip(curves, runs, strict=True)
             picks = [picked(lines, phase, key, scale, run.result.get("switch_step")) for lines, run in seeds]
-            draw_curves(axes, picks, drawn, dash)
-            for step in {run.result["switch_step"] for run in runs if run.result.get("switch_step")}:
+            draw_curves(axes, picks, drawn, dash, seeds=not crowded)
+            for step in switches(runs, crowded):
                 axes.axvline(step, color=drawn.colour, ls=":", lw=1, alpha=0.8)
     for axes, (title, *_) in zip(panels, PANELS, strict=True):
         axes.set_title(title.format(method=method))
@@ -350,10 +372,25 @@ def training_figure(group: Group, budget: float) -> Figure:
             axes.set_visible(False)
     for axes in panels[2:]:
         axes.set_xlabel("step")
-    rows = colour_key(figure, names, top)
-    top -= 0.055 + (rows - 1) * KEY_ROW / figure.get_size_inches()[1]
-    figure.subplots_adjust(left=0.07, right=0.985, top=top, bottom=0.085, hspace=0.27, wspace=0.2)
+    colour_key(figure, names, top)
+    top -= (0.12 + rows * KEY_ROW) / height
+    figure.subplots_adjust(left=0.07, right=0.985, top=top, bottom=0.44 / height, hspace=0.27, wspace=0.2)
     return figure
+
+
+def with_curves(group: Group, budget: float) -> Iterator[tuple[str, Look, str, list[Run], list[list[left.Line]]]]:
+    """Each way to a backbone that has left curves at a budget: its name, how it is drawn, its runs and their curves."""
+    for column, drawn, dash in trained(group):
+        runs = runs_in(group.runs, group.row(budget), column)
+        curves = [left.lines(folder(run) / "metrics.jsonl") for run in runs]
+        if any(curves):
+            yield words_of(column), drawn, dash, runs, curves
+
+
+def switches(runs: Sequence[Run], mean: bool) -> set[float]:
+    """The steps at which phase 1 ended, or their mean."""
+    steps = {float(run.result["switch_step"]) for run in runs if run.result.get("switch_step")}
+    return {statistics.fmean(steps)} if mean and steps else steps
 
 
 def picked(
@@ -372,10 +409,12 @@ def picked(
     return found
 
 
-def draw_curves(axes: Axes, curves: Sequence[list[tuple[float, float]]], drawn: Look, dash: str) -> None:
-    """Each seed thinly, and the mean at the steps that all of them have."""
+def draw_curves(
+    axes: Axes, curves: Sequence[list[tuple[float, float]]], drawn: Look, dash: str, seeds: bool = True
+) -> None:
+    """Each seed thinly, if they are asked for, and the mean at the steps that all of them have."""
     curves = [curve for curve in curves if curve]
-    for curve in curves:
+    for curve in curves if seeds or len(curves) == 1 else ():
         thin = {"lw": 0.7, "alpha": 0.35} if len(curves) > 1 else {"lw": 1.8}
         axes.plot(*zip(*curve, strict=True), color=drawn.colour, ls=dash, **thin)  # type: ignore[arg-type]
     if len(curves) > 1:
@@ -384,21 +423,26 @@ def draw_curves(axes: Axes, curves: Sequence[list[tuple[float, float]]], drawn: 
         axes.plot(steps, means, color=drawn.colour, ls=dash)
 
 
-def colour_key(figure: Figure, names: Sequence[tuple[str, Look]], top: float) -> int:
-    """Names in their colours under the notes, as many in a row as fit; the number of rows."""
+def key_columns(names: Sequence[tuple[str, Look, str]], width: float) -> int:
+    """How many names fit beside one another on so many inches."""
+    longest = max((len(name) for name, *_ in names), default=1)
+    return max(1, min(5, int(width / (KEY_LETTER * longest + KEY_LINE))))
+
+
+def colour_key(figure: Figure, names: Sequence[tuple[str, Look, str]], top: float) -> None:
+    """Names in their colours under the notes, with the line that they have, as many in a row as fit."""
     from matplotlib.lines import Line2D
 
-    longest = max((len(name) for name, _ in names), default=1)
-    columns = max(1, min(5, int(figure.get_size_inches()[0] / (KEY_LETTER * longest + 0.35))))
-    handles = [Line2D([], [], color=drawn.colour, lw=3) for _, drawn in names]
+    width = figure.get_size_inches()[0]
+    handles = [Line2D([], [], color=drawn.colour, ls=dash, lw=1.8) for _, drawn, dash in names]
     legend = figure.legend(
-        handles, [name for name, _ in names], loc="upper left", bbox_to_anchor=(0.06, top + 0.035), ncols=columns,
-        handlelength=0.9, columnspacing=1.4, handletextpad=0.4, borderpad=0, fontsize=8,
+        handles, [name for name, *_ in names], loc="upper left", ncols=key_columns(names, width),
+        bbox_to_anchor=(0.06, top + 0.17 / figure.get_size_inches()[1]), handlelength=2.8, columnspacing=1.4,
+        handletextpad=0.4, borderpad=0, fontsize=8,
     )  # fmt: skip
-    for text, (_, drawn) in zip(legend.get_texts(), names, strict=True):
+    for text, (_, drawn, _) in zip(legend.get_texts(), names, strict=True):
         text.set_color(drawn.colour)
         text.set_fontweight("bold")
-    return -(-len(names) // columns)
 
 
 def folder(run: Run) -> Path:

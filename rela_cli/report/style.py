@@ -9,6 +9,7 @@ import hashlib
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +37,9 @@ LOOKS = {  # colour and marker of a prior, by its name or the start of it
 SPARE = (("#4B6E00", "<"), ("#2B3A8C", "8"), ("#8A4B2A", "H"), ("#A03C78", "p"))  # for all others, by their names
 LETTERS = 17  # of a note that fit in an inch
 SIZE = (5.8, 3.9)  # inches; small, so that text is large beside it on a page
+AXES_START, AXES_END = 0.61, 4.06  # inches: where axes beside labels begin and end
+LABEL_LETTER, LABEL_ROW = 0.071, 0.145  # inches: of a label in the margin
+DOT, NEAR = 3.5, 16.0  # points: half a marker, and how near to one another points share a number
 RC = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
@@ -74,6 +78,19 @@ class Look(NamedTuple):
 
     colour: str
     marker: str
+
+
+class Box(NamedTuple):
+    """A rectangle, in points."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def meets(self, other: Box) -> bool:
+        """Whether they overlap."""
+        return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
 
 
 class Label(NamedTuple):
@@ -127,6 +144,68 @@ def titled(figure: Figure, title: str, notes: Sequence[str], left: float = 0.09)
     for i, line in enumerate(broken):
         figure.text(left, 1 - (0.36 + 0.155 * i) / height, line, fontsize=7.5, color=SOFT, va="top")
     return float(1 - (0.50 + 0.155 * len(broken)) / height)
+
+
+def lighter(drawn: Look, times: int) -> Look:
+    """Half way to white, so many times: for more variants of a prior than there are kinds of lines."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    white = 1 - 0.5**times
+    return drawn._replace(
+        colour=to_hex([(1 - white) * part + white for part in to_rgb(drawn.colour)]) if times else drawn.colour
+    )
+
+
+def margin_figure(title: str, notes: Sequence[str], labels: Sequence[Label], lines: int = 1) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, and as much room right of them and in height as its labels want."""
+    longest = max((len(line) for label in labels for line in label.text.splitlines()), default=0)
+    margin = max(SIZE[0] - AXES_END, 0.45 + LABEL_LETTER * longest)
+    height = max(SIZE[1], 1.6 + LABEL_ROW * lines * len(labels))
+    figure, (axes,) = new_figure(AXES_END + margin, height)
+    width = AXES_END + margin
+    left = AXES_START / width
+    top = titled(figure, title, notes, left)
+    figure.subplots_adjust(left=left, right=AXES_END / width, top=top, bottom=0.49 / height)
+    return figure, axes
+
+
+def number_points(axes: Axes, lines: Sequence[Sequence[tuple[float, float, str]]], size: float = 7) -> None:
+    """Points (x, y, text) of lines: the text beside its point, where as little as can be stands already.
+
+    Points side by side with the same text share it. The axes have to be done: limits, scales and place.
+    """
+    axes.get_xlim(), axes.get_ylim()  # until somebody asks, they are not computed
+    per_pixel = 72 / axes.figure.dpi
+    spots = [[(*(per_pixel * axes.transData.transform((x, y))), text, (x, y)) for x, y, text in line] for line in lines]
+    taken = [box for line in spots for box in along([(x, y) for x, y, *_ in line])]
+    said: list[tuple[float, float, str]] = []
+    for x, y, text, place in sorted(spot for line in spots for spot in line):
+        if any(text == other and abs(x - a) + abs(y - b) < NEAR for a, b, other in said):
+            continue
+        said.append((x, y, text))
+        width = 0.62 * size * len(text)
+        boxes = [Box(x + dx * width, y + dy, x + (dx + 1) * width, y + dy + size) for dx, dy in places_around(size)]
+        box = min(boxes, key=lambda one: sum(one.meets(other) for other in taken))
+        taken.append(box)
+        at = (box.x0 - x, box.y0 - y)
+        axes.annotate(text, place, at, textcoords="offset points", size=size, color=INK, zorder=4)
+
+
+def along(line: Sequence[tuple[float, float]]) -> Iterator[Box]:
+    """What a line covers: its markers, and a small box every few points from one to the next."""
+    for x, y in line:
+        yield Box(x - DOT, y - DOT, x + DOT, y + DOT)
+    for (x, y), (u, v) in pairwise(line):
+        count = 1 + int(max(abs(u - x), abs(v - y)) / DOT)
+        steps = [((u - x) * i / count + x, (v - y) * i / count + y) for i in range(1, count)]
+        yield from (Box(a - 1, b - 1, a + 1, b + 1) for a, b in steps)
+
+
+def places_around(size: float) -> list[tuple[float, float]]:
+    """Where a text may begin: in its own widths right of the point, and in points above it; the best first."""
+    below, above = -size - DOT - 1, DOT + 1
+    near = [(dx, dy) for dy in (below, above) for dx in (0.35, -0.5, -1.35)]
+    return [*near, *((dx, dy + step) for step in (-size, size) for dx, dy in near)]
 
 
 def margin_labels(axes: Axes, labels: Sequence[Label], size: float = 8, lines: int = 1) -> None:
