@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,37 @@ def test_latex_is_whole(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixt
         columns = tabular.index("}")
         rows = [line for line in tabular.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
         assert {line.count(" & ") for line in rows} == {columns - 1}
+
+
+KERNEL = {"centering", "caption", "par", "smallskip", "footnotesize", "textbf", "underline", "\\", "_", "%", "#", "&"}
+KERNEL |= {"$", "{", "}", "textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textdagger"}
+BOOKTABS, MATH = {"toprule", "midrule", "bottomrule"}, {"pm", "leq", "cdot"}
+
+
+def macros(node: Any, in_math: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every macro below a node of the parser's tree, and whether it stands in mathematics."""
+    in_math = in_math or type(node).__name__ == "LatexMathNode"
+    if type(node).__name__ == "LatexMacroNode":
+        yield node.macroname, in_math
+    arguments = node.nodeargd.argnlist if getattr(node, "nodeargd", None) else None
+    for inner in [*(arguments or []), *(getattr(node, "nodelist", None) or [])]:
+        yield from macros(inner, in_math) if inner is not None else ()
+
+
+def test_latex_parses_whatever_a_label_holds(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Strictly: environments, braces and dollars close in their order; no macro but the kernel's and booktabs'."""
+    walker = pytest.importorskip("pylatexenc.latexwalker", reason="pip install pylatexenc")
+    rela(curves, 0.5, [0.30, 0.31, 0.33], 160)
+    curves(0.5, changes={"dataset.limit": r"50%_#&{a}~\b^$<>\end{table}"})
+    text = shown(tmp_path, capsys, "--equal-cost=flops", "--cost", "--format=latex")
+    nodes, _, length = walker.LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
+    assert length == len(text)
+    environments = [node for node in nodes if type(node).__name__ == "LatexEnvironmentNode"]
+    assert len(environments) >= 4 and {node.environmentname for node in environments} == {"table"}
+    used = {found for node in nodes for found in macros(node)}
+    assert {name for name, in_math in used if in_math} <= MATH
+    assert {name for name, in_math in used if not in_math} <= KERNEL | BOOKTABS
+    assert {name for name, _ in used} >= BOOKTABS and "textbackslash" in {name for name, _ in used}
 
 
 def test_unknown_axis(capsys: pytest.CaptureFixture[str]) -> None:
