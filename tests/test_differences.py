@@ -177,10 +177,12 @@ BOOKTABS, MATH = {"toprule", "midrule", "bottomrule"}, {"pm", "leq", "cdot"}
 
 
 def macros(node: Any, in_math: bool = False) -> Iterator[tuple[str, bool]]:
-    """Every macro below a node of the parser's tree, and whether it stands in mathematics."""
+    """Every macro and special character below a node of the parser's tree, and whether it stands in mathematics."""
     in_math = in_math or type(node).__name__ == "LatexMathNode"
     if type(node).__name__ == "LatexMacroNode":
         yield node.macroname, in_math
+    elif type(node).__name__ == "LatexCharsNode":
+        yield from ((f"bare {letter}", in_math) for letter in node.chars if letter in "_^#~")
     arguments = node.nodeargd.argnlist if getattr(node, "nodeargd", None) else None
     for inner in [*(arguments or []), *(getattr(node, "nodelist", None) or [])]:
         yield from macros(inner, in_math) if inner is not None else ()

@@ -65,7 +65,8 @@ def test_mean_and_std_are_the_runs_own_not_the_new_datas(trained: Path, tmp_path
     preprocess = build(weights.located(made.prior), allow=()).preprocess
     assert (preprocess.image_size, preprocess.mean, preprocess.std) == (12, facts["mean"], facts["std"])
     pipeline.run(made)
-    assert (Run(made).result or {})["prior"] == "rela_run"
+    result = Run(made).result or {}
+    assert (result["prior"], result["prior_run"]) == ("rela_run", Path(trained).resolve().name)
 
 
 def test_networks_and_places(trained: Path, tmp_path: Path) -> None:
