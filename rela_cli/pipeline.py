@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rela_cli import ranks, space, weights
-from rela_cli.artifacts import Entry, Facts, RunLock, damage, disk_errors, provenance, sweep_up, write_json
+from rela_cli.artifacts import Entry, Facts, RunLock, damage, disk_errors, provenance, sweep_up, warn, write_json
 from rela_cli.config import Config
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import ConfigError, NonFiniteError, RelaError
@@ -49,9 +49,12 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
     with ranks.joined(config.runtime.device):
         work = ranks.one_first(lambda: prepared(config, until))
         folder = work.folder if until in ("train", "probe") else None
+        pipeline = Pipeline(work, command)
         if not ranks.agree(is_open(work, until)):
+            if folder and ranks.is_first():
+                pipeline.settle()
             return Outcome("found", folder)
-        Pipeline(work, command).execute(until)
+        pipeline.execute(until)
         return Outcome("run", folder)
 
 
@@ -134,6 +137,17 @@ class Pipeline:
                 except BaseException as error:
                     self.note_failure(error)
                     raise
+
+    def settle(self) -> None:
+        """Nothing is missing; but killed right behind its last file, a run has not said yet that it is finished."""
+        if self.run.manifest.get("status") == "finished":
+            return
+        try:
+            with RunLock(self.run.folder, self.command), disk_errors(self.run.folder):
+                self.note("finished")
+                point_latest(self.run.folder)
+        except RelaError as error:  # another process is at it, or the folder is read-only: what matters is there
+            warn(str(error))
 
     def check_labels(self) -> None:
         """Before any work: a method that uses labels has some.

@@ -77,6 +77,7 @@ STAGES = {  # and whether training is over then: in its first process, or not ev
     "backbone_target.after_replace": f"resumed at step {TOTAL} of {TOTAL}",
     "baselines.before_replace": "train     cached",
     "result.after_write": "train     cached",
+    "result.after_sync": "nothing to do",
 }
 
 
