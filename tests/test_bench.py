@@ -201,7 +201,7 @@ def test_json_of_small_runs(rela: Rela, tmp_path: Path) -> None:
     assert set(found) >= {"rows", "versions", "load"}
     assert {row["name"] for row in found["rows"]} == set(rows)
     assert all(set(row) >= ROW and set(row["ratio"]) == {"median", "min", "max"} for row in found["rows"])
-    assert found["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["versions"]["torch"])
     assert len(found["load"]["begin"]["average"]) == 3
     said = {(row["name"], row["peer"]): row["accuracy"] for row in found["rows"]}
     assert said["ingest", "torchvision-v1"] == "the same pixels, all of them"

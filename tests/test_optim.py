@@ -218,15 +218,14 @@ def test_one_bad_number_is_seen(value: float) -> None:
 
 def poison(loop: object, at_step: int) -> None:
     """A NaN in the targets' batch of one step."""
-    trainee = loop.trainee  # type: ignore[attr-defined]
-    forward, calls = trainee.forward, [0]
+    loss_of, calls = loop.loss_of, [0]  # type: ignore[attr-defined]
 
     def poisoned(*arguments: object) -> torch.Tensor:
         calls[0] += 1
-        loss = forward(*arguments)
+        loss = loss_of(*arguments)
         return loss * math.nan if calls[0] == at_step else loss
 
-    trainee.forward = poisoned
+    loop.loss_of = poisoned  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])

@@ -157,8 +157,12 @@ def test_a_table_hears_of_the_first_and_dies_of_the_second(signum: int, status: 
 
 @pytest.mark.parametrize(("signum", "status"), CODES)
 def test_between_two_cells_it_is_raised(signum: int, status: int) -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, signals.between():
-        assert signal.getsignal(signum) != signal.SIG_DFL, "it would end the tests"
-        os.kill(os.getpid(), signum)
-        time.sleep(1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run under nohup ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, signals.between():
+            assert signal.getsignal(signum) != signal.SIG_DFL, "it would end the tests"
+            os.kill(os.getpid(), signum)
+            time.sleep(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert getattr(caught.value, "exit_code", 130) == status
