@@ -30,7 +30,6 @@ from rela_cli.streams import key, permutation, seeded
 from rela_cli.weights import backbone_name
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised weights, strongest first: each solution starts the next
-EXACT, ROUGH = 1e-6, 1e-4  # largest entry of a gradient that counts as none: for a result, and for a choice
 SGD_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # for 256 samples a step; scaled with the batch
 SGD_MOMENTUM = 0.9
 FEW_SHOT_PENALTY = 1e-1  # L2 on standardised weights: a few samples cannot choose their own
@@ -152,12 +151,13 @@ def rela_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
 def lbfgs_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     """Multinomial logistic regression to convergence on standardised features; penalty from a held-out tenth.
 
-    Choosing among penalties needs no solution to the last digit; the one that is chosen starts from there.
+    The chosen penalty's solution on all of train starts from the one on nine tenths. Rougher solutions are enough to
+    choose by only where the held-out tenth is large: on the digits' 144 samples they chose another penalty.
     """
     train, test = standardised(task)
     held_out = stratified_tenth(task.train_labels)
     found = {}
-    for penalty, weights in solutions(train[~held_out], task.train_labels[~held_out], task.classes, PENALTIES, ROUGH):
+    for penalty, weights in solutions(train[~held_out], task.train_labels[~held_out], task.classes, PENALTIES):
         guess = affine(train[held_out], weights).argmax(1)
         found[(guess == task.train_labels[held_out]).double().mean().item(), penalty] = weights
     best = max(found)
@@ -192,12 +192,11 @@ def solutions(
     labels: Tensor,
     classes: int,
     penalties: tuple[float, ...] | list[float],
-    tolerance: float = EXACT,
     start: Tensor | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
     """L2-penalised logistic regression for each penalty, warm-started from the one before: (D + 1, C) weights.
 
-    Solved until no entry of the gradient is above `tolerance`; the first from `start`, or from zero.
+    The first starts from `start`, or from zero.
     """
     first = torch.zeros(features.shape[1] + 1, classes, dtype=features.dtype) if start is None else start.clone()
     weights = first.requires_grad_()
@@ -207,7 +206,7 @@ def solutions(
             [weights],
             max_iter=300,
             history_size=20,
-            tolerance_grad=tolerance,
+            tolerance_grad=1e-6,
             tolerance_change=1e-9,
             line_search_fn="strong_wolfe",
         )
