@@ -144,7 +144,7 @@ class Pipeline:
             return
         try:
             with RunLock(self.run.folder, self.command), disk_errors(self.run.folder):
-                self.note("finished")
+                self.note("finished", reason=None)
                 point_latest(self.run.folder)
         except RelaError as error:  # another process is at it, or the folder is read-only: what matters is there
             warn(str(error))

@@ -171,4 +171,5 @@ def held_bytes(forward: Callable[[], Any]) -> int:
 def size_of(run: Run) -> int:
     """Pixels a side that the learner is shown."""
     stats = read_json(run.images.folder / "manifest.json") or {}
-    return int(run.dataset.image_size or stats.get("size") or run.config.dataset.options.get("image_size") or 32)
+    options = run.config.dataset.options
+    return int(run.dataset.image_size or stats.get("size") or options.get("image_size") or options.get("size") or 32)

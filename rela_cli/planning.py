@@ -27,7 +27,8 @@ What `rela train key=value ...` would take. Nothing is run but a few steps on ra
   image_bytes=B   of an image as it is stored                    size=S        pixels a side, with samples=
 
   rela plan budget=0.1 dataset.root=FOLDER dataset=image_folder
-  rela plan samples=1e9 size=224 experiment=imagenet1k_resnet50 prior=clip_vitb16 runtime.devices=8 train_rate=1500"""
+  rela plan samples=1e9 size=224 experiment=imagenet1k_resnet50 prior=clip_vitb16 runtime.devices=8 train_rate=1500 \\
+             prior_rate=5000"""
 OWN = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
 TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
 FEATURES = 768  # width of a prior whose card does not say
@@ -124,7 +125,7 @@ def sizes(config: Config, given: Mapping[str, float]) -> Sizes:
         rate = replace(rate, seconds=1 / given["train_rate"])
     plain = config.is_plain
     width = 0 if plain else config.prior.card.features or FEATURES
-    prior_rate = 0.0 if plain else given.get("prior_rate") or 1 / prior_seconds(config, size_of(run))
+    prior_rate = 0.0 if plain else given.get("prior_rate") or 1 / prior_seconds(run.config, size_of(run))
     limit = config.transport.options.get("max_dim", width)
     side = size_of(run)
     return Sizes(

@@ -31,6 +31,14 @@ def test_a_million_images_that_nobody_has(capsys: pytest.CaptureFixture[str]) ->
     assert plan["rates"] == "1,000 images/s trained on, 2,000 extracted on each of 4 processes"
 
 
+def test_size_is_what_the_network_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Four times the pixels are four times the operations of a network of convolutions, and the bytes read."""
+    small, large = (printed(capsys, *GIVEN[:1], f"size={s}", *GIVEN[2:4], *SMALL, "prior=none") for s in (16, 32))
+    assert (small["read"], large["read"]) == ("76.8 MB an epoch; all is 799 MB", "307 MB an epoch; all is 3.19 GB")
+    flops = [float(plan["train"].split(", ")[1].split()[0]) for plan in (small, large)]
+    assert flops[1] / flops[0] == pytest.approx(4, rel=0.1)
+
+
 def test_bytes_by_hand() -> None:
     rate = Rate(0.01, 1e6, 1000.0, 500)
     plan = Sizes(900, 100, 90, 1, 64, 2, 64, 32, 16, 10.0, rate, 5.0)
