@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "launch",
         "rows",
         "optim",
+        "logistic",
         "streams",
         "parts",
         "weights",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rela_cli.config import Probe
+from rela_cli.logistic import solutions
 from rela_cli.representation import effective_rank, knn_logits, knn_top1, representations
 from rela_cli.stages import probe as stage
 from rela_cli.stages.probe import (
@@ -24,7 +25,6 @@ from rela_cli.stages.probe import (
     accuracy,
     probe,
     sgd,
-    solutions,
     some_of_each,
     stratified_tenth,
 )
@@ -75,8 +75,8 @@ def test_logistic_regression_is_scikit_learns(penalty: float) -> None:
     train, test = standardised(t)
     labels = t.train_labels.numpy()
     reference = LogisticRegression(C=1 / (len(train) * penalty), tol=1e-8, max_iter=10_000).fit(train, labels)
-    path = list(solutions(torch.from_numpy(train), t.train_labels, 4, [p for p in PENALTIES if p >= penalty]))
-    weights = path[-1][1].numpy()
+    path = solutions(torch.from_numpy(train), t.train_labels, 4, [p for p in PENALTIES if p >= penalty])
+    weights = path[-1].numpy()
     ours = objective(train, labels, weights[:-1], weights[-1], penalty)
     theirs = objective(train, labels, reference.coef_.T, reference.intercept_, penalty)
     assert ours == pytest.approx(theirs, abs=1e-7)
@@ -87,7 +87,7 @@ def test_logistic_regression_is_scikit_learns(penalty: float) -> None:
 def test_converged() -> None:
     t = task(dim=30)
     train = torch.from_numpy(standardised(t)[0])
-    for penalty, found in solutions(train, t.train_labels, 4, PENALTIES):
+    for penalty, found in zip(PENALTIES, solutions(train, t.train_labels, 4, PENALTIES), strict=True):
         weights = found.clone().requires_grad_()
         loss = F.cross_entropy(train @ weights[:-1] + weights[-1], t.train_labels)
         (loss + 0.5 * penalty * weights[:-1].square().sum()).backward()
