@@ -319,13 +319,12 @@ class Pipeline:
 
     def probe(self, protocols: list[str]) -> tuple[Facts, Facts]:
         """The trained backbone under some protocols: numbers, and what they cost."""
-        from rela_cli.stages.probe import backbone_task, probe
+        from rela_cli.stages.probe import backbone_task, probes
 
         weights.check_backbone(self.run.folder, self.config.probe.network)
         task, cost = backbone_task(self.config, self.run.folder, self.run.images, self.run.dataset)
         network, numbers = self.config.probe.network, {}
-        for protocol in protocols:
-            number = probe(task, protocol, self.config.probe)
+        for protocol, number in probes(task, protocols, self.config.probe).items():
             cost["seconds"] += number.get("seconds", 0.0)
             settings = self.run.probe_settings(protocol)
             numbers[self.run.probe_key(protocol)] = {**number, "network": network, "settings": settings}

@@ -109,6 +109,17 @@ def agree(value: T) -> T:
     return json.loads(bytes(content.tolist()))  # type: ignore[no-any-return]
 
 
+def everyones(value: T) -> list[T]:
+    """Each rank's value, in their order, for everybody."""
+    if world() == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[Any] = [None] * world()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 # ------------------------------------------------------------------------------------------------------------- tensors
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rela_cli import launch, norm, ranks
 from rela_cli.data.loader import in_blocks, load
 from rela_cli.errors import ConfigError
+from rela_cli.stages import probe as stage
 from rela_cli.stages.train import Trainer
 from tests.factories import config, pixels, trainer
 
@@ -229,3 +230,34 @@ def test_whose_failure_it_was(tmp_path: Path) -> None:
     assert found is not None and found[0].startswith("process 1 of 2 ended without a word")
     (tmp_path / "exit-1").write_text("143")
     assert launch.first_failure(tmp_path, 2) == ("process 0 of 2 ended with status 1", 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ probing
+
+
+def probed() -> tuple[dict[str, Any], list[str]]:
+    """Every protocol's number on one task, and which of them this process has fitted."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 4
+    x = torch.randn(4, 12, generator=random)[labels] + torch.randn(200, 12, generator=random)
+    fitted: list[str] = []
+    real = dict(stage.PROTOCOLS)
+
+    def counted(name: str) -> Callable[..., Any]:
+        return lambda *given: (fitted.append(name), real[name](*given))[1]
+
+    stage.PROTOCOLS.update({name: counted(name) for name in real})
+    numbers = stage.probes(stage.Task(x, labels, x.flip(0), labels.flip(0)), list(real), config().probe)
+    stage.PROTOCOLS.update(real)
+    return {name: {k: v for k, v in found.items() if k != "seconds"} for name, found in numbers.items()}, fitted
+
+
+@pytest.mark.slow
+def test_protocols_are_shared_out_and_give_the_numbers_of_one_process(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole, _ = probed()
+    torch.set_num_threads(threads)
+    (first, by_first), (second, by_second) = on(2, tmp_path, probed)
+    assert first == second == whole and list(first) == list(whole) == list(stage.PROTOCOLS)
+    assert (by_first, by_second) == (["knn", "rela", "sgd_grid"], ["knn", "lbfgs", "few_shot"])

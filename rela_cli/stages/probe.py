@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,13 +111,25 @@ def labelled(features: dict[str, Tensor], images: Entry) -> Task:
     return Task(features[fitted], labels, features[tested], truth)
 
 
+def probes(task: Task, protocols: Sequence[str], settings: Probe) -> dict[str, Facts]:
+    """Each protocol's number. Of several ranks all have all of them in the end, and each has fitted its share."""
+    found = {protocol: probe(task, protocol, settings) for protocol in protocols if protocol in SHARED}
+    dealt = [protocol for protocol in protocols if protocol not in SHARED][ranks.rank() :: ranks.world()]
+    for part in ranks.everyones({protocol: fitted(task, protocol, settings) for protocol in dealt}):
+        found |= part
+    return {protocol: found[protocol] for protocol in protocols}
+
+
 def probe(task: Task, protocol: str, settings: Probe) -> Facts:
     """One protocol on one task: top1 (and top5) in [0, 1], with the seconds it took.
 
     Of several ranks the first has the number; the others help where there is something to share, else they return.
     """
-    if not ranks.is_first() and protocol not in SHARED:
-        return {}
+    return fitted(task, protocol, settings) if ranks.is_first() or protocol in SHARED else {}
+
+
+def fitted(task: Task, protocol: str, settings: Probe) -> Facts:
+    """One protocol's number, by whoever asks."""
     started = time.perf_counter()
     logits, extra = PROTOCOLS[protocol](task, settings)
     return {**accuracy(logits, task.test_labels), **extra, "seconds": time.perf_counter() - started}
