@@ -164,6 +164,7 @@ class Probe:
     rela_batch_size: Count
     knn_k: Count
     knn_temperature: Positive
+    lbfgs_penalty: Positive | None
     sgd_grid_epochs: Count
     sgd_grid_batch_size: Count
     few_shot_k: Count

@@ -117,6 +117,15 @@ def test_constant_features_do_no_harm() -> None:
     assert found["top1"] == pytest.approx(probe(t, "lbfgs", settings())["top1"], abs=0.004)
 
 
+def test_a_penalty_that_is_given_is_used() -> None:
+    t = task()
+    given = probe(t, "lbfgs", replace(settings(), lbfgs_penalty=1e-2))
+    assert given["penalty"] == 1e-2
+    train, test = standardised(t)
+    reference = LogisticRegression(C=1 / (len(train) * 1e-2), tol=1e-8, max_iter=10_000).fit(train, t.train_labels)
+    assert given["top1"] == reference.score(test, t.test_labels)
+
+
 def test_the_penalty_is_chosen_without_the_test_split() -> None:
     t = task(dim=60, n=120)
     shuffled = replace(t, test_labels=t.test_labels.flip(0), test=t.test * 100)
