@@ -53,7 +53,7 @@ def write_targets(mapping: Transport, features: Rows, path: Path) -> None:
     """Map all rows and store them, as fp16 where that can hold them."""
     with RowWriter(path, "targets", len(features)) as targets:
         for block in features.blocks(BLOCK):
-            targets.add(mapping(block).float())
+            targets.add(mapping.rounded(block))
 
 
 def fit_flops(samples: int, dim: int) -> int:

@@ -21,6 +21,10 @@ class Transport:
         """Targets of some features."""
         raise NotImplementedError
 
+    def rounded(self, features: Tensor) -> Tensor:
+        """Targets to be stored in fp16, from stored features: float32, and as good as fp16 can show."""
+        return self(features).float()
+
     def state(self) -> dict[str, Tensor]:
         """The fitted map as tensors."""
         raise NotImplementedError

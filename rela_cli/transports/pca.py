@@ -1,4 +1,4 @@
-"""PCA and PCA whitening from a streaming float64 covariance (ReLA-D in the paper)."""
+"""PCA and PCA whitening from a streaming covariance (ReLA-D in the paper)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from torch import Tensor
 
 from rela_cli.transports.base import Transport
 from rela_cli.transports.moments import Moments
+from rela_cli.transports.single import DEAD
 
-DEAD = 1e-10  # a component below this share of the largest eigenvalue carries rounding noise, not data
+STEEP = (
+    1e-4  # of the largest eigenvalue: what is weaker is mapped in float64, so float32 errs by about 1e-5 of a deviation
+)
 
 
 class PCA(Transport):
@@ -23,7 +26,7 @@ class PCA(Transport):
         self.max_dim = max_dim
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
-        moments = Moments()
+        moments = Moments(keep=self.max_dim)
         for block in blocks:
             moments.add(block)
         if self.shared:
@@ -42,6 +45,22 @@ class PCA(Transport):
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features.double() - self.mean) @ self.axes * self.scale
+
+    def rounded(self, features: Tensor) -> Tensor:
+        """Components whose scale does not magnify rounding are mapped in float32: (N, k) float32."""
+        if features.dtype is torch.float64:
+            return self(features).float()
+        light = int((self.values[: self.axes.shape[1]] > STEEP * self.values[0]).sum())
+        mapping = (self.axes * self.scale)[:, :light]
+        pivot = self.mean.float()
+        moved = (pivot.double() - self.mean) @ mapping  # what rounding the mean would have cost
+        y = torch.addmm(moved.float(), features - pivot, mapping.float())
+        return torch.cat((y, self.tail(features, light)), dim=1) if light < self.axes.shape[1] else y
+
+    def tail(self, features: Tensor, start: int) -> Tensor:
+        """The components from `start` on, by way of float64: (N, k - start) float32."""
+        axes, scale = self.axes[:, start:], self.scale[start:]
+        return ((features.double() - self.mean) @ axes * scale).float()
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "axes": self.axes.contiguous(), "scale": self.scale, "eigenvalues": self.values}
@@ -76,3 +95,6 @@ class ZCA(Whitening):
 
     def __call__(self, features: Tensor) -> Tensor:
         return super().__call__(features) @ self.axes.T
+
+    def rounded(self, features: Tensor) -> Tensor:
+        return Transport.rounded(self, features)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rela_cli.transports.base import Transport
 from rela_cli.transports.moments import Moments
-from rela_cli.transports.pca import DEAD
+from rela_cli.transports.single import DEAD
 
 
 class Standardize(Transport):
