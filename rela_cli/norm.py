@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rela_cli import ranks
@@ -32,19 +33,62 @@ def views_apart(count: int) -> Iterator[None]:
 
 
 def whole(norm: Any, x: Tensor) -> Tensor:
-    """A batch norm in training mode over one view of all ranks: (B, C, ...) -> the same, running statistics moved."""
-    axes = [0, *range(2, x.ndim)]
+    """A batch norm in training mode over all ranks, each view apart: (V B, C, ...) -> the same; statistics moved."""
+    mean, variance = statistics(x)
+    for of_view in zip(mean, variance, strict=True):
+        follow(norm, *of_view, count=ranks.world() * (x.numel() // x.shape[1] // _views))
+    return Normalise.apply(x, mean, variance, norm.weight, norm.bias, norm.eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@torch.no_grad()
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (V, C) of each view over all ranks, which hold equally many values: one collective."""
     exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    variance, mean = torch.var_mean(exact, axes, correction=0)
-    every = ranks.gathered(torch.stack((mean, variance))[None])  # (world, 2, C); ranks hold equally many values
-    mean = every[:, 0].mean(0)
-    variance = (every[:, 1] + (every[:, 0] - mean).square()).mean(0)
-    follow(norm, mean, variance, ranks.world() * (x.numel() // x.shape[1]))
-    scale = (variance + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = -mean * scale if norm.bias is None else norm.bias - mean * scale
-    shape = (1, -1, *[1] * (x.ndim - 2))
-    return torch.addcmul(shift.view(shape), exact, scale.view(shape)).to(x.dtype)
+    own = torch.stack([torch.stack(torch.batch_norm_update_stats(v, None, None, 0.0)) for v in exact.chunk(_views)])
+    every = ranks.gathered(own[None])  # (world, V, 2, C)
+    mean = every[:, :, 0].mean(0)
+    return mean, (every[:, :, 1] + (every[:, :, 0] - mean).square()).mean(0)
+
+
+class Normalise(torch.autograd.Function):
+    """w (x - mean) / sqrt(variance + eps) + b of V views (V B, C, ...), by torch's own kernels.
+
+    Mean and variance (V, C) are those of all ranks' x, and the gradient knows that: with dy what a rank's loss wants of
+    its output, r = 1 / sqrt(variance + eps), x^ = (x - mean) r, and means over all ranks,
+    dx = w r (dy - mean(dy) - x^ mean(dy x^)), as Ioffe and Szegedy (2015) have it. One collective for all views.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        context.save_for_backward(x, mean, variance, weight)
+        context.eps = eps
+        return torch.cat([
+            F.batch_norm(view, m, v, weight, bias, eps=eps)
+            for view, m, v in zip(x.chunk(len(mean)), mean, variance, strict=True)
+        ])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, variance, weight = context.saved_tensors
+        scale = torch.ones_like(mean[0]) if weight is None else weight
+        views = list(zip(x.chunk(len(mean)), mean, variance, strict=True))
+        wanted = [True, True, True]
+        parts = [
+            torch.ops.aten.native_batch_norm_backward(dy, view, scale, m, v, None, None, False, context.eps, wanted)
+            for dy, (view, m, v) in zip(gradient.chunk(len(mean)), views, strict=True)
+        ]  # as if mean and variance were constants: w r dy, and this rank's sums of dy x^ and dy
+        sums = torch.stack([torch.stack(part[1:]) for part in parts])  # (V, 2, C)
+        means = ranks.mean_over(sums) * (mean.shape[0] * x.shape[1] / x.numel())
+        slope = -scale * (variance + context.eps).rsqrt()  # (V, C)
+        dx = [
+            part[0].add_(F.batch_norm(view, m, v, s * of_view[0], s * of_view[1], eps=context.eps))
+            for part, (view, m, v), s, of_view in zip(parts, views, slope, means, strict=True)
+        ]
+        dw, db = sums.sum(0)
+        return torch.cat(dx), None, None, None if weight is None else dw, None if weight is None else db, None
 
 
 @torch.no_grad()
@@ -63,7 +107,7 @@ def normalised(norm: Any, x: Tensor) -> Tensor:
     if not norm.training:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     if ranks.world() > 1:
-        return torch.cat([whole(norm, view) for view in x.chunk(_views)])
+        return whole(norm, x)
     return torch.cat([own(norm, view) for view in x.chunk(_views)])
 
 

@@ -193,10 +193,10 @@ class Trainer:
         self.enter(self.phase)
 
     def prepare_networks(self) -> None:
-        """Batch norms over all ranks; on a GPU, views in one pass, and networks in bf16."""
+        """Batch norms over all ranks; over ranks or on a GPU, views in one pass; on a GPU, networks in bf16."""
         runtime, method = self.config.runtime, self.trainee.method
-        together = self.device.type == "cuda" and is_known(self.trainee)
-        if together or ranks.world() > 1:
+        together = ranks.world() > 1 or (self.device.type == "cuda" and is_known(self.trainee))
+        if together:
             convert(self.trainee)
         method.one_pass = together
         for average in self.trainee.averages():
