@@ -48,7 +48,7 @@ class Method(nn.Module):
 
 def each(network: nn.Module, views: Sequence[Tensor], one_pass: bool) -> list[Tensor]:
     """A network's output for each view, in one pass over views of one size, with batch statistics of their own."""
-    if not one_pass or len({view.shape for view in views}) > 1:
+    if not one_pass or len({view.shape for view in views}) != 1:
         return [network(view) for view in views]
     with views_apart(len(views)):
         return list(network(torch.cat(tuple(views))).chunk(len(views)))
