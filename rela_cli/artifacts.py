@@ -5,7 +5,8 @@ manifest and all, so a folder that exists is complete. Run folders hold single f
 
 Whether an entry is there is told from its manifest and its files' sizes, in microseconds. Before it is read for work
 its contents are hashed, once a process (about 1.2 GB/s): a flipped bit changes neither size nor time, and the formats
-load it without a word. What is not whole is set aside and made again.
+load it without a word. What is not whole is set aside and made again. A large file that was found intact is taken to be
+so for a day, as long as the kernel's own times say that nobody has touched it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ FULL_WORDS = (
     "file write failed",
     "unexpected pos",
 )
+LARGE = 100_000_000  # bytes of a file whose hash is remembered from one process to the next: those take seconds
+INTACT = ".intact.json"  # in an entry's folder: which large files were hashed, when, and what they were like then
+DAY = 86_400.0  # seconds for which that is believed
+RACY = 2.0  # seconds; a file that has changed this short a time ago may change again without another time (as in git)
 NOTE_SECONDS = 2.0  # how long a process that has just taken a lock may need to say who it is
 OLD_SECONDS = 3600.0  # a temporary file this old, of a lone file, belongs to nobody any more
 
@@ -215,12 +220,42 @@ def _file_damage(path: Path, facts: Facts, contents: bool) -> str | None:
 
 
 def _content_hash(path: Path) -> str:
-    """sha256, read once a process as long as the file does not change."""
+    """sha256, read once a process, and of a large file once a day, as long as the file does not change."""
     status = path.stat()
     key = (str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns)
     if key not in _hashes:
-        _hashes[key] = file_sha256(path)
+        _hashes[key] = (_remembered(path, status) if status.st_size >= LARGE else None) or file_sha256(path)
+        if status.st_size >= LARGE:
+            _remember(path, status, _hashes[key])
     return _hashes[key]
+
+
+def _remembered(path: Path, status: os.stat_result) -> str | None:
+    """What another process has found the hash of this very file to be, within a day; else None.
+
+    No program can change a file and put back its ctime, so what this misses is a disk that rots meanwhile.
+    """
+    note = section(read_json(path.with_name(INTACT)) or {}, path.name)
+    when, digest = note.get("when"), note.get("sha256")
+    if note.get("file") != _stamp(status) or not isinstance(digest, str) or not isinstance(when, (int, float)):
+        return None
+    return digest if 0 <= time.time() - when < DAY else None
+
+
+def _remember(path: Path, status: os.stat_result, digest: str) -> None:
+    """Write a hash down beside its file, unless one is there that still counts, or the file is too young to tell."""
+    if time.time() - max(status.st_ctime, status.st_mtime) < RACY or _remembered(path, status):
+        return
+    note = path.with_name(INTACT)
+    facts = {**(read_json(note) or {}), path.name: {"file": _stamp(status), "sha256": digest, "when": time.time()}}
+    temporary = note.with_name(f"{INTACT}.{os.getpid()}")
+    with suppress(OSError):  # a cache that cannot be written to, a full disk: then it is hashed again
+        temporary.write_text(json.dumps(facts), encoding="utf-8")
+        os.replace(temporary, note)
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 _hashes: dict[tuple[str, int, int, int], str] = {}

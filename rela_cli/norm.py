@@ -64,10 +64,12 @@ class Normalise(torch.autograd.Function):
     ) -> Tensor:
         context.save_for_backward(x, mean, variance, weight)
         context.eps = eps
-        return torch.cat([
-            F.batch_norm(view, m, v, weight, bias, eps=eps)
-            for view, m, v in zip(x.chunk(len(mean)), mean, variance, strict=True)
-        ])
+        return torch.cat(
+            [
+                F.batch_norm(view, m, v, weight, bias, eps=eps)
+                for view, m, v in zip(x.chunk(len(mean)), mean, variance, strict=True)
+            ]
+        )
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]

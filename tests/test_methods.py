@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, distributed, nn
 
-from rela_cli.methods.base import Average, Method
+from rela_cli.methods.base import Average, Method, each
 from rela_cli.parts import build
 from rela_cli.stages.train import Trainer
 
@@ -531,3 +533,15 @@ def test_phase_2_learns(name: str) -> None:
     loop = loop_of(name, "epochs=12", "optimizer.lr=3e-3", target_dim=None)
     losses = [record["loss"] for record in fit(loop).records]
     assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_lightly_comes_without_timm_unless_somebody_has_it() -> None:
+    """timm is most of what lightly would bring in; a learner that wants it can have it afterwards."""
+    words = "import sys, rela_cli.methods.simclr; assert 'timm' not in sys.modules; import timm; print(timm.__name__)"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "timm", done.stderr
+
+
+def test_no_views_are_no_outputs_also_in_one_pass() -> None:
+    """DINO without local views asks for that."""
+    assert each(nn.Linear(2, 2), [], one_pass=True) == []

@@ -131,6 +131,42 @@ def normed() -> tuple[Tensor, Tensor, list[Tensor]]:
     return outputs.detach(), mine.grad, [b.clone().double() for b in layers.buffers()]
 
 
+@pytest.mark.parametrize("shape", [(6, 3, 4, 4), (6, 3)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_gradient_of_a_batch_norm_over_ranks_by_finite_differences(shape: tuple[int, ...], affine: bool) -> None:
+    """Two views in one pass; of one process, whose batch norm is also what torch's own makes of each view."""
+    torch.manual_seed(0)
+    kind, original = (norm.BatchNorm2d, nn.BatchNorm2d) if len(shape) == 4 else (norm.BatchNorm1d, nn.BatchNorm1d)
+    layer, theirs = kind(3, affine=affine).double(), original(3, affine=affine).double()
+    for parameter, other in zip(layer.parameters(), theirs.parameters(), strict=True):
+        other.data.copy_(nn.init.normal_(parameter))
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def two_views(x: Tensor, *_: Tensor) -> Tensor:
+        with norm.views_apart(2):
+            return norm.whole(layer, x)
+
+    assert (two_views(x) - torch.cat([theirs(view) for view in x.chunk(2)])).abs().max() < 1e-12
+    assert all((a - b).abs().max() < 1e-12 for a, b in zip(layer.buffers(), theirs.buffers(), strict=True))
+    assert torch.autograd.gradcheck(two_views, (x, *layer.parameters()))
+
+
+def counted(method: str) -> int:
+    """Collectives that the batch norms of two passes of a backbone, forward and backward, have called for."""
+    loop = trainer(f"method={method}", "batch_size=16", target_dim=None)
+    calls = []
+    for name in ("all_gather", "all_reduce"):
+        original = getattr(torch.distributed, name)
+        setattr(torch.distributed, name, lambda *a, original=original: calls.append(1) or original(*a))
+    views = [torch.randn(8, 3, 8, 8) for _ in loop.trainee.method.views]
+    sum(h.square().sum() for h in loop.trainee.method.represent(views)).backward()  # type: ignore[union-attr]
+    return len(calls)
+
+
+def test_one_collective_a_batch_norm_and_direction_for_both_views(tmp_path: Path) -> None:
+    assert on(2, tmp_path, counted, "simclr") == [40, 40], "ResNet-18 has 20 batch norms"
+
+
 def test_a_batch_norm_of_unknown_kind_is_named() -> None:
     with pytest.raises(ConfigError, match=r"SyncBatchNorm .* runtime.devices=1"):
         norm.convert(nn.Sequential(nn.SyncBatchNorm(4)))

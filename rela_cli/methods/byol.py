@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightly.loss import NegativeCosineSimilarity
-from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from torch import Tensor, nn
 
 from rela_cli.config import View
 from rela_cli.methods.base import Average, Method
+from rela_cli.methods.from_lightly import BYOLPredictionHead, BYOLProjectionHead, NegativeCosineSimilarity
 
 
 class BYOL(Method):

@@ -6,12 +6,11 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from lightly.loss import DINOLoss
-from lightly.models.modules import DINOProjectionHead
 from torch import Tensor, nn
 
 from rela_cli.config import View
 from rela_cli.methods.base import Average, Method
+from rela_cli.methods.from_lightly import DINOLoss, DINOProjectionHead
 
 
 def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int) -> nn.Module:

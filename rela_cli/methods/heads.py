@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from lightly.models.modules.heads import ProjectionHead
 from torch import nn
+
+from rela_cli.methods.from_lightly import ProjectionHead
 
 
 def projection_head(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightly.loss import NTXentLoss
-from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
 from rela_cli.config import View
 from rela_cli.methods.base import Method
+from rela_cli.methods.from_lightly import NTXentLoss, SimCLRProjectionHead
 
 
 class SimCLR(Method):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from lightly.loss import SwaVLoss
-from lightly.models.modules import SwaVProjectionHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rela_cli.config import View
 from rela_cli.methods.base import Method
+from rela_cli.methods.from_lightly import SwaVLoss, SwaVProjectionHead
 
 
 class SwAV(Method):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightly.loss import VICRegLoss
 from torch import Tensor, nn
 
 from rela_cli.config import View
 from rela_cli.methods.base import Method
+from rela_cli.methods.from_lightly import VICRegLoss
 from rela_cli.methods.heads import projection_head
 
 

@@ -7,12 +7,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rela_cli.artifacts import Entry, Facts, Lock, RunLock, read_json, sweep_up, write_json
+from rela_cli.artifacts import Entry, Facts, Lock, RunLock, damage, read_json, sweep_up, write_json
 from rela_cli.errors import MissingError, RelaError
 
 from .helpers import FAKE, SHORT, WORDS, flip, go, only, python, read, start, wait_until
@@ -89,6 +90,38 @@ def test_contents_are_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.
     for _ in range(3):
         entry.make(fill)
     assert [path.name for path in hashed] == ["train.safetensors"]
+
+
+def test_a_large_file_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process believes the one before; not when a program has been at the file, nor tomorrow."""
+    from rela_cli import artifacts
+
+    entry = Entry("features", {"a": 1}, tmp_path)
+    entry.make(fill)
+    large = entry.folder / "train.safetensors"
+    hashed: list[Path] = []
+    original = artifacts.file_sha256
+    monkeypatch.setattr(artifacts, "file_sha256", lambda path: hashed.append(path) or original(path))
+    monkeypatch.setattr(artifacts, "LARGE", 1)
+
+    def hashes_of_another_process() -> int:
+        artifacts._hashes.clear()
+        hashed.clear()
+        damage(entry.folder, contents=True)
+        return len(hashed)
+
+    assert [hashes_of_another_process() for _ in range(2)] == [1, 1], "just written: too young to tell"
+    monkeypatch.setattr(artifacts, "RACY", -1.0)
+    assert [hashes_of_another_process() for _ in range(3)] == [1, 0, 0]
+    (entry.folder / artifacts.INTACT).write_text("[")
+    assert [hashes_of_another_process() for _ in range(2)] == [1, 0], "a broken note is no note"
+    monkeypatch.setattr(artifacts, "DAY", 0.0)
+    assert hashes_of_another_process() == 1
+    monkeypatch.setattr(artifacts, "DAY", 86_400.0)
+    time.sleep(0.05)  # a kernel's clock ticks every few milliseconds
+    flip(large)  # and puts back the time of its last change
+    assert hashes_of_another_process() == 1
+    assert entry.make(fill) is True
 
 
 def test_a_flipped_bit_in_a_stages_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
