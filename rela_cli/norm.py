@@ -64,8 +64,12 @@ class Normalise(torch.autograd.Function):
     ) -> Tensor:
         context.save_for_backward(x, mean, variance, weight)
         context.eps = eps
-        views = zip(x.chunk(len(mean)), mean, variance, strict=True)
-        return torch.cat([F.batch_norm(view, m, v, weight, bias, eps=eps) for view, m, v in views])
+        return torch.cat(
+            [
+                F.batch_norm(view, m, v, weight, bias, eps=eps)
+                for view, m, v in zip(x.chunk(len(mean)), mean, variance, strict=True)
+            ]
+        )
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -81,11 +85,12 @@ class Normalise(torch.autograd.Function):
         sums = torch.stack([torch.stack(part[1:]) for part in parts])  # (V, 2, C)
         means = ranks.mean_over(sums) * (mean.shape[0] * x.shape[1] / x.numel())
         slope = -scale * (variance + context.eps).rsqrt()  # (V, C)
-        dx = torch.empty_like(x)
-        for part, (view, m, v), s, of_view, out in zip(parts, views, slope, means, dx.chunk(len(mean)), strict=True):
-            torch.add(part[0], F.batch_norm(view, m, v, s * of_view[0], s * of_view[1], eps=context.eps), out=out)
+        dx = [
+            part[0].add_(F.batch_norm(view, m, v, s * of_view[0], s * of_view[1], eps=context.eps))
+            for part, (view, m, v), s, of_view in zip(parts, views, slope, means, strict=True)
+        ]
         dw, db = sums.sum(0)
-        return dx, None, None, None if weight is None else dw, None if weight is None else db, None
+        return torch.cat(dx), None, None, None if weight is None else dw, None if weight is None else db, None
 
 
 @torch.no_grad()
