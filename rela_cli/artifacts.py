@@ -46,7 +46,7 @@ FULL_WORDS = (
     "file write failed",
     "unexpected pos",
 )
-LARGE = 100_000_000  # bytes of a file whose hash is remembered from one process to the next: those take seconds
+LARGE = 1_000_000_000  # bytes of a file whose hash is remembered from one process to the next: those take seconds
 INTACT = ".intact.json"  # in an entry's folder: which large files were hashed, when, and what they were like then
 DAY = 86_400.0  # seconds for which that is believed
 RACY = 2.0  # seconds; a file that has changed this short a time ago may change again without another time (as in git)
