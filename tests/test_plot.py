@@ -276,3 +276,12 @@ def test_the_table_needs_no_matplotlib(rela: Rela, project: Path) -> None:
     done = rela("table", stub=stub)
     assert done.returncode == 0, done.stderr
     assert "70.0" in done.stdout
+
+
+def test_names_say_what_is_unusual() -> None:
+    """Of variants in which several keys vary, what most share is left out; with one key, or no majority, it is said."""
+    usually = {"prior": "patches", "transport": "whitening", "switch": "adaptive", "switch.threshold": "0.9"}
+    others = [{"transport": "pca"}, {"transport": "zca"}, {"switch": "never"}, {}, {}]
+    variants = [tuple(sorted((usually | other).items())) for other in others]
+    assert figures.usual(variants) == {"transport=whitening", "switch=adaptive"}
+    assert figures.usual(variants[:2] + variants[3:4]) == set()

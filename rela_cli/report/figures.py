@@ -6,9 +6,9 @@ import math
 import re
 import statistics
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rela_cli.report import left
 from rela_cli.report.compare import (
+    OWN,
     Column,
     Protocol,
     Row,
@@ -148,12 +149,26 @@ def trained(group: Group) -> list[tuple[Column, Look, str]]:
     """Plain and each variant, with how they are drawn."""
     found: list[tuple[Column, Look, str]] = []
     seen: dict[str, int] = defaultdict(int)
-    for column in columns_of(group.runs):
+    columns = columns_of(group.runs)
+    common = usual([column.settings for column in columns if column.kind == "prior"])
+    for column in columns:
         if column.kind in ("plain", "prior"):
             prior = dict(column.settings).get("prior", "plain")
             again, dash = divmod(seen[prior], len(DASHES))
-            found.append((column, lighter(look(prior), again), DASHES[dash]))
+            head = "\n".join(line for line in column.head.split("\n") if line not in common)
+            found.append((replace(column, head=head), lighter(look(prior), again), DASHES[dash]))
             seen[prior] += 1
+    return found
+
+
+def usual(variants: Sequence[Settings]) -> set[str]:
+    """What most variants share, as `key=value`, where several keys vary: names say what is unusual."""
+    keys = {key for key in differing(variants) if key not in OWN}
+    found = set()
+    for key in keys if len(keys) > 1 else ():
+        (value, first), (_, second) = Counter(dict(variant).get(key, "") for variant in variants).most_common(2)
+        if value and first > second:
+            found.add(f"{key}={value}")
     return found
 
 
@@ -416,11 +431,16 @@ def draw_curves(
     curves = [curve for curve in curves if curve]
     for curve in curves if seeds or len(curves) == 1 else ():
         thin = {"lw": 0.7, "alpha": 0.35} if len(curves) > 1 else {"lw": 1.8}
-        axes.plot(*zip(*curve, strict=True), color=drawn.colour, ls=dash, **thin)  # type: ignore[arg-type]
+        axes.plot(*zip(*curve, strict=True), color=drawn.colour, ls=dash, **thin, **dot(curve, drawn))  # type: ignore[arg-type]
     if len(curves) > 1:
         steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
         means = [statistics.fmean(dict(curve)[step] for curve in curves) for step in steps]
-        axes.plot(steps, means, color=drawn.colour, ls=dash)
+        axes.plot(steps, means, color=drawn.colour, ls=dash, **dot(steps, drawn))  # type: ignore[arg-type]
+
+
+def dot(points: Sequence[Any], drawn: Look) -> dict[str, Any]:
+    """A marker for a curve of one point, which has no line."""
+    return {"marker": drawn.marker, "ms": 5} if len(points) == 1 else {}
 
 
 def key_columns(names: Sequence[tuple[str, Look, str]], width: float) -> int:
