@@ -226,10 +226,9 @@ def test_a_spectrum_of_few_rows_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 96, 128, 300])
-def test_gram_is_the_product(width: int) -> None:
+def test_gram_is_the_upper_half_of_the_product(width: int) -> None:
     x = torch.randn(3000, width, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(gram(x), x.double().T @ x.double(), rtol=1e-5, atol=1e-2)
-    assert torch.equal(gram(x), gram(x).T)
+    assert torch.allclose(gram(x).triu(), (x.double().T @ x.double()).triu(), rtol=1e-5, atol=1e-2)
 
 
 def test_mapping_leaves_the_features_alone() -> None:

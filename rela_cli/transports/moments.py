@@ -20,7 +20,7 @@ class Moments:
     def __init__(self, diagonal: bool = False, keep: int = 0) -> None:
         self.n, self.diagonal, self.keep = 0, diagonal, keep
         self.mean = torch.zeros(1, dtype=torch.float64)
-        self.scatter = torch.zeros(1, dtype=torch.float64)
+        self.scatter = torch.zeros(1, dtype=torch.float64)  # its upper triangle counts
         self.single: Deflated | None = None
 
     def add(self, block: Tensor) -> None:
@@ -55,4 +55,5 @@ class Moments:
     @property
     def covariance(self) -> Tensor:
         """(D, D), or (D,) of a diagonal, over N - 1."""
-        return self.scatter / max(1, self.n - 1)
+        scatter = self.scatter if self.scatter.ndim < 2 else self.scatter.triu() + self.scatter.triu(1).T
+        return scatter / max(1, self.n - 1)

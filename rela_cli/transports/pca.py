@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rela_cli.transports.base import Transport
 from rela_cli.transports.moments import Moments
-from rela_cli.transports.single import DEAD
+from rela_cli.transports.single import DEAD, Room
 
 STEEP = (
     1e-4  # of the largest eigenvalue: what is weaker is mapped in float64, so float32 errs by about 1e-5 of a deviation
@@ -23,7 +23,7 @@ class PCA(Transport):
     whiten = False
 
     def __init__(self, max_dim: int) -> None:
-        self.max_dim = max_dim
+        self.max_dim, self.room = max_dim, Room()
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         moments = Moments(keep=self.max_dim)
@@ -54,7 +54,7 @@ class PCA(Transport):
         mapping = (self.axes * self.scale)[:, :light]
         pivot = self.mean.float()
         moved = (pivot.double() - self.mean) @ mapping  # what rounding the mean would have cost
-        y = torch.addmm(moved.float(), features - pivot, mapping.float())
+        y = torch.addmm(moved.float(), self.room.float32(features).sub_(pivot), mapping.float())
         return torch.cat((y, self.tail(features, light)), dim=1) if light < self.axes.shape[1] else y
 
     def tail(self, features: Tensor, start: int) -> Tensor:

@@ -21,29 +21,45 @@ COLUMNS = 128  # of a product: what lies below the diagonal is not computed, whi
 DEAD = 1e-10  # a component below this share of the largest eigenvalue carries rounding noise, not data
 
 
+class Room:
+    """Memory for float32 copies of blocks, kept from one to the next: to ask for it anew costs more than to fill it."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def float32(self, block: Tensor) -> Tensor:
+        """A copy that stands until the next one is asked for."""
+        if self.memory.shape[1:] != block.shape[1:] or len(self.memory) < len(block):
+            self.memory = torch.empty(block.shape)
+        return self.memory[: len(block)].copy_(block)
+
+
 class Deflated:
     """(n, D) -> mean (D,) and scatter (D, D), float64, from float32 products around `pivot` without `top`.
+
+    Of the scatter the upper triangle is meant.
 
     top: (D, r) orthonormal directions, the largest of the features, r >= 0.
     """
 
     def __init__(self, pivot: Tensor, top: Tensor) -> None:
-        self.pivot, self.top = pivot.float(), top.float()
+        self.pivot, self.top, self.room = pivot.float(), top.float(), Room()
 
     @classmethod
     def where_enough(cls, mean: Tensor, covariance: Tensor, rows: int, keep: int) -> Deflated | None:
         """With as few directions taken out as do, by the spectrum of the first `rows`; None where none do."""
         if rows < ENOUGH_ROWS * len(covariance):
             return None
-        values, vectors = (x.flip(-1) for x in torch.linalg.eigh(covariance.cpu()))
+        values = torch.linalg.eigvalsh(covariance.cpu()).flip(0)
         alive = values[:keep][values[:keep] > DEAD * values[0]]
         for taken in TAKEN:
             if len(alive) > taken and ROUNDING * values[taken] <= BEARABLE * alive[-1]:
+                vectors = torch.linalg.eigh(covariance.cpu()).eigenvectors.flip(1) if taken else covariance
                 return cls(mean, vectors[:, :taken])
         return None
 
     def __call__(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        centred = block - self.pivot  # fp16 becomes float32 on the way
+        centred = self.room.float32(block).sub_(self.pivot)
         gap = centred.mean(0)
         centred -= gap
         part = centred @ self.top
@@ -57,12 +73,10 @@ class Deflated:
 
 
 def gram(x: Tensor) -> Tensor:
-    """x'x of (n, D) float32, summed over blocks of rows in float64; one half is computed, the other mirrored."""
+    """x'x of (n, D) float32, summed over blocks of rows in float64; what lies below the panels' diagonal stays 0."""
     width = x.shape[1]
     total = torch.zeros(width, width, dtype=torch.float64)
     for rows in x.split(ROWS):
         for start in range(0, width, COLUMNS):
             total[start : start + COLUMNS, start:] += rows[:, start : start + COLUMNS].T @ rows[:, start:]
-    for start in range(COLUMNS, width, COLUMNS):
-        total[start:, start - COLUMNS : start] = total[start - COLUMNS : start, start:].T
     return total
