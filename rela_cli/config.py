@@ -165,6 +165,7 @@ class Probe:
     knn_k: Count
     knn_temperature: Positive
     lbfgs_penalty: Positive | None
+    lbfgs_tolerance: Positive | None
     sgd_grid_epochs: Count
     sgd_grid_batch_size: Count
     few_shot_k: Count

@@ -56,7 +56,12 @@ class Samples:
 
 
 def solutions(
-    features: Tensor, labels: Tensor, classes: int, penalties: Sequence[float], start: Tensor | None = None
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    penalties: Sequence[float],
+    start: Tensor | None = None,
+    tolerance: float = TOLERANCE,
 ) -> list[Tensor]:
     """The optimum for each penalty, each found from the one before, the first from `start` or from zero.
 
@@ -65,30 +70,33 @@ def solutions(
     samples, found = Samples(features, labels, classes), []
     weights = torch.zeros(features.shape[1] + 1, classes, dtype=torch.float64) if start is None else start
     for penalty in penalties:
-        weights = optimum(samples, penalty, weights)
+        weights = optimum(samples, penalty, weights, tolerance)
         found.append(weights)
     return found
 
 
-def optimum(samples: Samples, penalty: float, weights: Tensor) -> Tensor:
+def optimum(samples: Samples, penalty: float, weights: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """From `weights` downhill with products in float32, and on in float64 if rounding ends that early."""
     for dtype in (torch.float32, torch.float64):
         weights, slope = descend(
             lambda w, dtype=dtype: samples.loss(w, penalty, dtype),  # type: ignore[misc]
             lambda w: inverse_curvature(samples, w, penalty),
             weights,
+            tolerance,
         )
-        if slope <= TOLERANCE:
+        if slope <= tolerance:
             break
     return weights
 
 
-def descend(function: Function, curvature_at: Callable[[Tensor], Product], weights: Tensor) -> tuple[Tensor, float]:
+def descend(
+    function: Function, curvature_at: Callable[[Tensor], Product], weights: Tensor, tolerance: float
+) -> tuple[Tensor, float]:
     """L-BFGS until the gradient is small, or rounding hides the way down: the point and the largest slope there."""
     loss, slope = function(weights)
     pairs: list[tuple[Tensor, Tensor]] = []
     for number in range(STEPS):
-        if slope.abs().max() <= TOLERANCE:
+        if slope.abs().max() <= tolerance:
             break
         if number in REFRESH:
             curvature = curvature_at(weights)

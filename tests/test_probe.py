@@ -126,6 +126,23 @@ def test_a_penalty_that_is_given_is_used() -> None:
     assert given["top1"] == reference.score(test, t.test_labels)
 
 
+def test_a_tolerance_that_is_given_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        stage, "solutions", lambda *args, **kwargs: seen.append((args, kwargs)) or solutions(*args, **kwargs)
+    )
+    probe(task(), "lbfgs", replace(settings(), lbfgs_tolerance=1e-3))
+    assert seen[0][1]["tolerance"] == seen[1][0][-1] == 1e-3
+    x, labels = clouds(400, 4, 10, 1)
+    x = (x - x.mean(0)) / x.std(0)
+    for tolerance in (1e-2, 1e-4, 1e-6):
+        (weights,) = solutions(x, labels, 4, (1e-2,), tolerance=tolerance)
+        weights.requires_grad_()
+        loss = F.cross_entropy(x.double() @ weights[:-1] + weights[-1], labels)
+        (loss + 0.5e-2 * weights[:-1].square().sum()).backward()
+        assert tolerance / 1000 < weights.grad.abs().max() <= 1.1 * tolerance
+
+
 def test_the_penalty_is_chosen_without_the_test_split() -> None:
     t = task(dim=60, n=120)
     shuffled = replace(t, test_labels=t.test_labels.flip(0), test=t.test * 100)

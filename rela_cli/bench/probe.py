@@ -20,18 +20,21 @@ from rela_cli.stages.probe import PROTOCOLS, Task
 EPOCHS = 100
 TIMED = 2  # of them
 WIDTH = 512
-OURS = {"given": 0.01, "chosen": None}  # penalties
+OURS = {"rough": (0.01, 1e-4), "given": (0.01, None), "chosen": (None, None)}  # penalty, tolerance: None is ours
 
 
 def run(bench: Bench) -> Iterator[Score]:
-    """The lbfgs protocol with its penalty given, as the paper's loop is given its rate, and with its choice of one."""
+    """The lbfgs protocol with its penalty given, as the paper's loop is given its rate, and with its choice of one.
+
+    The target is for the first to scikit-learn's tolerance: the loop does not converge at all.
+    """
     if "cpu" not in bench.devices:
         return
     task = make_task(bench)
     epochs = bench.size(EPOCHS, 2)
     contestants = [
-        Contestant(name, partial(lbfgs, task, penalty), warm_up=partial(lbfgs, tenth(task), penalty), is_ours=True)
-        for name, penalty in OURS.items()
+        Contestant(name, partial(lbfgs, task, *how), warm_up=partial(lbfgs, tenth(task), *how), is_ours=True)
+        for name, how in OURS.items()
     ]
     loop = partial(probe_epochs, task.train, task.train_labels, task.classes, TIMED)
     contestants.append(Contestant("paper", loop, TIMED / EPOCHS))
@@ -47,8 +50,9 @@ def run(bench: Bench) -> Iterator[Score]:
 
     work = f"linear, {len(task.train):,} x {WIDTH}, penalty {{}}; the paper's timed for {TIMED} of its {EPOCHS} epochs"
     comparisons = [
-        Comparison("given", "paper", work.format("given"), 40.0, "wall"),
-        Comparison("chosen", "paper", work.format("chosen among five on a held-out tenth"), None, "wall"),
+        Comparison("rough", "paper", work.format("given, to scikit-learn's tolerance"), 40.0, "wall"),
+        Comparison("given", "paper", work.format("given, converged"), None, "wall"),
+        Comparison("chosen", "paper", work.format("chosen among five on a held-out tenth, converged"), None, "wall"),
     ]
     yield from bench.scores("probe", contestants, comparisons, said)
 
@@ -66,9 +70,11 @@ def make_task(bench: Bench) -> Task:
     return Task(features[0], train[1], features[1], test[1])
 
 
-def lbfgs(task: Task, penalty: float | None) -> float:
+def lbfgs(task: Task, penalty: float | None, tolerance: float | None) -> float:
     """Top-1 by our protocol."""
-    return top1(PROTOCOLS["lbfgs"](task, replace(compose([]).probe, lbfgs_penalty=penalty))[0], task)
+    return top1(
+        PROTOCOLS["lbfgs"](task, replace(compose([]).probe, lbfgs_penalty=penalty, lbfgs_tolerance=tolerance))[0], task
+    )
 
 
 def tenth(task: Task) -> Task:

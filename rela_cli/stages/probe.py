@@ -24,7 +24,7 @@ from rela_cli.data.cache import read_labels, read_split, read_stats
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import MissingError
 from rela_cli.learners.build import build_backbone
-from rela_cli.logistic import BLOCK, solutions
+from rela_cli.logistic import BLOCK, TOLERANCE, solutions
 from rela_cli.representation import knn_logits, representations
 from rela_cli.runtime import count_flops, pick_device
 from rela_cli.streams import key, permutation, seeded
@@ -169,15 +169,16 @@ def lbfgs_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     chose another penalty.
     """
     train, test = standardised(task)
-    penalty, start = (settings.lbfgs_penalty, None) if settings.lbfgs_penalty else chosen(train, task)
-    (weights,) = solutions(train, task.train_labels, task.classes, (penalty,), start)
+    tolerance = settings.lbfgs_tolerance or TOLERANCE
+    penalty, start = (settings.lbfgs_penalty, None) if settings.lbfgs_penalty else chosen(train, task, tolerance)
+    (weights,) = solutions(train, task.train_labels, task.classes, (penalty,), start, tolerance)
     return affine(test, weights), {"penalty": penalty}
 
 
-def chosen(train: Tensor, task: Task) -> tuple[float, Tensor]:
+def chosen(train: Tensor, task: Task, tolerance: float) -> tuple[float, Tensor]:
     """The penalty with the best held-out tenth, the strongest of equals, and its solution on the other nine."""
     held_out, found = stratified_tenth(task.train_labels), {}
-    path = solutions(train[~held_out], task.train_labels[~held_out], task.classes, PENALTIES)
+    path = solutions(train[~held_out], task.train_labels[~held_out], task.classes, PENALTIES, tolerance=tolerance)
     for penalty, weights in zip(PENALTIES, path, strict=True):
         guess = affine(train[held_out], weights).argmax(1)
         found[(guess == task.train_labels[held_out]).double().mean().item(), penalty] = weights
@@ -186,16 +187,30 @@ def chosen(train: Tensor, task: Task) -> tuple[float, Tensor]:
 
 
 def standardised(task: Task) -> tuple[Tensor, Tensor]:
-    """Train and test features with train's mean 0 and deviation 1, float32 of float64; what does not vary is 0."""
-    mean = task.train.mean(0, dtype=torch.float64)
-    squares = sum(((block - mean).square().sum(0) for block in task.train.split(BLOCK)), torch.zeros_like(mean))
-    deviation = (squares / max(1, len(task.train) - 1)).sqrt()
-    scale = torch.where(deviation > 1e-8 * deviation.max().clamp(min=1e-30), 1 / deviation, 0.0)
-    train, test = (
-        torch.cat([((block - mean) * scale).float() for block in features.split(BLOCK)])
-        for features in (task.train, task.test)
-    )
+    """Train and test features with train's mean 0 and deviation 1, float32; what does not vary is 0.
+
+    Sums are float64 over blocks in float32, around the first sample, so a constant leaves exactly nothing.
+    """
+    first, n = task.train[0].float(), len(task.train)
+    total = torch.zeros(task.train.shape[1], dtype=torch.float64)
+    squares = total.clone()
+    for block in task.train.split(BLOCK):
+        moved = block - first
+        total += moved.sum(0)
+        squares += moved.square_().sum(0)
+    deviation = ((squares - total.square() / n).clamp(min=0) / max(1, n - 1)).sqrt()
+    scale = torch.where(deviation > 1e-8 * deviation.max().clamp(min=1e-30), 1 / deviation, 0.0).float()
+    mean = (total / n).float()
+    train, test = (standard(features, first, mean, scale) for features in (task.train, task.test))
     return train, test
+
+
+def standard(features: Tensor, first: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """(features - first - mean) * scale, a block at a time."""
+    result = torch.empty(features.shape)
+    for block, place in zip(features.split(BLOCK), result.split(BLOCK), strict=True):
+        torch.sub(block, first, out=place).sub_(mean).mul_(scale)
+    return result
 
 
 def stratified_tenth(labels: Tensor) -> Tensor:
