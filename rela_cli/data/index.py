@@ -9,7 +9,6 @@ it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from array import array
