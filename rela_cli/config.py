@@ -174,7 +174,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how it runs; nothing here is part of a run's identity."""
+    """Where and how it runs; no part of a run's identity but `read_every_steps` and 16 bits of `extract_precision`."""
 
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))]
     threads: Count | None
@@ -184,6 +184,7 @@ class Runtime:
     read_every_steps: Count | None
     devices: Count
     precision: Annotated[str, OneOf(("auto", "fp32", "bf16"))]
+    extract_precision: Annotated[str, OneOf(("fp32", "fp16", "bf16"))]
     compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]
     deterministic: bool
     cells_at_once: Count | None

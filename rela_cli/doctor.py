@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 def examine() -> list[Check]:
     """All answers; a check that itself breaks is a failed check."""
     parts: tuple[Callable[[], Check], ...] = (
-        *(python, packages, hydra, torch, pair, device, outputs, locks, cache, weights, hub, wandb, data),
+        *(python, packages, hydra, torch, pair, device, images, outputs, locks, cache, weights, hub, wandb, data),
     )
     return [_safely(part) for part in parts]
 
@@ -141,6 +141,14 @@ def device() -> Check:
         )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Check("device", "ok", f"CPU, {cores} cores, torch uses {torch.get_num_threads()} threads; no GPU found")
+
+
+def images() -> Check:
+    """What decodes images; either way gives the same pixels."""
+    from rela_cli.data import jpegs
+
+    way_out = "" if jpegs.decoder() else "optional: pip install 'rela-cli[fast]' decodes small JPEGs in less time"
+    return Check("images", "ok", jpegs.named(), way_out)
 
 
 def outputs() -> Check:

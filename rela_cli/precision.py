@@ -18,12 +18,20 @@ def uses_bf16(runtime: Runtime, device: torch.device) -> bool:
     return runtime.precision == "bf16"
 
 
-def in_bf16(network: nn.Module, device: torch.device) -> None:
+def extracts_in(runtime: Runtime) -> torch.dtype:
+    """What a prior computes in when features are extracted: what the config says, on any device.
+
+    There is no auto: other bits are other features, and what they are called must not depend on the machine.
+    """
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[runtime.extract_precision]
+
+
+def in_half(network: nn.Module, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
     """Let a network compute under autocast and give float32: weights stay as they are, and so do files of them."""
     forward = network.forward
 
     def half(x: Tensor, *rest: Any) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, dtype):
             return forward(x, *rest).float()  # type: ignore[no-any-return]
 
     network.forward = half  # type: ignore[method-assign]

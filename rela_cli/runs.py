@@ -74,7 +74,14 @@ class Run:
     @cached_property
     def features(self) -> Entry:
         """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
-        return self.entry("features", "extract", images=self.images.hash, prior=weights.identity(self.config.prior))
+        prior = weights.identity(self.config.prior)
+        return self.entry("features", "extract", images=self.images.hash, prior=prior, **self.half)
+
+    @property
+    def half(self) -> dict[str, str]:
+        """In how many bits the prior computes, where that makes other features than fp32 would."""
+        precision = self.config.runtime.extract_precision
+        return {} if precision == "fp32" else {"extract_precision": precision}
 
     @cached_property
     def targets(self) -> Entry:
@@ -103,6 +110,7 @@ class Run:
             "version": VERSIONS["train"],
             **{group: without_card(tree[group]) for group in groups},
             **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
+            **({} if self.config.is_plain else self.half),
             "prior": weights.identity(self.config.prior),
         }
 

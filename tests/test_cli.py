@@ -446,7 +446,7 @@ def test_doctor(rela: Rela, doctor_env: dict[str, str]) -> None:
     by_name = {check["name"]: check for check in report["checks"]}
     assert set(by_name) == {
         *("python", "packages", "hydra", "torch", "torchvision"),
-        *("device", "outputs", "locks", "cache", "weights", "hub", "wandb", "data"),
+        *("device", "images", "outputs", "locks", "cache", "weights", "hub", "wandb", "data"),
     }
     assert by_name["hub"]["status"] == "warn"
     assert by_name["device"]["text"].startswith("CPU, ")

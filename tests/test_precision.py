@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from rela_cli.data.cache import Split
 from rela_cli.data.loader import load
+from rela_cli.errors import RelaError
 from rela_cli.precision import set_backends, uses_bf16
+from rela_cli.runs import Run
+from rela_cli.stages.extract import extract, fitted_prior, run_prior
 from rela_cli.stages.train import Trainer
-from tests.factories import config, trainer
+from tests.factories import config, pixels, stats_of, trainer
 
 
 def losses(loop: Trainer, steps: int = 4) -> Tensor:
@@ -34,6 +41,54 @@ def test_bf16_networks_keep_their_weights_in_float32_under_their_own_names() -> 
 def test_auto_is_fp32_on_a_cpu() -> None:
     assert not uses_bf16(config().runtime, torch.device("cpu"))
     assert uses_bf16(config("runtime.precision=bf16").runtime, torch.device("cpu"))
+
+
+# ---------------------------------------------------------------------------------------------------------- the prior
+
+
+def features(folder: Path, precision: str) -> Tensor:
+    images = pixels(40, 8)
+    made = config("prior=random", "prior.width=8", f"runtime.extract_precision={precision}", "runtime.block_size=16")
+    facts = extract(made, {"train": Split(images, None)}, stats_of(images), folder)
+    assert facts["precision"] == precision
+    return load_file(folder / "train.safetensors")["features"].clone()  # mapped until then
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_prior_may_compute_in_half_precision(tmp_path: Path, precision: str) -> None:
+    """On a CPU here, where it is asked for by name: the path is the GPU's, its kernels and its speed are not."""
+    exact, half = (features(tmp_path, name) for name in ("fp32", precision))
+    assert half.dtype == exact.dtype == torch.float16, "stored alike"
+    limit = {"fp16": 0.005, "bf16": 0.04}[precision]
+    assert 0 < (exact - half).abs().max() < limit * exact.abs().max(), "rounded, and no more than that"
+    made = config("prior=random", "prior.width=8", f"runtime.extract_precision={precision}")
+    images = pixels(8, 8)
+    prior, device = fitted_prior(made, Split(images, None), stats_of(images))
+    assert all(p.dtype == torch.float32 for p in prior.parameters())
+    assert prior(images.to(device)).dtype == torch.float32
+
+
+def test_features_of_half_precision_have_a_name_of_their_own() -> None:
+    runs = {p: Run(config("prior=random", f"runtime.extract_precision={p}")) for p in ("fp32", "fp16", "bf16")}
+    assert "extract_precision" not in runs["fp32"].features.spec, "the name that it always had"
+    assert len({run.features.hash for run in runs.values()}) == len({run.hash for run in runs.values()}) == 3
+    assert runs["fp16"].settings["extract_precision"] == "fp16", "tables tell them apart"
+    plain = [Run(config("prior=none", f"runtime.extract_precision={p}")).hash for p in ("fp32", "fp16")]
+    assert plain[0] == plain[1], "a run without a prior extracts nothing"
+
+
+def test_too_large_for_fp16_is_said_with_a_way_out() -> None:
+    made = config("prior=random", "prior.width=8", "runtime.extract_precision=fp16")
+    images = pixels(8, 8)
+    prior, device = fitted_prior(made, Split(images, None), stats_of(images))
+    with torch.no_grad():
+        for weight in prior.parameters():
+            weight.mul_(1e6)
+    with pytest.raises(RelaError, match=r"NaN or Inf for an image of train, block 0: runtime\.extract_precision=bf16"):
+        list(run_prior(prior, images, 8, 8, device, "train", "fp16"))
+
+
+# ----------------------------------------------------------------------------------------------------------- switches
 
 
 def test_deterministic_is_a_switch() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,7 +19,7 @@ from rela_cli.artifacts import Entry, Facts
 from rela_cli.data.datasets import Dataset
 from rela_cli.data.loader import SAMPLE, DiskImages, Images, sampled
 
-COUNTED = 256  # images that are counted at a time, which takes 8 bytes a pixel
+COUNTED = 256  # images that are counted at a time
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def channel_stats(pixels: np.ndarray) -> dict[str, list[float]]:
     counts = [np.zeros(256, dtype=np.int64) for _ in range(3)]
     for start in range(0, len(pixels), COUNTED):
         for c, count in enumerate(counts):
-            count += np.bincount(pixels[start : start + COUNTED, ..., c].reshape(-1), minlength=256)
+            plane = np.ascontiguousarray(pixels[start : start + COUNTED, ..., c])
+            count += Image.fromarray(plane.reshape(len(plane), -1)).histogram()  # reads bytes, numpy's would widen them
     means = [float(n @ levels / n.sum()) for n in counts]
     deviations = [float(np.sqrt(n @ (levels - m) ** 2 / n.sum())) for n, m in zip(counts, means, strict=True)]
     return {"mean": means, "std": [max(d, 1e-3) for d in deviations]}

@@ -14,7 +14,7 @@ from rela_cli.artifacts import file_sha256
 from rela_cli.data.broken import Broken, left_out
 from rela_cli.data.datasets import Array
 from rela_cli.data.encoded import Encoded
-from rela_cli.data.images import SUFFIXES
+from rela_cli.data.images import SUFFIXES, decode_all
 from rela_cli.data.index import Index, Paths, list_images
 from rela_cli.errors import ConfigError, MissingError
 
@@ -147,6 +147,10 @@ class ImageFolder(Encoded):
 
     def encoded(self, split: str, index: int) -> Path:
         return self.folders()[split] / self.files[split][index]
+
+    def images(self, split: str, indices: Array) -> Array:
+        folder = self.folders()[split]  # text is joined, which costs a tenth of what Paths do
+        return decode_all([f"{folder}/{path}" for path in self.files[split].take(indices)], self.decode_size)
 
     def sources(self, split: str) -> Iterator[Path]:
         return (self.folders()[split] / path for path in self.files[split])

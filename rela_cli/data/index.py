@@ -9,7 +9,6 @@ it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from array import array
@@ -18,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import overload
 
@@ -171,8 +171,8 @@ class Index:
         self.borders, self.found = [0], {}
         for top in self.tops:
             for path, size, at in self.below(top, "", before, growing):
-                whole = json.dumps([f"{top}/{path}" if top else path, size, at], separators=(",", ":"))
-                digest.update(f"{',' if len(growing.sizes) else ''}{whole}".encode())
+                name = quoted(f"{top}/{path}" if top else path)  # what follows is JSON, put together by hand
+                digest.update(f"{',' if len(growing.sizes) else ''}[{name},{size},{at}]".encode())
                 growing.add(path, size, at)
             self.borders.append(len(growing.sizes))
         digest.update(b"]}")

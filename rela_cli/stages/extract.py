@@ -17,6 +17,7 @@ from rela_cli.data.cache import ImageStats, Split
 from rela_cli.data.loader import Images, centre, in_blocks, sampled
 from rela_cli.errors import RelaError
 from rela_cli.parts import build
+from rela_cli.precision import extracts_in, in_half
 from rela_cli.priors.base import Prior
 from rela_cli.rows import RowWriter
 from rela_cli.runtime import Progress, count_flops, pick_device
@@ -35,9 +36,10 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     prior, device = fitted_prior(config, splits["train"], data)
     if folder:
         ensure_room(folder, HALF * prior.feature_dim * sum(len(split.images) for split in splits.values()))
-    facts: Facts = {"feature_dim": prior.feature_dim}
+    runtime = config.runtime
+    facts: Facts = {"feature_dim": prior.feature_dim, "precision": runtime.extract_precision}
     for name, split in splits.items():
-        blocks = run_prior(prior, split.images, data.size, config.runtime.block_size, device, name)
+        blocks = run_prior(prior, split.images, data.size, runtime.block_size, device, name, runtime.extract_precision)
         if folder is None:
             deque(blocks, maxlen=0)
             continue
@@ -52,26 +54,30 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
 
 
 def fitted_prior(config: Config, train: Split, data: ImageStats) -> tuple[Prior, torch.device]:
-    """The prior, ready to look at images, and the device that it is on."""
+    """The prior, ready to look at images, and the device that it is on; what it is fitted to, it sees in fp32."""
     device = pick_device(config.runtime)
     prior: Prior = build(located(config.prior), data=data, allow=config.allow)
     prior.fit(centre(sampled(train.images), data.size))
     ranks.same(prior)  # what it was fitted to depends on threads in its last bits
-    return prior.to(device).eval(), device
+    prior = prior.to(device).eval()
+    if (dtype := extracts_in(config.runtime)) != torch.float32:
+        in_half(prior, device, dtype)
+    return prior, device
 
 
 def run_prior(
-    prior: Prior, images: Images, size: int, block_size: int, device: torch.device, title: str
+    prior: Prior, images: Images, size: int, block_size: int, device: torch.device, title: str, precision: str = "fp32"
 ) -> Iterator[Tensor]:
     """(N, 3, H, W) uint8, of which the middle `size` is shown -> (N, feature_dim) float32, block by block.
 
     Raises:
         RelaError: when the prior gives NaN or Inf.
     """
+    hint = ": runtime.extract_precision=bf16 or fp32 holds larger numbers" if precision == "fp16" else ""
     with Progress(f"extract {title}", len(images)) as progress:
         for number, block in enumerate(in_blocks(lambda x: prior(centre(x, size)), images, block_size, device)):
             if not block.isfinite().all():
-                raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {number}")
+                raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {number}{hint}")
             yield block
             progress.show(min((number + 1) * block_size, len(images)))
 

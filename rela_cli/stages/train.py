@@ -31,7 +31,7 @@ from rela_cli.methods.base import Average, Method, each
 from rela_cli.norm import convert, is_known
 from rela_cli.optim import lr_at, memory_bytes, non_finite
 from rela_cli.parts import build
-from rela_cli.precision import in_bf16, uses_bf16
+from rela_cli.precision import in_half, uses_bf16
 from rela_cli.representation import deviation, effective_rank, knn_top1, representations
 from rela_cli.runtime import Metrics, Progress, count_flops, peak_memory, pick_device, wait
 from rela_cli.signals import deferred
@@ -203,7 +203,7 @@ class Trainer:
             average.one_pass = together
         if uses_bf16(runtime, self.device):
             for network in method.networks().values():
-                in_bf16(network, self.device)
+                in_half(network, self.device)
 
     def compile(self) -> None:
         """Let torch.compile have the networks, where that was asked for; FLOPs have to be counted before."""
