@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from PIL import Image
 
 from rela_cli.data import jpegs
 from rela_cli.data.cache import channel_stats
-from rela_cli.data.images import Blob, by_pillow, decode, decode_all, plain
+from rela_cli.data.images import Blob, Turns, by_pillow, decode, decode_all, plain
 from rela_cli.errors import ConfigError, MissingError
 
 needed = pytest.mark.skipif(jpegs.decoder() is None, reason="simplejpeg is not installed")
@@ -65,6 +68,7 @@ def test_plain_jpegs_are_pillows_to_the_bit(kind: str, size: int | None) -> None
             blob = Blob("it", jpeg(picture(height, width).convert(mode), **KINDS[kind]))
             assert outcome(lambda b=blob: decode(b, size)) == outcome(lambda b=blob: by_pillow(b, size))
             fast = plain(blob, size)
+            assert fast is None or jpegs.decode(fast) is not None, "and simplejpeg has nothing against it"
             reduced = size is not None and min(height, width) >= 8 * size
             assert (fast is None) == (reduced or kind == "RGB as it is"), "what is plain goes the fast way"
 
@@ -140,6 +144,17 @@ def test_many_images_are_one_array_in_either_way(tmp_path: Path, monkeypatch: py
     with pytest.raises(ConfigError, match=r"12x12, 13x12: say dataset\.image_size"):
         decode_all(paths, None)
     assert decode_all(paths, 8).shape == (150, 8, 8, 3)
+
+
+def test_slow_files_are_waited_for_side_by_side() -> None:
+    """Two readers that can only be done together: taking turns they would never be."""
+    turns, meet = Turns(), threading.Barrier(2, timeout=20)
+    assert turns.take(lambda: [b"fast"]) == [b"fast"]
+    assert not turns.slow
+    turns.take(lambda: time.sleep(0.01) or [b"slow"])
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda i: turns.take(lambda: meet.wait() is None or [bytes([i])]), range(2)))
+    assert found == [[b"\0"], [b"\1"]]
 
 
 def test_a_decoder_with_other_pixels_is_not_used(tmp_path: Path) -> None:

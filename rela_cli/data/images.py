@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,6 +21,7 @@ from rela_cli.errors import ConfigError, MissingError
 Pixels = np.ndarray  # (H, W, 3) uint8
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"])
 HANDFUL = 64  # files a thread takes at a time, at most: handing over small ones one by one costs as much as decoding
+SLOW = 2e-4  # seconds a file from which on threads read side by side; from memory it takes 6e-6
 JPEGS = (".jpg", ".jpeg", ".jfif")
 REDUCING_GAP = 4  # a JPEG is decoded at 1/2, 1/4 or 1/8 only if that leaves this many times the size asked for
 
@@ -35,31 +37,41 @@ class Blob:
         return self.name
 
 
-def decode(source: Path | str | Blob, size: int | None) -> Pixels:
+Source = Path | str | Blob
+
+
+def decode(source: Source, size: int | None) -> Pixels:
     """One image as RGB, upright, first frame, alpha over white; (size, size, 3) when a size is given.
 
     Raises:
         MissingError: naming the path, when it is not an image that Pillow can read.
     """
-    pixels = plain(source, size)
-    return by_pillow(source, size) if pixels is None else pixels
+    return decoded(source, plain(source, size), size)
 
 
-def plain(source: Path | str | Blob, size: int | None) -> Pixels | None:
-    """A plain JPEG by the fast decoder, the same pixels as Pillow's; None for what is Pillow's to decode."""
+def plain(source: Source, size: int | None) -> bytes | None:
+    """The bytes of a plain JPEG that the fast decoder may have; None for what is Pillow's to decode."""
     blob = isinstance(source, Blob)
     if jpegs.decoder() is None or not (blob or str(source).lower().endswith(JPEGS)):
         return None
-    with suppress(OSError):  # Pillow says it better
+    try:
         data = source.data if isinstance(source, Blob) else jpegs.read(source)
-        pixels = jpegs.decode_plain(data, 2 * REDUCING_GAP * size if size else None)
-        if pixels is None or size is None or pixels.shape[:2] == (size, size):
-            return pixels
-        return np.asarray(square(Image.fromarray(pixels), size))
-    return None
+    except OSError:  # Pillow says it better
+        return None
+    return data if jpegs.is_plain(data, 2 * REDUCING_GAP * size if size else None) else None
 
 
-def by_pillow(source: Path | str | Blob, size: int | None) -> Pixels:
+def decoded(source: Source, data: bytes | None, size: int | None) -> Pixels:
+    """An image from what `plain` gave for it."""
+    pixels = None if data is None else jpegs.decode(data)
+    if pixels is None:
+        return by_pillow(source, size)
+    if size is None or pixels.shape[:2] == (size, size):
+        return pixels
+    return np.asarray(square(Image.fromarray(pixels), size))
+
+
+def by_pillow(source: Source, size: int | None) -> Pixels:
     """Any image."""
     try:
         with Image.open(BytesIO(source.data) if isinstance(source, Blob) else source) as image:
@@ -89,7 +101,7 @@ def square(image: Image.Image, size: int | None) -> Image.Image:
     return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
-def decode_all(sources: Sequence[Path | str | Blob], size: int | None) -> np.ndarray:
+def decode_all(sources: Sequence[Source], size: int | None) -> np.ndarray:
     """All images as one array: (N, S, S, 3) uint8; it lies in memory as (N, 3, S, S), which is how it is stored.
 
     Raises:
@@ -101,19 +113,40 @@ def decode_all(sources: Sequence[Path | str | Blob], size: int | None) -> np.nda
     share = max(1, min(HANDFUL, len(sources) // (4 * cores)))
     handfuls = [slice(start, start + share) for start in range(0, len(sources), share)]
     with ThreadPoolExecutor(cores) as pool:  # images are decoded outside the interpreter's lock
-        one_square(set().union(*pool.map(partial(put, sources, size, pixels), handfuls)))
+        one_square(set().union(*pool.map(partial(put, sources, size, pixels, Turns()), handfuls)))
     return pixels.transpose(0, 2, 3, 1)
 
 
 def put(
-    sources: Sequence[Path | str | Blob], size: int | None, pixels: np.ndarray, rows: slice
+    sources: Sequence[Source], size: int | None, pixels: np.ndarray, turns: Turns, rows: slice
 ) -> set[tuple[int, int]]:
     """Some images into their rows of (N, 3, S, S) if they are of that size; the sizes that were seen."""
-    images = [decode(source, size) for source in sources[rows]]
+    encoded = turns.take(lambda: [plain(source, size) for source in sources[rows]])
+    images = [decoded(source, data, size) for source, data in zip(sources[rows], encoded, strict=True)]
     shapes: set[tuple[int, int]] = {image.shape[:2] for image in images}
     if shapes == {pixels.shape[2:]}:
         pixels[rows] = np.stack(images).transpose(0, 3, 1, 2)
     return shapes
+
+
+class Turns:
+    """One thread reads while the others decode, as long as reading is fast.
+
+    Opening small files lets go of the interpreter's lock three times a file, for less time than it takes to hand that
+    lock over, so two threads that both read are slower than one. Where files are slow they wait for them side by side.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.slow = Lock(), False
+
+    def take(self, read: Callable[[], list[bytes | None]]) -> list[bytes | None]:
+        if self.slow:
+            return read()
+        with self.lock:
+            begun = time.perf_counter()
+            found = read()
+            self.slow = time.perf_counter() - begun > SLOW * len(found)
+        return found
 
 
 def stacked(images: Sequence[Pixels]) -> np.ndarray:

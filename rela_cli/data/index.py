@@ -91,7 +91,9 @@ class Paths(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
     def take(self, rows: np.ndarray) -> Paths:
-        """Some of them."""
+        """Some of them; all of them is itself, which is read faster."""
+        if np.array_equal(rows, np.arange(len(self))):
+            return self
         return Paths(self.text, self.ends, rows if self.rows is None else self.rows[rows])
 
 

@@ -63,15 +63,19 @@ def named() -> str:
     return f"all images by Pillow {metadata.version('pillow')}"
 
 
-def decode_plain(data: bytes, reduced: int | None) -> np.ndarray | None:
-    """(H, W, 3) uint8 of a plain JPEG; None for anything else, and for both sides at least `reduced` pixels."""
-    decode, sides = decoder(), frame(data)
-    if decode is None or sides is None or min(sides) < 1 or sides[0] * sides[1] > LARGE:
-        return None
-    if reduced and min(sides) >= reduced:
-        return None
+def is_plain(data: bytes, reduced: int | None) -> bool:
+    """Whether this is a JPEG for `decode`; not if both its sides have at least `reduced` pixels."""
+    sides = frame(data)
+    if sides is None or min(sides) < 1 or sides[0] * sides[1] > LARGE:
+        return False
+    return not reduced or min(sides) < reduced
+
+
+def decode(data: bytes) -> np.ndarray | None:
+    """(H, W, 3) uint8 of a plain JPEG; None where simplejpeg is not to be used, or has anything to say against it."""
+    decode_jpeg = decoder()
     try:
-        return decode(data)
+        return decode_jpeg(data) if decode_jpeg else None
     except ValueError:
         return None
 
