@@ -12,7 +12,7 @@ from rela_cli import __version__
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "pillow", "scikit-learn"),
-    *("lightly", "kornia", "timm", "open_clip_torch"),
+    *("lightly", "kornia", "simplejpeg", "timm", "open_clip_torch"),
 )
 
 
