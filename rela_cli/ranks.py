@@ -96,6 +96,16 @@ def one_first(work: Callable[[], T]) -> T:
 
 def agree(value: T) -> T:
     """Rank 0's value, for everybody, by way of JSON. What is there on disk is looked at by one alone."""
+    return told_by(0, value)
+
+
+def everyones(value: T) -> list[T]:
+    """Each rank's value, in their order, for everybody, by way of JSON."""
+    return [told_by(number, value) for number in range(world())]
+
+
+def told_by(source: int, value: T) -> T:
+    """One rank's value, for everybody."""
     if world() == 1:
         return value
     import torch
@@ -103,21 +113,10 @@ def agree(value: T) -> T:
 
     text = json.dumps(value).encode()
     size = torch.tensor([len(text)])
-    distributed.broadcast(size, src=0)
+    distributed.broadcast(size, src=source)
     content = torch.frombuffer(bytearray(text.ljust(int(size))[: int(size)]), dtype=torch.uint8)
-    distributed.broadcast(content, src=0)
+    distributed.broadcast(content, src=source)
     return json.loads(bytes(content.tolist()))  # type: ignore[no-any-return]
-
-
-def everyones(value: T) -> list[T]:
-    """Each rank's value, in their order, for everybody."""
-    if world() == 1:
-        return [value]
-    from torch import distributed
-
-    values: list[Any] = [None] * world()
-    distributed.all_gather_object(values, value)
-    return values
 
 
 # ------------------------------------------------------------------------------------------------------------- tensors
