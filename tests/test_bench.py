@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,6 +228,11 @@ def test_augment_is_exact_and_skips_the_gpu(bench: Bench) -> None:
 
 @pytest.mark.skipif(not STATUS.exists(), reason="no /proc here")
 def test_peak_memory_is_seen() -> None:
-    grown = watched(lambda: bytearray(80_000_000).count(1))
+    def hold() -> None:
+        held = bytearray(80_000_000)
+        time.sleep(0.5)  # a hundred looks; work in C that keeps the interpreter's lock would not be seen at all
+        assert not held.count(1)
+
+    grown = watched(hold)
     assert 70e6 < grown < 200e6
     assert peak("memory:anonymous") == pytest.approx(0, abs=0.05)

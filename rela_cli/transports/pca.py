@@ -11,9 +11,7 @@ from rela_cli.transports.base import Transport
 from rela_cli.transports.moments import Moments
 from rela_cli.transports.single import DEAD, Room
 
-STEEP = (
-    1e-4  # of the largest eigenvalue: what is weaker is mapped in float64, so float32 errs by about 1e-5 of a deviation
-)
+STEEP = 1e-4  # of the largest eigenvalue: weaker components are mapped in float64, so float32 errs by about 1e-5
 
 
 class PCA(Transport):

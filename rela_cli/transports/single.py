@@ -10,9 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDING = (
-    5e-8  # what 2,048 rows multiplied in float32 add to eigenvalues, as a share of the largest (measured: 1 to 7e-8)
-)
+ROUNDING = 5e-8  # of the largest eigenvalue, in eigenvalues, by float32 products of ROWS (measured: 1e-8 to 7e-8)
 BEARABLE = 1e-3  # of the weakest kept eigenvalue: 0.0005 in its targets, as much as storing them in fp16 does
 ENOUGH_ROWS = 4  # for each dimension, before a spectrum is believed
 TAKEN = (0, 16, 32, 64, 128)  # directions to take out: 64 of 1,024 cost an eighth more
@@ -37,9 +35,7 @@ class Room:
 class Deflated:
     """(n, D) -> mean (D,) and scatter (D, D), float64, from float32 products around `pivot` without `top`.
 
-    Of the scatter the upper triangle is meant.
-
-    top: (D, r) orthonormal directions, the largest of the features, r >= 0.
+    Of the scatter the upper triangle is meant. top: (D, r) orthonormal directions, the largest of the features, r >= 0.
     """
 
     def __init__(self, pivot: Tensor, top: Tensor) -> None:
