@@ -318,8 +318,9 @@ def test_a_cell_at_its_time_limit_saves_is_requeued_and_goes_on(tmp_path: Path, 
 # ------------------------------------------------------------------------------------------- scripts/slurm.sbatch
 
 RUN = """#!/bin/bash
-echo "$0 threads=$OMP_NUM_THREADS $*" >> "$FAKE_SLURM/started"
 trap 'echo told >> "$FAKE_SLURM/started"; exit 143' TERM
+[[ -n "${FAKE_SIGNAL:-}" ]] && kill -"$FAKE_SIGNAL" "$PPID"
+echo "$0 threads=$OMP_NUM_THREADS $*" >> "$FAKE_SLURM/started"
 for _ in $(seq ${FAKE_TENTHS:-1}); do sleep 0.1; done
 """
 
@@ -367,3 +368,10 @@ def test_the_script_passes_signals_on(slurm: dict[str, str], signum: signal.Sign
     assert process.wait(20) == 143
     assert started(slurm).endswith("told\n")
     assert (Path(slurm["FAKE_SLURM"]) / "requeued").exists() == requeued
+
+
+def test_the_script_passes_on_a_signal_that_comes_at_once(slurm: dict[str, str]) -> None:
+    """It may come before the script knows its run's number, or when the run has ended already."""
+    assert batch(slurm, "seed=1", FAKE_SIGNAL="USR1", FAKE_TENTHS="300").wait(20) == 143
+    assert started(slurm).endswith("told\n")
+    assert (Path(slurm["FAKE_SLURM"]) / "requeued").exists()
