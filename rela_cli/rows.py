@@ -21,6 +21,13 @@ ALIGNMENT = 8  # of the data, by spaces behind the header
 NAMES = {torch.float16: "F16", torch.float32: "F32"}
 
 
+def halved(block: Tensor) -> Tensor:
+    """Rows of any float type as fp16, if that can hold them all; else as they are."""
+    if block.dtype is torch.float16 or (len(block) and vector_norm(block.float(), torch.inf) >= HALF_MAX):
+        return block
+    return block.half()
+
+
 class RowWriter:
     """Takes `count` rows in blocks, in order; fp16 as long as that can hold them, all in fp32 from then on.
 
@@ -46,7 +53,7 @@ class RowWriter:
         if not self.written:
             self.width = block.shape[1]
             self.begin()
-        if self.dtype is torch.float16 and len(block) and vector_norm(block.float(), torch.inf) >= HALF_MAX:
+        if self.dtype is torch.float16 and halved(block).dtype is not torch.float16:
             self.widen()
         self.write(block)
         self.written += len(block)

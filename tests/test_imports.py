@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
         "signals",
         "launch",
         "rows",
+        "abreast",
         "optim",
         "logistic",
         "streams",

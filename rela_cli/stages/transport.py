@@ -10,13 +10,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rela_cli import ranks
+from rela_cli.abreast import abreast
 from rela_cli.artifacts import Facts
 from rela_cli.config import Config
 from rela_cli.parts import build
-from rela_cli.rows import Rows, RowWriter
+from rela_cli.rows import Rows, RowWriter, halved
 from rela_cli.transports.base import Transport
 
 BLOCK = 8192  # rows at a time, so that float64 copies stay small
+MAPPED = 2048  # rows to map at a time: they stay in the processor's cache until they are fp16
 
 
 def transport(config: Config, features_folder: Path, folder: Path | None) -> Facts:
@@ -52,8 +54,8 @@ def blocks(features: Tensor) -> Iterator[Tensor]:
 def write_targets(mapping: Transport, features: Rows, path: Path) -> None:
     """Map all rows and store them, as fp16 where that can hold them."""
     with RowWriter(path, "targets", len(features)) as targets:
-        for block in features.blocks(BLOCK):
-            targets.add(mapping.rounded(block))
+        for block in abreast(lambda rows: halved(mapping.rounded(rows)), features.blocks(MAPPED)):
+            targets.add(block)
 
 
 def fit_flops(samples: int, dim: int) -> int:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from rela_cli import ranks
-from rela_cli.transports.single import Deflated
+from rela_cli.abreast import LANES, abreast
+from rela_cli.transports.single import ROWS, Deflated, add_gram
+
+WIDE = 2048  # features: wider ones fill all threads with one block, and several scatters would fill the memory
 
 
 class Moments:
@@ -23,24 +28,45 @@ class Moments:
         self.scatter = torch.zeros(1, dtype=torch.float64)  # its upper triangle counts
         self.single: Deflated | None = None
 
+    def add_all(self, blocks: Iterable[Tensor]) -> None:
+        """Blocks (n, D) of any float type; what is float64 or before `single` is known is not multiplied in float32."""
+        blocks = iter(blocks)
+        for block in blocks:
+            self.add(block)
+            lanes = LANES if block.shape[1] <= WIDE else 1
+            for part in abreast(self.part, blocks, lanes):
+                self.merge(*part)
+
     def add(self, block: Tensor) -> None:
         """(n, D) of any float type."""
-        light = self.single is not None and block.dtype is not torch.float64
-        mean, own = self.single(block) if self.single and light else self.exact(block)
-        first, gap, n = self.n == 0, mean - self.mean, self.n + len(block)
-        weight = self.n * len(block) / n
-        own = own.add_(gap.square(), alpha=weight) if self.diagonal else own.addr_(gap, gap, alpha=weight)
-        self.scatter = own if first else self.scatter.add_(own)  # in place: D x D is 8 MB and more
-        self.mean, self.n = self.mean + gap * (len(block) / n), n
-        if first and self.keep and block.dtype is not torch.float64:
+        self.merge(*self.part(block))
+        if self.n == len(block) and self.keep and block.dtype is not torch.float64:
             self.single = Deflated.where_enough(self.mean, self.covariance, self.n, self.keep)
+
+    def part(self, block: Tensor) -> tuple[int, Tensor, Tensor]:
+        """Rows, mean and scatter of one block."""
+        light = self.single is not None and block.dtype is not torch.float64
+        return len(block), *(self.single(block) if self.single and light else self.exact(block))
+
+    def merge(self, count: int, mean: Tensor, own: Tensor) -> None:
+        """Take in one block's."""
+        gap, n = mean - self.mean, self.n + count
+        weight = self.n * count / n
+        own = own.add_(gap.square(), alpha=weight) if self.diagonal else own.addr_(gap, gap, alpha=weight)
+        self.scatter = self.scatter.add_(own) if self.n else own  # in place: D x D is 8 MB and more
+        self.mean, self.n = self.mean + gap * (count / n), n
 
     def exact(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scatter of one block, float64."""
         block = block.double()
         mean = block.mean(0)
         centred = block - mean
-        return mean, centred.square().sum(0) if self.diagonal else centred.T @ centred
+        if self.diagonal:
+            return mean, centred.square().sum(0)
+        scatter = centred.new_zeros(len(mean), len(mean))
+        for rows in centred.split(ROWS):
+            add_gram(scatter, rows)
+        return mean, scatter
 
     def pool(self) -> None:
         """Take in what the other ranks have seen; each has seen something."""

@@ -25,8 +25,7 @@ class PCA(Transport):
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         moments = Moments(keep=self.max_dim)
-        for block in blocks:
-            moments.add(block)
+        moments.add_all(blocks)
         if self.shared:
             moments.pool()
         values, vectors = torch.linalg.eigh(moments.covariance.cpu())
@@ -35,11 +34,18 @@ class PCA(Transport):
         largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
         self.axes = axes * largest.sign()
         self.scale = self.component_scale(self.values[: self.max_dim])
+        self.light = int((self.values[: axes.shape[1]] > STEEP * self.values[0]).sum())
+        self.single = self.light_map()
 
     def component_scale(self, values: Tensor) -> Tensor:
         """1 for PCA, 1/deviation for whitening, and exactly 0 for dead components in both."""
         alive = values > DEAD * values[0]
         return torch.where(alive, values.rsqrt() if self.whiten else torch.ones_like(values), 0.0)
+
+    def light_map(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (D,), map (D, light) of the first components, and what rounding the mean costs (light,): float32."""
+        mean, axes = self.mean.float(), (self.axes * self.scale)[:, : self.light]
+        return mean, axes.float(), ((mean.double() - self.mean) @ axes).float()
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features.double() - self.mean) @ self.axes * self.scale
@@ -48,17 +54,13 @@ class PCA(Transport):
         """Components whose scale does not magnify rounding are mapped in float32: (N, k) float32."""
         if features.dtype is torch.float64:
             return self(features).float()
-        light = int((self.values[: self.axes.shape[1]] > STEEP * self.values[0]).sum())
-        mapping = (self.axes * self.scale)[:, :light]
-        pivot = self.mean.float()
-        moved = (pivot.double() - self.mean) @ mapping  # what rounding the mean would have cost
-        y = torch.addmm(moved.float(), self.room.float32(features).sub_(pivot), mapping.float())
-        return torch.cat((y, self.tail(features, light)), dim=1) if light < self.axes.shape[1] else y
+        mean, axes, moved = self.single
+        y = torch.addmm(moved, self.room.float32(features).sub_(mean), axes)
+        return torch.cat((y, self.tail(features)), dim=1) if self.light < self.axes.shape[1] else y
 
-    def tail(self, features: Tensor, start: int) -> Tensor:
-        """The components from `start` on, by way of float64: (N, k - start) float32."""
-        axes, scale = self.axes[:, start:], self.scale[start:]
-        return ((features.double() - self.mean) @ axes * scale).float()
+    def tail(self, features: Tensor) -> Tensor:
+        """The other components, by way of float64: (N, k - light) float32."""
+        return ((features.double() - self.mean) @ self.axes[:, self.light :] * self.scale[self.light :]).float()
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "axes": self.axes.contiguous(), "scale": self.scale, "eigenvalues": self.values}

@@ -25,8 +25,7 @@ class RandomProjection(Transport):
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         moments = Moments(diagonal=True)
-        for block in blocks:
-            moments.add(block)
+        moments.add_all(blocks)
         if self.shared:
             moments.pool()
         self.mean, width = moments.mean, len(moments.mean)

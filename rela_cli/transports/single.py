@@ -7,6 +7,8 @@ even that leaves a component that is to be kept too uncertain, nothing is done i
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,11 @@ COLUMNS = 128  # of a product: what lies below the diagonal is not computed, whi
 DEAD = 1e-10  # a component below this share of the largest eigenvalue carries rounding noise, not data
 
 
-class Room:
-    """Memory for float32 copies of blocks, kept from one to the next: to ask for it anew costs more than to fill it."""
+class Room(threading.local):
+    """Memory for float32 copies, kept from one to the next: to ask for it anew costs more than to fill it.
+
+    Every thread has its own.
+    """
 
     def __init__(self) -> None:
         self.memory = torch.empty(0)
@@ -46,33 +51,47 @@ class Deflated:
         """With as few directions taken out as do, by the spectrum of the first `rows`; None where none do."""
         if rows < ENOUGH_ROWS * len(covariance):
             return None
-        values = torch.linalg.eigvalsh(covariance.cpu()).flip(0)
+        values, vectors = (found.flip(-1) for found in torch.linalg.eigh(covariance.cpu()))
         alive = values[:keep][values[:keep] > DEAD * values[0]]
         for taken in TAKEN:
             if len(alive) > taken and ROUNDING * values[taken] <= BEARABLE * alive[-1]:
-                vectors = torch.linalg.eigh(covariance.cpu()).eigenvectors.flip(1) if taken else covariance
                 return cls(mean, vectors[:, :taken])
         return None
 
     def __call__(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        centred = self.room.float32(block).sub_(self.pivot)
-        gap = centred.mean(0)
-        centred -= gap
-        part = centred @ self.top
-        rest = centred.sub_(part @ self.top.T) if part.shape[1] else centred
-        scatter = gram(rest)
-        if part.shape[1]:
-            top, across = self.top.double(), (part.T @ rest).double()
-            mixed = top @ across
-            scatter += mixed + mixed.T + top @ (part.T @ part).double() @ top.T
-        return self.pivot.double() + gap.double(), scatter
+        width, taken = self.top.shape
+        scatter = torch.zeros(width, width, dtype=torch.float64)
+        across, within = torch.zeros(taken, width), torch.zeros(taken, taken)
+        gaps = []
+        for rows in block.split(ROWS):  # which stay in the processor's cache from one step to the next
+            rest = self.room.float32(rows).sub_(self.pivot)
+            gaps.append(rest.mean(0))
+            rest -= gaps[-1]
+            part = rest @ self.top
+            rest.addmm_(part, self.top.T, alpha=-1)
+            add_gram(scatter, rest)
+            across += part.T @ rest
+            within += part.T @ part
+        if taken:
+            self.put_back(scatter, across.double(), within.double())
+        return self.merged(block, torch.stack(gaps).double(), scatter)
+
+    def put_back(self, scatter: Tensor, across: Tensor, within: Tensor) -> None:
+        """Add what was taken out: (D, D), (r, D), (r, r)."""
+        top = self.top.double()
+        mixed = top @ (across + 0.5 * within @ top.T)
+        scatter += mixed
+        scatter += mixed.T
+
+    def merged(self, block: Tensor, gaps: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the block, and its scatter around that, from those of its pieces around their own means."""
+        counts = torch.tensor([len(rows) for rows in block.split(ROWS)], dtype=torch.float64)[:, None]
+        gap = (gaps * counts).sum(0) / counts.sum()
+        apart = (gaps - gap) * counts.sqrt()
+        return self.pivot.double() + gap, scatter.addmm_(apart.T, apart)
 
 
-def gram(x: Tensor) -> Tensor:
-    """x'x of (n, D) float32, summed over blocks of rows in float64; what lies below the panels' diagonal stays 0."""
-    width = x.shape[1]
-    total = torch.zeros(width, width, dtype=torch.float64)
-    for rows in x.split(ROWS):
-        for start in range(0, width, COLUMNS):
-            total[start : start + COLUMNS, start:] += rows[:, start : start + COLUMNS].T @ rows[:, start:]
-    return total
+def add_gram(total: Tensor, x: Tensor) -> None:
+    """Add x'x of (n, D) to (D, D) float64; what lies below the panels' diagonal is left as it was."""
+    for start in range(0, x.shape[1], COLUMNS):
+        total[start : start + COLUMNS, start:] += x[:, start : start + COLUMNS].T @ x[:, start:]

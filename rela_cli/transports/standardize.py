@@ -17,8 +17,7 @@ class Standardize(Transport):
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         moments = Moments(diagonal=True)
-        for block in blocks:
-            moments.add(block)
+        moments.add_all(blocks)
         if self.shared:
             moments.pool()
         variance = moments.covariance

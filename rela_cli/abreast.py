@@ -1,0 +1,47 @@
+"""The same work on block after block of a stream, a few blocks at a time, with the answers in the blocks' order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+LANES = 4  # blocks at a time, at most: each needs room of its own
+B = TypeVar("B")
+R = TypeVar("R")
+
+
+def abreast(work: Callable[[B], R], blocks: Iterable[B], lanes: int = LANES) -> Iterator[R]:
+    """`work` of each block; torch's threads are dealt out over up to `lanes` blocks that are worked on side by side.
+
+    All threads on one block wait for one whenever something is not a product: reading, rounding, writing. The answers
+    come in order and no more than lanes + 1 are held, so what is summed from them does not depend on who was quicker.
+
+    Raises:
+        Exception: the first that `work` raised; blocks not begun are left.
+    """
+    threads = torch.get_num_threads()
+    lanes = min(lanes, threads)
+    if lanes < 2:
+        yield from map(work, blocks)
+        return
+    pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,))
+    try:
+        yield from in_order(pool, work, blocks, lanes)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # what a lane sets for itself is what later threads would start with
+
+
+def in_order(pool: ThreadPoolExecutor, work: Callable[[B], R], blocks: Iterable[B], ahead: int) -> Iterator[R]:
+    """The answers, `ahead` blocks begun beyond the one that is waited for."""
+    begun: deque[Future[R]] = deque()
+    for block in blocks:
+        begun.append(pool.submit(work, block))
+        if len(begun) > ahead:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
