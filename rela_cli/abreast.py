@@ -18,7 +18,7 @@ def abreast(work: Callable[[B], R], blocks: Iterable[B], lanes: int = LANES) -> 
     """`work` of each block; torch's threads are dealt out over up to `lanes` blocks that are worked on side by side.
 
     All threads on one block wait for one whenever something is not a product: reading, rounding, writing. The answers
-    come in order and no more than lanes + 1 are held, so what is summed from them does not depend on who was quicker.
+    come in order, so what is summed from them does not depend on who was quicker; lanes + 1 are there at a time.
 
     Raises:
         Exception: the first that `work` raised; blocks not begun are left.
@@ -36,12 +36,12 @@ def abreast(work: Callable[[B], R], blocks: Iterable[B], lanes: int = LANES) -> 
         torch.set_num_threads(threads)  # what a lane sets for itself is what later threads would start with
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable[[B], R], blocks: Iterable[B], ahead: int) -> Iterator[R]:
-    """The answers, `ahead` blocks begun beyond the one that is waited for."""
+def in_order(pool: ThreadPoolExecutor, work: Callable[[B], R], blocks: Iterable[B], lanes: int) -> Iterator[R]:
+    """The answers; `lanes` blocks are in work while one answer is used."""
     begun: deque[Future[R]] = deque()
     for block in blocks:
+        done = [begun.popleft().result()] if len(begun) == lanes else []
         begun.append(pool.submit(work, block))
-        if len(begun) > ahead:
-            yield begun.popleft().result()
+        yield from done
     while begun:
         yield begun.popleft().result()

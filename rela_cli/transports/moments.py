@@ -27,6 +27,7 @@ class Moments:
         self.mean = torch.zeros(1, dtype=torch.float64)
         self.scatter = torch.zeros(1, dtype=torch.float64)  # its upper triangle counts
         self.single: Deflated | None = None
+        self.spare: list[Tensor] = []  # scatters of blocks that were taken in, to be filled anew
 
     def add_all(self, blocks: Iterable[Tensor]) -> None:
         """Blocks (n, D) of any float type; what is float64 or before `single` is known is not multiplied in float32."""
@@ -46,15 +47,26 @@ class Moments:
     def part(self, block: Tensor) -> tuple[int, Tensor, Tensor]:
         """Rows, mean and scatter of one block."""
         light = self.single is not None and block.dtype is not torch.float64
-        return len(block), *(self.single(block) if self.single and light else self.exact(block))
+        return len(block), *(self.single(block, self.empty(block)) if self.single and light else self.exact(block))
 
     def merge(self, count: int, mean: Tensor, own: Tensor) -> None:
         """Take in one block's."""
         gap, n = mean - self.mean, self.n + count
         weight = self.n * count / n
         own = own.add_(gap.square(), alpha=weight) if self.diagonal else own.addr_(gap, gap, alpha=weight)
-        self.scatter = self.scatter.add_(own) if self.n else own  # in place: D x D is 8 MB and more
+        if not self.n:
+            self.scatter = own
+        else:
+            self.scatter += own  # in place: D x D is 8 MB and more
+            self.spare += [] if self.diagonal else [own]
         self.mean, self.n = self.mean + gap * (count / n), n
+
+    def empty(self, block: Tensor) -> Tensor:
+        """(D, D) of zeros; used again, since what many threads ask for and free leaves ever more holes."""
+        try:
+            return self.spare.pop().zero_()
+        except IndexError:
+            return torch.zeros(block.shape[1], block.shape[1], dtype=torch.float64, device=block.device)
 
     def exact(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scatter of one block, float64."""
@@ -63,7 +75,7 @@ class Moments:
         centred = block - mean
         if self.diagonal:
             return mean, centred.square().sum(0)
-        scatter = centred.new_zeros(len(mean), len(mean))
+        scatter = self.empty(block)
         for rows in centred.split(ROWS):
             add_gram(scatter, rows)
         return mean, scatter

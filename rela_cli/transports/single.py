@@ -40,7 +40,8 @@ class Room(threading.local):
 class Deflated:
     """(n, D) -> mean (D,) and scatter (D, D), float64, from float32 products around `pivot` without `top`.
 
-    Of the scatter the upper triangle is meant. top: (D, r) orthonormal directions, the largest of the features, r >= 0.
+    Of the scatter the upper triangle is meant; it is put where there are zeros for it.
+    top: (D, r) orthonormal directions, the largest of the features, r >= 0.
     """
 
     def __init__(self, pivot: Tensor, top: Tensor) -> None:
@@ -58,9 +59,8 @@ class Deflated:
                 return cls(mean, vectors[:, :taken])
         return None
 
-    def __call__(self, block: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, block: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor]:
         width, taken = self.top.shape
-        scatter = torch.zeros(width, width, dtype=torch.float64)
         across, within = torch.zeros(taken, width), torch.zeros(taken, taken)
         gaps = []
         for rows in block.split(ROWS):  # which stay in the processor's cache from one step to the next
