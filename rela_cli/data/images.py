@@ -20,7 +20,7 @@ from rela_cli.errors import ConfigError, MissingError
 
 Pixels = np.ndarray  # (H, W, 3) uint8
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"])
-HANDFUL = 64  # files a thread takes at a time, at most: handing over small ones one by one costs as much as decoding
+HANDFUL = 256  # files a thread takes at a time, at most: handing over small ones one by one costs as much as decoding
 SLOW = 2e-4  # seconds a file from which on threads read side by side; from memory it takes 6e-6
 JPEGS = (".jpg", ".jpeg", ".jfif")
 REDUCING_GAP = 4  # a JPEG is decoded at 1/2, 1/4 or 1/8 only if that leaves this many times the size asked for
@@ -110,7 +110,7 @@ def decode_all(sources: Sequence[Source], size: int | None) -> np.ndarray:
     side = size or len(decode(sources[0], None))
     pixels = np.empty((len(sources), 3, side, side), dtype=np.uint8)
     cores = os.cpu_count() or 1
-    share = max(1, min(HANDFUL, len(sources) // (4 * cores)))
+    share = max(1, min(HANDFUL, len(sources) // (16 * cores)))  # so that none is left alone with the last ones for long
     handfuls = [slice(start, start + share) for start in range(0, len(sources), share)]
     with ThreadPoolExecutor(cores) as pool:  # images are decoded outside the interpreter's lock
         one_square(set().union(*pool.map(partial(put, sources, size, pixels, Turns()), handfuls)))
