@@ -183,6 +183,7 @@ class Entry:
             os.replace(temporary, self.folder)
             fault(f"{self.kind}.after_replace")
             _sync(self.folder.parent)
+            _remember_made(self.folder, files)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -252,6 +253,17 @@ def _remember(path: Path, status: os.stat_result, digest: str) -> None:
     with suppress(OSError):  # a cache that cannot be written to, a full disk: then it is hashed again
         temporary.write_text(json.dumps(facts), encoding="utf-8")
         os.replace(temporary, note)
+
+
+def _remember_made(folder: Path, files: Facts) -> None:
+    """Write down the hashes of large files just made, so that the next process need not read them."""
+    for name, facts in files.items():
+        if facts["bytes"] >= LARGE:
+            status = (folder / name).stat()
+            time.sleep(
+                min(RACY, max(0.0, RACY + status.st_ctime - time.time()))
+            )  # it took longer to make than to let it age
+            _remember(folder / name, status, facts["sha256"])
 
 
 def _stamp(status: os.stat_result) -> list[int]:

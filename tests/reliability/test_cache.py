@@ -124,6 +124,22 @@ def test_a_large_file_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.M
     assert entry.make(fill) is True
 
 
+def test_a_large_file_is_not_hashed_again_after_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rela_cli import artifacts
+
+    monkeypatch.setattr(artifacts, "LARGE", 1)
+    entry = Entry("features", {"a": 1}, tmp_path)
+    entry.make(fill)
+    monkeypatch.setattr(artifacts, "_hashes", {})
+    monkeypatch.setattr(artifacts, "file_sha256", lambda path: pytest.fail(f"{path} is hashed again"))
+    assert entry.make(fill) is False
+    assert {path.name for path in entry.folder.iterdir()} == {"train.safetensors", "manifest.json", artifacts.INTACT}
+    monkeypatch.undo()
+    time.sleep(0.05)  # a kernel's clock ticks every few milliseconds
+    flip(entry.folder / "train.safetensors")
+    assert entry.make(fill) is True
+
+
 def test_a_flipped_bit_in_a_stages_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """safetensors loads it without a word; what comes of it is the same as if it had never been."""
     go(tmp_path, *WORDS, until="transport")
