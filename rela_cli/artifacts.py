@@ -260,9 +260,8 @@ def _remember_made(folder: Path, files: Facts) -> None:
     for name, facts in files.items():
         if facts["bytes"] >= LARGE:
             status = (folder / name).stat()
-            time.sleep(
-                min(RACY, max(0.0, RACY + status.st_ctime - time.time()))
-            )  # it took longer to make than to let it age
+            young = RACY - (time.time() - status.st_ctime)
+            time.sleep(min(RACY, max(0.0, young)))  # it took longer to make than it takes to age
             _remember(folder / name, status, facts["sha256"])
 
 
