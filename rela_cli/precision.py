@@ -39,7 +39,8 @@ def in_half(network: nn.Module, device: torch.device, dtype: torch.dtype = torch
 
 def set_backends(runtime: Runtime) -> None:
     """TF32 for what stays in fp32, the fastest kernels for these shapes; or, deterministic, the same bits each time."""
-    torch.use_deterministic_algorithms(runtime.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != runtime.deterministic:  # saying it imports the compiler: 1 s
+        torch.use_deterministic_algorithms(runtime.deterministic)
     torch.backends.cudnn.deterministic = runtime.deterministic
     torch.backends.cudnn.benchmark = not runtime.deterministic
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not runtime.deterministic

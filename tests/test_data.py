@@ -7,6 +7,8 @@ import io
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from PIL import Image
 
 from rela_cli.artifacts import Entry
 from rela_cli.data.cache import channel_stats, read_split, read_stats, write_images
-from rela_cli.data.datasets import Cifar10, Digits, Fake, stratified
+from rela_cli.data.datasets import Cifar10, Digits, Fake, digits_table, stratified
 from rela_cli.data.folders import ImageFolder
 from rela_cli.data.images import decode, decode_all
 from rela_cli.errors import ConfigError, MissingError, RelaError
@@ -81,6 +83,18 @@ def test_digits_split_is_fixed_and_stratified() -> None:
         "a0338df879a57c48",
         "bbdde94425e6bd92",
     ]
+
+
+def test_digits_are_read_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers as its own loader's, which is still there for the day that the file is not."""
+    gray, labels = digits_table()
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    theirs, truth = digits_table()
+    assert np.array_equal(gray, theirs) and np.array_equal(labels, truth)
+    program = "import sys; from rela_cli.data.datasets import digits_table; digits_table()"
+    program += "; print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
 
 
 def test_digits_are_all_there_once() -> None:

@@ -645,9 +645,10 @@ def test_kill_9_in_mid_training_leaves_a_run_that_can_be_made(tmp_path: Path) ->
 
 
 def test_a_second_process_is_told_who_is_at_work(rela: Rela, tmp_path: Path) -> None:
-    process = start(tmp_path, *LONG)
+    words = [word.replace("epochs=25", "epochs=1000") for word in LONG]  # the first must not end before the second asks
+    process = start(tmp_path, *words)
     wait_until(lambda: has_trained(tmp_path), process)
-    second = rela("train", *LONG)
+    second = rela("train", *words)
     process.kill()
     process.communicate()
     assert second.returncode == 1
