@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -338,31 +338,33 @@ class Pipeline:
         from rela_cli.stages.probe import prior_task, untrained_task
 
         learner = {"learner": self.config.learner.identity, "seed": self.config.seed}
-        found.setdefault("untrained", {})
+        fresh = partial(untrained_task, self.config, self.run.images, self.run.dataset)
+        found["untrained"] = {**found.get("untrained", {}), **self.baselines("untrained", fresh, **learner)}
         found.setdefault("prior_alone", None if self.config.is_plain else {})
-        for protocol in self.config.probe.protocols:
-            entry = self.run.baseline("untrained", protocol, **learner)
-            fresh = partial(untrained_task, self.config, self.run.images, self.run.dataset)
-            found["untrained"][protocol] = self.baseline(entry, fresh)
-            if not self.config.is_plain:
-                self.make_targets("transport")
-                dim = (self.run.trained or {})["target_dim"]
-                entry = self.run.baseline("prior_alone", protocol, targets=self.run.targets.hash, dim=dim)
-                task = lambda dim=dim: prior_task(self.run.targets, dim, self.run.images)  # noqa: E731
-                found["prior_alone"][protocol] = self.baseline(entry, task)
+        if not self.config.is_plain:
+            self.make_targets("transport")
+            dim = (self.run.trained or {})["target_dim"]
+            prior = partial(prior_task, self.run.targets, dim, self.run.images)
+            found["prior_alone"] |= self.baselines("prior_alone", prior, targets=self.run.targets.hash, dim=dim)
 
-    def baseline(self, entry: Entry, make_task: Any) -> Facts:
-        """One number of a baseline, from the cache or made now."""
-        from rela_cli.stages.probe import probe
+    def baselines(self, what: str, make_task: Callable[[], tuple[Any, Facts]], **of: Any) -> Facts:
+        """A baseline's number under each protocol, from the cache or made now; its features are made once for all."""
+        from rela_cli.stages.probe import probes
 
-        def fill(_: Path | None) -> Facts:
+        entries = {protocol: self.run.baseline(what, protocol, **of) for protocol in self.config.probe.protocols}
+        missing = ranks.agree([protocol for protocol, entry in entries.items() if not entry.manifest])
+        task, numbers = cache(make_task), {}
+
+        def fill(protocol: str, _: Path | None) -> Facts:
             self.make_images()
-            task, cost = make_task()
-            number = probe(task, entry.spec["protocol"], self.config.probe)
-            return {"number": {**number, "network": entry.spec["what"]}, **cost}
+            if protocol not in numbers:
+                together = ranks.world() > 1 and protocol in missing  # then several ranks fit them side by side
+                numbers.update(probes(task()[0], missing if together else [protocol], self.config.probe))
+            return {"number": {**numbers[protocol], "network": what}, **task()[1]}
 
-        make(entry, fill)
-        return dict((entry.manifest or {})["number"])
+        for protocol, entry in entries.items():
+            make(entry, partial(fill, protocol))
+        return {protocol: dict((entry.manifest or {})["number"]) for protocol, entry in entries.items()}
 
     # -------------------------------------------------------------------------------------------- accounts
 
