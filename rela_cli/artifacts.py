@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,10 +174,7 @@ class Entry:
         try:
             facts = fill(temporary)
             fault(f"{self.kind}.after_fill")
-            for path in temporary.iterdir():
-                _share(path)
-                _sync(path)
-            files = {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in sorted(temporary.iterdir())}
+            files = _settled(sorted(temporary.iterdir()))
             manifest = {"kind": self.kind, "spec": self.spec, **facts, "files": files, **provenance()}
             write_json(temporary / "manifest.json", manifest)
             fault(f"{self.kind}.before_replace")
@@ -261,7 +259,7 @@ def _remember_made(folder: Path, files: Facts) -> None:
         if facts["bytes"] >= LARGE:
             status = (folder / name).stat()
             young = RACY - (time.time() - status.st_ctime)
-            time.sleep(min(RACY, max(0.0, young)))  # it took longer to make than it takes to age
+            time.sleep(max(0.0, min(RACY, young)))  # it took longer to make than it takes to age
             _remember(folder / name, status, facts["sha256"])
 
 
@@ -456,6 +454,16 @@ def _share(path: Path) -> None:
     os.umask(mask)
     with suppress(OSError):  # some network file systems keep no permissions
         path.chmod(0o666 & ~mask)
+
+
+def _settled(paths: list[Path]) -> Facts:
+    """Files put onto the disk, and hashed meanwhile: sizes and hashes by name."""
+    with ThreadPoolExecutor(1) as pool:
+        synced = [pool.submit(work, path) for path in paths for work in (_share, _sync)]
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
+        for done in synced:
+            done.result()
+    return files
 
 
 def _sync(path: Path) -> None:

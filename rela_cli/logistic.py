@@ -11,12 +11,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from rela_cli.abreast import LANES, abreast
+
 TOLERANCE = 1e-6  # largest entry of the gradient at what counts as an optimum
 STEPS = 300  # at most, for one penalty
 MEMORY = 20  # pairs of (step, change of gradient) that L-BFGS remembers
 BLOCK = 2048  # samples: they stay in the processor's cache between their two products
+SHARE = 4 * BLOCK  # samples that a thread has at a time: products this small gain little by two threads, and wait a lot
 CURVED = 0.03  # share of the samples, those that a class is least sure of, whose curvature is counted one by one
 REFRESH = (0, 5, 30, 100)  # steps before which the curvature is looked at anew
+PANEL = 128  # columns of a product at a time
 MANY = 2**28  # entries of curvature (1 GB): where a matrix for each class would be more, all share one
 
 Function = Callable[[Tensor], tuple[float, Tensor]]  # weights -> loss, gradient
@@ -24,35 +28,66 @@ Product = Callable[[Tensor], Tensor]  # gradient -> about the inverse Hessian ti
 
 
 class Samples:
-    """Features (N, D) and labels (N,) as the solver reads them: float32, with a feature that is always 1."""
+    """Features (N, D) and labels (N,) as the solver reads them, in float32; the bias is a feature that is always 1."""
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
-        self.labels = labels
-        self.rows = torch.cat((features.float(), torch.ones(len(features), 1)), dim=1)
-        self.covariance = self.rows.T @ self.rows / len(self.rows)
-        size = self.rows.shape[1]
-        self.is_shared = classes * size**2 > MANY or len(self.rows) < size  # one curvature for all classes
+        self.rows, self.labels, n = features.float(), labels, len(features)
+        mean = self.rows.mean(0, keepdim=True)
+        self.covariance = torch.cat((torch.cat((gram(self.rows) / n, mean)), with_one(mean).T), dim=1)
+        size = len(self.covariance)
+        self.is_shared = classes * size**2 > MANY or n < size  # one curvature for all classes
 
     def loss(self, weights: Tensor, penalty: float, dtype: torch.dtype) -> tuple[float, Tensor]:
         """The objective and its gradient (D + 1, C) in float64; `dtype` is that of the products."""
-        loss, slope, w = 0.0, torch.zeros_like(weights.T), weights.T.to(dtype).contiguous()
-        for rows, label in zip(self.rows.split(BLOCK), self.labels.split(BLOCK), strict=True):
-            x, truth = rows.to(dtype), label[None]
-            logs = torch.log_softmax(w @ x.T, dim=0)  # (C, n): as (n, C) both products would take several times longer
-            loss -= float(logs.gather(0, truth).sum(dtype=torch.float64))
-            slope += logs.exp_().scatter_add_(0, truth, logs.new_full((1, len(label)), -1.0)) @ x
+        w = weights.T.to(dtype)
+        parts = zip(self.rows.split(SHARE), self.labels.split(SHARE), strict=True)
+        loss, slope = 0.0, torch.zeros_like(weights.T)
+        for part_loss, part_slope in abreast(lambda part: summed_loss(*part, w[:, -1:], w[:, :-1].contiguous()), parts):
+            loss += part_loss
+            slope += part_slope
         decay = penalty * weights
         decay[-1] = 0
         return loss / len(self.rows) + 0.5 * float((decay * weights).sum()), slope.T / len(self.rows) + decay
 
     def doubt(self, weights: Tensor) -> Tensor:
         """p (1 - p) of each class, or their mean where classes share: (C or 1, N) float32."""
-        w, parts = weights.T.float().contiguous(), []
+        bias, w, parts = weights[-1:].T.float(), weights[:-1].T.float().contiguous(), []
         for rows in self.rows.split(BLOCK):
-            chances = torch.softmax(w @ rows.T, dim=0)
+            chances = log_softmax(bias, w, rows).exp_()
             part = chances * (1 - chances)
             parts.append(part.mean(0, keepdim=True) if self.is_shared else part)
         return torch.cat(parts, dim=1)
+
+
+def summed_loss(features: Tensor, labels: Tensor, bias: Tensor, w: Tensor) -> tuple[float, Tensor]:
+    """Cross-entropy of some samples and its gradient (C, D + 1), summed in float64."""
+    loss, slope = 0.0, torch.zeros(len(w), features.shape[1] + 1, dtype=torch.float64)
+    for rows, label in zip(features.split(BLOCK), labels.split(BLOCK), strict=True):
+        x, truth = rows.to(w.dtype), label[None]
+        logs = log_softmax(bias, w, x)
+        loss -= float(logs.gather(0, truth).sum(dtype=torch.float64))
+        wrong = logs.exp_().scatter_add_(0, truth, logs.new_full((1, len(label)), -1.0))
+        slope[:, :-1] += wrong @ x
+        slope[:, -1] += wrong.sum(1)
+    return loss, slope
+
+
+def log_softmax(bias: Tensor, w: Tensor, x: Tensor) -> Tensor:
+    """(C, 1), (C, D), (n, D) -> (C, n): as (n, C) the products before and after would take several times longer."""
+    return torch.log_softmax(torch.addmm(bias, w, x.T), dim=0)
+
+
+def with_one(rows: Tensor) -> Tensor:
+    """(n, D) -> (n, D + 1)"""
+    return torch.cat((rows, rows.new_ones(len(rows), 1)), dim=1)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """X'X of (N, D), (D, D); what lies below the panels' diagonal is not computed but mirrored."""
+    product = rows.new_empty(rows.shape[1], rows.shape[1])
+    for start in range(0, len(product), PANEL):
+        product[start : start + PANEL, start:] = rows[:, start : start + PANEL].T @ rows[:, start:]
+    return product.triu() + product.triu(1).T
 
 
 def solutions(
@@ -151,7 +186,8 @@ def inverse_curvature(samples: Samples, weights: Tensor, penalty: float) -> Prod
     doubt = samples.doubt(weights)
     ridge = torch.full((len(samples.covariance),), penalty)
     ridge[-1] = 0
-    inverses = torch.stack([inverse(block(samples, part) + ridge.diag()) for part in doubt])
+    lanes = min(LANES, len(doubt))
+    inverses = torch.stack(list(abreast(lambda part: inverse(block(samples, part) + ridge.diag()), doubt, lanes)))
     return lambda slope: (inverses @ slope.T.float().unsqueeze(-1)).squeeze(-1).T.double()
 
 
@@ -159,7 +195,7 @@ def block(samples: Samples, doubt: Tensor) -> Tensor:
     """About X' diag(doubt) X / N, (D + 1, D + 1): most samples are certain, and count as so many mean samples."""
     counted = min(len(doubt), max(BLOCK, int(CURVED * len(doubt))))
     most = doubt.topk(counted, sorted=False)
-    rows = samples.rows[most.indices] * most.values.sqrt()[:, None]
+    rows = with_one(samples.rows[most.indices]) * most.values.sqrt()[:, None]
     rest = (doubt.sum() - most.values.sum()).clamp(min=0) / len(doubt)
     return torch.addmm(samples.covariance * rest, rows.T, rows, alpha=1 / len(doubt))
 
