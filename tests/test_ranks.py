@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from rela_cli import launch, norm, ranks
 from rela_cli.data.loader import in_blocks, load
 from rela_cli.errors import ConfigError
+from rela_cli.pipeline import Pipeline
+from rela_cli.runs import Run
 from rela_cli.stages import probe as stage
 from rela_cli.stages.train import Trainer
 from tests.factories import config, pixels, trainer
@@ -271,11 +274,9 @@ def test_whose_failure_it_was(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ probing
 
 
-def probed() -> tuple[dict[str, Any], list[str]]:
-    """Every protocol's number on one task, and which of them this process has fitted."""
-    random = torch.Generator().manual_seed(0)
-    labels = torch.arange(200) % 4
-    x = torch.randn(4, 12, generator=random)[labels] + torch.randn(200, 12, generator=random)
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """The protocols that this process fits meanwhile."""
     fitted: list[str] = []
     real = dict(stage.PROTOCOLS)
 
@@ -283,9 +284,35 @@ def probed() -> tuple[dict[str, Any], list[str]]:
         return lambda *given: (fitted.append(name), real[name](*given))[1]
 
     stage.PROTOCOLS.update({name: counted(name) for name in real})
-    numbers = stage.probes(stage.Task(x, labels, x.flip(0), labels.flip(0)), list(real), config().probe)
+    yield fitted
     stage.PROTOCOLS.update(real)
-    return {name: {k: v for k, v in found.items() if k != "seconds"} for name, found in numbers.items()}, fitted
+
+
+def without_seconds(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {name: {k: v for k, v in found.items() if k != "seconds"} for name, found in numbers.items()}
+
+
+def probed() -> tuple[dict[str, Any], list[str]]:
+    """Every protocol's number on one task, and which of them this process has fitted."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 4
+    x = torch.randn(4, 12, generator=random)[labels] + torch.randn(200, 12, generator=random)
+    with noted() as fitted:
+        numbers = stage.probes(stage.Task(x, labels, x.flip(0), labels.flip(0)), list(stage.PROTOCOLS), config().probe)
+    return without_seconds(numbers), fitted
+
+
+def untrained(outputs: str) -> tuple[dict[str, Any], list[str], int]:
+    """The untrained learner under three protocols, those fitted here, and how often its features were made."""
+    words = ["dataset=fake", "dataset.n=200", "dataset.size=8", "learner.width=8", "prior=none"]
+    made = config(*words, "probe.protocols=[lbfgs,knn,few_shot]", f"paths.outputs={outputs}", "runtime.device=cpu")
+    found: dict[str, Any] = {}
+    with noted() as fitted, pytest.MonkeyPatch.context() as patch:
+        tasks: list[Any] = []
+        real = stage.untrained_task
+        patch.setattr(stage, "untrained_task", lambda *given: (tasks.append(1), real(*given))[1])
+        Pipeline(Run(made), "train").probe_baselines(found)
+    return without_seconds(found["untrained"]), fitted, len(tasks)
 
 
 @pytest.mark.slow
@@ -297,3 +324,17 @@ def test_protocols_are_shared_out_and_give_the_numbers_of_one_process(tmp_path: 
     (first, by_first), (second, by_second) = on(2, tmp_path, probed)
     assert first == second == whole and list(first) == list(whole) == list(stage.PROTOCOLS)
     assert (by_first, by_second) == (["knn", "rela", "sgd_grid"], ["knn", "lbfgs", "few_shot"])
+
+
+@pytest.mark.slow
+def test_baselines_have_their_features_once_and_are_shared_out(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = untrained(str(tmp_path / "one"))
+    torch.set_num_threads(threads)
+    assert whole[1:] == (["lbfgs", "knn", "few_shot"], 1)
+    first, second = on(2, tmp_path / "ranks", untrained, str(tmp_path / "two"))
+    assert first[0] == second[0] == whole[0] and list(whole[0]) == ["lbfgs", "knn", "few_shot"]
+    assert first[1:] == (["knn", "lbfgs"], 1) and second[1:] == (["knn", "few_shot"], 1)
+    again = untrained(str(tmp_path / "two"))
+    assert again == (whole[0], [], 0)
