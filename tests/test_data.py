@@ -23,7 +23,7 @@ from rela_cli.data.folders import ImageFolder
 from rela_cli.data.images import decode, decode_all
 from rela_cli.errors import ConfigError, MissingError, RelaError
 
-from .conftest import Rela
+from .conftest import ROOT, Rela
 
 COMMON: dict[str, Any] = {"limit": None, "test_limit": None, "seed": 0, "flip": True}
 
@@ -93,7 +93,7 @@ def test_digits_are_read_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -
     assert np.array_equal(gray, theirs) and np.array_equal(labels, truth)
     program = "import sys; from rela_cli.data.datasets import digits_table; digits_table()"
     program += "; print('sklearn' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
 
 
