@@ -228,6 +228,7 @@ def test_augment_is_exact_and_skips_the_gpu(bench: Bench) -> None:
 
 
 HOLD = """
+import time
 from rela_cli.bench.memory import watched
 
 def hold():
