@@ -32,7 +32,7 @@ def abreast(work: Callable[[B], R], blocks: Iterable[B], lanes: int = LANES) -> 
     try:
         yield from in_order(pool, work, blocks, lanes)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         torch.set_num_threads(threads)  # what a lane sets for itself is what later threads would start with
 
 

@@ -36,6 +36,12 @@ def test_values_beyond_fp16_make_it_fp32(tmp_path: Path) -> None:
     assert rows[:60].equal(x[:60].half().float())  # they were written before it was known
 
 
+def test_what_is_fp16_already_stays_so(tmp_path: Path) -> None:
+    x = torch.full((10, 5), 65_000.0).half()
+    rows = load_file(written(tmp_path / "b", [x], 10))["features"]
+    assert rows.dtype == torch.float16 and rows.equal(x)
+
+
 def test_blocks_come_back(tmp_path: Path) -> None:
     x = torch.randn(100, 5).half()
     rows = Rows(written(tmp_path / "b", [x], 100), "features")
