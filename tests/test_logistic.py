@@ -8,10 +8,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from rela_cli import logistic
 from rela_cli.config import Probe
-from rela_cli.logistic import Samples, descend, inverse_curvature, solutions
+from rela_cli.logistic import Samples, descend, inverse_curvature, solutions, with_one
 from rela_cli.stages.probe import PENALTIES, Task, affine, probe, standardised, stratified_tenth
 
 from .factories import config
@@ -121,3 +122,21 @@ def test_the_curvature_saves_most_of_the_way() -> None:
         assert descend(loss, curvature, start, 1e-6)[1] <= 1e-6
         looks.append(len(seen))
     assert looks[0] < 0.7 * looks[1]
+
+
+def test_curvature_is_the_hessians_block_of_each_class() -> None:
+    """By autograd in float64, where all samples are counted; the bias has no penalty."""
+    random = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(300, 6, generator=random) + 0.5, torch.arange(300) % 3
+    weights = torch.randn(7, 3, generator=random, dtype=torch.float64) / 3
+    samples = Samples(x, labels, 3)
+    assert samples.covariance.allclose(with_one(x).T @ with_one(x) / 300, atol=1e-6)
+
+    def objective(flat: torch.Tensor) -> torch.Tensor:
+        w = flat.view(7, 3)
+        return cross_entropy(with_one(x.double()) @ w, labels) + 0.05 * w[:-1].square().sum()
+
+    hessian = torch.autograd.functional.hessian(objective, weights.flatten()).view(7, 3, 7, 3)
+    slope = torch.randn(7, 3, generator=random, dtype=torch.float64)
+    expected = torch.stack([torch.linalg.solve(hessian[:, c, :, c], slope[:, c]) for c in range(3)], dim=1)
+    assert inverse_curvature(samples, weights, 0.1)(slope).allclose(expected, rtol=1e-4, atol=1e-4)
