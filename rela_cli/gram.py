@@ -1,0 +1,18 @@
+"""X'X without its lower half, which is the upper one mirrored: 7 of 16 of the products of 1,024 columns are saved."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+COLUMNS = 128  # of a product: narrower panels multiply more slowly than they save
+
+
+def add_gram(total: Tensor, x: Tensor) -> None:
+    """Add x'x of (n, D) to (D, D), of any precision; below the panels' diagonal that stays as it was."""
+    for start in range(0, x.shape[1], COLUMNS):
+        total[start : start + COLUMNS, start:] += x[:, start : start + COLUMNS].T @ x[:, start:]
+
+
+def mirrored(upper: Tensor) -> Tensor:
+    """(D, D) -> the symmetric matrix of its upper triangle."""
+    return upper.triu() + upper.triu(1).T
