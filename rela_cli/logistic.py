@@ -177,6 +177,8 @@ def along(
 def inverse_curvature(samples: Samples, weights: Tensor, penalty: float) -> Product:
     """The Hessian's block of each class, X' diag(p (1 - p)) X / N + penalty, inverted."""
     doubt = samples.doubt(weights)
+    if not weights.any():
+        doubt = doubt[:1]  # at zero all classes are in the same doubt
     ridge = torch.full((len(samples.covariance),), penalty)
     ridge[-1] = 0
     lanes = min(LANES, len(doubt))

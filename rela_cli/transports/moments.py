@@ -69,14 +69,15 @@ class Moments:
             return torch.zeros(block.shape[1], block.shape[1], dtype=torch.float64, device=block.device)
 
     def exact(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scatter of one block, float64; only a piece of it is float64 at a time."""
-        pieces = block.split(ROWS)
-        mean = torch.stack([rows.double().sum(0) for rows in pieces]).sum(0) / len(block)
+        """Mean and scatter of one block, float64: in one piece, since memory for small ones is not given back."""
+        block = block.double()
+        mean = block.mean(0)
+        centred = block - mean
         if self.diagonal:
-            return mean, torch.stack([(rows.double() - mean).square().sum(0) for rows in pieces]).sum(0)
+            return mean, centred.square().sum(0)
         scatter = self.empty(block)
-        for rows in pieces:
-            add_gram(scatter, rows.double() - mean)
+        for rows in centred.split(ROWS):
+            add_gram(scatter, rows)
         return mean, scatter
 
     def pool(self) -> None:
