@@ -75,11 +75,13 @@ OTHERS = {  # the modules of the other commands
     "data": "data_command",
     "doctor": "doctor",
 }
+SCREEN = {"COLUMNS": 20, "LINES": 2}  # the least that text can be laid out on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Everything a user should read ends here as a message."""
     words = list(sys.argv[1:] if argv is None else argv)
+    forget_odd_screen()
     if "RANK" not in os.environ:
         return attempt(words)
     from rela_cli import launch, ranks
@@ -88,6 +90,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = attempt(words)
     launch.note_end(ranks.rank(), status)
     return status
+
+
+def forget_odd_screen() -> None:
+    """Drop COLUMNS and LINES that are no size of a screen, such as the 0 of containers, editors and CI.
+
+    Libraries that find no such variable ask the terminal, or take 80 by 24; with COLUMNS=0 they print nothing.
+    """
+    for name, least in SCREEN.items():
+        value = os.environ.get(name, "")
+        if not (value.isascii() and value.isdigit() and int(value) >= least):
+            os.environ.pop(name, None)
 
 
 def attempt(words: Sequence[str]) -> int:

@@ -139,6 +139,20 @@ def test_cost_to_reach_plain_star(
     assert {"at": " % (1)", "at most": "≤ 20 % (1)", "not reached": "not reached (1)"}[how] in text
 
 
+def test_seeds_are_averaged_by_budget_whatever_each_cost(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine that was busy made the smaller budget of seed 1 the dearer one; means are of budgets all the same."""
+    for seed in (0, 1):
+        make(0.6, "none", 1.0, seed, flops=cost(400))
+    for seed, (small, large) in enumerate(((100, 200), (300, 200))):
+        make(0.5, "patches", 0.2, seed, flops=cost(small))
+        make(0.7, "patches", 0.5, seed, flops=cost(large))
+    make(0.7, "patches", 0.5, 2, flops=cost(1))  # lacks a budget, and plain*
+    found = [r for r in records(tmp_path, capsys, "--equal-cost=flops") if r["kind"] == "prior"]
+    assert [(one["reach"], one["reach_share"]) for one in found] == [("at", pytest.approx(200 / 400))] * 2
+
+
 def test_positive_intervals_stand_out_and_negative_ones_do_not(
     curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,19 @@ def test_cost_includes_the_prior(project: Path) -> None:
     assert list(patches[0].get_xdata()) == [111]
 
 
+def test_budgets_that_cost_the_same_keep_their_names(make: Make, tmp_path: Path) -> None:
+    """As when both round to the same number of steps."""
+    for budget, top1 in ((0.5, 0.6), (0.53, 0.6), (0.8, 0.4), (1.0, 0.9)):
+        for seed in (0, 1):
+            make(top1, "none", budget, seed, flops={"train": 100.0 if budget < 1 else 200.0})
+    (figure,) = draw(tmp_path / "outputs", "cost")
+    (axes,) = figure.axes
+    (plain,) = axes.containers
+    assert list(plain[0].get_xdata()) == [100, 100, 100, 200]
+    assert plain[0].get_ydata() == pytest.approx([60, 60, 40, 90])
+    assert {"50", "53", "80", "100"} <= {text.get_text() for text in axes.texts}
+
+
 def test_without_a_cost_there_is_no_cost_plot(project: Path) -> None:
     assert draw(project, "cost", axis="seconds") == []
 

@@ -22,6 +22,8 @@ from rela_cli.report import table
 from rela_cli.report.collect import collect
 from rela_cli.report.formats import print_rich, speakable
 
+from .conftest import Rela
+
 SETTINGS: dict[str, Any] = {
     "dataset": {"name": "digits", "target": "rela_cli.data.Digits", "limit": None},
     "learner": {"name": "resnet18", "target": "rela_cli.learners.resnet18", "width": 8},
@@ -512,6 +514,18 @@ def test_csv_and_json_hold_the_same_in_full_precision(make: Make, tmp_path, caps
     assert [row["mean"] for row in rows if row["kind"] == "plain_star"] == [""]
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_csv_text_is_no_formula_and_numbers_are_numbers(make: Make, tmp_path, capsys, start):
+    for prior, value in (("none", 0.6), (f"{start}1+1", 0.5)):
+        make(value, prior)
+    text = shown(tmp_path, capsys, "--format=csv", "--differences")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    (row,) = [row for row in rows if row["kind"] == "prior"]
+    assert row["prior"] == row["label"] == f"'{start}1+1"
+    assert float(row["minus_plain"]) == pytest.approx(-0.1)
+    assert json.loads(shown(tmp_path, capsys, "--format=json"))[2]["prior"] == f"{start}1+1"
+
+
 def test_csv_notes_stay_out_of_the_data(make: Make, tmp_path, capsys):
     make(0.8)
     make(0.8, seed=1, status="failed")
@@ -558,6 +572,22 @@ def test_rich_fits_the_screen_and_loses_nothing(make: Make, tmp_path, capsys, mo
     for i in range(1, len(priors)):
         assert f"{70 + i}.0" in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("COLUMNS", v) for v in ("0", "1", "-5", "wide", "²", "")] + [("LINES", "0"), ("TERM", "dumb")]
+)
+def test_a_screen_of_no_size_is_none(make: Make, tmp_path, capsys, rela: Rela, name, value):
+    make(0.8, untrained=0.3)
+    make(0.7, "patches", prior_alone=0.6)
+    assert rela("table", env={name: value}).stdout == shown(tmp_path, capsys)
+
+
+def test_a_screen_of_no_size_has_help_and_a_width_that_fits_is_kept(make: Make, tmp_path, rela: Rela):
+    assert "--equal-cost" in rela("table", "--help", env={"COLUMNS": "1"}).stdout
+    for prior in ("none", "random", "patches", "clip"):
+        make(0.8, prior, prior_alone=0.6)
+    assert max(map(len, rela("table", env={"COLUMNS": "60"}).stdout.splitlines())) <= 60
 
 
 def test_labels_are_no_markup(make: Make, tmp_path, capsys):

@@ -157,9 +157,10 @@ def _natural(settings: Settings, keys: set[str]) -> list[tuple[str, float, str]]
 
 def _number(value: str) -> float:
     try:
-        return float(value) if value != "nan" else math.inf
+        number = float(value)
     except ValueError:
         return math.inf
+    return math.inf if math.isnan(number) else number
 
 
 # ---------------------------------------------------------------------------------------- rows, columns, cells

@@ -39,6 +39,7 @@ OUTSIDE = {"above": "dearer than any plain run", "below": "cheaper than any plai
 PLAIN: Settings = ()
 
 Point = tuple[float, float]  # cost, accuracy
+Curves = dict[int, dict[float, Point]]  # by seed, then by budget
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,15 @@ def cost_of(run: Run, axis: str) -> float | None:
     return math.fsum(known) if account.get("train") else None
 
 
-def curve(runs: Iterable[Run], row: Row, variant: Settings, protocol: Protocol, axis: str) -> dict[int, list[Point]]:
-    """By seed: cost and accuracy at every budget, cheapest first."""
-    points: dict[int, list[Point]] = {}
+def curve(runs: Iterable[Run], row: Row, variant: Settings, protocol: Protocol, axis: str) -> Curves:
+    """By seed and budget: cost and accuracy."""
+    points: Curves = {}
     for run in runs:
         if run.finished and (run.shared, run.variant) == (row.shared, variant):
             value, cost = measured_by(run.result.get("probe")).get(protocol), cost_of(run, axis)
             if value is not None and cost:
-                points.setdefault(run.seed, []).append((cost, value))
-    return {seed: sorted(found) for seed, found in points.items()}
+                points.setdefault(run.seed, {})[run.budget] = (cost, value)
+    return points
 
 
 def interpolated(points: Sequence[Point], cost: float) -> float | str:
@@ -149,8 +150,9 @@ def at_equal_cost(
     plain = curve(runs, row, PLAIN, protocol, axis)
     differences, outside = {}, None
     here = [run for run in runs if run.budget == row.budget]
-    for seed, ((cost, value),) in curve(here, row, variant, protocol, axis).items():
-        reached = interpolated(plain[seed], cost) if seed in plain else None
+    for seed, points in curve(here, row, variant, protocol, axis).items():
+        cost, value = points[row.budget]
+        reached = interpolated(sorted(plain[seed].values()), cost) if seed in plain else None
         if isinstance(reached, float):
             differences[seed] = value - reached
         else:
@@ -158,22 +160,25 @@ def at_equal_cost(
     return paired(differences) or outside
 
 
-def mean_points(curves: Mapping[int, Sequence[Point]], budgets: int) -> list[Point]:
-    """Seeds averaged budget by budget; a seed that lacks one is left out."""
-    whole = [points for points in curves.values() if len(points) == budgets]
-    return [(statistics.fmean(c for c, _ in at), statistics.fmean(v for _, v in at)) for at in zip(*whole, strict=True)]
+def mean_points(curves: Curves, budgets: Iterable[float]) -> list[Point]:
+    """The mean over seeds at each budget, cheapest first; two budgets may cost the same, in another order each time."""
+    at = ([points[budget] for points in curves.values()] for budget in budgets)
+    return sorted((statistics.fmean(c for c, _ in found), statistics.fmean(v for _, v in found)) for found in at)
 
 
 def reach(runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, axis: str) -> Reach | None:
-    """Where the variant's mean curve over its budgets first comes up to plain on everything."""
+    """Where the variant's mean curve over its budgets first comes up to plain on everything.
+
+    A seed that lacks one of the budgets is left out.
+    """
     star = curve([run for run in runs if run.budget == 1], row, PLAIN, protocol, axis)
-    ours = {seed: points for seed, points in curve(runs, row, variant, protocol, axis).items() if seed in star}
-    budgets = max(map(len, ours.values()), default=0)
-    points = mean_points(ours, budgets)
-    seeds = tuple(sorted(seed for seed, found in ours.items() if len(found) == budgets))
-    if not points:
+    every = {seed: points for seed, points in curve(runs, row, variant, protocol, axis).items() if seed in star}
+    budgets = max((points.keys() for points in every.values()), key=len, default=set[float]())
+    ours = {seed: points for seed, points in every.items() if points.keys() >= budgets}
+    if not ours:
         return None
-    ((full_cost, goal),) = mean_points({seed: star[seed] for seed in seeds}, 1)
+    points, seeds = mean_points(ours, budgets), tuple(sorted(ours))
+    ((full_cost, goal),) = mean_points({seed: star[seed] for seed in seeds}, [1.0])
     if points[0][1] >= goal:
         return Reach(points[0][0] / full_cost, "at most", seeds)
     for (left, low), (right, high) in pairwise(points):

@@ -128,9 +128,10 @@ def slug(text: str) -> str:
 
 
 class At(NamedTuple):
-    """A cell on a curve: where it is, its score."""
+    """A cell on a curve: where it is, its budget, its score."""
 
     x: float
+    budget: float
     score: Score
 
 
@@ -180,9 +181,9 @@ def series_of(group: Group, protocol: Protocol, x_of: Callable[[Row, Column], fl
         for budget in group.budgets:
             value, x = score(group.runs, group.row(budget), column, protocol), x_of(group.row(budget), column)
             if value is not None and x is not None:
-                points.append(At(x, value))
-        if points:
-            found.append(Series(words_of(column), drawn, dash, column, tuple(sorted(points))))
+                points.append(At(x, budget, value))
+        if points:  # two budgets may cost the same
+            found.append(Series(words_of(column), drawn, dash, column, tuple(sorted(points, key=lambda p: p[:2]))))
     return found
 
 
@@ -289,17 +290,15 @@ def cost_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
     draw_series(axes, found)
     draw_references(axes, group, protocol)
     unit = log_ticks(axes, axis)
-    number_points(axes, list(budgets_at(group, found, axis)))
+    number_points(axes, [budgets_at(one) for one in found])
     axes.set(xlabel=f"cost of extract + transport + train, {unit}", ylabel="top-1, %")
     margin_labels(axes, labels)
     return figure
 
 
-def budgets_at(group: Group, found: Sequence[Series], axis: str) -> Iterator[list[tuple[float, float, str]]]:
-    """(x, y, budget in %) of the points of each series."""
-    for one in found:
-        budgets = {mean_cost(group, group.row(b), one.column, axis): b for b in group.budgets}
-        yield [(p.x, 100 * p.score.mean, f"{100 * budgets[p.x]:g}") for p in one.points]
+def budgets_at(one: Series) -> list[tuple[float, float, str]]:
+    """(x, y, budget in %) of each point."""
+    return [(p.x, 100 * p.score.mean, f"{100 * p.budget:g}") for p in one.points]
 
 
 def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None:

@@ -18,6 +18,7 @@ from rich.text import Text
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, unlike a hyphen
 LONG = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how text begins that spreadsheets calculate
 BEST, ABOVE = "{best}", "{above}"  # in a legend: the format's own word for these marks
 SEEN = "†"  # a cell whose prior has seen the labels that it is judged by
 ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<="})
@@ -232,11 +233,18 @@ def _marked(cell: Cell, escape: Callable[[str], str], best: str, above: str) -> 
 def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
     """Records as CSV; a list becomes its items with spaces between, None an empty field."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in record.items()})
+    heads = list(dict.fromkeys(head for record in records for head in record))
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(_csv, heads))
+    writer.writerows([_csv(record.get(head)) for head in heads] for record in records)
     return out.getvalue()
+
+
+def _csv(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay as they are."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def to_json(records: Sequence[Mapping[str, Any]]) -> str:
