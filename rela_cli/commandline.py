@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class CommandLine:
         """Where the user's own parts are imported from; only if this command line allows a package."""
         allows = any(word.startswith("allow=") for word in self.overrides)
         return str(self.config_dir.parent) if self.config_dir and allows else None
+
+    def open_imports(self) -> None:
+        """Let Python find the user's own parts, in whatever process they are needed."""
+        if self.import_root and self.import_root not in sys.path:
+            sys.path.append(self.import_root)  # last: it can add packages and replace none
 
 
 def parse(words: Sequence[str]) -> CommandLine:

@@ -82,6 +82,7 @@ class Composer:
             version.setbase("1.3")
         setup_globals()
         self.line = line
+        line.open_imports()
         self.config_name = line.flags.get("--config-name") or "rela"
         path = create_config_search_path(line.flags.get("--config-path") or str(CONF_DIR))
         if line.config_dir:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,8 +28,7 @@ class Job:
 
     def run(self, tree: DictConfig, overrides: Sequence[str]) -> Outcome:
         """Validate a composed tree and work through the stages. torch is imported here and not before."""
-        if self.line.import_root and self.line.import_root not in sys.path:
-            sys.path.append(self.line.import_root)  # last: it can add packages and replace none
+        self.line.open_imports()  # a launcher may have sent this to a process of its own
         config = config_of(tree, overrides)
         from rela_cli import launch, pipeline
 

@@ -7,34 +7,36 @@ LABEL_FREE; docs/results.md says how well either foretells the order of the trai
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rela_cli import weights
-from rela_cli.commandline import CommandLine, parse
-from rela_cli.composer import Composer
 from rela_cli.config import Config
 from rela_cli.errors import ConfigError
 from rela_cli.parts import build
 from rela_cli.pipeline import Pipeline
+from rela_cli.rank_line import Entry, configs_for, read
 from rela_cli.report import formats
 from rela_cli.report.formats import MISSING, SEEN, Cell, Grid
 from rela_cli.runs import Run
 
-SAMPLE = 2000  # train images looked at, and as many test images for the label-using scores; `n=` changes it
 NEIGHBOURS = 10  # that two priors may agree about
 VIEWED = 500  # images whose targets are compared with those of a view of theirs
 LABEL_FREE = "stability"  # what orders priors where there are no labels
-FORMATS = ("rich", "md", "csv", "json", "latex")
 USAGE = """\
-usage: rela rank priors=[random,patches,embedded] [n=2000] [format=rich|md|csv|json|latex] [key=value ...]
+usage: rela rank priors=[NAME,...] [n=2000] [format=rich|md|csv|json|latex] [key=value ...]
 
 Which free model should I take? Each prior sees a seeded sample of n images; what is scored are the targets that the
-learner would be matched to. Nothing is trained. An option such as prior.width=32 goes to the priors that have it.
+learner would be matched to. Nothing is trained.
 
-  rela rank priors=[random,patches,embedded] dataset=image_folder dataset.root=photos dataset.image_size=64"""
+  priors=[patches,checkpoint]          the priors (`rela list priors`); [a=timm,b=timm] names two of the same kind
+  checkpoint.weights=FILE  a.model=M   a key of that prior alone, under its name in the list
+  prior.KEY=VALUE                      the same, where one prior of the list has the key
+  dataset.root=FOLDER ...              everything else is for all of them
+
+  rela rank priors=[random,patches,embedded] dataset=image_folder dataset.root=photos dataset.image_size=64
+  rela rank priors=[a=checkpoint,b=checkpoint,patches] a.weights=one.pth b.weights=two.pth b.model=resnet50"""
 
 
 @dataclass
@@ -61,16 +63,6 @@ class Scores:
         return sum(self.neighbours.values()) / len(self.neighbours) if self.neighbours else None
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for."""
-
-    priors: tuple[str, ...]
-    n: int
-    form: str
-    line: CommandLine  # the overrides that are the runs' own
-
-
 def main(argv: list[str]) -> int:
     """Score the priors named and print them in order.
 
@@ -85,60 +77,10 @@ def main(argv: list[str]) -> int:
     for config in configs:
         weights.locate(config.prior)  # all that is missing is said before anything is computed
     runs = [made_targets(config) for config in configs]
-    found = [scores(run) for run in runs]
+    found = [scores(entry, run) for entry, run in zip(request.entries, runs, strict=True)]
     add_agreement(found, runs)
     show(ordered(found), runs[0], request.form)
     return 0
-
-
-# ------------------------------------------------------------------------------------------------- the command line
-
-
-def read(argv: Sequence[str]) -> Request:
-    """Our own keys, and the rest of the line."""
-    line = parse(argv)
-    if line.is_sweep:
-        raise ConfigError("rela rank compares priors=[...] by itself; leave -m out")
-    given = dict(word.partition("=")[::2] for word in line.overrides)
-    names = tuple(name for name in re.split(r"[\s,]+", given.pop("priors", "").strip("[]() ")) if name)
-    if not names or "prior" in given:
-        raise ConfigError("say which: rela rank priors=[random,patches,embedded] (`rela list priors` shows them)")
-    n, form = given.pop("n", str(SAMPLE)), given.pop("format", "rich")
-    if not n.isdigit() or int(n) < 20:
-        raise ConfigError(f"n={n} must be a whole number of at least 20")
-    if form not in FORMATS:
-        raise ConfigError(f"format={form} must be one of {', '.join(FORMATS)}")
-    words = tuple(f"{key}={value}" for key, value in given.items())
-    return Request(names, int(n), form, CommandLine(line.flags, words))
-
-
-def configs_for(request: Request) -> list[Config]:
-    """One config a prior, on the same sample. An option of a prior goes to those priors that have it."""
-    composer = Composer(request.line)
-    keys = {name: composer.keys("prior", name) for name in request.priors}
-    options = [word for word in request.line.overrides if word.startswith("prior.")]
-    if lost := [word for word in options if not any(key_of(word) in known for known in keys.values())]:
-        raise ConfigError(f"none of these priors has {lost[0].partition('=')[0]}")
-    common = [word for word in request.line.overrides if word not in options]
-    sample = [
-        f"dataset.{key}={request.n}" for key in ("limit", "test_limit") if not names_key(common, f"dataset.{key}")
-    ]
-    small = [] if names_key(common, "batch_size") else ["batch_size=2"]  # no step is taken
-    return [
-        Composer(CommandLine(request.line.flags, (f"prior={name}", *common, *sample, *small, *own))).check()
-        for name in request.priors
-        for own in [[word for word in options if key_of(word) in keys[name]]]
-    ]
-
-
-def key_of(word: str) -> str:
-    """`width` of `prior.width=8`."""
-    return word.partition("=")[0].removeprefix("prior.")
-
-
-def names_key(words: Sequence[str], key: str) -> bool:
-    """Whether one of the overrides sets `key`."""
-    return any(word.startswith(f"{key}=") for word in words)
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
@@ -153,7 +95,7 @@ def made_targets(config: Config) -> Run:
     return run
 
 
-def scores(run: Run) -> Scores:
+def scores(entry: Entry, run: Run) -> Scores:
     """Everything that one prior can be scored by alone."""
     features, targets = run.features.manifest or {}, run.targets.manifest or {}
     width = min(Pipeline(run, "rela rank").learner_width(), targets["dim"]) if targets["ordered"] else targets["dim"]
@@ -161,7 +103,7 @@ def scores(run: Run) -> Scores:
     by_labels = label_scores(run, width)
     images = run.lengths.train_samples
     return Scores(
-        prior=weights.shown_name(run.config.prior),
+        prior=entry.name if entry.is_named else weights.shown_name(run.config.prior),
         saw_labels=run.dataset.label_set in weights.labels_seen(run.config.prior),
         features=features["feature_dim"],
         targets=width,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from rela_cli import rank
 from rela_cli.composer import compose
 from rela_cli.data.labels import CIFAR10, CIFAR100, label_set
 from rela_cli.errors import ConfigError
+from rela_cli.learners.cifar_resnet import cifar_resnet
+from rela_cli.parts import build
 from rela_cli.pipeline import run
 from rela_cli.rank import Scores
+from rela_cli.rank_line import configs_for, read
 from rela_cli.representation import effective_rank, linear_cka, mutual_neighbours, rank_of
 from rela_cli.runs import Run
 
@@ -96,6 +100,48 @@ def test_scores_are_those_of_the_stages_themselves(capsys: pytest.CaptureFixture
     assert found["random"]["features"] == 64, "prior.width went to the prior that has it"
 
 
+def test_two_files_of_one_kind_are_two_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Each entry gets its own keys; both rows are those of the file alone."""
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        torch.save(cifar_resnet(20, 4).state_dict(), tmp_path / f"{name}.pth")
+    words = ("a.stem=cifar", f"a.weights={tmp_path}/a.pth", f"b.weights={tmp_path}/b.pth", "n=60")
+    found = {row["prior"]: row for row in ranked(capsys, tmp_path, "priors=[a=checkpoint,b=checkpoint]", *words)}
+    assert found["a"]["stability"] != found["b"]["stability"]
+    for name in "ab":
+        alone = (f"checkpoint.weights={tmp_path}/{name}.pth", "n=60")
+        (row,) = ranked(capsys, tmp_path, "priors=[checkpoint]", *alone)
+        assert row["stability"] == found[name]["stability"]
+        assert row["lbfgs"] == found[name]["lbfgs"]
+    assert found["a"]["neighbours:b"] < 1
+
+
+def test_a_key_under_a_prior_s_name_goes_to_that_prior_alone() -> None:
+    words = ["priors=[embedded,random,patches]", "random.seed=3", "random.width=8", "prior.pool=1", *FAKE]
+    embedded, random, patches = configs_for(read(words))
+    assert random.prior.options == {"width": 8, "seed": 3}
+    assert (patches.prior.options["seed"], patches.prior.options["pool"]) == (0, 1)
+    assert embedded.prior.options["run"] == "embedded"
+    kept = configs_for(read(["priors=[checkpoint]", "checkpoint.weights=x", "checkpoint.card.labels_seen=[cifar10]"]))
+    assert kept[0].prior.card.labels_seen == ("cifar10",)
+
+
+def test_own_parts_are_found_wherever_a_config_is_composed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rela rank`, `plan`, `fetch`, `data check`: whatever composes can import what `allow` names."""
+    (tmp_path / "ownpkg").mkdir()
+    (tmp_path / "ownpkg" / "__init__.py").write_text("")
+    (tmp_path / "ownpkg" / "parts.py").write_text("class Mine:\n    def __init__(self, knob): self.knob = knob\n")
+    (tmp_path / "conf" / "prior").mkdir(parents=True)
+    yaml = "name: mine\n_target_: ownpkg.parts.Mine\nknob: 1\n"
+    (tmp_path / "conf" / "prior" / "mine.yaml").write_text(yaml)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    words = ["priors=[mine]", "mine.knob=2", "--config-dir", str(tmp_path / "conf")]
+    with pytest.raises(ConfigError, match=r"allow=\[ownpkg\]"):
+        configs_for(read(words))
+    (config,) = configs_for(read([*words, "allow=[ownpkg]"]))
+    assert build(config.prior).knob == 2
+
+
 def random_words(tmp_path: Path) -> list[str]:
     words = ["prior=random", "prior.width=8", *FAKE, f"paths.outputs={tmp_path}", "dataset.limit=100"]
     return [*words, "dataset.test_limit=100", "batch_size=2"]
@@ -154,6 +200,17 @@ def test_a_table_that_can_be_read(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["priors=[random]", "-m"], "leave -m out"),
         (["priors=[checkpoint]"], "needs prior.weights=PATH"),
         (["priors=[random]", "bugdet=1"], "did you mean budget"),
+        (["priors=[rela_run,embedded]", "prior.run=X"], r"whose it is: rela_run.run=X or embedded.run=X"),
+        (["priors=[random,patches]", "prior.seed=1"], r"random.seed=1 or patches.seed=1"),
+        (
+            ["priors=[random,patches]", "patches.widht=1"],
+            r"patches has no widht.*allowed: card, patch_size, patches, pool",
+        ),
+        (["priors=[checkpoint,checkpoint]"], r"stands twice.*priors=\[a=checkpoint,b=checkpoint\]"),
+        (["priors=[a=checkpoint,a=timm]"], "a stands twice"),
+        (["priors=[dataset=checkpoint]"], "dataset cannot be a name; say one such as a=checkpoint"),
+        (["priors=[a=chekpoint]"], "did you mean checkpoint"),
+        (["priors=[a=checkpoint,b=timm]", "b.model=x"], "a: prior=checkpoint needs prior.weights=PATH"),
     ],
 )
 def test_what_cannot_be_meant(words: list[str], message: str, tmp_path: Path) -> None:
