@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     launch.note_start(ranks.rank())
     status = attempt(words)
-    launch.note_end(ranks.rank(), status)
+    launch.note_end(ranks.rank())
     return status
 
 

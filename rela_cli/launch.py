@@ -1,14 +1,16 @@
-"""runtime.devices=N: the same command again in N processes, which torchrun starts and watches over.
+"""runtime.devices=N: the same command again in N processes on this machine, started and watched over here.
 
-torchrun itself turns every failure and every signal into 1; here the exit status is that of the process that failed
-first, and a signal is handed on, once, as the SIGTERM that the processes save at. Needs no torch.
+They meet by a file in a folder that only this user can enter, and talk to each other over the loopback interface:
+nothing listens to the network, and nothing that comes from outside is read. The exit status is that of the process that
+failed first, and a signal is handed on, once, as the SIGTERM that the processes save at. Needs no torch.
 """
 
 from __future__ import annotations
 
-import ctypes
+import math
 import os
-import signal
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,13 +19,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from rela_cli import owner
+from rela_cli.artifacts import warn
 from rela_cli.config import Config
 from rela_cli.errors import RelaError, Stopped
+from rela_cli.ranks import MEETING
 from rela_cli.signals import collected
 
 POLL = 0.1  # seconds between looks at the processes
-STATUS = "RELA_STATUS"  # names the folder where each process notes its pid, and how it left
-PR_SET_PDEATHSIG = 1  # Linux: the signal that a child gets when its parent dies
+GRACE = owner.GRACE  # seconds that processes which were told to stop have to end their step and save
+LOST_GRACE = 10.0  # the same where one has failed: the others cannot go on without it, nor save
+STATUS = "RELA_STATUS"  # names the folder where each process notes its pid
+STOPS = (129, 130, 143)  # exit statuses of a process that a signal has stopped in good order
+
+Ranks = Sequence["subprocess.Popen[bytes]"]
 
 
 class RanksFailed(RelaError):
@@ -42,118 +51,121 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
         RanksFailed: with the exit status of the first that failed.
     """
     count = config.runtime.devices
+    children: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="rela-") as folder, collected("; the same command goes on") as signals:
-        child = subprocess.Popen(
-            [*torchrun(count), command, *words],
-            env=environment(folder, count),
-            start_new_session=True,  # a Ctrl-C is ours to hand on, once
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
-        )
         try:
-            status = watch(child, signals)
+            for rank in range(count):
+                children.append(start([command, *words], environment(folder, rank, count)))
+            statuses = watch(children, signals)
         finally:
-            end(child, Path(folder))
-        failed = first_failure(Path(folder), count)
+            end(children, 0.0)
     if signals:
         raise Stopped(str(signals[0]), signals[0].exit_code - 128)
-    if status:
-        raise RanksFailed(*(failed or (f"torchrun ended with {status}", 1)))
+    if failure := first_failure(statuses):
+        raise RanksFailed(*failure)
 
 
-def torchrun(count: int) -> list[str]:
-    """The command that starts `count` of us on this machine, and leaves it to us to speak."""
-    return [sys.executable, "-m", "rela_cli.launch", "--standalone", f"--nproc-per-node={count}", "-m", "rela_cli"]
+def start(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """One process, in a session of its own: a Ctrl-C is ours to hand on, once."""
+    return subprocess.Popen([sys.executable, "-m", "rela_cli", *words], env=environment, start_new_session=True)
 
 
-def agent(words: Sequence[str]) -> int:
-    """torchrun itself, without its table and traceback of what the processes have said already."""
-    import logging
-
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    try:
-        run.main(list(words))
-    except ChildFailedError as error:
-        first, _ = error.get_first_failure()
-        (Path(os.environ[STATUS]) / "first").write_text(str(first))
-        return 1
-    except SignalException:
-        return 1
-    return 0
+def environment(folder: str, rank: int, count: int) -> dict[str, str]:
+    """Ours, who this process is, where all meet, and its share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    return {
+        "OMP_NUM_THREADS": str(max(1, cores // count)),
+        **os.environ,
+        **{name: str(value) for name, value in place.items()},
+        **dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback()),
+        STATUS: folder,
+        MEETING: str(Path(folder) / "meeting"),
+        owner.OWNER: owner.stamp(),
+    }
 
 
-def environment(folder: str, count: int) -> dict[str, str]:
-    """Ours, the place for notes, and each process' share of the cores."""
-    share = str(max(1, (os.cpu_count() or 1) // count))
-    return {"OMP_NUM_THREADS": share, **os.environ, STATUS: folder}
+def loopback() -> str:
+    """The name of the interface that reaches nobody but this machine: lo, or lo0."""
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
-def die_with_parent() -> None:
-    """Let torchrun be told to stop when we are killed: nobody would be left to do it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def watch(child: subprocess.Popen[bytes], signals: Sequence[Stopped]) -> int:
-    """Wait for torchrun to end, and hand a first signal on to it; its exit status."""
-    told = False
-    while (status := child.poll()) is None:
+def watch(children: Ranks, signals: Sequence[Stopped]) -> list[int | None]:
+    """Wait until all have left, or the first has failed; their exit statuses then, None for those still there."""
+    deadline, told = math.inf, False
+    while None in (statuses := [child.poll() for child in children]):
+        if any(is_failure(status) for status in statuses):
+            time.sleep(POLL)  # one that was killed, and one that has noticed it, may end the other way round
+            statuses = [child.poll() for child in children]
+            end(children, LOST_GRACE)
+            return statuses
         if signals and not told:
-            child.terminate()
+            tell(children)
             told = True
+        if told or any(status in STOPS for status in statuses):
+            deadline = min(deadline, time.monotonic() + GRACE)
+        if time.monotonic() > deadline:
+            late = [str(rank) for rank, status in enumerate(statuses) if status is None]
+            warn(f"process {', '.join(late)} of {len(children)} did not leave within {GRACE:.0f} s, and is ended now")
+            break
         time.sleep(POLL)
-    return status
+    return statuses
 
 
-def end(child: subprocess.Popen[bytes], folder: Path) -> None:
-    """Leave nobody behind: a torchrun that was killed cannot do it."""
-    if child.poll() is None:
-        child.kill()
-    for path in folder.glob("pid-*"):
-        with suppress(OSError, ValueError):
-            os.kill(int(path.read_text()), signal.SIGKILL)
+def is_failure(status: int | None) -> bool:
+    """Whether a process has ended, neither well nor because it was told to."""
+    return status not in (None, 0, *STOPS)
 
 
-def first_failure(folder: Path, count: int) -> tuple[str, int] | None:
-    """What ended the run, and its exit status. torchrun notes the first to end, but one that has lost touch is none."""
-    number = noted(folder / "first")
-    if number is None:
+def tell(children: Ranks) -> None:
+    """Let those that are there save and leave."""
+    for child in children:
+        child.terminate()
+
+
+def end(children: Ranks, grace: float) -> None:
+    """Leave nobody behind: told first, and ended after `grace` seconds."""
+    if grace:
+        tell(children)
+    until = time.monotonic() + grace
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, until - time.monotonic()))
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+
+
+def first_failure(statuses: Sequence[int | None]) -> tuple[str, int] | None:
+    """What ended the run, and its exit status: a process that was killed, else one that had more to say than 1.
+
+    Those that have lost touch with it end with 1.
+    """
+    failed = {rank: status for rank, status in enumerate(statuses) if status}
+    if not failed:
         return None
-    code = noted(folder / f"exit-{number}")
-    silent = [n for n in range(count) if (folder / f"pid-{n}").exists() and noted(folder / f"exit-{n}") is None]
-    if code is not None and not (code == 1 and silent):
-        return f"process {number} of {count} ended with status {code}", code
-    gone = f"process {number if code is None else silent[0]} of {count} ended without a word (killed, or out of memory)"
+    rank, status = min(failed.items(), key=lambda pair: (pair[1] > 0, pair[1] == 1))
+    if status > 0:
+        return f"process {rank} of {len(statuses)} ended with status {status}", status
+    gone = f"process {rank} of {len(statuses)} ended without a word (killed, or out of memory)"
     return f"{gone}; the same command goes on from the last checkpoint", 1
-
-
-def noted(path: Path) -> int | None:
-    """The number in a note, if it was written."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 # ----------------------------------------------------------------------------------------- in the processes themselves
 
 
 def note_start(rank: int) -> None:
-    """Say that a process is there."""
+    """Say that a process is there, and leave when whoever started it is gone."""
+    owner.follow(os.environ.get(owner.OWNER))
     if folder := os.environ.get(STATUS):
-        (Path(folder) / f"exit-{rank}").unlink(missing_ok=True)  # of one before a restart
         (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
 
 
-def note_end(rank: int, status: int) -> None:
-    """Say how it leaves."""
+def note_end(rank: int) -> None:
+    """Say that it leaves; the last one, where nobody is left to do it, removes the folder."""
     if folder := os.environ.get(STATUS):
-        with suppress(OSError):  # whoever asked is gone
-            (Path(folder) / f"exit-{rank}").write_text(str(status))
+        with suppress(OSError):
             (Path(folder) / f"pid-{rank}").unlink()
-
-
-if __name__ == "__main__":
-    sys.exit(agent(sys.argv[1:]))
+        starter = os.environ.get(owner.OWNER)
+        if starter and not owner.is_alive(starter) and not list(Path(folder).glob("pid-*")):
+            shutil.rmtree(folder, ignore_errors=True)

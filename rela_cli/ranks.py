@@ -1,8 +1,8 @@
 """Several processes that train one run: who is who, and the few things that they say to each other.
 
-torchrun starts them and tells each its number, its rank, by environment variables; with one process everything here
-is the identity. Rank 0 alone writes files, holds locks and speaks. A rank that dies takes the others with it: torchrun
-sees to that, so nobody here waits with a time limit of his own. Importing this does not import torch.
+`rela` itself (launch.py) or torchrun starts them and tells each its number, its rank, by environment variables; with
+one process everything here is the identity. Rank 0 alone writes files, holds locks and speaks. A rank that dies takes
+the others with it: whoever started them sees to that. Importing this does not import torch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LOST = ("Connection closed", "Connection reset", "Broken pipe", "Socket", "NCCL", "gloo")  # how a dead rank shows
+MEETING = "RELA_MEETING"  # names the file by which processes that rela has started find each other
 PATIENCE = timedelta(days=7)  # rank 0 may decode a large dataset, or wait for another process that does
 T = TypeVar("T")
 
@@ -76,10 +77,17 @@ def joined(device: str) -> Iterator[None]:
 
 
 def meeting_place() -> Any:
-    """Where ranks find each other. torchrun keeps it over a restart, with the addresses of the dead: so, a prefix."""
-    from torch._C._distributed_c10d import PrefixStore
+    """Where ranks find each other: a file that rela names, else the store that torchrun has opened.
+
+    torchrun keeps its store over a restart, with the addresses of the dead: so, a prefix.
+    """
+    from torch._C._distributed_c10d import FileStore, PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
+    if path := os.environ.get(MEETING):
+        store = FileStore(path, world())
+        store.set_timeout(PATIENCE)
+        return store
     store, _, _ = next(rendezvous("env://", rank(), world(), timeout=PATIENCE))
     return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 

@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     {"__init__", "errors", "redact", "progress", "hashing"},
     {"ranks", "collectives"},
     {"config"},
-    {"faults"},
+    {"faults", "owner"},
     {
         "artifacts",
         "runtime",
@@ -71,6 +71,7 @@ LIGHT = {
     "listing",
     "neighbours",
     "ls",
+    "owner",
     "network",
     "pack",
     "pipeline",

@@ -355,9 +355,24 @@ def test_the_script_takes_an_arrays_line(slurm: dict[str, str]) -> None:
     assert (process.wait(20), process.stderr and process.stderr.read()) == (2, "cells.txt has no line 3\n")
 
 
-def test_the_script_uses_torchrun_on_several_gpus(slurm: dict[str, str]) -> None:
+def test_the_script_starts_a_process_a_gpu(slurm: dict[str, str]) -> None:
     assert batch(slurm, "seed=1", SLURM_GPUS_ON_NODE="4").wait(20) == 0
-    assert started(slurm) == "torchrun threads=2 --standalone --nproc_per_node=4 -m rela_cli train seed=1\n"
+    assert started(slurm) == "python threads=2 -m rela_cli train seed=1 runtime.devices=4\n"
+
+
+def test_the_script_uses_torchrun_on_several_machines(slurm: dict[str, str]) -> None:
+    """Each knows its number, and they meet by the backend that unpickles nothing."""
+    env = {"SLURM_GPUS_ON_NODE": "4", "SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "a,b"}
+    for name, text in {"srun": 'exec "$@"\n', "scontrol": "echo first\necho second\n"}.items():
+        path = Path(slurm["FAKE_SLURM"]) / name
+        path.write_text(f"#!/bin/bash\n{text}")
+        path.chmod(0o755)
+    assert batch(slurm, "name='a b'", **env).wait(20) == 0
+    meeting = "--rdzv_backend=static --master_addr=first --master_port=20042"
+    expected = (
+        f"torchrun threads=2 --nnodes=2 --node_rank=1 --nproc_per_node=4 {meeting} -m rela_cli train name='a b'\n"
+    )
+    assert started(slurm) == expected
 
 
 @pytest.mark.parametrize(("signum", "requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])

@@ -257,18 +257,33 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_torch() -> None:
         config("runtime.devices=2", "batch_size=17")
 
 
-def test_whose_failure_it_was(tmp_path: Path) -> None:
-    """torchrun may notice first the one that has lost touch with the one that was killed."""
-    assert launch.first_failure(tmp_path, 2) is None, "nobody failed"
-    (tmp_path / "first").write_text("0")
-    (tmp_path / "exit-0").write_text("4")
-    (tmp_path / "pid-1").write_text("17")
-    assert launch.first_failure(tmp_path, 2) == ("process 0 of 2 ended with status 4", 4)
-    (tmp_path / "exit-0").write_text("1")
-    found = launch.first_failure(tmp_path, 2)
-    assert found is not None and found[0].startswith("process 1 of 2 ended without a word")
-    (tmp_path / "exit-1").write_text("143")
-    assert launch.first_failure(tmp_path, 2) == ("process 0 of 2 ended with status 1", 1)
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ([0, 0], None),
+        ([None, None], None),
+        ([4, None], ("process 0 of 2 ended with status 4", 4)),
+        ([1, None], ("process 0 of 2 ended with status 1", 1)),
+        ([1, 3], ("process 1 of 2 ended with status 3", 3)),  # the other has lost touch with it
+        ([143, 143], ("process 0 of 2 ended with status 143", 143)),
+    ],
+)
+def test_whose_failure_it_was(statuses: list[int | None], expected: tuple[str, int] | None) -> None:
+    assert launch.first_failure(statuses) == expected
+
+
+def test_one_that_was_killed_is_named_before_one_that_has_lost_touch_with_it() -> None:
+    found = launch.first_failure([1, -9])
+    assert found is not None and found[1] == 1
+    assert found[0].startswith("process 1 of 2 ended without a word")
+
+
+def test_all_is_on_the_loopback_interface_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    monkeypatch.setenv("RANK", "7")
+    found = launch.environment("/folder", 1, 4)
+    assert found["GLOO_SOCKET_IFNAME"] == found["NCCL_SOCKET_IFNAME"] == launch.loopback()
+    assert [found[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["1", "1", "4"]
 
 
 # ------------------------------------------------------------------------------------------------------------ probing

@@ -1,4 +1,4 @@
-"""Rows 3 and 17 of docs/reliability.md with two ranks: real processes under torchrun, real signals, real kills."""
+"""Rows 3, 17 and 19 of docs/reliability.md with two ranks: real processes, real signals, real kills, real sockets."""
 
 from __future__ import annotations
 
@@ -42,6 +42,32 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def listening(pid: int) -> set[str]:
+    """The addresses at which a process waits for somebody to connect, as the kernel has them."""
+    named = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    own = {name.removeprefix("socket:[").rstrip("]") for name in named}
+    lines = [
+        line.split() for table in Path(f"/proc/{pid}/net").glob("tcp*") for line in table.read_text().splitlines()[1:]
+    ]
+    return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and words[9] in own}
+
+
+def test_nothing_listens_but_to_this_machine_and_nothing_is_left(tmp_path: Path) -> None:
+    """All that is ever unpickled or believed would come through a socket; what they meet by only this user can open."""
+    (tmp_path / "tmp").mkdir()
+    process = start(
+        tmp_path, *TWO, "runtime.devices=2", env={"TMPDIR": str(tmp_path / "tmp"), "GLOO_SOCKET_IFNAME": ""}
+    )
+    begun(tmp_path, process)
+    pids = [process.pid, *(pid_of(tmp_path / "tmp", rank) for rank in range(2))]
+    found = [listening(pid) for pid in pids]
+    assert found[0] == set() and found[1] == found[2] == {"0100007F"}, "127.0.0.1, in the kernel's order of bytes"
+    assert only(tmp_path / "tmp", "rela-*").stat().st_mode & 0o777 == 0o700
+    process.terminate()
+    assert process.wait(60) == 143
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def again(folder: Path, *words: str) -> tuple[str, dict[str, object]]:
     """The command once more, to its end: what it said, and its result."""
     process = start(folder, *TWO, *words)
@@ -75,6 +101,7 @@ def test_a_second_signal_leaves_nobody_behind(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)  # nobody is left to hand anything on
     process.communicate(timeout=60)
     wait_until(lambda: not any(map(is_alive, pids)), 40)
+    wait_until(lambda: not list(tmp_path.glob("rela-*")), 10)
 
 
 def test_a_killed_rank_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
