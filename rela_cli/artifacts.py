@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 from rela_cli.errors import DiskError, RelaError
 from rela_cli.faults import fault
 from rela_cli.redact import redact
+from rela_cli.terminal import indented
 
 Facts = dict[str, Any]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -444,8 +445,8 @@ def megabytes(size: int) -> str:
 
 
 def warn(message: str) -> None:
-    """One line on stderr."""
-    print(f"rela: {message}", file=sys.stderr, flush=True)
+    """One line on stderr; what a message of several lines has more is indented below it."""
+    print(f"rela: {indented(redact(message))}", file=sys.stderr, flush=True)
 
 
 def _share(path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rela_cli.artifacts import Facts, ensure_room, file_sha256, megabytes, write_atomic
+from rela_cli.artifacts import Facts, ensure_room, file_sha256, megabytes, warn, write_atomic
 from rela_cli.errors import RelaError
 from rela_cli.faults import fault
 
@@ -100,10 +99,9 @@ class Checkpoints:
             if saved := read(path):
                 return saved
             os.replace(path, f"{path}.corrupt")
-            print(
-                f"rela: {path} is broken: its content is not what was written. It is set aside as *.corrupt, and "
-                f"training goes on from the checkpoint before it, if there is one",
-                file=sys.stderr,
+            warn(
+                f"{path} is broken: its content is not what was written. It is set aside as *.corrupt, and "
+                f"training goes on from the checkpoint before it, if there is one"
             )
         return None
 
@@ -188,9 +186,6 @@ def rewind(path: Path, length: int | None) -> None:
         return
     there = path.stat().st_size if path.exists() else 0
     if there < length:
-        print(
-            f"rela: {path} has lost {length - there} of its first {length} bytes; it goes on from there",
-            file=sys.stderr,
-        )
+        warn(f"{path} has lost {length - there} of its first {length} bytes; it goes on from there")
         return
     os.truncate(path, length)

@@ -12,6 +12,7 @@ from filelock import Timeout
 
 from rela_cli.artifacts import disk_errors, megabytes
 from rela_cli.inventory import CacheEntry, Inventory, Leftover, RunFolder, shown, take
+from rela_cli.terminal import line
 
 WAYS = """\
 Leftovers of killed processes and damaged entries that were set aside always go. Run folders never do.
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
         freed = sum(drop_leftover(x, given.dry_run) for x in found.leftovers)
         freed += sum(drop_entry(entry, given.dry_run) for entry in going)
     tell_what_stays(found, going)
-    print(f"{'would free' if given.dry_run else 'freed'} {megabytes(freed)}")
+    line(f"{'would free' if given.dry_run else 'freed'} {megabytes(freed)}")
     return 0
 
 
@@ -54,7 +55,7 @@ def drop_leftover(leftover: Leftover, dry: bool) -> int:
     """Bytes freed."""
     if not dry:
         remove(leftover.path)
-    print(f"  {'would go' if dry else 'gone':<9}{shown(leftover.bytes)}  {leftover.path}  {leftover.why}")
+    line(f"  {'would go' if dry else 'gone':<9}{shown(leftover.bytes)}  {leftover.path}  {leftover.why}")
     return leftover.bytes
 
 
@@ -63,9 +64,9 @@ def drop_entry(entry: CacheEntry, dry: bool) -> int:
     waiting = open_runs(entry)
     warning = f"  NEEDED by {names(waiting)}, which would make it again" if waiting else ""
     if any(run.status == "running" for run in waiting) or not (entry.lock.is_free() if dry else take_away(entry)):
-        print(f"  {'in use':<9}{shown(entry.bytes)}  {entry.title}  stays: a process is at work with it")
+        line(f"  {'in use':<9}{shown(entry.bytes)}  {entry.title}  stays: a process is at work with it")
         return 0
-    print(f"  {'would go' if dry else 'gone':<9}{shown(entry.bytes)}  {entry.title}{warning}")
+    line(f"  {'would go' if dry else 'gone':<9}{shown(entry.bytes)}  {entry.title}{warning}")
     return entry.bytes
 
 
@@ -97,7 +98,7 @@ def tell_what_stays(found: Inventory, going: Sequence[CacheEntry]) -> None:
         some = [entry for entry in staying if level(entry) == word]
         if some:
             size = megabytes(sum(entry.bytes for entry in some))
-            print(f"  {'stays':<9}{size.rjust(9)}  {len(some)} cache entries; {price} (--{word})")
+            line(f"  {'stays':<9}{size.rjust(9)}  {len(some)} cache entries; {price} (--{word})")
 
 
 def names(runs: Sequence[RunFolder]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rela_cli import __version__
 from rela_cli.errors import ConfigError, RelaError, nearest
+from rela_cli.terminal import guarded, indented
 
 if TYPE_CHECKING:
     from rela_cli.composer import Composer
@@ -82,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Everything a user should read ends here as a message."""
     words = list(sys.argv[1:] if argv is None else argv)
     forget_odd_screen()
+    with guarded():
+        return of_rank(words)
+
+
+def of_rank(words: Sequence[str]) -> int:
+    """The same for one of several ranks, which leaves word of its beginning and its end; a single process need not."""
     if "RANK" not in os.environ:
         return attempt(words)
     from rela_cli import launch, ranks
@@ -227,8 +234,7 @@ def _say(message: str, status: int, of_all: bool = False) -> int:
         message = f"process {ranks.rank()}: {message}"
     if os.environ.get("RELA_DEBUG") == "1":
         print(redact(traceback.format_exc()), file=sys.stderr)
-    message = redact(message)
-    print("rela: " + message.replace("\n", "\n  "), file=sys.stderr)
+    print(f"rela: {indented(redact(message))}", file=sys.stderr)
     return status
 
 

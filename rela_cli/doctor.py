@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 from rela_cli.artifacts import Lock, existing, megabytes
 from rela_cli.inventory import size_of, take
 from rela_cli.network import unreachable
+from rela_cli.terminal import line
 from rela_cli.weights import Source
 
 PACKAGES = (
@@ -53,9 +54,9 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"ok": good, "checks": [asdict(check) for check in checks]}, indent=1))
     else:
         for check in checks:
-            print(f"{check.status:<5} {check.name:<12} {check.text}")
+            line(f"{check.status:<5} {check.name:<12} {check.text}")
             if check.way_out:
-                print(f"{'':<18} -> {check.way_out}")
+                line(f"{'':<18} -> {check.way_out}")
     return 0 if good else 1
 
 

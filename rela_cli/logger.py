@@ -18,6 +18,7 @@ from typing import Any
 from rela_cli.artifacts import warn, write_atomic
 from rela_cli.config import Config, to_tree
 from rela_cli.redact import redact
+from rela_cli.terminal import printable, readable
 
 Forward = Callable[[dict[str, Any]], None]
 INIT_SECONDS = 10  # how long wandb may take to answer before it goes offline
@@ -103,10 +104,10 @@ def init_wandb(config: Config, folder: Path, mode: Any) -> Any:
             project=config.logger.project,
             entity=config.logger.entity,
             dir=str(folder),
-            name=folder.name,
+            name=printable(folder.name),
             id=tracked_as(folder),
             resume="allow",
-            config=redact(to_tree(config)),
+            config=readable(redact(to_tree(config))),  # it takes no bytes that are no characters
             settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off"),
         )
     leave_imports_alone()
@@ -125,7 +126,7 @@ def tracked_as(folder: Path) -> str:
 def redacted_arguments() -> Iterator[None]:
     """wandb sends the command line along."""
     before = sys.argv
-    sys.argv = redact(before)
+    sys.argv = readable(redact(before))
     try:
         yield
     finally:

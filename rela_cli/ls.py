@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rela_cli.artifacts import megabytes
 from rela_cli.inventory import CacheEntry, Inventory, RunFolder, numbers, shown, take
+from rela_cli.terminal import line
 
 
 def main(argv: list[str]) -> int:
@@ -48,15 +49,15 @@ def as_json(found: Inventory) -> dict[str, object]:
 
 def show(found: Inventory) -> None:
     """One line a run, one an entry of the cache, and the totals."""
-    print(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
+    line(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
-        print(f"  {run.status:<9}{shown(run.bytes)}  {run.title}{top1(run)}")
-    print(f"cache  {len(found.entries)} entries, {megabytes(sum(entry.bytes for entry in found.entries))}")
+        line(f"  {run.status:<9}{shown(run.bytes)}  {run.title}{top1(run)}")
+    line(f"cache  {len(found.entries)} entries, {megabytes(sum(entry.bytes for entry in found.entries))}")
     for entry in found.entries:
-        print(f"  {'damaged' if entry.problem else 'whole':<9}{shown(entry.bytes)}  {entry.title:<27} {users(entry)}")
+        line(f"  {'damaged' if entry.problem else 'whole':<9}{shown(entry.bytes)}  {entry.title:<27} {users(entry)}")
     if found.leftovers:
         size = megabytes(sum(x.bytes for x in found.leftovers))
-        print(f"leftovers  {len(found.leftovers)}, {size}: rela clean")
+        line(f"leftovers  {len(found.leftovers)}, {size}: rela clean")
 
 
 def top1(run: RunFolder) -> str:

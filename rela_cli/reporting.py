@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rela_cli.artifacts import write_atomic
+from rela_cli.artifacts import warn, write_atomic
 from rela_cli.report import page
 from rela_cli.report.arguments import Parser, one_of, runs_at
 from rela_cli.report.collect import OUTPUTS, unfinished
@@ -15,6 +14,7 @@ from rela_cli.report.differences import AXES
 from rela_cli.report.figures import folder, groups_of
 from rela_cli.report.formats import write
 from rela_cli.report.plot import chosen
+from rela_cli.terminal import printable
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         problems,
         arguments.title or "",
     )
-    text = page.page(found)
+    text = printable(page.page(found), lines=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(arguments.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     write(f"{arguments.out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
@@ -56,7 +56,7 @@ def pictures(runs: Sequence[Run], protocol: Protocol | None) -> Mapping[str, Seq
         best = page.best_cell(group, protocol) if protocol else None
         cell = runs_in(group.runs, group.row(best[2]), best[3]) if best else list(group.runs)
         run = min((run for run in cell if run.finished), key=lambda run: run.seed)
-        print(f"rela: nearest neighbours by {folder(run).name}", file=sys.stderr)
+        warn(f"nearest neighbours by {folder(run).name}")
         found[folder(run).name] = neighbours_or_why(folder(run))
     return found
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rela_cli import ranks
 from rela_cli.runs import Run, Step
+from rela_cli.terminal import printable
 
 SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is worth a line
 UNITS = ("", "K", "M", "G", "T", "P", "E")
@@ -73,4 +74,4 @@ def scaled(value: float) -> str:
 def say(line: str) -> None:
     """A line on stdout, at once, from the first of several ranks."""
     if ranks.is_first():
-        print(line, flush=True)
+        print(printable(line, lines=True), flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rela_cli.artifacts import damage, section
 from rela_cli.inventory import RunFolder, find_run, numbers, shown, size_of
+from rela_cli.terminal import line
 
 SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
 
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"folder": str(run.folder), "status": run.status, **described(run)}, indent=1))
     else:
         for key, value in lines(run, Path(given.outputs)):
-            print(f"{key:<9} {value}")
+            line(f"{key:<9} {value}")
     return 0
 
 

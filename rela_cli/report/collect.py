@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.errors import RelaError
+from rela_cli.terminal import readable
 
 OUTPUTS = Path("outputs")
 NEEDED = {"status": str, "dataset": str, "prior": str, "learner": str, "method": str, "seed": int, "settings": dict}
@@ -88,7 +89,7 @@ def _read(file: Path, problems: list[str]) -> dict[str, Any] | None:
     if lacking := _lacking(result):
         problems.append(f"{file}: is not a result (no proper {', '.join(lacking)})")
         return None
-    return {**result, "path": str(file.parent)}
+    return {**readable(result), "path": str(file.parent)}
 
 
 def _lacking(result: Mapping[str, Any]) -> list[str]:

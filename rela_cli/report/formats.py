@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rela_cli.terminal import printable
+
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, unlike a hyphen
 LONG = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
@@ -76,7 +78,7 @@ def speakable(text: str, encoding: str | None) -> str:
 
 def write(text: str) -> None:
     """Text to stdout, whatever its encoding."""
-    sys.stdout.write(speakable(text, sys.stdout.encoding))
+    sys.stdout.write(speakable(printable(text, lines=True), sys.stdout.encoding))
 
 
 def si(value: float | None, unit: str = "", empty: str = MISSING) -> str:
@@ -109,7 +111,7 @@ def print_rich(grids: Sequence[Grid], notes: Sequence[str], console: Console | N
         legend = "; ".join(f"{marks.get(mark, mark)}: {meaning}" for mark, meaning in grid.legend)
         console.print(_text(legend + "\n" * bool(legend), console, "dim"))
     for note in notes:
-        console.print(_text(f"note: {note}", console))
+        console.print(_text(printable(f"note: {note}"), console))
 
 
 def _fitting(grid: Grid, console: Console) -> list[Table]:
@@ -163,7 +165,7 @@ def _cell(cell: Cell, console: Console, glue: str) -> Text:
 
 def _text(text: str, console: Console, style: str = "") -> Text:
     """Text, never markup: a label such as [0.5,1] would be read as a tag."""
-    return Text(speakable(text, console.encoding), style)
+    return Text(speakable(printable(text, lines=True), console.encoding), style)
 
 
 # ------------------------------------------------------------------------------------------ Markdown, LaTeX

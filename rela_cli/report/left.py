@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.artifacts import read_json
+from rela_cli.terminal import readable
 
 Line = dict[str, Any]
 
@@ -29,7 +30,8 @@ def _lines(path: Path) -> Iterator[Line]:
 
 def manifest(folder: Path) -> Mapping[str, Any]:
     """The run's manifest: status, command, inputs, versions."""
-    return read_json(folder / "manifest.json") or {}
+    facts: Mapping[str, Any] = readable(read_json(folder / "manifest.json") or {})
+    return facts
 
 
 def cached(folder: Path, kind: str) -> Path | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rela_cli.artifacts import warn
 from rela_cli.errors import RelaError
 from rela_cli.report import formats
 from rela_cli.report.arguments import Parser, one_of, runs_at
@@ -237,7 +237,7 @@ def _show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], 
         found = records(runs, protocols, parts)
         formats.write(formats.to_csv(found) if form == "csv" else formats.to_json(found))
         for note in notes:
-            print(f"rela: {note}", file=sys.stderr)
+            warn(note)
         return
     grids = grids_of(runs, protocols, parts)
     if not grids:

@@ -1,0 +1,87 @@
+"""Text on its way to a terminal: names and messages from files may hold escape codes, line ends, broken bytes.
+
+`printable` makes them visible, and `guarded` stands behind everything that is printed. Nothing but text gets through;
+what libraries draw (colours, a progress bar) does where the stream is a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+
+# control characters, marks that turn the reading direction, ends of lines and paragraphs, bytes that are no characters
+HARMFUL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+ALL = re.compile(f"[{HARMFUL}]")
+BUT_LINES = re.compile(f"(?![\n\t])[{HARMFUL}]")
+BUT_PROGRESS = re.compile(f"(?![\n\t\r])[{HARMFUL}]")
+BUT_DRAWING = re.compile(rf"(\x1b\[(?:\d*[AK]|[\d;]*m|\?25[lh]))|(?![\n\t\r])[{HARMFUL}]")
+SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def printable(text: str, lines: bool = False) -> str:
+    r"""The text on one line, every control character as Python writes it (\n, \x1b); `lines` keeps line ends and tabs.
+
+    A byte of a file name that is no UTF-8 is shown as \xe9, so the text can be written in any encoding of Unicode.
+    """
+    return (BUT_LINES if lines else ALL).sub(_visible, text)
+
+
+def _visible(found: re.Match[str]) -> str:
+    if found.re is BUT_DRAWING and found[1]:
+        return found[1]
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file name that is not UTF-8
+        code -= 0xDC00
+    return SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def readable(tree: Any) -> Any:
+    """A tree of JSON whose every text, keys too, is `printable`: for what is shown and not looked up."""
+    if isinstance(tree, dict):
+        return {printable(key): readable(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [readable(value) for value in tree]
+    return printable(tree) if isinstance(tree, str) else tree
+
+
+def line(text: str) -> None:
+    """One line on stdout, whatever stands in it."""
+    print(printable(text))
+
+
+def indented(message: str) -> str:
+    """A message of several lines; all but the first are indented, so no name in it can begin a line of its own."""
+    return printable(message, lines=True).replace("\n", "\n  ")
+
+
+class Guarded:
+    """A stream that passes on text and nothing else; on a terminal also what draws colours and progress bars."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.harmful = stream, BUT_DRAWING if stream.isatty() else BUT_PROGRESS
+
+    def write(self, text: str) -> int:
+        encoding = self.stream.encoding or "utf-8"
+        safe = self.harmful.sub(_visible, text)
+        self.stream.write(safe.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, texts: Iterable[str]) -> None:
+        self.write("".join(texts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Guard stdout and stderr against whatever is printed meanwhile, by us or by a library."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, Guarded(stream)) if stream else stream for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
