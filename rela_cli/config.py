@@ -86,7 +86,8 @@ class Card:
 
     features: the width D that `tests/test_every_part.py` measures; parameters in millions, of the part that is used.
     source: where weights are fetched from, hf://OWNER/REPOSITORY/FILE or https://...; sha256 of that file, or its
-    first digits; megabytes: its size. labels_seen: the label sets that training used (`data/labels.py` names them).
+    first digits; megabytes: its size. labels_seen: the label sets that training used (`data/labels.py` names them);
+    None: nobody says, () for none. pretrained_labels_seen: the same of the weights that `weights=pretrained` fetches.
     """
 
     features: Count | None = None
@@ -96,7 +97,8 @@ class Card:
     megabytes: Positive | None = None
     licence: str | None = None
     trained_on: str | None = None
-    labels_seen: tuple[str, ...] = ()
+    labels_seen: tuple[str, ...] | None = None
+    pretrained_labels_seen: tuple[str, ...] | None = None
 
 
 OWN_KEYS = ("name", "_target_", "card")  # of every part's yaml; all others are keywords of its class
@@ -405,7 +407,7 @@ def to_tree(config: Config) -> dict[str, Any]:
     tree = dataclasses.asdict(config)
     for group in PARTS:
         part = tree[group]
-        card = {key: value for key, value in part["card"].items() if value not in (None, ())}
+        card = {key: value for key, value in part["card"].items() if value is not None}
         tree[group] = {"name": part["name"], "_target_": part["target"], **part["options"]}
         tree[group] |= {"card": card} if card else {}
     return tree

@@ -94,7 +94,8 @@ def card(group: str, choice: str) -> dict[str, Any]:
 def facts(card: dict[str, Any]) -> tuple[str, ...]:
     """Width of the features, millions of parameters, licence, label sets; what a card leaves open is a dash."""
     size = f"{card['parameters']:.{3 if card['parameters'] > 1 else 2}g} M" if "parameters" in card else "-"
-    labels = ", ".join(card.get("labels_seen", [])) or ("none" if "trained_on" in card else "-")
+    seen = card.get("labels_seen") or card.get("pretrained_labels_seen") or []
+    labels = ", ".join(seen) or ("none" if "trained_on" in card else "-")
     return str(card.get("features", "-")), size, card.get("licence", "-"), labels
 
 

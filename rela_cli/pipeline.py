@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rela_cli import ranks, space, weights
+from rela_cli import ranks, seen, space, weights
 from rela_cli.artifacts import Entry, Facts, RunLock, damage, disk_errors, provenance, sweep_up, warn, write_json
 from rela_cli.config import Config
 from rela_cli.data.datasets import Dataset
@@ -81,6 +81,8 @@ def is_open(work: Run, until: str) -> bool:
         return False
     steps = work.plan(until)
     show_plan(work, steps)
+    if labels := seen.note(work.config.prior, work.dataset):
+        say(f"  labels    {labels}")
     if not any(step.state == "to do" for step in steps):
         return False
     space.check(work, until)
@@ -142,7 +144,11 @@ class Pipeline:
                     raise
 
     def settle(self) -> None:
-        """Nothing is missing; but killed right behind its last file, a run has not said yet that it is finished."""
+        """Nothing is missing; but the prior's card may say something else today.
+
+        And killed right behind its last file, a run has not said yet that it is finished.
+        """
+        self.relabel()
         if self.run.manifest.get("status") == "finished":
             return
         try:
@@ -151,6 +157,22 @@ class Pipeline:
                 point_latest(self.run.folder)
         except RelaError as error:  # another process is at it, or the folder is read-only: what matters is there
             warn(str(error))
+
+    def relabel(self) -> None:
+        """Bring the record up to what the prior's card says today: it changes what a number means, and no number."""
+        result = self.run.result
+        if not result or seen.is_right(result, self.config.prior, self.run.dataset):
+            return
+        facts = seen.label_facts(self.config.prior, self.run.dataset, self.labels_used())
+        try:
+            with RunLock(self.run.folder, self.command), disk_errors(self.run.folder):
+                write_json(self.run.folder / "result.json", {**result, **facts})
+                self.note("finished")  # config.yaml holds the card
+        except RelaError as error:
+            warn(f"the labels that the prior has seen could not be corrected in {self.run.folder}: {error}")
+            return
+        words = ", ".join(facts["prior_labels_seen"]) or ("unknown" if facts["labels_unknown"] else "none")
+        say(f"  corrected result.json: labels that the prior has seen: {words}")
 
     def check_labels(self) -> None:
         """Before any work: a method that uses labels has some.
@@ -379,7 +401,6 @@ class Pipeline:
         costs: dict[str, Facts] = {"extract": {}, "transport": {}, "train": facts, "probe": probe_cost}
         if not c.is_plain:
             costs |= {"extract": work.features.manifest or {}, "transport": work.targets.manifest or {}}
-        seen = [*weights.labels_seen(c.prior), *self.labels_used()]
         names = ("steps", "samples_seen", "switch_step", "phase1_steps", "feature_dim", "target_dim", "collapsed")
         return {
             "status": "finished",
@@ -388,8 +409,7 @@ class Pipeline:
             **{group: getattr(c, group).name for group in ("dataset", "learner", "method")},
             "prior": weights.shown_name(c.prior),
             **({"prior_run": weights.run_name(c.prior)} if c.prior.name == "rela_run" else {}),
-            "labels_seen": seen,
-            "prior_saw_labels": work.dataset.label_set in weights.labels_seen(c.prior),
+            **seen.label_facts(c.prior, work.dataset, self.labels_used()),
             "transport": None if c.is_plain else c.transport.name,
             **{key: getattr(c, key) for key in ("budget", "seed", "epochs", "batch_size")},
             "train_samples": work.lengths.train_samples,

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rela_cli import weights
+from rela_cli import seen, weights
 from rela_cli.config import Config
 from rela_cli.errors import ConfigError
 from rela_cli.parts import build
 from rela_cli.pipeline import Pipeline
 from rela_cli.rank_line import Entry, configs_for, read
 from rela_cli.report import formats
-from rela_cli.report.formats import MISSING, SEEN, Cell, Grid
+from rela_cli.report.formats import MISSING, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.runs import Run
 
 NEIGHBOURS = 10  # that two priors may agree about
@@ -45,6 +45,7 @@ class Scores:
 
     prior: str
     saw_labels: bool
+    labels_unknown: bool  # whether nobody says which labels it has seen
     features: int
     targets: int
     explained: float | None  # share of the features' variance in the targets' components
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> int:
     request = read(argv)
     configs = configs_for(request)
     for config in configs:
+        seen.check(config.prior)
         weights.locate(config.prior)  # all that is missing is said before anything is computed
     runs = [made_targets(config) for config in configs]
     found = [scores(entry, run) for entry, run in zip(request.entries, runs, strict=True)]
@@ -101,10 +103,11 @@ def scores(entry: Entry, run: Run) -> Scores:
     width = min(Pipeline(run, "rela rank").learner_width(), targets["dim"]) if targets["ordered"] else targets["dim"]
     explained, rank = spectrum(run, width)
     by_labels = label_scores(run, width)
-    images = run.lengths.train_samples
+    labels, images = seen.label_facts(run.config.prior, run.dataset), run.lengths.train_samples
     return Scores(
         prior=entry.name if entry.is_named else weights.shown_name(run.config.prior),
-        saw_labels=run.dataset.label_set in weights.labels_seen(run.config.prior),
+        saw_labels=labels["prior_saw_labels"],
+        labels_unknown=labels["labels_unknown"],
         features=features["feature_dim"],
         targets=width,
         explained=explained,
@@ -217,6 +220,7 @@ LEGEND = (
     (MISSING, "not known"),
 )
 SEEN_LEGEND = (SEEN, "trained with the labels of this very dataset: not comparable, so it stands last")
+UNKNOWN_LEGEND = (UNKNOWN, "nobody says which labels it was trained with: NAME.card.labels_seen=[cifar10], [] for none")
 
 
 def show(found: Sequence[Scores], run: Run, form: str) -> None:
@@ -244,9 +248,16 @@ def ranking(found: Sequence[Scores], run: Run) -> Grid:
     by = "lbfgs" if found[0].lbfgs is not None else LABEL_FREE
     learner, images = run.config.learner.name, f"{run.config.dataset.name}, {run.lengths.train_samples} train images"
     title = f"{images} · targets for {learner} · ordered by {by.replace('_', ' ')}"
-    labels = tuple((str(i + 1), score.prior + SEEN * score.saw_labels) for i, score in enumerate(found))
-    legend = LEGEND + (SEEN_LEGEND,) * any(score.saw_labels for score in found)
+    labels = tuple((str(i + 1), score.prior + mark(score)) for i, score in enumerate(found))
+    marks = {mark(score) for score in found}
+    legend = LEGEND + tuple(line for line in (SEEN_LEGEND, UNKNOWN_LEGEND) if line[0] in marks)
     return Grid(title, ("", "prior"), HEADS, labels, tuple(cells(score) for score in found), legend)
+
+
+def mark(score: Scores) -> str:
+    """What stands behind the name of a prior whose scores by labels may not be comparable."""
+    judged = score.lbfgs is not None
+    return SEEN * score.saw_labels or UNKNOWN * (judged and score.labels_unknown)
 
 
 def cells(score: Scores) -> tuple[Cell, ...]:

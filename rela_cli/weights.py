@@ -74,16 +74,6 @@ def shown_name(prior: Part) -> str:
     return f"{prior.name} (random weights)" if prior.options.get("weights") == RANDOM else prior.name
 
 
-def labels_seen(prior: Part) -> tuple[str, ...]:
-    """The label sets that the prior's training used; a run of ours passes on what its own prior had seen."""
-    if prior.options.get("weights") == RANDOM:
-        return ()
-    if prior.options.get("run"):
-        result = read_json(run_folder(prior) / "result.json") or {}
-        return tuple(result.get("labels_seen") or prior.card.labels_seen)
-    return prior.card.labels_seen
-
-
 def digest(path: Path) -> str:
     """sha256 of a file, read once a process as long as it does not change."""
     status = path.stat()

@@ -168,7 +168,7 @@ def test_the_second_time_computes_nothing(capsys: pytest.CaptureFixture[str], tm
 
 
 def score(prior: str, lbfgs: float | None, stable: float, saw: bool = False) -> Scores:
-    return Scores(prior, saw, 8, 8, 0.5, 1.0, stable, lbfgs, lbfgs, 1.0, 1.0)
+    return Scores(prior, saw, False, 8, 8, 0.5, 1.0, stable, lbfgs, lbfgs, 1.0, 1.0)
 
 
 def test_order() -> None:

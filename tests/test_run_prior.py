@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from rela_cli.parts import build
 from rela_cli.report import table
 from rela_cli.representation import representations
 from rela_cli.runs import Run
+from rela_cli.seen import labels_seen
 
 from .factories import config
 
@@ -106,8 +108,14 @@ def test_seen_labels_are_passed_on(trained: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     (tmp_path / "result.json").write_text(json.dumps({"labels_seen": ["cifar10"]}))
     prior = config("prior=rela_run", f"prior.run={tmp_path}").prior
-    assert weights.labels_seen(prior) == ("cifar10",)
-    assert weights.labels_seen(config("prior=rela_run", f"prior.run={trained}").prior) == ()
+    assert labels_seen(prior) == ("cifar10",)
+    assert labels_seen(config("prior=rela_run", f"prior.run={trained}").prior) == ()
+    (tmp_path / "result.json").write_text(json.dumps({"labels_seen": [], "labels_unknown": True}))
+    assert labels_seen(prior) is None, "nor does a run know what its prior did not know"
+    (tmp_path / "result.json").unlink()
+    assert labels_seen(prior) is None
+    told = config("prior=rela_run", f"prior.run={tmp_path}", "prior.card.labels_seen=[cifar100]").prior
+    assert labels_seen(told) == ("cifar100",)
 
 
 def test_a_supervised_run_has_seen_the_labels_of_its_own_data(tmp_path: Path) -> None:
@@ -173,6 +181,67 @@ def test_a_run_whose_prior_saw_the_labels_says_so(tmp_path: Path, capsys, classe
     assert (result["labels_seen"], result["prior_saw_labels"]) == (["cifar10"], saw)
     assert table.main([str(outputs), "--format", "md"]) == 0
     assert ("†" in capsys.readouterr().out) == saw
+
+
+def cifar_run(tmp_path: Path, *words: str) -> Config:
+    """CIFAR-10's classes under a file that nobody says anything about."""
+    if not (tmp_path / "images").exists():
+        torch.save(resnet18("cifar", 8).state_dict(), tmp_path / "w.pth")
+        folder_of_images(tmp_path / "images", CIFAR10.split())
+    own = [f"dataset.root={tmp_path}/images", f"prior.weights={tmp_path}/w.pth", f"paths.outputs={tmp_path}/outputs"]
+    short = ["prior.model=resnet18", "batch_size=10", "epochs=1", "probe.protocols=[knn]", "learner.width=4"]
+    return compose(["dataset=image_folder", "prior=checkpoint", *own, *short, *words])
+
+
+def test_the_card_of_today_is_what_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file without a card is unknown, and says so; another card corrects the finished run without training it."""
+
+    def made(*words: str) -> tuple[str, str, dict]:
+        capsys.readouterr()
+        done = cifar_run(tmp_path, *words)
+        pipeline.run(done)
+        told = capsys.readouterr().out
+        table.main([f"{tmp_path}/outputs", "--format", "md"])
+        return told, capsys.readouterr().out, Run(done).result or {}
+
+    told, shown, result = made()
+    assert "labels    unknown: nobody says which labels prior=checkpoint was trained with" in told
+    assert "nobody says which labels its prior was trained with" in shown
+    assert re.search(r"\d\.\d\?", shown)
+    assert (result["labels_unknown"], result["prior_saw_labels"]) == (True, False)
+    stamp = (tmp_path / "outputs" / "runs" / "latest" / "backbone.safetensors").stat().st_mtime_ns
+
+    told, shown, result = made("prior.card.labels_seen=[cifar10]")
+    assert "nothing to do" in told
+    assert "corrected result.json: labels that the prior has seen: cifar10" in told
+    assert "†" in shown
+    assert "?" not in shown
+    assert (result["labels_seen"], result["prior_saw_labels"], result["labels_unknown"]) == (["cifar10"], True, False)
+    assert "corrected" not in made("prior.card.labels_seen=[cifar10]")[0]
+
+    told, shown, result = made("prior.card.labels_seen=[]")
+    assert "labels that the prior has seen: none" in told
+    assert "labels    " not in told
+    assert not {"†", "?"} & set(shown)
+    assert (tmp_path / "outputs" / "runs" / "latest" / "backbone.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigError, match=r"labels_seen=\[cifar-10\], did you mean cifar10\?"):
+        made("prior.card.labels_seen=[cifar-10]")
+
+
+def test_whose_labels_a_card_has() -> None:
+    seen = {
+        "prior=patches": (),
+        "prior=none": (),
+        "prior=clip_vitb16": (),
+        "prior=cifar10_resnet18": ("cifar10",),
+        "prior=torchvision prior.model=resnet18": ("imagenet",),
+        "prior=torchvision prior.model=resnet18 prior.weights=own.pth": None,
+        "prior=torchvision prior.model=resnet18 prior.weights=random": (),
+        "prior=timm prior.model=resnet18": None,
+        "prior=exported prior.weights=x.pt2": None,
+        "prior=open_clip prior.model=RN50 prior.tag=x prior.card.labels_seen=[]": (),
+    }
+    assert {words: labels_seen(config(*words.split()).prior) for words in seen} == seen
 
 
 def test_a_learner_that_does_not_fit_says_so_before_any_stage(tmp_path: Path) -> None:

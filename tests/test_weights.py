@@ -570,7 +570,8 @@ def test_fetch_of_what_is_there(rela: Rela, tmp_path: Path) -> None:
 
 def test_random_weights_are_called_so() -> None:
     from rela_cli.runs import Run
-    from rela_cli.weights import labels_seen, shown_name
+    from rela_cli.seen import labels_seen
+    from rela_cli.weights import shown_name
 
     made = config("prior=imagenet_resnet18", "prior.weights=random", "batch_size=16")
     assert shown_name(made.prior) == "imagenet_resnet18 (random weights)"

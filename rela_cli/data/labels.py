@@ -19,6 +19,7 @@ squirrel streetcar sunflower sweet_pepper table tank telephone television tiger 
 wardrobe whale willow_tree wolf woman worm
 """
 NAMED = {"cifar10": frozenset(CIFAR10.split()), "cifar100": frozenset(CIFAR100.split())}
+KNOWN = (*NAMED, "imagenet")
 SYNONYMS = {"plane": "airplane", "car": "automobile"}
 WORDNET = re.compile(r"n\d{8}")  # ImageNet's folders, and those of its parts, such as Tiny-ImageNet
 

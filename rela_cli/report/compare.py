@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rela_cli.errors import ConfigError, RelaError, nearest
-from rela_cli.report.formats import MISSING
+from rela_cli.report.formats import MISSING, SEEN, UNKNOWN
 from rela_cli.report.names import prior_names
 
 VARIANT = ("prior", "transport", "matching", "switch")  # settings that only ReLA has: they make columns
@@ -280,15 +280,26 @@ def protocols_of(runs: Iterable[Run], name: str = "all", network: str = "all") -
 
 def saw_labels(runs: Iterable[Run], row: Row, column: Column) -> bool:
     """Whether the prior behind a cell was trained with the labels that the cell is judged by."""
+    return any(run.result.get("prior_saw_labels") for run in behind(runs, row, column))
+
+
+def label_mark(runs: Sequence[Run], row: Row, column: Column) -> str:
+    """What stands behind a number whose prior has seen the labels, or of which nobody says; mostly nothing."""
+    if saw_labels(runs, row, column):
+        return SEEN
+    return UNKNOWN * any(run.result.get("labels_unknown") for run in behind(runs, row, column))
+
+
+def behind(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
+    """The runs of a cell's prior, whatever their budget; none where a cell has no prior."""
     if column.kind not in ("prior", "prior_alone"):
-        return False
-    behind = (
+        return []
+    return [
         run
         for run in runs
         if run.shared == row.shared
         and column.settings == (run.variant if column.kind == "prior" else part_of(run.variant, TARGETS))
-    )
-    return any(run.result.get("prior_saw_labels") for run in behind)
+    ]
 
 
 def marked(scores: Sequence[Score | None], columns: Sequence[Column], seen: Sequence[bool]) -> list[tuple[bool, bool]]:

@@ -23,12 +23,12 @@ from rela_cli.report.compare import (
     Settings,
     columns_of,
     compared,
+    label_mark,
     measured_by,
     rows_of,
-    saw_labels,
     without_constants,
 )
-from rela_cli.report.formats import BEST, MINUS, MISSING, SEEN, Cell, Grid
+from rela_cli.report.formats import BEST, MINUS, MISSING, Cell, Grid
 
 AXES = {"flops": "FLOPs", "seconds": "seconds", "samples": "images seen"}  # what a cost may be counted in
 MAKING = ("extract", "transport", "train")  # the stages that make a backbone; the probe judges it
@@ -283,8 +283,8 @@ def reach_cell(found: Reach | None) -> Cell:
 
 
 def shown(runs: Sequence[Run], row: Row, column: Column) -> str:
-    """The prior of a line, with the mark of one that has seen the labels."""
-    return column.head.replace("\n", " ") + SEEN * saw_labels(runs, row, column)
+    """The prior of a line, with the mark of one that has seen the labels, or of which nobody says."""
+    return column.head.replace("\n", " ") + label_mark(runs, row, column)
 
 
 def signed(value: float | None) -> str:

@@ -23,6 +23,7 @@ LONG = 14  # a line of a label with more characters breaks behind its "=" when t
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how text begins that spreadsheets calculate
 BEST, ABOVE = "{best}", "{above}"  # in a legend: the format's own word for these marks
 SEEN = "†"  # a cell whose prior has seen the labels that it is judged by
+UNKNOWN = "?"  # a cell of whose prior nobody says which labels it has seen
 ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<="})
 MARKDOWN = str.maketrans({c: rf"\{c}" for c in "|*`<\\"} | {"\n": " "})
 LATEX = str.maketrans(

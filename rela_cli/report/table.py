@@ -27,6 +27,7 @@ from rela_cli.report.compare import (
     columns_of,
     compared,
     cost,
+    label_mark,
     marked,
     protocols_of,
     rows_of,
@@ -37,7 +38,7 @@ from rela_cli.report.compare import (
     without_constants,
 )
 from rela_cli.report.differences import AXES, comparison_grids, comparison_record
-from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, Cell, Grid
+from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
 LEGEND = (
@@ -48,6 +49,7 @@ LEGEND = (
     (MISSING, "no result"),
 )
 ONE_SEED = ("n", "1 seed in every cell")
+UNKNOWN_LEGEND = (UNKNOWN, "nobody says which labels its prior was trained with: prior.card.labels_seen=[...] says it")
 SEEN_LEGEND = (SEEN, "its prior was trained with the labels of this very dataset, so it is never best or underlined")
 COST_HEADS = (*ACCOUNT, "samples\nseen", "steps", "switch\nat step", "peak\nmemory")
 COST_LEGEND = (
@@ -69,23 +71,28 @@ def score_grid(runs: Sequence[Run], protocol: Protocol) -> Grid:
     counts = {len(value.seeds) for scores in scores_of.values() for value in scores if value}
     cells = []
     for row, scores in scores_of.items():
-        seen = [saw_labels(runs, row, column) for column in columns]
-        marks = zip(scores, seen, marked(scores, columns, seen), strict=True)
-        cells.append(tuple(_score_cell(value, saw, *mark, counts != {1}) for value, saw, mark in marks))
+        marks = [label_mark(runs, row, column) for column in columns]
+        best = marked(scores, columns, [mark == SEEN for mark in marks])
+        triples = zip(scores, marks, best, strict=True)
+        cells.append(tuple(_score_cell(value, mark, *stands, counts != {1}) for value, mark, stands in triples))
     legend = (
         LEGEND
         + (ONE_SEED,) * (counts == {1})
-        + (SEEN_LEGEND,) * any(SEEN in cell.text for line in cells for cell in line)
+        + tuple(
+            words
+            for words in (SEEN_LEGEND, UNKNOWN_LEGEND)
+            if any(words[0] in cell.text for line in cells for cell in line)
+        )
     )
     return Grid(" · ".join(title), heads, tuple(c.head for c in columns), labels, tuple(cells), legend)
 
 
-def _score_cell(value: Score | None, seen: bool, best: bool, above: bool, counted: bool) -> Cell:
+def _score_cell(value: Score | None, mark: str, best: bool, above: bool, counted: bool) -> Cell:
     if value is None:
         return Cell()
     deviation = "" if value.std is None else f"±{100 * value.std:.1f}"
     count = f" ({len(value.seeds)})" if counted else ""
-    return Cell(f"{100 * value.mean:.1f}{SEEN * seen}", (deviation + count).strip(), best, above)
+    return Cell(f"{100 * value.mean:.1f}{mark}", (deviation + count).strip(), best, above)
 
 
 # ----------------------------------------------------------------------------------------------------- cost
@@ -137,7 +144,10 @@ def records(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) ->
             seen = [saw_labels(runs, row, column) for column in columns]
             marks = marked(scores, columns, seen)
             for column, value, saw, mark in zip(columns, scores, seen, marks, strict=True):
-                record = _record(protocol, row, column, value, *mark) | {"prior_saw_labels": saw}
+                record = _record(protocol, row, column, value, *mark) | {
+                    "prior_saw_labels": saw,
+                    "labels_unknown": label_mark(runs, row, column) == UNKNOWN,
+                }
                 if parts.cost:
                     record |= _cost_record(runs, row, column)
                 if parts.differences:
