@@ -120,6 +120,7 @@ class Pipeline:
     def __init__(self, work: Run, command: str) -> None:
         self.run, self.config, self.command = work, work.config, command
         self.spent = dict.fromkeys(STAGES, 0.0)
+        self.tried: int | None = None  # the image size that the learner has been tried at
 
     def execute(self, until: str) -> None:
         """All stages up to `until`. Interrupted or failed, the manifest says so, and finished stages stay."""
@@ -131,7 +132,7 @@ class Pipeline:
             with uncollected():  # torch and the libraries come in here
                 self.check_labels()
                 self.check_network()
-                find(self.config.learner)
+                self.check_learner()
             with RunLock(self.run.folder, self.command) if ranks.is_first() else nullcontext():
                 self.note("running", reason=None, non_finite=None, **(self.by_force() if ranks.is_first() else {}))
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
@@ -204,6 +205,19 @@ class Pipeline:
                 "say probe.network=online, or a method with one (byol, dino, moco_v3)"
             )
 
+    def check_learner(self) -> None:
+        """Before any work, and before the run has a folder: the learner takes these images, and can be kept.
+
+        Where only decoding tells how large images are, `make_run` asks again.
+
+        Raises:
+            ConfigError: it cannot be built, trained, saved or loaded.
+        """
+        find(self.config.learner)
+        size = None if self.run.trained is not None else self.run.shown_size
+        if size is not None:
+            self.learner_width(size)
+
     def make_run(self) -> None:
         """A trained backbone and its numbers."""
         if not ranks.agree(self.run.trained is not None):
@@ -255,18 +269,23 @@ class Pipeline:
 
     # --------------------------------------------------------------------------------------------- stage 3
 
-    def learner_width(self) -> int:
-        """The learner's feature_dim; a learner that cannot take these images says so before any stage runs.
+    def learner_width(self, size: int | None = None) -> int:
+        """The learner's feature_dim, once it has been trained for a step, saved and loaded at the images' size.
 
-        So does a disk without room for its checkpoints: they hold its weights and more. Training asks for all of it.
+        A disk without room for its checkpoints says so too: they hold its weights and more.
         """
         from rela_cli.checkpoint import tensor_bytes
         from rela_cli.data.cache import read_stats
-        from rela_cli.learners.build import build_backbone, feature_dim
+        from rela_cli.learners.build import feature_dim
+        from rela_cli.stages.train import tried_out
 
-        backbone = build_backbone(self.config.learner, self.config.seed, read_stats(self.run.images).size)
-        self.checkpoints().ensure_room(tensor_bytes(backbone.state_dict()))
-        return feature_dim(backbone)
+        size = size or read_stats(self.run.images).size
+        if self.tried != size:
+            classes = self.run.dataset.classes
+            backbone = tried_out(self.config, size, len(classes) if classes else None)
+            self.checkpoints().ensure_room(tensor_bytes(backbone.state_dict()))
+            self.tried, self.width = size, feature_dim(backbone)
+        return self.width
 
     def make_backbone(self, width: int) -> None:
         """Train, and write down that it is done and what it cost."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ from rela_cli.artifacts import (
 )
 from rela_cli.config import RANDOM, Config, Lengths, lengths, to_tree
 from rela_cli.data.datasets import Dataset
-from rela_cli.errors import RelaError
+from rela_cli.errors import MissingError, RelaError
 from rela_cli.inventory import ELSEWHERE
 from rela_cli.parts import build
 from rela_cli.redact import redact
@@ -70,6 +71,15 @@ class Run:
     def images(self) -> Entry:
         """Decoded pixels and labels."""
         return self.entry("images", "images", **self.dataset.identity)
+
+    @property
+    def shown_size(self) -> int | None:
+        """Pixels a side of what a network is shown; None where all images have to be decoded first."""
+        if manifest := self.images.manifest:
+            return int(manifest["size"])
+        with suppress(MissingError):  # an image that cannot be decoded: it will be named, or skipped, when all are
+            return self.dataset.image_size or self.dataset.side
+        return None
 
     @cached_property
     def features(self) -> Entry:

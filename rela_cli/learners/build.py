@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from rela_cli.config import Part
-from rela_cli.errors import ConfigError, MissingError
+from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.parts import build
 from rela_cli.streams import seeded
 from rela_cli.weights import backbone_name, check_backbone, trained
@@ -25,20 +29,22 @@ def build_backbone(learner: Part, seed: int, image_size: int) -> nn.Module:
     Raises:
         ConfigError: it cannot be built, or cannot take images of this size.
     """
-    with seeded(seed, "init", "learner"):
-        try:
-            backbone: nn.Module = build(learner, image_size=image_size)
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # the libraries' own
-            raise ConfigError(
-                f"learner={learner.name} cannot be built at {image_size} px: {_first_line(error)}"
-            ) from error
-    try:
+    with seeded(seed, "init", "learner"), refused(f"learner={learner.name} cannot be built at {image_size} px"):
+        backbone: nn.Module = build(learner, image_size=image_size)
+    with refused(f"learner={learner.name} cannot take images of {image_size} px"):
         backbone.feature_dim = measured(backbone, image_size)  # type: ignore[assignment]
-    except (AssertionError, RuntimeError, IndexError, ValueError) as error:
-        raise ConfigError(
-            f"learner={learner.name} cannot take images of {image_size} px: {_first_line(error)}"
-        ) from error
     return backbone
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Whatever a library raises inside is a ConfigError that begins with `what`; errors of our own pass."""
+    try:
+        yield
+    except RelaError:
+        raise
+    except Exception as error:  # every library has its own
+        raise ConfigError(f"{what}: {first_line(error)}") from error
 
 
 def measured(network: nn.Module, image_size: int) -> int:
@@ -48,14 +54,72 @@ def measured(network: nn.Module, image_size: int) -> int:
         ValueError: it gives something else than one vector an image.
     """
     was_training = network.training
-    parameter = next(network.parameters())
+    device = next((parameter.device for parameter in network.parameters()), None)
     with torch.no_grad():
-        found = network.eval()(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
+        found = network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
     network.train(was_training)
-    if not isinstance(found, torch.Tensor) or found.ndim != 2:
-        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        raise ValueError(f"it gives {shape} for one image, not (1, width)")
+    return width_of(found, 1)
+
+
+def width_of(found: Any, images: int) -> int:
+    """D of what a network made of some images, (images, D).
+
+    Raises:
+        ValueError: it is something else than one vector an image.
+    """
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != images:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ValueError(f"it gives {shape} for {images} images, not ({images}, width)")
     return int(found.shape[1])
+
+
+def try_out(backbone: nn.Module, learner: Part, sizes: Iterable[int]) -> None:
+    """What a run asks of a learner, before any work: to be saved and loaded, and a step of training at each size.
+
+    The weights stay as they are, running statistics do not.
+
+    Raises:
+        ConfigError: it cannot do that; in one sentence that names the learner.
+    """
+    with refused(f"learner={learner.name} cannot be saved and loaded again"):
+        load_state(backbone, safetensors.torch.load(safetensors.torch.save(saved_state(backbone))))
+    for size in sizes:
+        with refused(f"learner={learner.name} cannot be trained on views of {size} px"), seeded(0, "try"):
+            take_step(backbone, size)
+
+
+def take_step(network: nn.Module, image_size: int) -> None:
+    """One forward and backward pass of two images in training mode.
+
+    Raises:
+        ValueError: it gives something else than one vector an image, or nothing in it can be trained.
+    """
+    found = network.train()(torch.randn(2, 3, image_size, image_size))
+    width_of(found, 2)
+    found.square().sum().backward()
+
+
+def saved_state(network: nn.Module) -> dict[str, Tensor]:
+    """What a file keeps of a network, each tensor in memory of its own: a parameter may have several names.
+
+    Raises:
+        TypeError: something in it is no tensor.
+    """
+    state = network.state_dict()
+    if odd := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise TypeError(f"{odd[0]} in its state is no tensor")
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what `saved_state` took, all of it. A file has no place for the versions of the modules' layouts.
+
+    Raises:
+        RuntimeError: keys or shapes that differ.
+    """
+    versioned: Any = OrderedDict(state)
+    versioned._metadata = getattr(network.state_dict(), "_metadata", None)
+    network.load_state_dict(versioned)
 
 
 def load_backbone(folder: str | Path, network: str = "online", allow: Sequence[str] = ()) -> nn.Module:
@@ -77,7 +141,7 @@ def load_backbone(folder: str | Path, network: str = "online", allow: Sequence[s
     if foreign := learner.foreign((*allow, "rela_cli")):
         raise ConfigError(f"{folder}/config.yaml wants to run {foreign[0]}; if you trust it, allow its package")
     backbone = build_backbone(learner, tree["seed"], trained(folder).get("image_size") or IMAGE_SIZE)
-    backbone.load_state_dict(load_file(weights))
+    load_state(backbone, load_file(weights))
     return backbone.eval()
 
 
@@ -86,5 +150,6 @@ def feature_dim(backbone: nn.Module) -> int:
     return int(backbone.feature_dim)  # type: ignore[arg-type]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def first_line(error: Exception) -> str:
+    """The first line of a library's message, or what kind of error it is."""
+    return ((str(error).strip() or type(error).__name__).splitlines())[0]

@@ -23,7 +23,9 @@ def timm_model(model: str, image_size: int, **options: Any) -> nn.Module:
         options["img_size"] = image_size
     if timm.models.is_model_in_modules(model, RESIZABLE):
         options |= {"dynamic_img_size": True, "dynamic_img_pad": True}  # views of other sizes: DINO's local crops
-    return timm.create_model(model, pretrained=False, num_classes=0, **options)
+    network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0, **options)
+    network.classifiers = classifiers(model)  # type: ignore[assignment]
+    return network
 
 
 def vit(model: str, patch_size: int, image_size: int) -> nn.Module:
@@ -33,7 +35,7 @@ def vit(model: str, patch_size: int, image_size: int) -> nn.Module:
         ConfigError: images that patches do not fill.
     """
     if image_size % patch_size:
-        fit = ", ".join(str(p) for p in (2, 4, 7, 8, 14, 16) if image_size % p == 0 and p < image_size)
+        fit = ", ".join(str(p) for p in range(2, image_size) if image_size % p == 0)
         raise ConfigError(
             f"learner.patch_size={patch_size} does not divide images of {image_size} px; "
             + (f"these do: {fit}" if fit else "choose another dataset.image_size")
@@ -55,3 +57,10 @@ def has_fixed_size(model: str) -> bool:
     """Whether a model is built for one image size, as transformers with learned positions are."""
     config = timm.get_pretrained_cfg(model, allow_unregistered=True)
     return bool(config and config.fixed_input_size)
+
+
+def classifiers(model: str) -> tuple[str, ...]:
+    """The modules that timm calls classifiers of a model; a distilled one has two."""
+    config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    named = config.classifier if config else None
+    return (named,) if isinstance(named, str) else tuple(named or ())

@@ -1,7 +1,11 @@
-"""Any classifier of torchvision without its last linear layer, under torchvision's own parameter names."""
+"""Any classifier of torchvision without its last layer, under torchvision's own parameter names."""
 
 from __future__ import annotations
 
+import inspect
+from typing import Any, get_type_hints
+
+import torch
 from torch import nn
 from torchvision import models
 
@@ -14,9 +18,44 @@ def torchvision_model(model: str, image_size: int) -> nn.Module:
     Raises:
         ConfigError: unknown to torchvision, with the nearest name.
     """
+    return built(model, image_size=image_size)
+
+
+def published_model(model: str, image_size: int) -> nn.Module:
+    """The same with the arguments that torchvision sets together with `weights=`.
+
+    googlenet and inception_v3 scale their input by themselves then; a test looks through all models for others.
+    """
+    return built(model, image_size=image_size, transform_input=True)
+
+
+def built(model: str, **options: Any) -> nn.Module:
+    """torchvision's `model` without classifiers, whose names it keeps, with those of `options` that it knows."""
     check_name(model)
-    options = {"image_size": image_size} if model.startswith("vit_") else {}
-    return without_classifier(models.get_model(model, weights=None, **options))
+    takes = arguments(model)
+    asked = {"init_weights": True, **options}  # the default of all, and said so by two of them at each call
+    options = {key: value for key, value in asked.items() if key in takes}
+    aside: tuple[str, ...] = ()
+    if "aux_logits" in takes:  # further classifiers, for training with labels
+        options["aux_logits"], aside = False, auxiliary(model)
+    network = models.get_model(model, weights=None, **options)
+    classifiers = (last_layer(network), *aside)
+    network = without_classifier(network)
+    network.classifiers = classifiers  # type: ignore[assignment]
+    return network
+
+
+def auxiliary(model: str) -> tuple[str, ...]:
+    """The modules of a model that are there with `aux_logits` alone."""
+    with torch.device("meta"):
+        whole, without = (models.get_model(model, aux_logits=wanted, init_weights=False) for wanted in (True, False))
+    return tuple(name for name, _ in whole.named_children() if getattr(without, name) is None)
+
+
+def arguments(model: str) -> frozenset[str]:
+    """What the class of a model takes; torchvision's builders take these as keywords."""
+    kind = get_type_hints(models.get_model_builder(model))["return"]
+    return frozenset(inspect.signature(kind).parameters)
 
 
 def check_name(model: str) -> None:
@@ -27,8 +66,12 @@ def check_name(model: str) -> None:
 
 
 def without_classifier(network: nn.Module) -> nn.Module:
-    """The same network with its last linear layer taken out: what comes before it is the representation."""
-    name = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
-    parent, _, child = name.rpartition(".")
+    """The same network with its last layer taken out: what comes before it is the representation."""
+    parent, _, child = last_layer(network).rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
     return network
+
+
+def last_layer(network: nn.Module) -> str:
+    """The name of the last layer that has weights: a linear one, or squeezenet's 1x1 convolution."""
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]

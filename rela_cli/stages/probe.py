@@ -23,7 +23,7 @@ from rela_cli.config import Config, Probe
 from rela_cli.data.cache import read_labels, read_split, read_stats
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import MissingError
-from rela_cli.learners.build import build_backbone
+from rela_cli.learners.build import build_backbone, load_state
 from rela_cli.logistic import BLOCK, TOLERANCE, solutions
 from rela_cli.representation import knn_logits, representations
 from rela_cli.runtime import count_flops, pick_device
@@ -63,7 +63,7 @@ def backbone_task(config: Config, run_folder: Path, images: Entry, dataset: Data
     if not path.exists():
         raise MissingError(f"{config.method.name} keeps no {network} network; say probe.network=online")
     backbone = build_backbone(config.learner, config.seed, read_stats(images).size)
-    backbone.load_state_dict(load_file(path))
+    load_state(backbone, load_file(path))
     return network_task(config, backbone, images, dataset)
 
 

@@ -25,7 +25,7 @@ from rela_cli.data.loader import load
 from rela_cli.data.subset import epoch_indices
 from rela_cli.data.views import Augment
 from rela_cli.errors import CollapseError, NonFiniteError, RelaError, Stopped
-from rela_cli.learners.build import build_backbone, feature_dim
+from rela_cli.learners.build import build_backbone, feature_dim, load_state, saved_state, try_out
 from rela_cli.matching import Matching
 from rela_cli.methods.base import Average, Method, each
 from rela_cli.norm import convert, is_known
@@ -73,6 +73,18 @@ class Trainee(nn.Module):
     def averages(self) -> list[Average]:
         """The target networks."""
         return [module for module in self.modules() if isinstance(module, Average)]
+
+
+def tried_out(config: Config, image_size: int, classes: int | None) -> nn.Module:
+    """A backbone like the one that will be trained, after a step at the size of each view, and saved and loaded.
+
+    Raises:
+        ConfigError: it cannot do that.
+    """
+    trainee = Trainee(config, image_size, None, classes)
+    sizes = {max(1, round(view.size_scale * image_size)) for view in trainee.method.views}
+    try_out(trainee.method.backbone, config.learner, sorted({image_size, *sizes}, reverse=True))
+    return trainee.method.backbone
 
 
 class Matched(nn.Module):
@@ -448,7 +460,7 @@ class Trainer:
             RelaError: it is of another learner, method or optimizer.
         """
         try:
-            self.trainee.load_state_dict(state["trainee"])
+            load_state(self.trainee, state["trainee"])
             self.load_optimizer(state["optimizer"])
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
             raise RelaError(
@@ -523,7 +535,7 @@ class Trainer:
             work = lambda: self.trainee(views, self.targets_of(batch), self.labels_of(batch)).backward()  # noqa: B023, E731
             costs[self.phase] = count_flops(work) * ranks.world()
         self.phase = phase
-        self.trainee.load_state_dict(state)
+        load_state(self.trainee, state)
         self.optimizer.zero_grad(set_to_none=True)
         return costs
 
@@ -571,8 +583,8 @@ def own_seed(config: Config, step: int) -> int:
 
 
 def write_backbone(network: nn.Module, path: Path) -> None:
-    """A state dict under its own key names."""
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    """A state dict under its own key names, as `learners.build.tried_out` has written it once before any work."""
+    state = saved_state(network)
     write_atomic(path, lambda temporary: save_file(state, temporary))
 
 
