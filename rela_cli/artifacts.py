@@ -144,14 +144,15 @@ class Entry:
         manifest = read_json(self.folder / "manifest.json")
         return manifest if manifest and damage(self.folder) is None else None
 
-    def make(self, fill: Callable[[Path], Facts], needed: int | None = None) -> bool:
+    def make(self, fill: Callable[[Path], Facts], needed: int | None = None, goes_on: bool = False) -> bool:
         """Make the entry unless it is there and intact; `fill(folder)` writes files and returns facts for the manifest.
 
         One process makes it, others wait and take what it made; when it is killed another takes over. `needed` is the
-        estimate in bytes that a message about a full disk shows. Returns True when this call did the work.
+        estimate in bytes that a message about a full disk shows. Where it `goes_on`, `fill` finds in the folder what an
+        earlier process had done; hidden files there are its own notes. Returns True when this call did the work.
 
         Raises:
-            DiskError: no room, or no leave to write. Nothing of the entry is left then.
+            DiskError: no room, or no leave to write. Nothing of the entry is left then but what is gone on with.
         """
         if damage(self.folder, contents=True) is None:
             return False
@@ -159,32 +160,41 @@ class Entry:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with self.lock.held():
                 if reason := damage(self.folder, contents=True):
-                    self._fill(fill, reason)
+                    self._fill(fill, reason, goes_on)
         return bool(reason)
 
     @property
     def lock(self) -> Lock:
         return Lock(self.folder.with_name(f".{self.hash}.lock"), f"{self.kind}/{self.hash}")
 
-    def _fill(self, fill: Callable[[Path], Facts], reason: str) -> None:
-        temporary = self.folder.with_name(f".{self.hash}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process; we hold the lock
+    @property
+    def part(self) -> Path:
+        """Where the beginning of an entry lies that a later process goes on with."""
+        return self.folder.with_name(f".{self.hash}.part")
+
+    def _fill(self, fill: Callable[[Path], Facts], reason: str, goes_on: bool) -> None:
+        temporary = self.part if goes_on else self.folder.with_name(f".{self.hash}.tmp")
+        if not goes_on:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process; we hold the lock
         if self.folder.exists():
             self._set_aside(reason)
-        temporary.mkdir()
+        temporary.mkdir(exist_ok=goes_on)
         try:
             facts = fill(temporary)
             fault(f"{self.kind}.after_fill")
-            files = _settled(sorted(temporary.iterdir()))
+            files = _settled(sorted(path for path in temporary.iterdir() if path.name[0] != "."))
             manifest = {"kind": self.kind, "spec": self.spec, **facts, "files": files, **provenance()}
             write_json(temporary / "manifest.json", manifest)
             fault(f"{self.kind}.before_replace")
             os.replace(temporary, self.folder)
             fault(f"{self.kind}.after_replace")
+            for notes in self.folder.glob(".*"):
+                notes.unlink()
             _sync(self.folder.parent)
             _remember_made(self.folder, files)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if not goes_on:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     def _set_aside(self, reason: str) -> None:
         """An entry that is not whole goes to *.corrupt, to be looked at, and is made again."""
@@ -428,6 +438,12 @@ def ensure_room(path: Path, needed: int, why: str = "estimated before the work")
 def free_bytes(path: Path) -> int:
     """Bytes free where `path` lies or would lie."""
     return shutil.disk_usage(existing(path)).free
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where there is none."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
 def existing(path: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rela_cli.artifacts import Facts, Lock, RunLock, damage, megabytes, read_json, section
+from rela_cli.artifacts import size_of as size_of
 from rela_cli.errors import MissingError, nearest
 
 KINDS = ("images", "features", "targets", "baselines")
@@ -150,6 +151,11 @@ def leftovers(outputs: Path) -> list[Leftover]:
     for path in sorted(outputs.glob("cache/*/.*.tmp")):
         if Lock(path.with_name(f"{path.stem}.lock"), "").is_free():
             found.append(Leftover(path, "half-made by a killed process", size_of(path)))
+    for path in sorted(outputs.glob("cache/*/.*.part")):
+        if Lock(path.with_name(f"{path.stem}.lock"), "").is_free():
+            found.append(
+                Leftover(path, "the beginning of an extraction; its command would go on with it", size_of(path))
+            )
     for path in sorted(outputs.glob("cache/*/*.corrupt")):
         found.append(Leftover(path, "damaged, set aside", size_of(path)))
     for pattern, why in (
@@ -160,12 +166,6 @@ def leftovers(outputs: Path) -> list[Leftover]:
             if RunLock(path.parent).is_free():
                 found.append(Leftover(path, why, size_of(path)))
     return found
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
 def find_run(word: str, outputs: Path) -> RunFolder:

@@ -95,7 +95,7 @@ def is_whole(entry: Entry) -> bool:
     return damage(entry.folder, contents=True) is None
 
 
-def make(entry: Entry, fill: Callable[[Path | None], Facts], needed: int | None = None) -> None:
+def make(entry: Entry, fill: Callable[[Path | None], Facts], needed: int | None = None, goes_on: bool = False) -> None:
     """Make an entry unless it is there. Several ranks fill it together, but only rank 0 has a folder to write to."""
     if not ranks.is_first():
         if ranks.agree(False):
@@ -108,7 +108,7 @@ def make(entry: Entry, fill: Callable[[Path | None], Facts], needed: int | None 
         begun.append(ranks.agree(True))
         return fill(folder)
 
-    entry.make(begin, needed)
+    entry.make(begin, needed, goes_on)
     if not begun:
         ranks.agree(False)
     ranks.agree(None)  # it is there, for everybody
@@ -247,7 +247,7 @@ class Pipeline:
         self.make_images()
         if self.config.is_plain or (until == "transport" and ranks.agree(is_whole(self.run.targets))):
             return
-        make(self.run.features, self.extract)
+        make(self.run.features, self.extract, goes_on=True)
         if until == "transport":
             make(self.run.targets, self.transport)
 

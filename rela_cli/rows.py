@@ -6,10 +6,12 @@ The file is a safetensors file with one tensor (N, D), byte for byte what `safet
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -37,7 +39,13 @@ class RowWriter:
 
     def __init__(self, path: Path, name: str, count: int) -> None:
         self.path, self.name, self.count = path, name, count
-        self.dtype, self.written, self.width = torch.float16, 0, 0
+        self.dtype, self.width = torch.float16, 0
+        self.sizes: list[int] = []  # rows of each block so far
+
+    @property
+    def written(self) -> int:
+        """Rows so far."""
+        return sum(self.sizes)
 
     def __enter__(self) -> RowWriter:
         self.file = self.path.open("w+b")
@@ -50,7 +58,7 @@ class RowWriter:
 
     def add(self, block: Tensor) -> None:
         """(n, D) of any float type."""
-        if not self.written:
+        if not self.sizes:
             self.width = block.shape[1]
             self.begin()
         if self.dtype is torch.float16:
@@ -58,30 +66,47 @@ class RowWriter:
             if block.dtype is not torch.float16:
                 self.widen()
         self.write(block)
-        self.written += len(block)
+        self.sizes.append(len(block))
 
-    def begin(self) -> None:
-        """Header for all rows of the present type; the file ends behind it."""
+    def header(self) -> bytes:
+        """Of all rows, in the present type."""
         size = self.count * self.width * self.dtype.itemsize
         entry = {"dtype": NAMES[self.dtype], "shape": [self.count, self.width], "data_offsets": [0, size]}
         header = json.dumps({self.name: entry}, separators=(",", ":")).encode()
         header += b" " * (-len(header) % ALIGNMENT)
+        return struct.pack("<Q", len(header)) + header
+
+    def begin(self) -> None:
+        """The file with its header and nothing else."""
         self.file.seek(0)
-        self.file.write(struct.pack("<Q", len(header)) + header)
+        self.file.write(self.header())
         self.file.truncate()
         self.start = self.file.tell()
 
+    def content(self, block: Tensor) -> memoryview:
+        """The bytes of a block in the present type."""
+        return block.to("cpu", self.dtype).contiguous().numpy().data.cast("B")
+
     def write(self, block: Tensor) -> None:
-        """Append a block in the present type."""
-        self.file.write(block.to("cpu", self.dtype).contiguous().numpy().data)
+        """Append a block."""
+        self.file.write(self.content(block))
 
     def widen(self) -> None:
-        """Write what is there again in fp32; a value has come that fp16 cannot hold."""
-        self.file.seek(self.start)
-        halves = torch.frombuffer(bytearray(self.file.read()), dtype=torch.float16) if self.written else torch.empty(0)
-        self.dtype = torch.float32
-        self.begin()
-        self.write(halves)
+        """Write what is there again in fp32, beside it and block by block; a value has come that fp16 cannot hold."""
+        wide = self.path.with_name(f".{self.path.name}.wide")
+        with self.file as narrow:
+            narrow.seek(self.start)
+            self.dtype, self.file = torch.float32, wide.open("w+b")
+            self.begin()
+            for block in self.read_again(narrow):
+                self.write(block)
+        os.replace(wide, self.path)
+
+    def read_again(self, narrow: BinaryIO) -> Iterator[Tensor]:
+        """The blocks so far, from a file of fp16."""
+        for rows in self.sizes:
+            data = bytearray(narrow.read(rows * self.width * torch.float16.itemsize))
+            yield torch.frombuffer(data, dtype=torch.float16).view(rows, self.width)
 
 
 class Rows:

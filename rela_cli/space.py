@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rela_cli.artifacts import disk_errors, ensure_room, existing
+from rela_cli.artifacts import disk_errors, ensure_room, existing, size_of
 from rela_cli.config import PRETRAINED
 from rela_cli.errors import DiskError
 from rela_cli.runs import Run
@@ -56,7 +56,7 @@ def needs(run: Run, until: str) -> dict[str, int]:
         found["images"] = size
     width = run.config.prior.card.features if run.config.prior.options.get("weights") == PRETRAINED else None
     if width and run.features.manifest is None:
-        found["features"] = HALF * width * samples(run)
+        found["features"] = max(0, HALF * width * samples(run) - size_of(run.features.part))  # some may be there
     if width and until != "extract" and run.targets.manifest is None:
         found["targets"] = HALF * min(width, run.config.transport.options.get("max_dim", width)) * samples(run)
     return found

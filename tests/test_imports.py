@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
         "signals",
         "launch",
         "rows",
+        "blocks",
         "abreast",
         "gram",
         "optim",

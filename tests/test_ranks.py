@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from rela_cli import launch, norm, ranks
+from rela_cli import blocks, launch, norm, ranks
 from rela_cli.data.loader import in_blocks, load
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline import Pipeline
@@ -250,6 +250,35 @@ def test_blocks_are_the_same_bits_on_any_number_of_ranks(tmp_path: Path) -> None
         found = on(world, tmp_path / str(world), blocks_of, 90, 8)
         assert [calls for _, calls in found] == [12 // world] * world, "its share and no more"
         assert all(torch.equal(outputs, whole) for outputs, _ in found)
+
+
+def extracted(outputs: str, stop: int | None = None) -> bytes:
+    """The features file; with `stop`, what a process that was stopped after so many blocks has left of it."""
+    words = ["dataset=fake", "dataset.n=64", "dataset.size=8", "prior=random", "prior.width=4", "runtime.block_size=8"]
+    work = Run(config(*words, f"paths.outputs={outputs}", "runtime.device=cpu"))
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        add = blocks.KeptWriter.add
+
+        def stopping(self: blocks.KeptWriter, block: Tensor) -> None:
+            if self.blocks == stop:
+                raise KeyboardInterrupt
+            add(self, block)
+
+        patch.setattr(blocks.KeptWriter, "add", stopping)
+        Pipeline(work, "extract").make_targets("extract")
+    folder = work.features.part if stop else work.features.folder
+    return (folder / "train.safetensors").read_bytes()
+
+
+def test_several_go_on_with_what_one_has_begun(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = extracted(str(tmp_path / "whole"))
+    part = extracted(str(tmp_path / "part"), stop=3)
+    torch.set_num_threads(threads)
+    assert whole.startswith(part) and len(part) < len(whole)
+    assert on(2, tmp_path / "ranks", extracted, str(tmp_path / "part")) == [whole, whole]
+    assert "extract train: resumed at block 3 of 8" in capfd.readouterr().out
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_torch() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rela_cli.blocks import KeptWriter
 from rela_cli.rows import Rows, RowWriter
+from tests.reliability.helpers import flip
 
 
 def written(path: Path, blocks: list[Tensor], count: int) -> Path:
@@ -52,6 +57,82 @@ def test_blocks_come_back(tmp_path: Path) -> None:
 def test_too_few_rows_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was to have 100 rows and got 90"):
         written(tmp_path / "b", [torch.zeros(90, 2)], 100)
+
+
+# ------------------------------------------------------------------------------- rows that a later process goes on with
+
+OF, HERE = {"block_size": 30}, {"device": "cpu", "threads": 1}
+
+
+def begun(path: Path, blocks: list[Tensor], of: dict[str, int] = OF) -> tuple[int, float]:
+    """Go on with a file of 100 rows; how many blocks were there, and the seconds of all."""
+    with suppress(ValueError), KeptWriter(path, "features", 100, of, HERE) as rows:
+        there = rows.blocks
+        for block in blocks[there:]:
+            rows.add(block)
+    return there, rows.seconds
+
+
+@pytest.mark.parametrize("large", [None, 10, 50, 95])
+@pytest.mark.parametrize("stopped", [1, 2, 3, 4])
+def test_it_goes_on_behind_the_last_block_with_the_same_bytes(tmp_path: Path, stopped: int, large: int | None) -> None:
+    x = torch.randn(100, 5)
+    if large:
+        x[large, 2] = 7e4  # from here on all is fp32
+    blocks = list(x.split(30))
+    expected = written(tmp_path / "a", blocks, 100).read_bytes()
+    _, before = begun(tmp_path / "b", blocks[:stopped])
+    there, seconds = begun(tmp_path / "b", blocks)
+    assert there == stopped
+    assert (tmp_path / "b").read_bytes() == expected
+    assert seconds > before if stopped < 4 else seconds == before, "what an earlier process spent is on the account"
+
+
+def torn(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def flipped(path: Path) -> None:
+    flip(path, -10 * 60)  # the middle of three blocks of 30 rows of 10 bytes, from its first byte to the last
+
+
+def journal_torn(path: Path) -> None:
+    torn(path.with_name(".b.blocks"))
+    torn(path.with_name(".b.blocks"))
+
+
+def other_header(path: Path) -> None:
+    flip(path, 20)
+
+
+def journal_of_anything(path: Path) -> None:
+    lines = path.with_name(".b.blocks").read_text().splitlines()
+    path.with_name(".b.blocks").write_text("\n".join([lines[0], lines[1].replace('"F16"', "7"), *lines[2:]]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"), [(torn, 2), (flipped, 1), (journal_torn, 2), (other_header, 0), (journal_of_anything, 0)]
+)
+def test_what_is_torn_or_flipped_is_made_again(
+    tmp_path: Path, damage: Callable[[Path], None], left: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = list(torch.randn(100, 5).split(30))
+    begun(tmp_path / "b", blocks[:3])
+    damage(tmp_path / "b")
+    assert begun(tmp_path / "b", blocks)[0] == left
+    assert (tmp_path / "b").read_bytes() == written(tmp_path / "a", blocks, 100).read_bytes()
+    said = f"rela: b, begun before, is damaged at block {left + 1}; made again from there\n"
+    assert capsys.readouterr().err == ("" if damage is journal_torn else said)
+
+
+def test_blocks_of_another_size_are_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.randn(100, 5)
+    begun(tmp_path / "b", list(x.split(30))[:2])
+    assert begun(tmp_path / "b", list(x.split(50)), {"block_size": 50})[0] == 0
+    assert (tmp_path / "b").read_bytes() == written(tmp_path / "a", [x], 100).read_bytes()
+    assert "was begun with count 100, block_size 30; it starts again with count 100, block_size 50" in (
+        capsys.readouterr().err
+    )
 
 
 MEMORY = """

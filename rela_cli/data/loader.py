@@ -110,17 +110,21 @@ def ahead(images: DiskImages, batches: Iterable[Tensor]) -> Iterator[tuple[Tenso
 
 
 def in_blocks(
-    compute: Callable[[Tensor], Tensor], images: Images, block_size: int, device: torch.device
+    compute: Callable[[Tensor], Tensor], images: Images, block_size: int, device: torch.device, first: int = 0
 ) -> Iterator[Tensor]:
     """`compute` over blocks of exactly `block_size` images, the last one padded; results on the CPU, in order.
+
+    From block `first` on.
 
     Borders depend on nothing but the data, so a restart or another machine layout gives the same bits. Of several ranks
     each computes every so manieth block, and all get all results.
     """
-    blocks = torch.arange(len(images)).split(block_size)
+    blocks = torch.arange(len(images)).split(block_size)[first:]
     rounds = -(-len(blocks) // ranks.world())
     own = blocks[ranks.rank() :: ranks.world()]
-    spare = [blocks[-1][:1]] * (rounds - len(own))  # where a rank has no block left, it still takes part in the round
+    spare = [torch.tensor([0])] * (
+        rounds - len(own)
+    )  # where a rank has no block left, it still takes part in the round
     for number, (rows, block) in enumerate(load(images, [*own, *spare], device)):
         with torch.inference_mode():
             result = compute(padded(block, block_size))[: len(rows) if number < len(own) else 0]
