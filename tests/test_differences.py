@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from rela_cli.errors import ConfigError
 from rela_cli.report import differences, table
 from rela_cli.report.compare import runs_of
+from rela_cli.report.formats import MINUS
 
 from .test_table import Make, Record, cell, make, records, shown
 
@@ -63,7 +65,7 @@ def test_one_seed_has_no_interval(make: Make, tmp_path: Path, capsys: pytest.Cap
     make(0.6, "patches", seed=3)
     one = patches(records(tmp_path, capsys, "--differences"), 0.5)
     assert (one["minus_plain"], one["minus_plain_low"], one["minus_plain_n"]) == (pytest.approx(0.1), None, 1)
-    assert "+10.0 (1) |" in shown(tmp_path, capsys, "--differences", "--format=md")
+    assert "+10.0 |" in shown(tmp_path, capsys, "--differences", "--format=md")
 
 
 def test_equal_cost_counts_the_prior_and_not_the_probe(
@@ -153,24 +155,69 @@ def test_seeds_are_averaged_by_budget_whatever_each_cost(
     assert [(one["reach"], one["reach_share"]) for one in found] == [("at", pytest.approx(200 / 400))] * 2
 
 
-def test_positive_intervals_stand_out_and_negative_ones_do_not(
+def test_intervals_without_0_have_a_word_in_both_directions(
     curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rela(curves, 0.5, [0.60, 0.61, 0.621], 160)
+    rela(curves, 0.25, [0.30, 0.31, 0.321], 160)
     text = shown(tmp_path, capsys, "--differences", "--format=md")
-    line = next(line for line in text.splitlines() if "+10.0" in line)
-    assert "**+10.0** [" in line and "| +0.0 [" in line
-    assert "lbfgs (linear, L-BFGS on standardised features), online network" in text
+    text = text.replace(MINUS, "-")
+    first, second = (line for line in text.splitlines() if "[" in line and line.startswith("| 0."))
+    assert "**-10.0** [-10.1, -9.8] worse" in first and "**-30.0** [-30.1, -29.8] worse" in first
+    assert "**+10.0** [+9.9, +10.2] better | +0.0 [-0.1, +0.2]" in " ".join(second.split())
+    plain = shown(tmp_path, capsys, "--differences")
+    assert "better: the whole interval lies above 0" in plain and "worse: the whole interval lies below 0" in plain
 
 
-def test_n_is_in_every_cell(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_columns_are_paired_by_seed(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rela(curves, 0.5, [0.60, 0.64, 0.65], 160, prior_alone=0.9)
+    for seed, value in enumerate((0.50, 0.52, 0.54)):
+        curves(value, "random", 0.5, seed, prior_alone=0.3)
+    found = records(tmp_path, capsys, "--between", "patches", "random", "--between", "patches", "patches prior alone")
+    one, values = patches(found, 0.5), (0.10, 0.12, 0.11)
+    half = T_975_2 * statistics.stdev(values) / math.sqrt(3)
+    assert one["patches_minus_random"] == pytest.approx(0.11)
+    assert one["patches_minus_random_low"] == pytest.approx(0.11 - half)
+    assert one["patches_minus_random_n"] == 3
+    assert one["patches_minus_patches prior alone"] == pytest.approx(0.63 - 0.9)  # goes with every seed
+    assert one["patches_minus_patches prior alone_n"] == 3
+    assert cell(found, kind="prior", prior="random", budget=0.5)["patches_minus_random"] is None
+    text = shown(tmp_path, capsys, "--between", "patches", "random")
+    assert "patches minus random, points by lbfgs (online)" in text and "+11.0 [+8.5, +13.5] better" in text
+
+
+def test_two_priors_alone_are_one_measurement_each(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1, 2):
+        make(0.5, "patches", seed=seed, prior_alone=0.9)
+        make(0.5, "random", seed=seed, prior_alone=0.7)
+    between = ("--between", "patches prior alone", "random prior alone")
+    one = cell(records(tmp_path, capsys, *between), kind="prior_alone", prior="patches")
+    name = "patches prior alone_minus_random prior alone"
+    assert (one[name], one[f"{name}_low"], one[f"{name}_n"]) == (pytest.approx(0.2), None, 1)
+
+
+def test_a_column_that_is_not_there_or_not_one(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(0.5)
+    for size in (32, 64):
+        make(0.5, "patches", changes={"transport.max_dim": size})
+    with pytest.raises(ConfigError, match="did you mean plain"):
+        shown(tmp_path, capsys, "--between", "plian", "patches")
+    with pytest.raises(ConfigError, match=r"several, patches transport.max_dim=32; patches transport.max_dim=64"):
+        shown(tmp_path, capsys, "--between", "plain", "patches")
+
+
+def test_n_is_said_once_or_in_every_cell(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(0.5, seed=0)
     assert "n: 1 seed in every cell" in shown(tmp_path, capsys, "--format=md")
     make(0.6, "patches", seed=0)
     make(0.6, "patches", seed=1)
     text = shown(tmp_path, capsys, "--format=md")
-    assert "50.0** (1)" in text or "50.0 (1)" in text
-    assert "(2)" in text and "1 seed in every cell" not in text
+    assert "50.0 (1)" in text and "**60.0** ±0.0 (2)" in text and "1 seed in every cell" not in text
+    make(0.52, seed=1)
+    text = shown(tmp_path, capsys, "--format=md")
+    assert "(1)" not in text and "(2)" not in text and "±: standard deviation over 2 seeds" in text
 
 
 def test_latex_is_whole(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +232,21 @@ def test_latex_is_whole(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixt
         assert {line.count(" & ") for line in rows} == {columns - 1}
 
 
-KERNEL = {"centering", "caption", "par", "smallskip", "footnotesize", "textbf", "underline", "\\", "_", "%", "#", "&"}
+KERNEL = {
+    "centering",
+    "caption",
+    "label",
+    "par",
+    "smallskip",
+    "footnotesize",
+    "textbf",
+    "underline",
+    "\\",
+    "_",
+    "%",
+    "#",
+    "&",
+}
 KERNEL |= {"$", "{", "}", "textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textdagger"}
 BOOKTABS, MATH = {"toprule", "midrule", "bottomrule"}, {"pm", "leq", "cdot"}
 
@@ -216,6 +277,14 @@ def test_latex_parses_whatever_a_label_holds(curves: Make, tmp_path: Path, capsy
     assert {name for name, in_math in used if in_math} <= MATH
     assert {name for name, in_math in used if not in_math} <= KERNEL | BOOKTABS
     assert {name for name, _ in used} >= BOOKTABS and "textbackslash" in {name for name, _ in used}
+
+
+def test_latex_tables_can_be_referred_to(curves: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rela(curves, 0.5, [0.30, 0.31, 0.33], 160)
+    text = shown(tmp_path, capsys, "--equal-cost=flops", "--cost", "--format=latex")
+    labels = re.findall(r"\\caption\{[^\n]+\}\n\\label\{tab:([a-z0-9-]+)\}", text)
+    assert len(labels) == len(set(labels)) == text.count(r"\begin{table}") == 4
+    assert labels[0] == "digits-resnet18-simclr-top-1-by-lbfgs-online"
 
 
 def test_unknown_axis(capsys: pytest.CaptureFixture[str]) -> None:

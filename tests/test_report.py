@@ -93,7 +93,7 @@ def test_it_says_what_came_out(project: Path) -> None:
     text = written(project)
     assert "<b>patches</b> at 50 % of the data an epoch: <b>70.0 %</b> (n = 2), +10.0 points" in text
     assert "for 56 % of its FLOPs" in text  # 111 of 200
-    assert "lbfgs (linear, L-BFGS on standardised features), online network" in text
+    assert "lbfgs: linear, by L-BFGS on standardised features; online: the network that was trained" in text
     assert "6 runs: 6 finished, 0 not" in text
     assert "<pre>rela train</pre>" in text
 

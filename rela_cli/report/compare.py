@@ -24,13 +24,13 @@ NAMES = ("dataset", "learner", "method")
 OWN = (*NAMES, "prior")  # names that have a place of their own in every table
 PRIORS = ("random_learner", "random", "patches", "embedded")  # the order of columns; others follow by name
 PROTOCOLS = {  # how each protocol measures, in the order of the tables
-    "rela": "linear, Adam: the paper's",
-    "lbfgs": "linear, L-BFGS on standardised features",
+    "rela": "linear, by Adam, as in the paper",
+    "lbfgs": "linear, by L-BFGS on standardised features",
     "knn": "nearest neighbours by cosine",
-    "sgd_grid": "linear, SGD, best rate on held-out train",
+    "sgd_grid": "linear, by SGD, best rate on held-out train",
     "few_shot": "logistic regression on a few labels a class",
 }
-NETWORKS = ("online", "target")
+NETWORKS = {"online": "the network that was trained", "target": "the method's slow average of it"}
 STAGES = ("extract", "transport", "train", "probe")
 ACCOUNT = ("extract", "transport", "train", "total", "probe")
 SIZES = ("samples_seen", "steps", "switch_step", "peak_memory_bytes")
@@ -190,6 +190,14 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     return sorted(rows, key=lambda row: (*row.names, row.budget, _natural(row.shared, keys)))
 
 
+def by_dataset(runs: Iterable[Run]) -> list[list[Run]]:
+    """The runs on each data set, in the order of their names: accuracies on two are not compared."""
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[dict(run.shared).get("dataset", "")].append(run)
+    return [found[name] for name in sorted(found)]
+
+
 def compared(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
     """The rows without those that hold nothing but the starred runs, which other rows show already."""
     needed = {(run.shared, run.budget) for run in runs if run.variant or run.budget != 1}
@@ -220,19 +228,25 @@ def _head(variant: Settings, keys: set[str]) -> str:
 
 
 def score(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> Score | None:
-    """What a cell shows. Baselines do not depend on the budget, so every run of the row's settings has them."""
-    values: dict[int, float] = {}
-    for run in runs:
-        if run.finished and run.shared == row.shared:
-            value = _value(run, row.budget, column, protocol)
-            if value is not None:
-                values[run.seed] = value
+    """What a cell shows."""
+    values = by_seed(runs, row, column, protocol)
     if column.kind == "prior_alone" and len(set(values.values())) == 1:
         values = dict([min(values.items())])  # the run's seed does not move it: one measurement, not three
     if not values:
         return None
     std = statistics.stdev(values.values()) if len(values) > 1 else None
     return Score(statistics.fmean(values.values()), std, tuple(sorted(values)))
+
+
+def by_seed(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> dict[int, float]:
+    """Top-1 of a cell's runs. Baselines do not depend on the budget, so every run of the row's settings has them."""
+    values: dict[int, float] = {}
+    for run in runs:
+        if run.finished and run.shared == row.shared:
+            value = _value(run, row.budget, column, protocol)
+            if value is not None:
+                values[run.seed] = value
+    return values
 
 
 def _value(run: Run, budget: float, column: Column, protocol: Protocol) -> float | None:
@@ -256,7 +270,7 @@ def measured_by(probe: Any) -> dict[Protocol, float]:
         name, _, suffix = key.partition("@")
         top1 = entry.get("top1") if isinstance(entry, Mapping) else None
         if isinstance(top1, int | float) and math.isfinite(top1):
-            measured[Protocol(name, entry.get("network") or suffix or NETWORKS[0])] = float(top1)
+            measured[Protocol(name, entry.get("network") or suffix or "online")] = float(top1)
     return measured
 
 
@@ -276,6 +290,13 @@ def protocols_of(runs: Iterable[Run], name: str = "all", network: str = "all") -
         there = ", ".join(f"{p.name} ({p.network})" for p in sorted(present)) or "nothing"
         raise RelaError(f"no run here has --protocol={name} --network={network}; measured: {there}")
     return sorted(chosen, key=lambda p: (known.index(p.name), p.network))
+
+
+def protocols_legend(protocols: Iterable[Protocol]) -> list[tuple[str, str]]:
+    """How each of them measures, and on which network."""
+    names, networks = (dict.fromkeys(part) for part in zip(*protocols, strict=True))
+    how = [(name, PROTOCOLS.get(name, "a probe of its own")) for name in names]
+    return how + [(name, NETWORKS.get(name, "a network of the method's")) for name in networks]
 
 
 def saw_labels(runs: Iterable[Run], row: Row, column: Column) -> bool:
@@ -303,14 +324,28 @@ def behind(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
 
 
 def marked(scores: Sequence[Score | None], columns: Sequence[Column], seen: Sequence[bool]) -> list[tuple[bool, bool]]:
-    """For each cell of a row: is it the best trained one, is it better than the starred one; never with seen labels."""
+    """For each cell of a row: is it the best one trained at this budget, if there are several; is it above plain*.
+
+    Neither with labels seen.
+    """
     fair = (None if saw else value for value, saw in zip(scores, seen, strict=True))
     means = [-math.inf if value is None else value.mean for value in fair]
-    trained = [mean if column.is_trained else -math.inf for mean, column in zip(means, columns, strict=True)]
+    here = [column.is_trained and column.kind != "plain_star" for column in columns]  # that one has its own budget
+    trained = [mean if is_here else -math.inf for mean, is_here in zip(means, here, strict=True)]
     stars = [m for m, value, c in zip(means, scores, columns, strict=True) if c.kind == "plain_star" and value]
     reference = stars[0] if stars else math.inf
-    best = max(trained)
-    return [(mean == best > -math.inf, m > reference) for mean, m in zip(trained, means, strict=True)]
+    several = sum(mean > -math.inf for mean in trained) > 1
+    return [(several and mean == max(trained), m > reference) for mean, m in zip(trained, means, strict=True)]
+
+
+def constant(score: Score | None, column: Column) -> bool:
+    """Whether a score is one measurement because no seed moves it."""
+    return column.kind == "prior_alone" and score is not None and score.std is None
+
+
+def seeds_of(scores: Iterable[tuple[Score | None, Column]]) -> set[int]:
+    """Over how many seeds the scores are means; those that no seed moves do not count."""
+    return {len(value.seeds) for value, column in scores if value and not constant(value, column)}
 
 
 def without_constants(
@@ -322,6 +357,25 @@ def without_constants(
     title = [labels[0][i] for i in range(fixed) if not varies[i] and labels[0][i]]
     kept = [i for i, does in enumerate(varies) if does]
     return title, tuple(heads[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in labels)
+
+
+LABELS = ("protocol", "network", *NAMES, "settings", "budget")  # what tells the rows of a table of numbers apart
+
+
+def row_labels(
+    lines: Sequence[tuple[Row, Protocol]], what: str, last: Sequence[str] = (), more: Sequence[tuple[str, ...]] = ()
+) -> tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Title, heads and labels of a table of `what`; `last` and `more` are label columns of its own."""
+    names, networks = ({protocol[i] for _, protocol in lines} for i in (0, 1))
+    every_label = []
+    for i, (row, protocol) in enumerate(lines):
+        name, network = protocol.name * (len(names) > 1), protocol.network * (len(networks) > 1)
+        own = more[i] if more else ()
+        every_label.append((name, network, *row.names, row.label, f"{row.budget:g}", *own))
+    title, heads, labels = without_constants((*LABELS, *last), every_label, keep=1 + len(last))
+    what += f" by {next(iter(names))}" * (len(names) == 1)
+    what += f" ({next(iter(networks))})" * (len(networks) == 1)
+    return " · ".join([*title, what]), heads, labels
 
 
 # ----------------------------------------------------------------------------------------------------- cost

@@ -14,8 +14,6 @@ from itertools import pairwise
 from typing import Any
 
 from rela_cli.report.compare import (
-    NAMES,
-    PROTOCOLS,
     Column,
     Protocol,
     Row,
@@ -25,20 +23,20 @@ from rela_cli.report.compare import (
     compared,
     label_mark,
     measured_by,
+    protocols_legend,
+    row_labels,
     rows_of,
-    without_constants,
 )
-from rela_cli.report.formats import BEST, MINUS, MISSING, Cell, Grid
+from rela_cli.report.formats import BETTER, MINUS, MISSING, WORSE, Cell, Grid
 
 AXES = {"flops": "FLOPs", "seconds": "seconds", "samples": "images seen"}  # what a cost may be counted in
 MAKING = ("extract", "transport", "train")  # the stages that make a backbone; the probe judges it
 CONFIDENCE = 0.95
-INTERVAL = ("[low, high] (n)", "95 % t interval of the mean over n seeds, each paired with plain at the same seed")
-POSITIVE = (BEST, "the interval lies above zero")
 OUTSIDE = {"above": "dearer than any plain run", "below": "cheaper than any plain run"}
 PLAIN: Settings = ()
 
 Point = tuple[float, float]  # cost, accuracy
+Line = tuple[Row, Column, Protocol]  # of a table of differences
 Curves = dict[int, dict[float, Point]]  # by seed, then by budget
 
 
@@ -201,77 +199,109 @@ def cost_share(runs: Sequence[Run], row: Row, variant: Settings, axis: str) -> f
 # ------------------------------------------------------------------------------------------------------ grids
 
 
-def comparison_grids(runs: Sequence[Run], protocol: Protocol, axis: str | None) -> list[Grid]:
+def comparison_grids(runs: Sequence[Run], protocols: Sequence[Protocol], axis: str | None) -> list[Grid]:
     """The paired differences, and where plain* is reached if an axis of cost is given; nothing without a prior."""
-    lines = [(row, c) for row in compared(rows_of(runs), runs) for c in columns_of(runs) if c.kind == "prior"]
-    present = {(run.shared, run.budget, run.variant) for run in runs if run.finished}
-    lines = [(row, c) for row, c in lines if (row.shared, row.budget, c.settings) in present]
+    cells = [(row, c) for row in compared(rows_of(runs), runs) for c in columns_of(runs) if c.kind == "prior"]
+    lines = [(row, c, p) for p in protocols for row, c in cells if accuracies(runs, row, c.settings, p)]
     if not lines:
         return []
-    how = f"{protocol.name} ({PROTOCOLS.get(protocol.name, 'a probe of its own')}), {protocol.network} network"
-    grids = [difference_grid(runs, lines, protocol, axis, how)]
-    return [*grids, reach_grid(runs, lines, protocol, axis, how)] if axis else grids
+    return [difference_grid(runs, lines, axis), *([reach_grid(runs, lines, axis)] if axis else [])]
 
 
-def difference_grid(
-    runs: Sequence[Run], lines: Sequence[tuple[Row, Column]], protocol: Protocol, axis: str | None, how: str
-) -> Grid:
-    """One line for each ReLA cell."""
-    every_label = [(*row.names, row.label, f"{row.budget:g}", shown(runs, row, c)) for row, c in lines]
-    title, heads, labels = without_constants((*NAMES, "settings", "budget", "prior"), every_label, keep=2)
+def difference_grid(runs: Sequence[Run], lines: Sequence[Line], axis: str | None) -> Grid:
+    """One line for each ReLA cell and protocol."""
+    priors = [(shown(runs, row, c),) for row, c, _ in lines]
+    title, heads, labels = row_labels([(row, p) for row, _, p in lines], "ReLA minus plain, points", ("prior",), priors)
     columns = ["minus plain,\nequal budget", "minus plain*"]
-    legend = [INTERVAL, POSITIVE, ("plain*", "plain on everything (budget 1)"), (MISSING, "no pair of seeds")]
     if axis:
         columns = [columns[0], f"minus plain,\nequal {AXES[axis]}", columns[1], f"{AXES[axis]},\n% of plain*"]
-        legend.insert(2, ("equal cost", "plain between its budgets, linear in log cost; the prior's pass counts"))
-    cells = tuple(difference_cells(runs, row, column.settings, protocol, axis) for row, column in lines)
-    title.append(f"ReLA minus plain, points of top-1 % by {how}")
-    return Grid(" · ".join(title), heads, tuple(columns), labels, cells, tuple(legend))
+    found = [difference_row(runs, row, column.settings, p, axis) for row, column, p in lines]
+    legend = (
+        *protocols_legend(p for *_, p in lines),
+        ("plain*", "plain on everything (budget 1)"),
+        *[("equal cost", "plain between its budgets, linear in log cost; the prior's pass counts")] * bool(axis),
+    )
+    return paired_grid(title, heads, tuple(columns), labels, found, legend)
 
 
-def difference_cells(
+def paired_grid(
+    title: str,
+    heads: tuple[str, ...],
+    columns: tuple[str, ...],
+    labels: tuple[tuple[str, ...], ...],
+    found: Sequence[Sequence[Difference | str | Cell | None]],
+    legend: Sequence[tuple[str, str]],
+) -> Grid:
+    """A grid of paired differences; how many seeds there are is said once if they are as many in all cells."""
+    counts = {len(one.seeds) for line in found for one in line if isinstance(one, Difference)}
+    cells = tuple(
+        tuple(one if isinstance(one, Cell) else difference_cell(one, len(counts) > 1) for one in line) for line in found
+    )
+    n = "n seeds" if len(counts) != 1 else f"{max(counts)} seeds"
+    interval = (
+        ("n", "1 seed in every cell, so there is no interval")
+        if counts == {1}
+        else ("[low, high]" + " (n)" * (len(counts) > 1), f"95 % t interval of the mean over {n}, paired seed by seed")
+    )
+    meanings = (
+        ("points", "percentage points of top-1"),
+        (BETTER, "the whole interval lies above 0"),
+        (WORSE, "the whole interval lies below 0"),
+    )
+    return Grid(title, heads, columns, labels, cells, (*legend, interval, *meanings, (MISSING, "no pair of seeds")))
+
+
+def difference_row(
     runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, axis: str | None
-) -> tuple[Cell, ...]:
+) -> tuple[Difference | str | Cell | None, ...]:
     """Equal budget, equal cost, plain*, share of its cost; without an axis the two that need none."""
     same, star = (against(runs, row, variant, protocol, budget) for budget in (row.budget, 1.0))
     if axis is None:
-        return difference_cell(same), difference_cell(star)
+        return same, star
     equal = at_equal_cost(runs, row, variant, protocol, axis)
-    share = cost_share(runs, row, variant, axis)
-    return difference_cell(same), difference_cell(equal), difference_cell(star), Cell(percent(share))
+    return same, equal, star, Cell(percent(cost_share(runs, row, variant, axis)))
 
 
-def difference_cell(found: Difference | str | None) -> Cell:
-    """+7.2 [+5.1, +9.3] (3)"""
+def difference_cell(found: Difference | str | None, counted: bool) -> Cell:
+    """+7.2 [+5.1, +9.3] better"""
     if found is None:
         return Cell()
     if isinstance(found, str):
         return Cell(OUTSIDE[found])
-    interval = f"[{signed(found.low)}, {signed(found.high)}] " if found.low is not None else ""
-    return Cell(signed(found.mean), f"{interval}({len(found.seeds)})", best=found.low is not None and found.low > 0)
+    interval = f"[{signed(found.low)}, {signed(found.high)}]" if found.low is not None else ""
+    count = f"({len(found.seeds)})" if counted else ""
+    return Cell(signed(found.mean), f"{interval} {count}".strip(), verdict(found))
 
 
-def reach_grid(
-    runs: Sequence[Run], lines: Sequence[tuple[Row, Column]], protocol: Protocol, axis: str | None, how: str
-) -> Grid:
-    """One line for the settings of each variant, over all of its budgets."""
-    assert axis is not None
-    first = {(row.shared, column.settings): (row, column) for row, column in reversed(lines)}
+def verdict(found: Difference) -> tuple[str, ...]:
+    """The mark of an interval that does not hold 0."""
+    if found.low is None or found.high is None:
+        return ()
+    return (BETTER,) * (found.low > 0) + (WORSE,) * (found.high < 0)
+
+
+def reach_grid(runs: Sequence[Run], lines: Sequence[Line], axis: str) -> Grid:
+    """One line for the settings of each variant and protocol, over all of its budgets."""
+    first = {(row.shared, column.settings, p): (row, column, p) for row, column, p in reversed(lines)}
     kept = [line for line in lines if line in first.values()]
-    every_label = [(*row.names, row.label, shown(runs, row, column)) for row, column in kept]
-    title, heads, labels = without_constants((*NAMES, "settings", "prior"), every_label, keep=1)
+    priors = [(shown(runs, row, column),) for row, column, _ in kept]
+    what = f"{AXES[axis]} to reach plain*, % of plain*'s,"
+    title, heads, labels = row_labels([(row, p) for row, _, p in kept], what, ("prior",), priors)
+    at = heads.index("budget")  # a line is about all of them
     cells = []
-    for row, column in kept:
+    for row, column, protocol in kept:
         found = reach(runs, row, column.settings, protocol, axis)
         budgets = sorted({r.budget for r in runs if (r.shared, r.variant) == (row.shared, column.settings)})
         cells.append((reach_cell(found), Cell(", ".join(f"{budget:g}" for budget in budgets))))
-    title.append(f"{AXES[axis]} to reach plain*, % of plain*'s, by {how}")
     legend = (
-        ("≤", "the cheapest budget is there already"),
+        *[("≤", "the cheapest budget is there already")] * any("≤" in cell.text for cell, _ in cells),
         ("(n)", "seeds averaged; between budgets, linear in log cost"),
         (MISSING, "no plain* at the same seeds"),
     )
-    return Grid(" · ".join(title), heads, ("cost to reach\nplain*", "budgets"), labels, tuple(cells), legend)
+    labels = tuple((*label[:at], *label[at + 1 :]) for label in labels)
+    return Grid(
+        title, (*heads[:at], *heads[at + 1 :]), ("cost to reach\nplain*", "budgets"), labels, tuple(cells), legend
+    )
 
 
 def reach_cell(found: Reach | None) -> Cell:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import box
@@ -20,11 +21,14 @@ from rela_cli.terminal import printable
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, unlike a hyphen
 LONG = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
+BEST, ABOVE, BETTER, WORSE = "best", "above", "better", "worse"  # how a cell stands out, in a grid and its legend
+WORDS = {BEST: "best", ABOVE: "↑", BETTER: "better", WORSE: "worse"}  # where nothing can be bold or underlined
+SPOKEN = (BETTER, WORSE)  # marks that are words in every format
+STYLES = {BEST: "bold", ABOVE: "underline", BETTER: "bold green", WORSE: "bold red"}  # on a terminal
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how text begins that spreadsheets calculate
-BEST, ABOVE = "{best}", "{above}"  # in a legend: the format's own word for these marks
 SEEN = "†"  # a cell whose prior has seen the labels that it is judged by
 UNKNOWN = "?"  # a cell of whose prior nobody says which labels it has seen
-ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<="})
+ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<=", "↑": "up"})
 MARKDOWN = str.maketrans({c: rf"\{c}" for c in "|*`<\\"} | {"\n": " "})
 LATEX = str.maketrans(
     {c: rf"\{c}" for c in "_%#&${}"}
@@ -37,6 +41,7 @@ LATEX = str.maketrans(
         MISSING: "---",
         "·": r"$\cdot$",
         SEEN: r"\textdagger{}",
+        "↑": r"$\uparrow$",
         "\n": " ",
     }
 )
@@ -44,19 +49,24 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, what belongs behind or under it, and how it stands out."""
+    """A value, what belongs behind or under it, and how it stands out: some of BEST, ABOVE, BETTER, WORSE."""
 
     text: str = MISSING
     detail: str = ""
-    best: bool = False
-    above: bool = False  # better than the reference column
+    marks: tuple[str, ...] = ()
+
+    @property
+    def spoken(self) -> str:
+        """The detail, with the marks that are words everywhere."""
+        return " ".join([self.detail, *(WORDS[mark] for mark in self.marks if mark in SPOKEN)]).strip()
 
 
 @dataclass(frozen=True)
 class Grid:
     """A titled table: row labels under `label_heads`, then one `Cell` a row under each of `heads`.
 
-    A head may have several lines. `legend` is pairs of a mark and its meaning.
+    A head may have several lines. `legend` is pairs of a mark, or of what a cell may hold, and its meaning; those
+    that do not occur are not shown. `parts` are the same in several grids, for a screen on which the whole has no room.
     """
 
     title: str
@@ -65,6 +75,50 @@ class Grid:
     labels: tuple[tuple[str, ...], ...]
     cells: tuple[tuple[Cell, ...], ...]
     legend: tuple[tuple[str, str], ...] = ()
+    parts: tuple[Grid, ...] = ()
+
+    def occurs(self, mark: str) -> bool:
+        """Whether a cell has the mark, or is MISSING; a legend's other words are there because they are needed."""
+        every = [cell for row in self.cells for cell in row]
+        if mark == MISSING:
+            return any(cell.text == MISSING for cell in every)
+        return mark not in STYLES or any(mark in cell.marks for cell in every)
+
+    @property
+    def needed(self) -> list[tuple[str, str]]:
+        """The lines of the legend for what occurs."""
+        return [(mark, meaning) for mark, meaning in self.legend if self.occurs(mark)]
+
+
+def without_empty(grid: Grid) -> tuple[Grid, list[str]]:
+    """The grid without rows and columns that hold nothing at all, and the names of those columns."""
+    rows = [i for i, row in enumerate(grid.cells) if any(cell.text != MISSING for cell in row)]
+    columns = [j for j in range(len(grid.heads)) if any(grid.cells[i][j].text != MISSING for i in rows)]
+    gone = [" ".join(head.split()) for j, head in enumerate(grid.heads) if j not in columns]
+    parts = tuple(part for whole in grid.parts if (part := without_empty(whole)[0]).cells)
+    return replace(
+        grid,
+        heads=tuple(grid.heads[j] for j in columns),
+        labels=tuple(grid.labels[i] for i in rows),
+        cells=tuple(tuple(grid.cells[i][j] for j in columns) for i in rows),
+        parts=parts,
+    ), gone
+
+
+def transposed(grid: Grid) -> Grid:
+    """Its rows as columns: what was a row's label stands in lines over its column, a word a line."""
+    split = [[label.split() or [""] for label in labels] for labels in grid.labels]
+    tall = [max((len(labels[i]) for labels in split), default=1) for i in range(len(grid.label_heads))]
+    stack = lambda every: "\n".join(  # noqa: E731 - lines of one kind stand at one height
+        line for words, height in zip(every, tall, strict=True) for line in [*words, *[""] * (height - len(words))]
+    )
+    return replace(
+        grid,
+        label_heads=(stack([[head] for head in grid.label_heads]),),
+        heads=tuple(map(stack, split)),
+        labels=tuple((" ".join(head.split()),) for head in grid.heads),
+        cells=tuple(zip(*grid.cells, strict=True)),
+    )
 
 
 def speakable(text: str, encoding: str | None) -> str:
@@ -102,24 +156,51 @@ def three(value: float) -> str:
 
 
 def print_rich(grids: Sequence[Grid], notes: Sequence[str], console: Console | None = None) -> None:
-    """Print grids so that they stay readable at the console's width."""
+    """Print grids so that they stay readable at the console's width; what a mark means after the last that has it."""
     console = console or Console(highlight=False)
-    marks = {BEST: "bold", ABOVE: "underlined"} if console.is_terminal else {BEST: "!", ABOVE: "^"}
-    for grid in grids:
+    shown: list[tuple[Grid, list[str]]] = []
+    for whole in grids:
+        grid, gone = without_empty(whole)
+        if grid.cells:
+            shown += [(one, []) for one in ([grid] if not grid.parts or _whole(grid, console) else grid.parts)]
+            shown[-1][1].extend(gone)
+    last = {line: number for number, (grid, _) in enumerate(shown) for line in grid.needed}
+    for number, (grid, gone) in enumerate(shown):
         console.print(_text(grid.title, console, "bold"))
         for table in _fitting(grid, console):
             console.print(table)
-        legend = "; ".join(f"{marks.get(mark, mark)}: {meaning}" for mark, meaning in grid.legend)
-        console.print(_text(legend + "\n" * bool(legend), console, "dim"))
+        _print_legend([line for line in grid.needed if last[line] == number], gone, console)
     for note in notes:
         console.print(_text(printable(f"note: {note}"), console))
 
 
+def _print_legend(legend: Sequence[tuple[str, str]], gone: Sequence[str], console: Console) -> None:
+    """What the marks mean, and which columns had nothing in them."""
+    names = {BEST: "bold", ABOVE: "underlined"} if _styled(console) else WORDS
+    words = [f"{names.get(mark, WORDS.get(mark, mark))}: {meaning}" for mark, meaning in legend]
+    words += [f"no result: {', '.join(gone)}"] * bool(gone)
+    console.print(_text("; ".join(words) + "\n" * bool(words), console, "dim"))
+
+
+def _styled(console: Console) -> bool:
+    """Whether bold and underlined can be seen; not in a file, nor where TERM=dumb."""
+    return console.color_system is not None
+
+
+def _whole(grid: Grid, console: Console) -> Table | None:
+    """One table with a line a row, the rows as columns if need be; None if it does not fit on the screen."""
+    tables = (_table(one, range(len(one.heads)), console, tight=False) for one in (grid, transposed(grid)))
+    return next((table for table in tables if _fits(table, console)), None)
+
+
 def _fitting(grid: Grid, console: Console) -> list[Table]:
-    """One table if it fits on the screen, else one with two-line cells, else several below one another."""
-    one_line = _table(grid, range(len(grid.heads)), console, tight=False)
-    if _fits(one_line, console):
-        return [one_line]
+    """One table if it fits on the screen, else one with cells of several lines, else several below one another."""
+    if table := _whole(grid, console):
+        return [table]
+    for one in (grid, transposed(grid)):
+        table = _table(one, range(len(one.heads)), console, tight=True)
+        if _fits(table, console):
+            return [table]
     tables: list[Table] = []
     start = 0
     while start < len(grid.heads):
@@ -144,24 +225,54 @@ def _table(grid: Grid, columns: Sequence[int], console: Console, tight: bool) ->
     for column in columns:
         head = _broken(grid.heads[column]) if tight else grid.heads[column]
         table.add_column(_text(head, console), justify="right", overflow="fold")
-    for labels, cells in zip(grid.labels, grid.cells, strict=True):
-        shown = [_text(_broken(label) if tight else label, console) for label in labels]
-        table.add_row(*shown, *(_cell(cells[column], console, "\n" if tight else " ") for column in columns))
+    shown = [_column([row[j] for row in grid.cells], grid.heads[j], console, tight) for j in columns]
+    for labels, *cells in zip(_said_once(grid.labels), *shown, strict=True):
+        names = [_text(_broken(label) if tight else label, console) for label in labels]
+        table.add_row(*names, *cells)
     return table
+
+
+def _said_once(every: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Labels without what stands in the row above already; the last one of a row is always there."""
+    found: list[tuple[str, ...]] = []
+    above: tuple[str, ...] = ()
+    for labels in every:
+        same = next((i for i, (one, other) in enumerate(zip(labels, above, strict=False)) if one != other), 0)
+        kept = min(same, len(labels) - 1)
+        found.append(("",) * kept + labels[kept:])
+        above = labels
+    return found
+
+
+def _column(cells: Sequence[Cell], head: str, console: Console, tight: bool) -> list[Text]:
+    """The cells of a column: numbers, details and marks below one another; `tight`: details below their numbers."""
+    pieces = [[speakable(text, console.encoding) for text in _pieces(cell, console)] for cell in cells]
+    widths = [max(map(len, column)) for column in zip(*pieces, strict=True)]
+    behind_all = sum(width + 1 for width in widths[1:] if width)
+    widths[0] = max(widths[0], max(map(len, head.split("\n"))) - behind_all)  # its end below the head's
+    found = []
+    for cell, (value, *behind) in zip(cells, pieces, strict=True):
+        text = Text(justify="right" if tight else "left")
+        text.append("" if tight else " " * (widths[0] - len(value)))
+        text.append(value, " ".join(STYLES[mark] for mark in cell.marks))
+        for word, width in zip(behind, widths[1:], strict=True):
+            style = STYLES[cell.marks[0]] if word and word in map(WORDS.get, SPOKEN) else ""
+            if tight:
+                text.append(f"\n{word}" * bool(word), style)
+            elif width:
+                text.append(f" {word.ljust(width)}", style)
+        found.append(text)
+    return found
+
+
+def _pieces(cell: Cell, console: Console) -> tuple[str, str, str]:
+    """A value, its detail, and the marks that have to be words here."""
+    words = [WORDS[mark] for mark in cell.marks if mark in SPOKEN or not _styled(console)]
+    return cell.text, cell.detail, " ".join(words)
 
 
 def _broken(label: str) -> str:
     return "\n".join(word.replace("=", "=\n", 1) if len(word) > LONG else word for word in label.split())
-
-
-def _cell(cell: Cell, console: Console, glue: str) -> Text:
-    """Bold and underlined on a terminal; elsewhere that would be invisible, so signs take its place."""
-    text = _text(cell.text, console)
-    if console.is_terminal:
-        text.stylize(" ".join(["bold"] * cell.best + ["underline"] * cell.above))
-    else:
-        text.append("!" * cell.best + "^" * cell.above)
-    return text.append_text(_text(glue + cell.detail, console)) if cell.detail else text
 
 
 def _text(text: str, console: Console, style: str = "") -> Text:
@@ -178,8 +289,8 @@ def markdown(grids: Sequence[Grid], notes: Sequence[str]) -> str:
     parts: list[str] = []
     for grid in grids:
         parts += [f"**{_md(grid.title)}**", _md_table(grid)]
-        if grid.legend:
-            parts.append("; ".join(f"{marks.get(mark, _md(mark))}: {_md(meaning)}" for mark, meaning in grid.legend))
+        if grid.needed:
+            parts.append("; ".join(f"{marks.get(mark, _md(mark))}: {_md(meaning)}" for mark, meaning in grid.needed))
     return "\n\n".join([*parts, *(f"note: {_md(note)}" for note in notes)]) + "\n"
 
 
@@ -206,17 +317,22 @@ def latex(grids: Sequence[Grid], notes: Sequence[str]) -> str:
 
 def _tex_table(grid: Grid) -> str:
     marks = {BEST: r"\textbf{bold}", ABOVE: r"\underline{underlined}"}
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(grid.title)}}}"]
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(grid.title)}}}", rf"\label{{tab:{_slug(grid.title)}}}"]
     lines += [rf"\begin{{tabular}}{{{'l' * len(grid.label_heads)}{'r' * len(grid.heads)}}}", r"\toprule"]
     lines += [" & ".join(map(_tex, (*grid.label_heads, *grid.heads))) + r" \\", r"\midrule"]
     for labels, cells in zip(grid.labels, grid.cells, strict=True):
         shown = [_marked(cell, _tex, r"\textbf{%s}", r"\underline{%s}") for cell in cells]
         lines.append(" & ".join([*map(_tex, labels), *shown]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    if grid.legend:
-        legend = "; ".join(f"{marks.get(mark, _tex(mark))}: {_tex(meaning)}" for mark, meaning in grid.legend)
+    if grid.needed:
+        legend = "; ".join(f"{marks.get(mark, _tex(mark))}: {_tex(meaning)}" for mark, meaning in grid.needed)
         lines.append(rf"\par\smallskip{{\footnotesize {legend}}}")
     return "\n".join([*lines, r"\end{table}"])
+
+
+def _slug(title: str) -> str:
+    """A name for \\ref: letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()
 
 
 def _tex(text: str) -> str:
@@ -225,9 +341,9 @@ def _tex(text: str) -> str:
 
 def _marked(cell: Cell, escape: Callable[[str], str], best: str, above: str) -> str:
     text = escape(cell.text)
-    text = above % text if cell.above else text
-    text = best % text if cell.best else text
-    return f"{text} {escape(cell.detail)}".rstrip()
+    text = above % text if ABOVE in cell.marks else text
+    text = best % text if {BEST, BETTER, WORSE} & set(cell.marks) else text
+    return f"{text} {escape(cell.spoken)}".rstrip()
 
 
 # ------------------------------------------------------------------------------------------------ CSV, JSON

@@ -153,12 +153,12 @@ def grid_html(grid: Grid) -> str:
     for labels, cells in zip(grid.labels, grid.cells, strict=True):
         row = [f'<th scope="row">{lines(label)}</th>' for label in labels]
         for cell in cells:
-            text = f"<b>{escape(cell.text)}</b>" if cell.best else escape(cell.text)
-            text = f"<u>{text}</u>" if cell.above else text
-            row.append(f"<td>{text} <small>{escape(cell.detail)}</small></td>" if cell.detail else f"<td>{text}</td>")
+            text = escape(cell.text) if set(cell.marks) <= {ABOVE} else f"<b>{escape(cell.text)}</b>"
+            text = f"<u>{text}</u>" if ABOVE in cell.marks else text
+            row.append(f"<td>{text} <small>{escape(cell.spoken)}</small></td>" if cell.spoken else f"<td>{text}</td>")
         body.append(f"<tr>{''.join(row)}</tr>")
     marks = {BEST: "<b>bold</b>", ABOVE: "<u>underlined</u>"}
-    legend = "; ".join(f"{marks.get(mark, escape(mark))}: {escape(meaning)}" for mark, meaning in grid.legend)
+    legend = "; ".join(f"{marks.get(mark, escape(mark))}: {escape(meaning)}" for mark, meaning in grid.needed)
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f"<h3>{escape(grid.title)}</h3><div class=scroll>{table}</div><p class=note>{legend}</p>\n"
 

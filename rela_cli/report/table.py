@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,87 +12,109 @@ from rela_cli.artifacts import warn
 from rela_cli.errors import RelaError
 from rela_cli.report import formats
 from rela_cli.report.arguments import Parser, one_of, runs_at
+from rela_cli.report.between import between_grids, between_record, checked
 from rela_cli.report.collect import collect, counted
 from rela_cli.report.compare import (
     ACCOUNT,
     COST_KEYS,
     NAMES,
-    PROTOCOLS,
     Column,
     Cost,
     Protocol,
     Row,
     Run,
     Score,
+    by_dataset,
     columns_of,
     compared,
+    constant,
     cost,
     label_mark,
     marked,
+    protocols_legend,
     protocols_of,
+    row_labels,
     rows_of,
     runs_in,
     runs_of,
     saw_labels,
     score,
+    seeds_of,
     without_constants,
 )
 from rela_cli.report.differences import AXES, comparison_grids, comparison_record
 from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
-LEGEND = (
-    ("plain*", "plain on everything (budget 1), all else equal"),
-    (BEST, "best trained cell of its row"),
-    (ABOVE, "better than plain*"),
-    ("± (n)", "standard deviation over n seeds"),
-    (MISSING, "no result"),
-)
-ONE_SEED = ("n", "1 seed in every cell")
+STAR_LEGEND = ("plain*", "plain on everything (budget 1), all else equal")
+MARK_LEGEND = ((BEST, "best trained cell of its row, all at the same budget"), (ABOVE, "better than plain*"))
+MISSING_LEGEND = (MISSING, "no result")
 UNKNOWN_LEGEND = (UNKNOWN, "nobody says which labels its prior was trained with: prior.card.labels_seen=[...] says it")
-SEEN_LEGEND = (SEEN, "its prior was trained with the labels of this very dataset, so it is never best or underlined")
-COST_HEADS = (*ACCOUNT, "samples\nseen", "steps", "switch\nat step", "peak\nmemory")
-COST_LEGEND = (
-    ("total", "extract + transport + train; the prior pass counts also when it came from the cache"),
-    (MISSING, "no such stage, or not known"),
-)
+SEEN_LEGEND = (SEEN, "its prior was trained with the labels of this very dataset, so it is never the best")
+ONE_SEED = ("n", "1 seed in every cell")
+SIZE_HEADS = ("samples\nseen", "steps", "switch\nat step", "peak\nmemory")
+TOTAL_LEGEND = ("total", "extract + transport + train; the prior pass counts also when it came from the cache")
 
 # ---------------------------------------------------------------------------------------------------- grids
 
 
-def score_grid(runs: Sequence[Run], protocol: Protocol) -> Grid:
-    """The table of one protocol."""
-    rows, columns = compared(rows_of(runs), runs), columns_of(runs)
-    every_label = [(*row.names, row.label, f"{row.budget:g}") for row in rows]
-    title, heads, labels = without_constants((*NAMES, "settings", "budget"), every_label, keep=1)
-    how = PROTOCOLS.get(protocol.name, "a probe of its own")
-    title.append(f"top-1 % by {protocol.name} ({how}), {protocol.network} network")
-    scores_of = {row: [score(runs, row, column, protocol) for column in columns] for row in rows}
-    counts = {len(value.seeds) for scores in scores_of.values() for value in scores if value}
+def score_grids(runs: Sequence[Run], protocols: Sequence[Protocol]) -> list[Grid]:
+    """A table for each data set; where one with all protocols is too wide for a screen, one for each of them."""
+    found = []
+    for some in by_dataset(runs):
+        here = [protocol for protocol in protocols if protocol in protocols_of(some)]
+        if here:
+            parts = tuple(score_grid(some, [protocol]) for protocol in here) if len(here) > 1 else ()
+            found.append(replace(score_grid(some, here), parts=parts))
+    return found
+
+
+def score_grid(runs: Sequence[Run], protocols: Sequence[Protocol]) -> Grid:
+    """The table of some protocols: a row for each setting, protocol and budget."""
+    columns, every_row = columns_of(runs), compared(rows_of(runs), runs)
+    rows = [(row, protocol) for protocol in protocols for row in every_row]
+    title, heads, labels = row_labels(rows, "top-1 %")
+    scores_of = [[score(runs, row, column, protocol) for column in columns] for row, protocol in rows]
+    counts = seeds_of(pair for scores in scores_of for pair in zip(scores, columns, strict=True))
     cells = []
-    for row, scores in scores_of.items():
-        marks = [label_mark(runs, row, column) for column in columns]
-        best = marked(scores, columns, [mark == SEEN for mark in marks])
-        triples = zip(scores, marks, best, strict=True)
-        cells.append(tuple(_score_cell(value, mark, *stands, counts != {1}) for value, mark, stands in triples))
-    legend = (
-        LEGEND
-        + (ONE_SEED,) * (counts == {1})
-        + tuple(
-            words
-            for words in (SEEN_LEGEND, UNKNOWN_LEGEND)
-            if any(words[0] in cell.text for line in cells for cell in line)
-        )
-    )
-    return Grid(" · ".join(title), heads, tuple(c.head for c in columns), labels, tuple(cells), legend)
+    for (row, _), scores in zip(rows, scores_of, strict=True):
+        labels_seen = [label_mark(runs, row, column) for column in columns]
+        marks = marked(scores, columns, [mark == SEEN for mark in labels_seen])
+        shown = zip(scores, columns, labels_seen, marks, strict=True)
+        cells.append(tuple(_score_cell(*one, counted=len(counts) > 1) for one in shown))
+    return Grid(title, heads, tuple(c.head for c in columns), labels, tuple(cells), legend(cells, counts, protocols))
 
 
-def _score_cell(value: Score | None, mark: str, best: bool, above: bool, counted: bool) -> Cell:
+def legend(
+    cells: Sequence[Sequence[Cell]], counts: set[int], protocols: Sequence[Protocol]
+) -> tuple[tuple[str, str], ...]:
+    """What the marks and words of a score table mean."""
+    every = [cell for line in cells for cell in line]
+    found = protocols_legend(protocols)
+    found += [STAR_LEGEND] * any(line[-1].text != MISSING for line in cells)
+    found += MARK_LEGEND
+    found += [seeds_legend(counts)] * bool(counts)
+    found += [MISSING_LEGEND]
+    found += [about for about in (SEEN_LEGEND, UNKNOWN_LEGEND) if any(about[0] in cell.text for cell in every)]
+    return tuple(found)
+
+
+def seeds_legend(counts: set[int]) -> tuple[str, str]:
+    """What stands behind ±, said once for all cells where it is the same in all."""
+    if counts == {1}:
+        return ONE_SEED
+    if len(counts) == 1:
+        return "±", f"standard deviation over {max(counts)} seeds"
+    return "± (n)", "standard deviation over n seeds"
+
+
+def _score_cell(value: Score | None, column: Column, labels: str, marks: tuple[bool, bool], counted: bool) -> Cell:
     if value is None:
         return Cell()
     deviation = "" if value.std is None else f"±{100 * value.std:.1f}"
-    count = f" ({len(value.seeds)})" if counted else ""
-    return Cell(f"{100 * value.mean:.1f}{mark}", (deviation + count).strip(), best, above)
+    count = f" ({len(value.seeds)})" if counted and not constant(value, column) else ""
+    kept = tuple(mark for mark, is_there in zip((BEST, ABOVE), marks, strict=True) if is_there)
+    return Cell(f"{100 * value.mean:.1f}{labels}", (deviation + count).strip(), kept)
 
 
 # ----------------------------------------------------------------------------------------------------- cost
@@ -100,7 +122,7 @@ def _score_cell(value: Score | None, mark: str, best: bool, above: bool, counted
 
 def cost_grid(runs: Sequence[Run]) -> Grid:
     """One line for each trained cell: time and work by stage, and the size of the run."""
-    every_label, cells = [], []
+    every_label, accounts = [], []
     columns = [column for column in columns_of(runs) if column.kind in ("plain", "prior")]
     for row in rows_of(runs):
         for column in columns:
@@ -108,16 +130,38 @@ def cost_grid(runs: Sequence[Run]) -> Grid:
             if account is not None:
                 name = "plain*" if column.kind == "plain" and row.budget == 1 else column.head.replace("\n", " ")
                 every_label.append((*row.names, row.label, account.device, f"{row.budget:g}", name))
-                cells.append(_cost_cells(account, column.kind == "prior"))
+                accounts.append((account, column.kind == "prior"))
     title, heads, labels = without_constants((*NAMES, "settings", "device", "budget", "run"), every_label, keep=2)
-    return Grid(" · ".join([*title, "cost, mean over seeds"]), heads, COST_HEADS, labels, tuple(cells), COST_LEGEND)
+
+    def grid(what: str, columns: Sequence[str], cells: Callable[[Cost, bool], list[Cell]]) -> Grid:
+        shown = tuple(tuple(cells(*one)) for one in accounts)
+        legend = (*[TOTAL_LEGEND] * ("total" in columns), (MISSING, "no such stage, or not known"))
+        return Grid(" · ".join([*title, f"{what}, mean over seeds"]), heads, tuple(columns), labels, shown, legend)
+
+    parts = grid("time", ACCOUNT, _times), grid("work, in FLOP", ACCOUNT, _work), grid("size", SIZE_HEADS, _sizes)
+    return replace(grid("cost", (*ACCOUNT, *SIZE_HEADS), _account), parts=parts)
 
 
-def _cost_cells(account: Cost, has_switch: bool) -> tuple[Cell, ...]:
-    staged = [Cell(duration(account.seconds[s]), formats.si(account.flops[s], "FLOP", empty="")) for s in ACCOUNT]
+def _account(account: Cost, has_switch: bool) -> list[Cell]:
+    return [*map(_both, _times(account, has_switch), _work(account, has_switch)), *_sizes(account, has_switch)]
+
+
+def _times(account: Cost, has_switch: bool) -> list[Cell]:
+    return [Cell(duration(account.seconds[stage])) for stage in ACCOUNT]
+
+
+def _work(account: Cost, has_switch: bool) -> list[Cell]:
+    return [Cell(formats.si(account.flops[stage])) for stage in ACCOUNT]
+
+
+def _both(time: Cell, work: Cell) -> Cell:
+    return Cell(time.text, "" if work.text == MISSING else f"{work.text}FLOP")
+
+
+def _sizes(account: Cost, has_switch: bool) -> list[Cell]:
     switch = _whole(account.switch_step) if account.switch_step is not None or not has_switch else "never"
     sizes = (_whole(account.samples_seen), _whole(account.steps), switch, formats.si(account.peak_memory_bytes, "B"))
-    return (*staged, *map(Cell, sizes))
+    return [Cell(size) for size in sizes]
 
 
 def duration(seconds: float | None) -> str:
@@ -152,6 +196,8 @@ def records(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) ->
                     record |= _cost_record(runs, row, column)
                 if parts.differences:
                     record |= comparison_record(runs, row, column, protocol, parts.axis)
+                for pair in parts.pairs:
+                    record |= between_record(runs, row, column, protocol, *pair)
                 found.append(record)
     return found
 
@@ -189,11 +235,12 @@ def _cost_record(runs: Sequence[Run], row: Row, column: Column) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Parts:
-    """What is asked for beside the scores; `axis` is the cost to be equal in, or None."""
+    """What is asked for beside the scores; `axis` is the cost to be equal in, or None; `pairs` are names of columns."""
 
     cost: bool = False
     differences: bool = False
     axis: str | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -207,7 +254,8 @@ def main(argv: Sequence[str]) -> int:
     problems: list[str] = []
     runs = runs_at(arguments, problems)
     protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
-    parts = Parts(arguments.cost, arguments.differences or bool(arguments.equal_cost), arguments.equal_cost)
+    pairs = tuple(checked(runs, *pair) for pair in arguments.between)
+    parts = Parts(arguments.cost, arguments.differences or bool(arguments.equal_cost), arguments.equal_cost, pairs)
     _show(runs, protocols, notes_of(runs) + problems, arguments.format, parts)
     return 0
 
@@ -236,10 +284,11 @@ def notes_of(runs: Sequence[Run]) -> list[str]:
 
 def grids_of(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) -> list[Grid]:
     """All that is asked for, in the order in which it is shown."""
-    grids = [score_grid(runs, protocol) for protocol in protocols]
-    if parts.differences:
-        grids += [grid for protocol in protocols for grid in comparison_grids(runs, protocol, parts.axis)]
-    return grids + [cost_grid(runs)] * parts.cost
+    grids = score_grids(runs, protocols)
+    for some in by_dataset(runs):
+        grids += comparison_grids(some, protocols, parts.axis) if parts.differences else []
+        grids += [grid for pair in parts.pairs for grid in between_grids(some, protocols, *pair)]
+    return grids + [cost_grid(some) for some in by_dataset(runs) if parts.cost and any(run.finished for run in some)]
 
 
 def _show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], form: str, parts: Parts) -> None:
@@ -265,6 +314,8 @@ def _parser() -> Parser:
     parser.add_argument("--cost", action="store_true", help="also what the runs cost, prior pass included")
     paired = "also ReLA minus plain at the same seed, with a 95 %% interval"
     parser.add_argument("--differences", action="store_true", help=paired)
+    between = "also A minus B at the same seed, of any two columns, such as patches random; may be given again"
+    parser.add_argument("--between", nargs=2, metavar=("A", "B"), action="append", default=[], help=between)
     axes = f"the differences at equal cost too, and the cost to reach plain*: {', '.join(AXES)}"
     parser.add_argument("--equal-cost", metavar="AXIS", type=one_of("--equal-cost", tuple(AXES)), help=axes)
     return parser
