@@ -19,6 +19,7 @@ from typing import Any
 from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_json, section
 from rela_cli.config import HERE, PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.model_folder import file_in
 from rela_cli.network import unreachable
 
 EMBEDDED = HERE / "embedded"  # the run whose backbone ships with the package; `prior.run=embedded`
@@ -40,7 +41,7 @@ def locate(prior: Part) -> Path | None:
     weights = prior.options.get("weights")
     if not weights or weights == RANDOM:
         return None
-    path = fetch(prior) if weights == PRETRAINED else Path(weights).expanduser()
+    path = fetch(prior) if weights == PRETRAINED else file_in(Path(weights).expanduser())
     if path.is_dir() or not path.exists():
         raise MissingError(f"prior.weights={weights} does not exist (looked at {path.absolute()})")
     check_trust(path, prior)

@@ -12,6 +12,7 @@ from rela_cli.errors import ConfigError, nearest
 from rela_cli.learners.build import measured
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.learners.resnet import resnet18, resnet34, resnet50, resnet101
+from rela_cli.priors import from_transformers
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.loading import fill, load, read_state, trimmed
 from rela_cli.streams import seeded
@@ -61,7 +62,10 @@ def filled_resnet(
         return resnet(model, stem, WIDTHS[model])
     path = Path(weights)
     keys = [name for name, _ in resnet(model, stem, width=4).named_parameters()]
-    state = trimmed(read_state(path, trust), keys, path, prefix)
+    state = read_state(path, trust)
+    if found := from_transformers.find(state, path, prefix):
+        raise ConfigError(f"{path} is {found}: prior.model={model} is another network; {found.prior}")
+    state = trimmed(state, keys, path, prefix)
     network = resnet(model, stem, len(state["conv1.weight"]) if "conv1.weight" in state else WIDTHS[model])
     load(network, state, path, ignore)
     return network

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from rela_cli.config import RANDOM
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.priors import from_transformers
 from rela_cli.weights import kind_of
 
 HEADS = ("fc", "linear", "classifier", "head", "heads", "last_linear")  # classifiers, which a prior has no use for
 PREFERRED = "teacher"  # of two networks in one file, the one that is evaluated (DINO, section 3.1)
+FIT = 0.1  # share of a network's keys under a prefix, below which it is not the place of the network
 SHOWN = 4  # keys spelled out in a message
 
 State = dict[str, Tensor]
@@ -84,6 +86,8 @@ def _found_prefix(state: State, keys: Sequence[str], source: object) -> str:
                 before = name[: len(name) - len(key)]
                 covered[before] = covered.get(before, 0) + 1
     most = max(covered.values(), default=0)
+    if most < FIT * len(keys):
+        return ""  # `cls_token` alone is found under many a name: `load` says what does not fit
     best = [prefix for prefix, count in covered.items() if count == most]
     if len(best) > 1:
         best = [prefix for prefix in best if PREFERRED in prefix.split(".")] or best
@@ -161,8 +165,16 @@ def fill(
     if weights == RANDOM:
         return network
     path = Path(weights)
-    state = trimmed(read_state(path, trust), [name for name, _ in network.named_parameters()], path, prefix)
+    state = read_state(path, trust)
+    if found := from_transformers.find(state, path, prefix):
+        state, prefix = from_transformers.translated(state, found, network, path), None
+    state = trimmed(state, [name for name, _ in network.named_parameters()], path, prefix)
     if convert:  # which may have to interpolate, and CPUs cannot do that in half precision
         state = convert({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    load(network, state, path, ignore)
+    try:
+        load(network, state, path, ignore)
+    except ConfigError as error:
+        raise ConfigError(f"{error}\n{path} is {found}; {found.prior}" if found else str(error)) from error
+    if found:
+        from_transformers.settle(network, found, path)
     return network
