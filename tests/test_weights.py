@@ -391,8 +391,8 @@ def test_what_is_no_weights_file_is_said(tmp_path: Path, suffix: str, content: b
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_missing_and_truncated(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"w.{suffix}"
-    for absent in (path, tmp_path):
-        with pytest.raises(MissingError, match="does not exist"):
+    for absent, words in ((path, "does not exist"), (tmp_path, r"is a folder without model\.safetensors")):
+        with pytest.raises(MissingError, match=words):
             prior("prior=checkpoint", f"prior.weights={absent}")
     save_file(state(), path) if suffix == "safetensors" else torch.save(state(), path)
     whole = path.read_bytes()
