@@ -21,9 +21,10 @@ from rela_cli.artifacts import Facts, fingerprint, provenance, read_json, write_
 from rela_cli.commandline import parse
 from rela_cli.composer import Composer
 from rela_cli.config import Config
+from rela_cli.data.broken import named_few
 from rela_cli.data.datasets import Dataset
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.images import Blob, decode
+from rela_cli.data.images import Blob, decode, has_sound_exif
 from rela_cli.errors import MissingError
 from rela_cli.parts import build
 from rela_cli.progress import counted
@@ -42,6 +43,7 @@ class Look:
     mode: str = ""
     size: tuple[int, int] = (0, 0)
     problem: str = ""
+    no_exif: bool = False  # its EXIF cannot be read, so nobody knows which way up it is
 
 
 def main(words: list[str]) -> int:
@@ -67,21 +69,31 @@ def place(config: Config) -> str:
 def examine(dataset: Dataset) -> Facts:
     """Everything about a dataset that takes reading all of it."""
     dataset.on_error = "raise"  # here every image counts
-    empty = []
+    empty, odd, left = [], [], ""
     if isinstance(dataset, ImageFolder):
-        dataset.listed = dataset.index(afresh=True)  # later starts go by this
-        empty = dataset.empty_classes(dataset.listed)
+        index = dataset.listed = dataset.index(afresh=True)  # later starts go by this
+        empty, odd, left = dataset.empty_classes(index), dataset.told_odd(index), dataset.left_out(index)
     splits = {split: examine_split(dataset, split) for split in dataset.splits if dataset.full_count(split)}
-    broken = [problem for split in splits.values() for problem in split.pop("broken")]
+    broken = odd + [problem for split in splits.values() for problem in split.pop("broken")]
     contents = fingerprint({"splits": [split.pop("contents") for split in splits.values()]})
     return {
         "splits": splits,
         "classes": dataset.classes,
         "empty_classes": empty,
+        "found": sum(split["images"] for split in splits.values()) + len(odd),
+        "left_out": left,
+        "unprobed": unprobed(dataset, splits),
         "broken": broken,
         "fingerprint": fingerprint(dataset.source()),
         "contents": contents,
     }
+
+
+def unprobed(dataset: Dataset, splits: Facts) -> str | None:
+    """Why a run on it will give no numbers; None when it will."""
+    if dataset.why_unprobed or ("test" in splits and "train" in splits):
+        return dataset.why_unprobed
+    return f"no {' and no '.join(split for split in ('train', 'test') if split not in splits)} images"
 
 
 def examine_split(dataset: Dataset, split: str) -> Facts:
@@ -120,7 +132,7 @@ def look(source: Path | Blob) -> Look:
     try:
         decode(Blob(str(source), data), None)
         with Image.open(BytesIO(data)) as image:
-            return Look(str(source), digest, image.mode, image.size)
+            return Look(str(source), digest, image.mode, image.size, no_exif=not has_sound_exif(image))
     except MissingError as error:
         return Look(str(source), digest, problem=str(error))
 
@@ -130,6 +142,7 @@ def summary(looks: Iterator[Look]) -> Facts:
     contents, modes = hashlib.sha256(), Counter[str]()
     sizes = array("I")
     broken: list[str] = []
+    no_exif: list[str] = []
     for seen in looks:
         contents.update(seen.digest)
         if seen.problem:
@@ -137,10 +150,12 @@ def summary(looks: Iterator[Look]) -> Facts:
         else:
             modes[seen.mode] += 1
             sizes.extend(seen.size)
+            no_exif += [seen.name] if seen.no_exif else []
     if not sizes and not broken:
         return {}
     whole = np.frombuffer(sizes, dtype=np.uint32).reshape(-1, 2)
-    return {**spread(whole), "modes": dict(modes.most_common()), "broken": broken, "contents": contents.hexdigest()}
+    facts = {"modes": dict(modes.most_common()), "exif_unreadable": no_exif, "broken": broken}
+    return {**spread(whole), **facts, "contents": contents.hexdigest()}
 
 
 def spread(whole: np.ndarray) -> Facts:
@@ -173,12 +188,26 @@ def show(config: Config, report: Facts, before: Facts | None) -> None:
             sizes = " / ".join("x".join(map(str, split[f"{which}_size"])) for which in ("min", "median", "max"))
             modes = ", ".join(f"{mode} {count}" for mode, count in split["modes"].items())
             print(f"  {'':<12} width x height, min / median / max: {sizes}" + (f"; {modes}" if modes else ""))
+        show_notes(split)
+    if report["left_out"]:
+        print(f"  not used     {report['left_out']}")
     if report["empty_classes"]:
         print(f"  empty        class folders without an image: {', '.join(report['empty_classes'])}")
     for problem in report["broken"][:SHOWN]:
         print(f"  broken       {problem}", file=sys.stderr)
-    print(f"  broken       {len(report['broken'])} of all")
+    print(f"  broken       {len(report['broken']) or 'none'} of {report['found']}")
+    if report["unprobed"]:
+        print(f"  no numbers   a run will train and not be probed: {report['unprobed']}")
     print(f"  fingerprint  {report['fingerprint']}; contents {report['contents']}{compared(report, before)}")
+
+
+def show_notes(split: Facts) -> None:
+    """What is known of a split's images only by a rule, or not at all."""
+    if by_range := sum(count for mode, count in split["modes"].items() if mode in ("I", "F")):
+        print(f"  {'':<12} {by_range} of 32 bits: white is 1, 255 or 65,535, by the largest value of each")
+    if nameless := split.get("exif_unreadable"):
+        names = named_few(nameless)
+        print(f"  {'':<12} {len(nameless)} with EXIF that cannot be read, taken as they are stored: {names}")
 
 
 def classes_of(split: Facts) -> str:

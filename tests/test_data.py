@@ -7,8 +7,10 @@ import io
 import itertools
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from rela_cli.artifacts import Entry
 from rela_cli.data.cache import channel_stats, read_split, read_stats, write_images
 from rela_cli.data.datasets import Cifar10, Digits, Fake, digits_table, stratified
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.images import decode, decode_all
+from rela_cli.data.images import Blob, decode, decode_all
+from rela_cli.data.modes import to_rgb
 from rela_cli.errors import ConfigError, MissingError, RelaError
 
 from .conftest import ROOT, Rela
@@ -222,8 +225,6 @@ def test_palette_with_alpha(tmp_path: Path) -> None:
     image = palette_image().convert("PA")
     image.putalpha(Image.fromarray(ALPHA))
     assert image.mode == "PA"
-    from rela_cli.data.images import to_rgb
-
     assert np.abs(np.asarray(to_rgb(image)).astype(float) - over_white(RGB)).max() <= 1
 
 
@@ -246,6 +247,88 @@ def test_16_bit_gray_is_divided_by_257(tmp_path: Path, suffix: str) -> None:
 def test_16_bit_rounds(tmp_path: Path) -> None:
     deep = np.array([[128, 129], [385, 386]], dtype=np.uint16)  # halves of 257: 128.5, 385.5
     check(saved(tmp_path / "deep.png", Image.fromarray(deep)), three(np.array([[0, 1], [1, 2]])))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, bits: int, colour: int, row: bytes, key: tuple[int, ...]) -> bytes:
+    """One row as the PNG standard has it, with a transparent colour of the same depth."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0))
+    body = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) + chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("width", "bits", "colour", "row", "key", "expected"),
+    [
+        (2, 1, 0, bytes([0b01000000]), (1,), [0, 255]),
+        (2, 1, 0, bytes([0b01000000]), (0,), [255, 255]),
+        (4, 2, 0, bytes([0b00011011]), (1,), [0, 255, 170, 255]),
+        (2, 4, 0, bytes([0x3C]), (3,), [255, 204]),
+        (2, 16, 0, struct.pack(">2H", 1000, 20000), (1000,), [255, 78]),
+        (2, 16, 2, struct.pack(">6H", 1000, 2000, 3000, 20000, 20000, 20000), (1000, 2000, 3000), [255, 78]),
+    ],
+)
+def test_a_transparent_colour_of_any_depth(
+    width: int, bits: int, colour: int, row: bytes, key: tuple[int, ...], expected: list[int]
+) -> None:
+    found = decode(Blob("it", png(width, bits, colour, row, key)), None)
+    assert found.tolist() == [[[level] * 3 for level in expected]]
+
+
+LEVELS = np.array([[0, 0.25], [0.5, 1]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "white", "expected"),
+    [
+        ("float32", 1, [0, 64, 128, 255]),
+        ("float32", 255, [0, 64, 128, 255]),
+        ("float32", 65535, [0, 64, 128, 255]),
+        ("int32", 255, [0, 63, 127, 255]),
+        ("int32", 65535, [0, 64, 127, 255]),
+    ],
+)
+def test_values_of_32_bits_by_their_largest(tmp_path: Path, kind: str, white: int, expected: list[int]) -> None:
+    path = saved(tmp_path / "deep.tif", Image.fromarray((LEVELS * white).astype(kind)))
+    assert decode(path, None)[..., 0].reshape(-1).tolist() == expected
+
+
+@pytest.mark.parametrize("values", [[-1.0, 1], [0, 1e6], [0, float("nan")], [0, float("inf")]])
+def test_values_without_a_white_are_refused(tmp_path: Path, values: list[float]) -> None:
+    path = saved(tmp_path / "deep.tif", Image.fromarray(np.array([values], dtype=np.float32)))
+    with pytest.raises(MissingError, match=r"deep\.tif cannot be read as an image: its values go from"):
+        decode(path, None)
+
+
+def test_formats_that_say_16_bits_are_believed(tmp_path: Path) -> None:
+    """A dark PGM stays dark, whatever its largest value."""
+    (tmp_path / "dark.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">2H", 100, 257))
+    assert decode(tmp_path / "dark.pgm", None)[0, :, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("mode", ["LAB", "HSV", "YCbCr", "CMYK", "RGBX"])
+def test_other_colours(mode: str) -> None:
+    colour = (200, 100, 50)
+    found = to_rgb(Image.new("RGB", (1, 1), colour).convert(mode)).getpixel((0, 0))
+    assert np.abs(np.array(found) - colour).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBa", "La"])
+def test_alpha_that_is_multiplied_in(mode: str) -> None:
+    colour = (200, 100, 50) if mode == "RGBa" else (124, 124, 124)
+    straight = Image.new("RGBA", (1, 1), (*colour, 128))
+    image = (straight if mode == "RGBa" else straight.convert("LA")).convert(mode)
+    expected = over_white(np.array(colour), np.array(128))
+    assert np.abs(np.array(to_rgb(image).getpixel((0, 0))) - expected).max() <= 2
+
+
+def test_a_program_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(MissingError, match="EPS is a program, and is not run"):
+        decode(tmp_path / "x.png", None)
 
 
 def test_1_bit(tmp_path: Path) -> None:
@@ -276,6 +359,43 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     path = saved(tmp_path / "o.jpg", Image.fromarray(stored), exif=exif, quality=100, subsampling=0)
     check(path, upright[orientation](stored), 8)
+
+
+def exif_block(orientation: int) -> bytes:
+    """EXIF in which the camera's name is a number, as some cameras write it."""
+    entries = struct.pack("<HHIf", 0x110, 11, 1, 1.5) + struct.pack("<HHII", 0x112, 3, 1, orientation)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_odd_exif_turns_the_image_all_the_same(tmp_path: Path, suffix: str) -> None:
+    stored = np.zeros((16, 32, 3), dtype=np.uint8)
+    stored[:8, :16] = (250, 0, 0)
+    options = {"lossless": True} if suffix == "webp" else {}
+    if suffix == "tif":
+        options = {"tiffinfo": {0x112: 6, 0x110: "x"}}
+    else:
+        options |= {"exif": exif_block(6), "quality": 100, "subsampling": 0}
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(stored), **options)
+    check(path, np.rot90(stored, -1), 8 if suffix == "jpg" else 0)
+
+
+def test_exif_that_cannot_be_read_harms_no_image(tmp_path: Path) -> None:
+    stored = np.full((8, 16, 3), 100, dtype=np.uint8)
+    rubbish = b"Exif\0\0II*\0" + b"\xff" * 20
+    for suffix, form in (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")):
+        check(saved(tmp_path / f"a.{suffix}", Image.fromarray(stored), format=form, exif=rubbish), stored, 2)
+
+
+def test_a_tiff_with_broken_exif_is_decoded(tmp_path: Path) -> None:
+    """EXIF is said to lie five bytes before the file; the picture is to be turned."""
+    tags = {256: 4, 257: 2, 258: 8, 259: 1, 262: 1, 273: 8, 274: 6, 277: 1, 278: 2, 279: 8}
+    rows = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    rows.append(struct.pack("<HHIi", 0x8769, 9, 1, -5))
+    stored = np.arange(8, dtype=np.uint8).reshape(2, 4) * 30
+    folder = struct.pack("<H", len(rows)) + b"".join(rows) + struct.pack("<I", 0)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 16) + stored.tobytes() + folder)
+    check(tmp_path / "a.tif", three(np.rot90(stored, -1)))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
@@ -370,7 +490,7 @@ def image_folder(root: Path, **options: Any) -> ImageFolder:
 BOTH = ["train/b/0.png", "train/b/1.png", "train/a/x.png", "HELD/a/y.png", "HELD/b/z.png", "HELD/b/w.PNG"]
 
 
-@pytest.mark.parametrize("held_out", ["test", "val"])
+@pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation", "Test"])
 def test_train_with_test_or_val(tmp_path: Path, held_out: str) -> None:
     dataset = image_folder(folder(tmp_path, [name.replace("HELD", held_out) for name in BOTH]))
     assert dataset.classes == ["a", "b"]
@@ -433,6 +553,70 @@ def test_other_files_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "train" / "a" / "notes.txt").write_text("x")
     (tmp_path / "train" / "README.md").write_text("x")
     assert image_folder(tmp_path).count("train") == 2
+
+
+def test_every_suffix_that_pillow_reads_counts(tmp_path: Path) -> None:
+    folder(tmp_path, ["train/a/0.png", "train/b/1.png", "test/a/0.png"])
+    image = Image.new("RGB", (8, 8))
+    suffixes = ["jp2", "tga", "jpe", "pnm", "dib", "ico", "pcx", "JPG"]
+    for suffix in suffixes:
+        image.save(tmp_path / "train" / "a" / f"x.{suffix}")
+    image.save(tmp_path / "train" / "a" / "x.apng", "PNG")
+    assert image_folder(tmp_path, image_size=8).load("train")[0].shape == (11, 8, 8, 3)
+
+
+def test_names_with_a_dot_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(tmp_path, ["train/a/0.png", "train/b/1.png", "test/a/0.png"])
+    before = image_folder(tmp_path)
+    assert before.count("train") == 2
+    said = capsys.readouterr().err
+    paint(tmp_path / "train" / ".ipynb_checkpoints" / "0.png", 1)
+    (tmp_path / "train" / "a" / "._0.png").write_bytes(b"Mac OS X")
+    after = image_folder(tmp_path)
+    assert (after.classes, after.count("train"), after.identity) == (["a", "b"], 2, before.identity)
+    assert "2 whose names begin with a dot (train/.ipynb_checkpoints, train/a/._0.png)" in capsys.readouterr().err
+    assert said == ""
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_image_beside_the_class_folders_is_named_and_decides_nothing(
+    tmp_path: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder(tmp_path, [*[name.replace("HELD", "test") for name in BOTH], "extra/0.png"])
+    paint(tmp_path / split / "preview.png", 5)
+    dataset = image_folder(tmp_path)
+    assert (dataset.count("train"), dataset.count("test"), dataset.why_unprobed) == (3, 3, None)
+    assert dataset.load("train")[1].tolist() == [0, 1, 1]
+    assert dataset.load("test")[1].tolist() == [0, 1, 1]
+    said = capsys.readouterr().err
+    assert f"one image beside the class folders ({split}/preview.png); the folders extra" in said
+
+
+def test_a_test_folder_without_images_is_no_test_set(tmp_path: Path) -> None:
+    folder(tmp_path, ["train/a/0.png", "train/b/1.png"])
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    dataset = image_folder(tmp_path)
+    assert (dataset.count("train"), dataset.count("test")) == (2, 0)
+    assert "no images in" in str(dataset.why_unprobed) and "sort the images into" in str(dataset.why_unprobed)
+
+
+def test_names_under_another_locale(tmp_path: Path) -> None:
+    """Classes whose names are not ASCII, where Python takes the file system to be ASCII: the same dataset."""
+    folder(tmp_path, ["train/café/0.png", "train/日本/1.png", "test/café/ü.png"])
+    program = (
+        "import sys; from rela_cli.data.folders import ImageFolder; from rela_cli.artifacts import fingerprint\n"
+        f"d = ImageFolder(root={str(tmp_path)!r}, image_size=8, limit=None, test_limit=None, seed=0, flip=True)\n"
+        "images, labels = d.load('test'); print(sys.getfilesystemencoding(), d.labels('train').tolist(), labels)\n"
+        "print(images.mean(), fingerprint(d.identity))"
+    )
+    found = []
+    for locale in ({"PYTHONUTF8": "1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **locale}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout.split(maxsplit=1))
+    assert [encoding for encoding, _ in found] == ["utf-8", "ascii"]
+    assert found[0][1] == found[1][1]
 
 
 def test_a_limit_takes_of_every_class(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from rela_cli import pipeline
 from rela_cli.artifacts import Entry, fingerprint, read_json
 from rela_cli.composer import compose
+from rela_cli.data import entries
 from rela_cli.data import index as index_module
 from rela_cli.data.cache import read_labels, read_split, read_stats, write_images
 from rela_cli.data.folders import ImageFolder
@@ -23,6 +24,7 @@ from rela_cli.data.loader import DiskImages, centre, in_blocks, load, sampled
 from rela_cli.errors import ConfigError, MissingError
 
 from .conftest import Rela
+from .reliability.helpers import flip
 
 COMMON: dict[str, Any] = {"limit": None, "test_limit": None, "seed": 0, "flip": True}
 CPU = torch.device("cpu")
@@ -187,7 +189,7 @@ def test_a_reduced_jpeg_decode_stays_right(tmp_path: Path) -> None:
 def remembered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Folders that were listed, with every folder large enough to be remembered and old enough to be trusted."""
     monkeypatch.setattr(index_module, "REMEMBERED", 1)
-    monkeypatch.setattr(index_module, "SETTLED_NS", -1)
+    monkeypatch.setattr(entries, "SETTLED_NS", -1)
     listed: list[str] = []
     original = index_module.list_folder
 
@@ -272,6 +274,30 @@ def test_an_index_without_its_arrays_is_made_again(
     assert remembered, "walked again"
 
 
+@pytest.mark.parametrize("name", ["text", "ends", "numbers", "json"])
+def test_a_bit_in_an_index_is_noticed(
+    root: Path, tmp_path: Path, remembered: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sizes and times stay; a name that became another would be another image with another label."""
+    before = folder(root, cache=tmp_path)
+    facts = (before.identity, list(before.files["train"]))
+    pattern = "*/index.json" if name == "json" else f"*/*.{name}.npy"
+    flip(next((tmp_path / "index").glob(pattern)), -9)
+    capsys.readouterr()
+    again = folder(root, cache=tmp_path)
+    assert (again.identity, list(again.files["train"])) == facts
+    assert "is damaged" in capsys.readouterr().err
+    assert folder(root, cache=tmp_path).identity == facts[0]
+    assert "is damaged" not in capsys.readouterr().err, "it was written anew"
+
+
+def test_what_is_left_out_is_remembered(root: Path, tmp_path: Path, remembered: list[str]) -> None:
+    (root / "train" / "a" / "notes.txt").write_text("x")
+    first = folder(root, cache=tmp_path).index()
+    again = folder(root, cache=tmp_path).index()
+    assert again.left() == first.left() == {"other": [1, "train/a/notes.txt"]}
+
+
 def test_the_remembered_paths_are_mapped(root: Path, tmp_path: Path, remembered: list[str]) -> None:
     folder(root, cache=tmp_path).count("train")
     paths = folder(root, cache=tmp_path).files["train"]
@@ -328,7 +354,7 @@ def test_data_check(rela: Rela, root: Path) -> None:
     Image.new("L", (10, 50)).save(root / "train" / "a" / "gray.png")
     done = rela(*words)
     assert done.returncode == 0, done.stderr
-    for text in ("25 images, 2 classes of 12 to 13", "RGB 24, L 1", "10x30 / ", "0 of all", "12 images"):
+    for text in ("25 images, 2 classes of 12 to 13", "RGB 24, L 1", "10x30 / ", "none of 37", "12 images"):
         assert text in done.stdout, done.stdout
     (root / "train" / "a" / "bad.jpg").write_bytes(b"<html>")
     (root / "train" / "empty").mkdir()

@@ -7,43 +7,41 @@ sizes and times. The names that were left out are part of the dataset's fingerpr
 
 from __future__ import annotations
 
+import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rela_cli.artifacts import read_json, warn, write_json
-from rela_cli.data.images import Blob, decode
+from rela_cli import ranks
+from rela_cli.artifacts import fingerprint, read_json, warn, write_atomic
+from rela_cli.data.images import Blob, decode, reason
 from rela_cli.errors import MissingError
 
 Broken = dict[str, dict[str, str]]  # split -> name -> reason
 Named = Iterable[tuple[str, Path | Blob]]
 CHUNK = 2048  # images under way at a time
 SHOWN = 3  # names in a message
-ADDRESS = re.compile(r" <\S+ object at \w+>")  # Pillow names what it was given
 
 
-def left_out(splits: Mapping[str, Named], listing: str, most: int, cache: Path | None) -> Broken:
-    """The images of each split that cannot be decoded; `listing` is the fingerprint that they are remembered under.
-
-    Raises:
-        MissingError: there are more than `most`.
-    """
+def left_out(splits: Mapping[str, Named], listing: str, cache: Path | None) -> Broken:
+    """The images of each split that cannot be decoded; `listing` is the fingerprint that they are remembered under."""
     path = cache / "index" / listing / "broken.json" if cache else None
-    found: Any = (read_json(path) or {}).get("broken") if path else None
-    if not is_broken(found):
+    note = (read_json(path) or {}) if path else {}
+    found: Any = note.get("broken")
+    if not is_broken(found) or note.get("check") != fingerprint(found):
         warn("decoding every image once, to find those that cannot be (dataset.on_error=skip)")
         found = {split: problems(named) for split, named in splits.items()}
         if path:
             with suppress(OSError):  # it would only have saved time
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, {"broken": found})
+                text = json.dumps({"broken": found, "check": fingerprint(found)}, indent=2)
+                write_atomic(path, lambda place: place.write_text(text, encoding="utf-8"))
     broken: Broken = found
-    tell(broken, most)
     return broken
 
 
@@ -53,16 +51,34 @@ def is_broken(value: object) -> bool:
 
 
 def tell(found: Broken, most: int) -> None:
-    """One line about what is left out, or the error that it is too much."""
+    """One line about what is left out.
+
+    Raises:
+        MissingError: there are more than `most`.
+    """
     names = [f"{split}/{name}" for split, reasons in found.items() for name in reasons]
-    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     if len(names) > most:
         raise MissingError(
-            f"{len(names)} images cannot be decoded, more than dataset.max_errors={most} allows: {shown}. "
+            f"{len(names)} images cannot be decoded, more than dataset.max_errors={most} allows: {named_few(names)}. "
             f"`rela data check` names them all"
         )
     if names:
-        warn(f"{len(names)} images cannot be decoded and are left out: {shown} (result.json lists them)")
+        count = (
+            "1 image cannot be decoded and is" if len(names) == 1 else f"{len(names)} images cannot be decoded and are"
+        )
+        warn(f"{count} left out: {named_few(names)} (result.json lists them)")
+
+
+def named_few(names: Sequence[str]) -> str:
+    """The first names, and dots for the rest."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+@cache
+def say_once(line: str) -> None:
+    """A line on stderr, once a process, from the first of several ranks."""
+    if ranks.is_first():
+        warn(line)
 
 
 def problems(named: Named) -> dict[str, str]:
@@ -82,5 +98,5 @@ def problem(source: Path | Blob) -> str:
     try:
         decode(source, None)
     except MissingError as error:
-        return ADDRESS.sub("", str(error.__cause__ or error))
+        return reason(error.__cause__) if isinstance(error.__cause__, Exception) else str(error)
     return ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.data.datasets import Array, Dataset
-from rela_cli.data.images import Blob, Pixels, decode, decode_all
+from rela_cli.data.images import DECODER, Blob, Pixels, decode, decode_all
 from rela_cli.errors import ConfigError
 
 MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
@@ -37,10 +37,8 @@ class Encoded(Dataset):
     @property
     def sizes(self) -> dict[str, Any]:
         """What decoding adds to the dataset's fingerprint."""
-        sizes: dict[str, Any] = {"image_size": self.image_size}
-        if self.decode_size:
-            sizes |= {"decode_size": self.decode_size, "decoder": 2}  # 2: JPEGs far too large are decoded reduced
-        return sizes
+        sizes = {"image_size": self.image_size, "decoder": DECODER}
+        return sizes | ({"decode_size": self.decode_size} if self.decode_size else {})
 
     def images(self, split: str, indices: Array) -> Array:
         return decode_all([self.encoded(split, int(i)) for i in indices], self.decode_size)

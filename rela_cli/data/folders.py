@@ -5,24 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rela_cli.artifacts import file_sha256
-from rela_cli.data.broken import Broken, left_out
+from rela_cli.data.broken import Broken, left_out, named_few, say_once, tell
 from rela_cli.data.datasets import Array
 from rela_cli.data.encoded import Encoded
-from rela_cli.data.images import SUFFIXES, decode_all
+from rela_cli.data.entries import folders_in, told
+from rela_cli.data.images import decode_all, is_image
 from rela_cli.data.index import Index, Paths, list_images
 from rela_cli.errors import ConfigError, MissingError
 
+TRAIN = ("train", "training")  # names of the folder, in capitals too; the first that is there
+HELD_OUT = ("test", "testing", "val", "valid", "validation")
+SORT_THEM = "for numbers sort the images into train/<class>/* and test/<class>/*"
 NONE = Paths(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
 
 
 class ImageFolder(Encoded):
-    """A folder of images: train/<class>/* beside test/ or val/, or <class>/*, or just files.
+    """A folder of images: train/<class>/* beside test/, val/, valid/ or validation/, or <class>/*, or just files.
+
+    Images beside class folders do not count, unless most images lie there: then there are no classes.
 
     Raises:
         ConfigError: no root given. MissingError: no such folder, or nothing in it that looks like an image.
@@ -30,6 +37,7 @@ class ImageFolder(Encoded):
 
     kind = "image_folder"
     only: list[str] | None = None  # the classes that count; None for all that have a folder
+    dropped: frozenset[str] | set[str] = frozenset()  # classes without a train image, under on_error=skip
 
     def __init__(
         self,
@@ -46,28 +54,36 @@ class ImageFolder(Encoded):
             raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER")
         self.root = Path(root).expanduser()
         self.on_error, self.max_errors = on_error, max_errors
-        if not self.root.is_dir():
-            raise MissingError(f"dataset.root={root} is not a folder (looked at {self.root.resolve()})")
+        if not os.path.isdir(self.root):
+            raise MissingError(f"dataset.root={root} is not a folder (looked at {os.path.realpath(self.root)})")
         self.find_folders()
         self.read_classes()
 
     def find_folders(self) -> None:
         """Where train and test images are."""
-        self.train_folder = self.root / "train" if (self.root / "train").is_dir() else self.root
-        held_out = [self.root / name for name in ("test", "val") if (self.root / name).is_dir()]
+        there = {name.lower(): self.root / name for name in folders_in(self.root)}
+        self.train_folder = next((there[name] for name in TRAIN if name in there), self.root)
+        held_out = [there[name] for name in HELD_OUT if name in there]
         self.test_folder = held_out[0] if held_out and self.train_folder != self.root else None
 
     def read_classes(self) -> None:
-        """Classes are the folders of train/; loose files mean that there are none."""
+        """Classes are the folders of train/, unless most images lie beside them."""
         names = folders_in(self.train_folder)
-        flat = not names or any(Path(entry.name).suffix.lower() in SUFFIXES for entry in os.scandir(self.train_folder))
+        flat = not names or mostly_loose(self.train_folder, names)
         self.classes = None if flat else names
         if flat:
-            self.why_unprobed = f"{self.train_folder} has no class folders"
+            self.why_unprobed = f"{self.train_folder} has no class folders; {SORT_THEM}"
         elif self.test_folder is None:
-            self.why_unprobed = f"{self.root} has no train/ with a test/ or val/ beside it"
+            self.why_unprobed = f"{self.root} has no train/ with a test/ or val/ beside it; {SORT_THEM}"
         elif strange := sorted(set(folders_in(self.test_folder)) - set(names)):
             raise MissingError(f"{self.test_folder} has classes that train lacks: {', '.join(strange[:5])}")
+
+    @property
+    def unused(self) -> list[str]:
+        """Folders of root beside those of train and test."""
+        used = (self.train_folder, self.test_folder if self.classes else None)
+        beside = [] if self.train_folder == self.root else folders_in(self.root)
+        return [name for name in beside if self.root / name not in used]
 
     # -------------------------------------------------------------------------------------------- files
 
@@ -78,22 +94,66 @@ class ImageFolder(Encoded):
 
     def index(self, afresh: bool = False) -> Index:
         """What lies in the folders, from an earlier start's notes where nothing has changed."""
-        tops = [relative(folder, self.root) for folder in self.folders().values()]
-        return list_images(self.root, tops, self.only, self.cache, afresh)
+        tops = {split: relative(folder, self.root) for split, folder in self.folders().items()}
+        with_classes = [top for split, top in tops.items() if self.has_class_folders(split)]
+        return list_images(self.root, list(tops.values()), self.only, self.cache, afresh, with_classes)
+
+    def has_class_folders(self, split: str) -> bool:
+        """Whether the images of a split lie in folders that say their class; then those beside them do not count."""
+        return self.classes is not None
 
     @cached_property
     def listed(self) -> Index:
-        """The index that this run goes by.
+        """The index that this run goes by; what it leaves out is said once.
 
         Raises:
-            MissingError: no train images, or a class folder without any.
+            MissingError: no train images, a class folder without any, or something that cannot be an image.
         """
         index = self.index()
+        if left := self.left_out(index):
+            say_once(f"not used in {self.root}: {left}")
+        self.refuse_odd(index)
         if not index.lists[0]:
-            raise MissingError(f"no images in {self.train_folder} (looked for {', '.join(sorted(SUFFIXES))})")
-        if empty := self.empty_classes(index):
-            raise MissingError(f"no images in {self.train_folder / empty[0]}: remove the folder or fill it")
+            others = told(index.left())
+            raise MissingError(f"no images in {self.train_folder}" + (f", only {others}" if others else ""))
+        if (empty := self.empty_classes(index)) and self.on_error == "raise":
+            raise MissingError(
+                f"no images in {self.train_folder / empty[0]}: remove the folder or fill it; dataset.on_error=skip "
+                f"leaves out classes without images ({len(empty)} here)"
+            )
+        if empty:
+            say_once(f"classes without an image are left out: {named_few(empty)}")
+            self.classes = [name for name in self.classes or () if name not in empty]
+            self.dropped = set(empty)
+        if self.why_unprobed is None and not index.lists[-1]:
+            self.why_unprobed = f"no images in {self.test_folder}; {SORT_THEM}"
         return index
+
+    def left_out(self, index: Index) -> str:
+        """What lies there and does not count, in words."""
+        beside = f"the folders {named_few(self.unused)}" if self.unused else ""
+        return "; ".join(filter(None, (told(index.left()), beside)))
+
+    def odd(self, index: Index) -> Broken:
+        """What cannot be an image, and why, of each split."""
+        found = {split: index.odd.get(relative(folder, self.root), {}) for split, folder in self.folders().items()}
+        return {split: odd for split, odd in found.items() if odd}
+
+    def refuse_odd(self, index: Index) -> None:
+        """Stop at what cannot be an image, or may not be looked at, unless it is to be skipped.
+
+        Raises:
+            MissingError: there is something of that kind.
+        """
+        odd = self.told_odd(index)
+        if odd and self.on_error == "raise":
+            way_out = f"say dataset.on_error=skip to leave out what is no image ({len(odd)} in all)"
+            raise MissingError(f"{named_few(odd)}: remove it, or {way_out}")
+
+    def told_odd(self, index: Index) -> list[str]:
+        """What cannot be an image: a line each."""
+        folders = self.folders()
+        return [f"{folders[split] / name} {why}" for split, odd in self.odd(index).items() for name, why in odd.items()]
 
     def empty_classes(self, index: Index) -> list[str]:
         """Class folders of train without an image."""
@@ -125,7 +185,10 @@ class ImageFolder(Encoded):
         if self.on_error == "raise":
             return {}
         named = {split: self.named(split) for split, paths in self.all_files.items() if paths}
-        return left_out(named, self.listed.fingerprint, self.max_errors, self.cache)
+        found, odd = left_out(named, self.listed.fingerprint, self.cache), self.odd(self.listed)
+        found = {split: {**odd.get(split, {}), **found.get(split, {})} for split in {**found, **odd}}
+        tell(found, self.max_errors)
+        return found
 
     def named(self, split: str) -> Iterator[tuple[str, Path]]:
         """Every file of a split with the name that it is known by."""
@@ -138,8 +201,10 @@ class ImageFolder(Encoded):
         return {split: self.select(split, lists.get(split, NONE)) for split in self.splits}
 
     def select(self, split: str, files: Paths) -> Paths:
-        """Which files of a split count: all of them here."""
-        return files
+        """Which files of a split count: those of classes that train has images of."""
+        if split == "train" or not self.dropped:
+            return files
+        return files.take(np.flatnonzero([name not in self.dropped for name in self.class_names(split, files)]))
 
     def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
         """The class of each file: the first folder on its path."""
@@ -184,9 +249,9 @@ class TinyImagenet(ImageFolder):
     def __init__(self, root: str, download: bool, **options: Any) -> None:
         place = Path(root).expanduser()
         inner = place / "tiny-imagenet-200"
-        if not any((folder / "train").is_dir() for folder in (place, inner)):
+        if not any(os.path.isdir(folder / "train") for folder in (place, inner)):
             self.get(place, download)
-        super().__init__(root=str(inner if (inner / "train").is_dir() else place), **options)
+        super().__init__(root=str(inner if os.path.isdir(inner / "train") else place), **options)
 
     def get(self, root: Path, download: bool) -> None:
         """Fetch and unpack the official archive into `root`."""
@@ -200,11 +265,16 @@ class TinyImagenet(ImageFolder):
     def find_folders(self) -> None:
         self.train_folder, self.test_folder = self.root / "train", self.root / "val"
         self.notes = self.test_folder / "val_annotations.txt"
-        if not self.test_folder.is_dir():
+        if not os.path.isdir(self.test_folder):
             raise MissingError(f"{self.root} has train/ but no val/; unpack tiny-imagenet-200.zip again")
 
     def read_classes(self) -> None:
         self.classes = folders_in(self.train_folder)
+
+    @property
+    def unused(self) -> list[str]:
+        """Nothing that anybody would miss: the official test images have no labels."""
+        return []
 
     @cached_property
     def annotations(self) -> dict[str, str]:
@@ -229,9 +299,11 @@ class TinyImagenet(ImageFolder):
         return {**super().source(), "dataset": self.kind, **notes}
 
 
-def folders_in(folder: Path) -> list[str]:
-    """Names of the folders right in `folder`, sorted."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+def mostly_loose(folder: Path, names: Sequence[str]) -> bool:
+    """Whether at least as many images lie right in a folder as in the folders `names` there."""
+    loose = sum(1 for entry in os.scandir(folder) if entry.name[0] != "." and is_image(entry.name))
+    inside = (name for top in names for _, _, files in os.walk(folder / top) for name in files if name[0] != ".")
+    return loose > 0 and sum(1 for _ in islice(filter(is_image, inside), loose + 1)) <= loose  # it looks no further
 
 
 def relative(folder: Path, root: Path) -> str:

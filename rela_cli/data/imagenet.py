@@ -13,7 +13,8 @@ import numpy as np
 
 from rela_cli.artifacts import file_sha256
 from rela_cli.data.archives import complete, unpack
-from rela_cli.data.folders import ImageFolder, folders_in
+from rela_cli.data.entries import folders_in
+from rela_cli.data.folders import ImageFolder
 from rela_cli.data.index import Paths
 from rela_cli.errors import ConfigError, MissingError
 
@@ -75,12 +76,20 @@ class Imagenet1k(ImageFolder):
         if self.test_folder is None:
             self.why_unprobed = f"{self.train_folder.parent} has no val/ beside train/"
 
+    @property
+    def unused(self) -> list[str]:
+        """Nothing: beside train and val lie the archives' own files."""
+        return []
+
     # ------------------------------------------------------------------------------- val without folders
 
     @cached_property
     def flat(self) -> bool:
         """Whether the val images lie in one folder, so that their classes stand in a file."""
         return self.test_folder is not None and not folders_in(self.test_folder)
+
+    def has_class_folders(self, split: str) -> bool:
+        return split == "train" or not self.flat
 
     @cached_property
     def answers(self) -> tuple[Path, Callable[[Path], dict[str, str]]]:
@@ -119,7 +128,7 @@ class Imagenet1k(ImageFolder):
 
     def select(self, split: str, files: Paths) -> Paths:
         if split == "train" or not self.flat:
-            return files
+            return super().select(split, files)
         names, wanted = list(self.class_names(split, files)), set(self.classes or ())
         if not self.class_list and (strange := sorted(set(names) - wanted)):
             raise MissingError(f"{self.answers[0]} has classes that train lacks: {', '.join(strange[:5])}")

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from rela_cli.data import jpegs
+from rela_cli.data.modes import settle_key, to_rgb
 from rela_cli.errors import ConfigError, MissingError
 
 Pixels = np.ndarray  # (H, W, 3) uint8
-SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"])
+USUAL = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"])
+NO_PICTURES = frozenset(["BUFR", "GRIB", "HDF5", "MPEG", "WMF"])  # what Pillow knows the name of and cannot decode
+PROGRAMS = frozenset(["EPS"])  # what Pillow gives to another program, which runs it
+DECODER = 3  # the rules by which files become pixels, for fingerprints. 2: far too large JPEGs reduced; 3: modes.py
 HANDFUL = 256  # files a thread takes at a time, at most: handing over small ones one by one costs as much as decoding
 SLOW = 2e-4  # seconds a file from which on threads read side by side; from memory it takes 6e-6
 JPEGS = (".jpg", ".jpeg", ".jfif")
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF's orientation
+ADDRESS = re.compile(r" <\S+ object at \w+>")  # Pillow names what it was given
 REDUCING_GAP = 4  # a JPEG is decoded at 1/2, 1/4 or 1/8 only if that leaves this many times the size asked for
 
 
@@ -38,6 +56,8 @@ class Blob:
 
 
 Source = Path | str | Blob
+
+warnings.filterwarnings("ignore", module="PIL")  # they do not say which file they are about; what matters is raised
 
 
 def decode(source: Source, size: int | None) -> Pixels:
@@ -74,24 +94,84 @@ def decoded(source: Source, data: bytes | None, size: int | None) -> Pixels:
 def by_pillow(source: Source, size: int | None) -> Pixels:
     """Any image."""
     try:
-        with Image.open(BytesIO(source.data) if isinstance(source, Blob) else source) as image:
+        with file_of(source) as file, opened(file) as image:
             if size:
                 image.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))  # for JPEG; others ignore it
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(square(to_rgb(image), size))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MissingError(f"{source} cannot be read as an image: {error}") from error
+            return np.asarray(square(to_rgb(upright(image)), size))
+    except Exception as error:  # decoders raise whatever they like
+        raise MissingError(f"{source} cannot be read as an image: {reason(error)}") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: 16 bits are divided by 257 (Pillow's own conversion saturates), alpha goes over white."""
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        values = np.asarray(image).astype(np.float64)
-        return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+def file_of(source: Source) -> BinaryIO:
+    """An open file. Given a path, Pillow would map some TIFFs, and garble those that are to be turned."""
+    return BytesIO(source.data) if isinstance(source, Blob) else open(source, "rb")
+
+
+def opened(file: BinaryIO) -> Image.Image:
+    """An image of which no pixel is decoded yet.
+
+    Raises:
+        OSError: not a file, or none that Pillow knows. ValueError: a file that another program would have to run.
+    """
+    image = Image.open(file)
+    if image.format in PROGRAMS:
+        image.close()
+        raise ValueError(f"{image.format} is a program, and is not run; save what it draws as PNG")
+    return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image with its pixels, turned as its EXIF says.
+
+    Nothing but the orientation is read of EXIF, and nothing is written, so EXIF that cannot be read harms no image.
+    """
+    settle_key(image)
+    turn = orientation(image) if image.format == "TIFF" else None
+    if turn:
+        image.load_end = lambda: None  # type: ignore[attr-defined]  # a TIFF would turn itself, and rewrite its EXIF
+    image.load()
+    turned = image.transpose(TURNS[turn]) if (turn := turn or orientation(image)) in TURNS else image
+    turned.format = image.format
+    return turned
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; also 1 where there is none, or none that can be read."""
+    for read in (image.getexif, lambda: image.tag_v2):  # type: ignore[attr-defined]
+        with suppress(Exception):  # EXIF that is damaged raises whatever it likes
+            turn = read().get(ExifTags.Base.Orientation)
+            return int(turn) if turn in TURNS else 1
+    return 1
+
+
+def has_sound_exif(image: Image.Image) -> bool:
+    """Whether EXIF can be read, or there is none; of an image that was opened and not loaded."""
+    try:
+        image.getexif()
+    except Exception:
+        return False
+    return True
+
+
+def reason(error: Exception) -> str:
+    """What a decoder has to say, without addresses in memory."""
+    if isinstance(error, UnidentifiedImageError):
+        return "Pillow knows no image format that it could be"
+    return ADDRESS.sub("", str(error)) or type(error).__name__
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of all formats that Pillow can decode here."""
+    Image.init()
+    known = set(Image.OPEN) - NO_PICTURES - PROGRAMS | {"MPO"}  # which its decoder of JPEG reads
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in known)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in USUAL or suffix in suffixes()
 
 
 def square(image: Image.Image, size: int | None) -> Image.Image:

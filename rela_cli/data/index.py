@@ -3,43 +3,32 @@
 What is remembered are arrays, mapped when they are used: all paths as one text, and numbers of each file. A later start
 looks at the folders' own modification times and lists those alone that have changed, which is when files came or went.
 A file rewritten in place changes no folder: in a remembered folder only `rela data check`, which reads contents, sees
-it.
+it. What is remembered carries its own hashes, which are compared before it is believed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import time
+import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
-from rela_cli.artifacts import Facts, fingerprint, read_json, write_atomic, write_json
-from rela_cli.data.images import SUFFIXES
+from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_json, warn, write_atomic
+from rela_cli.data.entries import ENCODING, LOOSE, SHOWN, File, Folder, Left, add_up, list_folder
 
 REMEMBERED = 10_000  # files; fewer are listed in milliseconds, and then a rewritten file is seen at once
-SETTLED_NS = 2_000_000_000  # a folder changed this recently may change again without a new time
 AT_ONCE = 1 << 16  # paths that are decoded at a time
 
-File = tuple[str, int, int]  # path, bytes, modification time in nanoseconds
-
-
-@dataclass(frozen=True)
-class Folder:
-    """One folder: the names of its folders, and its image files."""
-
-    time: int
-    folders: list[str]
-    files: list[File]
+DEEPEST = 100  # folders in folders
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,7 @@ class Known:
     folders: list[str]
     first: int
     count: int
+    left: Left = field(default_factory=dict)
 
 
 class Paths(Sequence[str]):
@@ -74,7 +64,7 @@ class Paths(Sequence[str]):
             return self.take(np.arange(len(self))[row])
         row = range(len(self))[row]
         row = row if self.rows is None else int(self.rows[row])
-        return self.text[self.ends[row] : self.ends[row + 1]].tobytes().decode(errors="surrogateescape")
+        return self.text[self.ends[row] : self.ends[row + 1]].tobytes().decode(ENCODING, "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         if self.rows is not None:
@@ -83,7 +73,7 @@ class Paths(Sequence[str]):
         for start in range(0, len(self), AT_ONCE):
             ends = self.ends[start : start + AT_ONCE + 1]
             text = self.text[ends[0] : ends[-1]].tobytes()
-            yield from (text[a:b].decode(errors="surrogateescape") for a, b in pairwise((ends - ends[0]).tolist()))
+            yield from (text[a:b].decode(ENCODING, "surrogateescape") for a, b in pairwise((ends - ends[0]).tolist()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
@@ -119,7 +109,7 @@ class Growing:
         self.text, self.ends, self.sizes, self.times = bytearray(), array("q", [0]), array("q"), array("q")
 
     def add(self, path: str, size: int, at: int) -> None:
-        self.text += path.encode(errors="surrogateescape")
+        self.text += path.encode(ENCODING, "surrogateescape")
         self.ends.append(len(self.text))
         self.sizes.append(size)
         self.times.append(at)
@@ -136,16 +126,19 @@ class Index:
     root: Path
     tops: list[str]
     only: list[str] | None = None  # names right below the tops that count, None for all
+    sorted_tops: frozenset[str] = frozenset()  # those that hold a folder a class: images beside these do not count
     known: dict[str, Known] = field(default_factory=dict)
     found: dict[str, Known] = field(default_factory=dict)
     borders: list[int] = field(default_factory=list)  # first row of each top, and the end
     table: Table | None = None
     fingerprint: str = ""
+    odd: dict[str, dict[str, str]] = field(default_factory=dict)  # top -> what cannot be an image, and why
 
     @property
     def place(self) -> str:
         """The name that an index is remembered under."""
-        return fingerprint({"root": str(self.root.resolve()), "tops": self.tops, "only": self.only})
+        where = {"root": str(self.root.resolve()), "tops": self.tops, "only": self.only}
+        return fingerprint({**where, "sorted_tops": sorted(self.sorted_tops)})
 
     @property
     def lists(self) -> list[Paths]:
@@ -162,6 +155,10 @@ class Index:
         inner = (name[len(start) :] for name, known in self.found.items() if known.count and name.startswith(start))
         return {name.partition("/")[0] for name in inner if name}
 
+    def left(self) -> Left:
+        """What does not count, and why: how many, and the first paths, from the root on."""
+        return add_up(sorted((name, known.left) for name, known in self.found.items()))
+
     # ------------------------------------------------------------------------------------------------- reading
 
     def read(self) -> None:
@@ -170,10 +167,10 @@ class Index:
             self.found = self.known
             return
         before, growing, digest = self.table, Growing(), hashlib.sha256(b'{"files":[')
-        self.borders, self.found = [0], {}
+        self.borders, self.found, self.odd = [0], {}, {}
         for top in self.tops:
             for path, size, at in self.below(top, "", before, growing):
-                name = quoted(f"{top}/{path}" if top else path)  # what follows is JSON, put together by hand
+                name = quoted(as_utf8(f"{top}/{path}" if top else path))  # what follows is JSON, put together by hand
                 digest.update(f"{',' if len(growing.sizes) else ''}[{name},{size},{at}]".encode())
                 growing.add(path, size, at)
             self.borders.append(len(growing.sizes))
@@ -194,6 +191,7 @@ class Index:
         """
         folder = self.folder(name, inner, before)
         prefix = f"{inner}/" if inner else ""
+        self.note_odd(name, inner, folder)
         entries: list[tuple[str, File | None]] = [(file[0], file) for file in folder.files]
         entries += [(f"{each}/", None) for each in folder.folders if self.counts(name, each)]
         first, own = len(growing.sizes), 0
@@ -207,7 +205,13 @@ class Index:
             first = first if own else len(growing.sizes)
             own += 1
             yield prefix + file[0], file[1], file[2]
-        self.found[name] = Known(folder.time, folder.folders, first if together else -1, own)
+        self.found[name] = Known(folder.time, folder.folders, first if together else -1, own, folder.left)
+
+    def note_odd(self, name: str, inner: str, folder: Folder) -> None:
+        """Remember by its path below its top what cannot be an image."""
+        top = name[: len(name) - len(inner)].rstrip("/")
+        odd = {f"{inner}/{each}".strip("/"): why for each, why in folder.odd.items()}
+        self.odd.setdefault(top, {}).update(odd)
 
     def counts(self, name: str, inner: str) -> bool:
         """Whether a folder in another one is looked at."""
@@ -215,34 +219,43 @@ class Index:
 
     def folder(self, name: str, inner: str, before: Table | None) -> Folder:
         """What lies in one folder, remembered or listed."""
+        if inner.count("/") >= DEEPEST:
+            return Folder(-1, odd={"": f"lies more than {DEEPEST} folders deep"})
         known = self.known.get(name)
         if before is None or known is None or known.first < 0 or not self.is_same(name):
-            return list_folder(self.root / name)
-        return Folder(known.time, known.folders, before.files(known, len(inner) + 1 if inner else 0))
+            found = list_folder(self.root / name)
+            return without_files(found) if name in self.sorted_tops else found
+        files = before.files(known, len(inner) + 1 if inner else 0)
+        return Folder(known.time, known.folders, files, known.left)
 
 
-def list_folder(path: Path) -> Folder:
-    """What lies in one folder; its time is unknown (-1) when it has only just changed."""
-    changed = path.stat().st_mtime_ns
-    folders, files = [], []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                status = entry.stat()
-                files.append((entry.name, status.st_size, status.st_mtime_ns))
-    return Folder(changed if time.time_ns() - changed > SETTLED_NS else -1, sorted(folders), files)
+def without_files(folder: Folder) -> Folder:
+    """A folder of class folders: images beside these are left out."""
+    names: list[Any] = sorted(name for name, *_ in folder.files)
+    left: Left = {LOOSE: [len(names), *names[:SHOWN]]} if names else {}
+    return replace(folder, files=[], left={**folder.left, **left})
+
+
+def as_utf8(path: str) -> str:
+    """A path as a UTF-8 locale would have it, so that fingerprints do not depend on the locale."""
+    if ENCODING == "utf-8" or path.isascii():
+        return path
+    return path.encode(ENCODING, "surrogateescape").decode(errors="surrogateescape")
 
 
 def list_images(
-    root: Path, tops: Sequence[str], only: Sequence[str] | None, cache: Path | None, afresh: bool = False
+    root: Path,
+    tops: Sequence[str],
+    only: Sequence[str] | None,
+    cache: Path | None,
+    afresh: bool = False,
+    sorted_tops: Iterable[str] = (),
 ) -> Index:
     """The image files below the folders `tops` of `root`, remembered in `cache` when there are many.
 
-    `afresh` reads every folder again whatever is remembered.
+    `afresh` reads every folder again whatever is remembered. Of `sorted_tops` the files that lie in a folder count.
     """
-    index = Index(root, list(tops), None if only is None else sorted(only))
+    index = Index(root, list(tops), None if only is None else sorted(only), frozenset(sorted_tops))
     folder = cache / "index" / index.place if cache else None
     if folder and not afresh:
         remember(index, folder)
@@ -257,17 +270,22 @@ def list_images(
 
 
 def remember(index: Index, folder: Path) -> None:
-    """Put what an earlier start has found into `index`, if it is all there."""
-    stored: Facts = read_json(folder / "index.json") or {}
-    try:
-        known = {name: Known(*facts) for name, facts in stored["folders"].items()}
-        table = Table(*(np.load(file, mmap_mode="r") for file in files_of(folder, stored["fingerprint"])))
-        borders = [int(border) for border in stored["borders"]]
-        if len(table.ends) != borders[-1] + 1 or len(table.text) != table.ends[-1]:
-            return
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError):
+    """Put what an earlier start has found into `index`, if it is all there and as it was written."""
+    path = folder / "index.json"
+    if not path.exists():
         return
-    index.known, index.table, index.borders, index.fingerprint = known, table, borders, stored["fingerprint"]
+    try:
+        stored: Facts = read_json(path) or {}
+        files = files_of(folder, stored["fingerprint"])
+        if stored.pop("check") != fingerprint(stored) or stored["arrays"] != [file_sha256(file) for file in files]:
+            raise ValueError
+        known = {name: Known(*facts) for name, facts in stored["folders"].items()}
+        table = Table(*(np.load(file, mmap_mode="r") for file in files))
+    except (KeyError, TypeError, ValueError, AttributeError, OSError):
+        warn(f"the list of files in {folder} is damaged, or another rela's; the folders are read again")
+        return
+    index.known, index.table, index.borders = known, table, stored["borders"]
+    index.fingerprint = stored["fingerprint"]
 
 
 def files_of(folder: Path, name: str) -> list[Path]:
@@ -282,9 +300,11 @@ def write_index(index: Index, folder: Path) -> None:
     files, table = files_of(folder, index.fingerprint), index.table
     for path, values in zip(files, (table.text, table.ends, table.numbers), strict=True):
         write_atomic(path, partial(save, values))
-    folders = {name: [known.time, known.folders, known.first, known.count] for name, known in index.found.items()}
-    facts = {"root": str(index.root.resolve()), "fingerprint": index.fingerprint, "borders": index.borders}
-    write_json(folder / "index.json", {**facts, "folders": folders})
+    folders = {name: [k.time, k.folders, k.first, k.count, k.left] for name, k in index.found.items()}
+    facts: Facts = {"root": str(index.root.resolve()), "fingerprint": index.fingerprint, "borders": index.borders}
+    facts |= {"folders": folders, "arrays": [file_sha256(file) for file in files]}
+    text = json.dumps({**facts, "check": fingerprint(facts)})  # a hash of itself: a bit may flip here, too
+    write_atomic(folder / "index.json", lambda path: path.write_text(text, encoding="utf-8"))
     for old in set(folder.glob("*.npy")) - set(files):
         old.unlink(missing_ok=True)
 

@@ -76,7 +76,7 @@ def decode(data: bytes) -> np.ndarray | None:
     decode_jpeg = decoder()
     try:
         return decode_jpeg(data) if decode_jpeg else None
-    except ValueError:
+    except Exception:  # whatever it is, Pillow has the last word
         return None
 
 

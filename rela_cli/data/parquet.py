@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from rela_cli.artifacts import fingerprint
-from rela_cli.data.broken import Broken, left_out
+from rela_cli.data.broken import Broken, left_out, tell
 from rela_cli.data.datasets import Array, Dataset
-from rela_cli.data.images import Blob, decode_all
+from rela_cli.data.images import DECODER, Blob, decode_all
 from rela_cli.errors import ConfigError, MissingError
 
 PATTERNS = {"train": r"train", "test": r"(test|val|valid|validation)"}  # how file or folder names start
@@ -86,7 +86,9 @@ class Parquet(Dataset):
         if self.on_error == "raise":
             return {}
         named = {split: self.named(split) for split in PATTERNS if self.files[split]}
-        return left_out(named, self.listing, self.max_errors, self.cache)
+        found = left_out(named, self.listing, self.cache)
+        tell(found, self.max_errors)
+        return found
 
     @cached_property
     def listing(self) -> str:
@@ -98,7 +100,8 @@ class Parquet(Dataset):
     def source(self) -> dict[str, Any]:
         columns = {"image_column": self.image_column, "label_column": self.label_column}
         skipped = {split: sorted(rows) for split, rows in self.skipped.items() if rows}
-        facts = {"dataset": "parquet", "files": self.listing, **columns, "image_size": self.image_size}
+        sizes = {"image_size": self.image_size, "decoder": DECODER}
+        facts = {"dataset": "parquet", "files": self.listing, **columns, **sizes}
         return facts | ({"skipped": skipped} if skipped else {})
 
     def labels(self, split: str) -> Array | None:

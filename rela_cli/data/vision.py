@@ -17,8 +17,9 @@ import numpy as np
 from rela_cli.artifacts import fingerprint
 from rela_cli.data.archives import unpack
 from rela_cli.data.datasets import Array, Dataset
-from rela_cli.data.images import square, stacked, to_rgb
+from rela_cli.data.images import square, stacked
 from rela_cli.data.labels import CIFAR100
+from rela_cli.data.modes import to_rgb
 from rela_cli.errors import ConfigError, MissingError, nearest
 from rela_cli.network import unreachable
 

@@ -5,10 +5,14 @@ The known pixel values of every mode, depth, orientation and frame are in tests/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import socket
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +233,122 @@ def test_odd_file_names(rela: Rela, tmp_path: Path) -> None:
     assert (result["train_samples"], result["skipped"]["count"]) == (len(odd), 1)
 
 
+def make_dangling(top: Path) -> str:
+    (top / "train" / "a" / "link.png").symlink_to("/nowhere/x.png")
+    return "is a link to nothing"
+
+
+def make_loop(top: Path) -> str:
+    (top / "train" / "a" / "again").symlink_to("..")
+    return "is a link to a folder that it lies in"
+
+
+def make_knot(top: Path) -> str:
+    (top / "train" / "a" / "x.png").symlink_to("x.png")
+    return "is a link that leads to itself"
+
+
+def make_pipe(top: Path) -> str:
+    os.mkfifo(top / "train" / "a" / "x.png")
+    return "is a pipe"
+
+
+def make_socket(top: Path) -> str:
+    with socket.socket(socket.AF_UNIX) as one:
+        here = os.getcwd()
+        os.chdir(top / "train" / "a")  # their names may not be long
+        one.bind("x.png")
+        os.chdir(here)
+    return "is a socket"
+
+
+def make_device(top: Path) -> str:
+    (top / "train" / "a" / "zero.png").symlink_to("/dev/zero")
+    return "is a device"
+
+
+def make_deep(top: Path) -> str:
+    paint(top.joinpath("train", "a", *"x" * 102, "0.png"), 0)
+    return "lies more than 100 folders deep"
+
+
+def make_locked(top: Path) -> str:
+    (top / "train" / "locked").mkdir()
+    (top / "train" / "locked").chmod(0)
+    return "cannot be looked into: Permission denied"
+
+
+ODD = [make_dangling, make_loop, make_knot, make_pipe, make_socket, make_device, make_deep, make_locked]
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_what_cannot_be_an_image_is_named_or_left_out(
+    tmp_path: Path, make: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is opened, so nothing waits for ever."""
+    top = tmp_path / "photos"
+    for i in range(16):
+        paint(top / ("train" if i < 12 else "test") / "ab"[i % 2] / f"{i:02}.png", i)
+    clean = folder(top).identity
+    complaint = make(top)
+    if make is make_locked:
+        deny(monkeypatch, top / "train" / "locked")
+    with pytest.raises(MissingError, match=f"photos/train/.* {complaint}.*on_error=skip"):
+        folder(top, on_error="raise").count("train")
+    skipping = folder(top)
+    assert (skipping.count("train"), skipping.count("test"), skipping.classes) == (12, 4, ["a", "b"])
+    assert [complaint] == list(skipping.skipped["train"].values())
+    assert skipping.identity["listing"] == clean["listing"], "as if it were not there"
+    with pytest.raises(MissingError, match=r"1 images? cannot be decoded, more than dataset\.max_errors=0"):
+        folder(top, max_errors=0).count("train")
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """Root may look into every folder, so the system's answer to everybody else is put in its place."""
+    scandir = os.scandir
+
+    def refused(path: Any) -> Any:
+        if Path(path) == place:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+
+
+def test_data_check_names_what_cannot_be_an_image(rela: Rela, root: Path) -> None:
+    make_dangling(root), make_pipe(root), make_loop(root)
+    (root / "train" / "c").mkdir()
+    (root / "train" / "notes.txt").write_text("x")
+    done = rela("data", "check", "dataset=image_folder", f"dataset.root={root}")
+    assert done.returncode == 3
+    for words in ("link.png is a link to nothing", "x.png is a pipe", "again is a link to a folder", "truncated.png"):
+        assert words in done.stderr
+    assert "broken       8 of 40\n" in done.stdout, "37 files and three that are none"
+    assert "empty        class folders without an image: c" in done.stdout
+    assert "not used     one file without the name of an image (train/notes.txt)" in done.stdout
+    assert " at 0x" not in done.stdout + done.stderr, "no addresses in memory"
+    shutil.rmtree(root / "test")
+    done = rela("data", "check", "dataset=image_folder", f"dataset.root={root}")
+    assert "no numbers   a run will train and not be probed: " in done.stdout
+    assert "for numbers sort the images into train/<class>/* and test/<class>/*" in done.stdout
+
+
+def test_a_bit_in_the_note_of_what_is_left_out(root: Path, tmp_path: Path) -> None:
+    """One name that became another would leave out a good image and keep a broken one."""
+    assert names(folder(root, cache=tmp_path)) == BROKEN
+    path = next((tmp_path / "index").glob("*/broken.json"))
+    path.write_text(path.read_text().replace("truncated.png", "00.png"))
+    assert names(folder(root, cache=tmp_path)) == BROKEN
+
+
 def test_an_empty_class_folder_and_a_folder_without_classes(root: Path) -> None:
     (root / "train" / "c").mkdir()
-    with pytest.raises(MissingError, match=r"no images in \S+train/c"):
-        folder(root).count("train")
+    paint(root / "test" / "c" / "0.png", 0)
+    with pytest.raises(MissingError, match=r"no images in \S+train/c.*dataset\.on_error=skip"):
+        folder(root, on_error="raise").count("train")
+    skipping = folder(root)
+    assert (skipping.count("train"), skipping.count("test"), skipping.classes) == (24, 8, ["a", "b"])
+    assert set(skipping.load("test")[1]) == {0, 1}, "the class is left out of test, too"
     flat = folder(root / "train" / "a")
     assert (flat.classes, flat.count("train")) == (None, 12)
     assert flat.why_unprobed is not None
