@@ -159,7 +159,9 @@ def staged(command: str, words: Sequence[str]) -> int:
         return _show(job.command, Composer(line))
     if line.is_sweep:
         return sweep.run(job)
-    Composer(line).check()
+    composer = Composer(line)
+    composer.check()
+    composer.say_notes()
     task = Single(job)
     hand_over(command, line, task)
     if task.error:

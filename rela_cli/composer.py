@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal import hydra as hydra_internal
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -25,9 +26,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from rela_cli import ranks
+from rela_cli.artifacts import warn
 from rela_cli.commandline import CommandLine, without_plus
 from rela_cli.config import CONF_DIR, Config, from_tree
 from rela_cli.errors import ConfigError, nearest
+from rela_cli.loader import Loader
+from rela_cli.text import holds_text
 
 CHECKED_CELLS = 1000  # of a larger sweep the rest is checked when its turn comes
 SHOWN_CELLS = 20  # failing cells that are looked into
@@ -50,12 +55,13 @@ def hand_over(command: str, line: CommandLine, task: Callable[[DictConfig], Any]
     """Run `hydra.main` as if it had been called as `rela <command>`; its exceptions reach the caller."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     keywords = {} if _is_hydra_1_4() else {"version_base": "1.3"}
-    before = sys.argv
+    before = sys.argv, hydra_internal.ConfigLoaderImpl  # type: ignore[attr-defined]
     sys.argv = [f"rela {command}", *extra, *line.words]
+    hydra_internal.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
     try:
         hydra.main(config_path=str(CONF_DIR), config_name="rela", **keywords)(task)()
     finally:
-        sys.argv = before
+        sys.argv, hydra_internal.ConfigLoaderImpl = before  # type: ignore[attr-defined]
 
 
 def config_of(tree: DictConfig, overrides: Sequence[str]) -> Config:
@@ -78,6 +84,7 @@ class Composer:
     """Hydra's own config loader over rela's conf/ and the user's --config-dir."""
 
     def __init__(self, line: CommandLine) -> None:
+        self.notes: dict[str, None] = {}  # what falls away of a preset, once
         if not _is_hydra_1_4():
             version.setbase("1.3")
         setup_globals()
@@ -90,7 +97,12 @@ class Composer:
                 raise ConfigError(f"--config-dir {line.config_dir} is not a folder")
             after_ours = SearchPathQuery(provider="schema")
             path.prepend(provider="command-line", path=f"file://{line.config_dir.resolve()}", anchor=after_ours)
-        self.loader = ConfigLoaderImpl(config_search_path=path)
+        self.loader = Loader(path, self.config_name)
+
+    def say_notes(self) -> None:
+        """What falls away of a preset, a line each on stderr."""
+        for note in self.notes if ranks.is_first() else ():
+            warn(note)
 
     # ------------------------------------------------------------------------------------------- good cases
 
@@ -142,6 +154,7 @@ class Composer:
     def _load(self, words: Sequence[str], mode: RunMode = RunMode.RUN) -> tuple[DictConfig, DictConfig]:
         """The composed tree, and Hydra's own node taken out of it."""
         tree = self.loader.load_configuration(self.config_name, list(words), mode)
+        self.notes |= dict.fromkeys(map(str, self.loader.fallen)) if mode is RunMode.RUN else {}
         with open_dict(tree):
             return tree, tree.pop("hydra")
 
@@ -157,7 +170,7 @@ class Composer:
     def _split(self, words: Sequence[str]) -> list[Cell]:
         """Hydra's own product of all values; Hydra's own keys are not swept over."""
         try:
-            parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(list(words))
+            parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(self.loader.typed(words))
             task = [override for override in parsed if not override.is_hydra_override()]
             return [tuple(cell) for cell in BasicSweeper.split_arguments(task, None)[0]]
         except OverrideParseException:
@@ -206,6 +219,8 @@ class Composer:
         for word in sorted(words, key=self._is_value):  # groups first: a part's keys depend on the part
             try:
                 self._load([*good, word])
+            except ConfigError as error:  # our loader's: what a preset says
+                found.append(str(error))
             except Exception as error:
                 found.append(self._explain(word, good, error))
             else:
@@ -224,12 +239,13 @@ class Composer:
 
     def _explain(self, word: str, good: Sequence[str], error: Exception) -> str:
         try:
-            override = OverridesParser.create(config_loader=self.loader).parse_overrides([word])[0]
+            override = OverridesParser.create(config_loader=self.loader).parse_overrides(self.loader.typed([word]))[0]
         except OverrideParseException as unreadable:
             return _unreadable(word, unreadable)
         key, options = override.key_or_group, self._options(override.key_or_group)
         if override.is_sweep_override():
-            return f"{word} is several values; to sweep over them say -m: rela train -m {word}"
+            one = f"; if it is one text quote it: '{key}=\"{word.partition('=')[2]}\"'" if holds_text(key) else ""
+            return f"{word} is several values; to sweep over them say -m: rela train -m {word}{one}"
         if options and not override.is_delete():
             return _unknown_option(key, override, options)
         tree, node = self._load(good)
@@ -263,6 +279,8 @@ class Composer:
 
 def _unreadable(word: str, error: Exception) -> str:
     if "=" not in word and not word.startswith("~"):
+        if Path(word).expanduser().is_dir():
+            return f"cannot read {word}: for the images in this folder say dataset=image_folder dataset.root={word}"
         return f"cannot read {word}: settings are key=value; to see what there is: rela train --help"
     return f"cannot read {word} ({_first_line(error)}); quote a value with special characters: 'key=\"a, b\"'"
 
@@ -271,9 +289,9 @@ def _unknown_option(group: str, override: Override, options: Sequence[str]) -> s
     value = override.value()
     if not isinstance(value, str):
         return f"{group} takes one name, not {'null' if value is None else value}. Allowed: {', '.join(options)}"
-    extra = EXTRAS.get(value) if group == "hydra/launcher" else None
-    install = f"; it comes with: pip install 'rela-cli[{extra}]'" if extra else ""
-    return f"unknown {group} {value}{install or nearest(value, options)}{_allowed(options)}"
+    if group == "hydra/launcher" and value in EXTRAS:
+        return f"{group}={value} is not installed; it comes with: pip install 'rela-cli[{EXTRAS[value]}]'"
+    return f"unknown {group} {value}{nearest(value, options)}{_allowed(options)}"
 
 
 def _unknown_step(key: str, path: Sequence[str], step: str, here: Mapping[str, Any]) -> str:

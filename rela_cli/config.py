@@ -481,11 +481,17 @@ WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or
 def _scalar(hint: type, value: Any, key: str, problems: list[str]) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        problems.append(f"{key}={'null' if value is None else value} must be {WORDS[hint]}")
+        shown = {None: "null", True: "true", False: "false"}.get(value, value) if hint is str else value
+        problems.append(f"{key}={'null' if value is None else shown} must be {WORDS[hint]}{_quoting(hint, value, key)}")
     return value
+
+
+def _quoting(hint: type, value: Any, key: str) -> str:
+    """How text is written that YAML, or Hydra, would read as something else: a yaml has 2024_11_28 as 20241128."""
+    if hint is not str or not isinstance(value, int | float | None):
+        return ""
+    return f'; if it is text put it in quotes in the yaml ({key.rpartition(".")[2]}: "..."), or say \'{key}="..."\''
 
 
 def _join(prefix: str, key: str) -> str:

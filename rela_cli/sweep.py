@@ -122,6 +122,7 @@ def run(job: Job) -> int:
         raise ConfigError("a sweep under torchrun has no meaning; say rela train -m runtime.devices=N for several GPUs")
     composer = Composer(job.line)
     cells, first = composer.plan()
+    composer.say_notes()
     launcher = composer.launcher()
     if first.runtime.dry_run:
         return dry_run(cells, launcher, Path(first.paths.outputs))

@@ -223,8 +223,6 @@ def learners(profile: str) -> Table:
     if profile == "full":
         sizes = dict.fromkeys(("ResNet-18", "ResNet-50", "ResNet-101"), ("learner.width=64",))
         prior, shared = "clip_rn50", full("cifar10", (0.5,))
-        for name in ("ViT-S", "MobileNet"):  # the preset's keys are a ResNet's
-            choices[name] += ("~learner.stem", "~learner.width")
     elif profile == "mini":
         sizes = {
             "ResNet-18": ("learner.width=8",),
