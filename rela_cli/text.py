@@ -60,7 +60,7 @@ def quoted(value: str, stays: Callable[[str], bool]) -> str:
         return f"{call[1]}({quoted_values(call[2].strip(), stays)})"
     if stripped[:1] == "[" and stripped[-1:] == "]":
         return f"[{quoted_values(stripped[1:-1].strip(), stays)}]"
-    if stripped[:1] in "'\"{" or "${" in value or stripped.lower() == "null" or OTHER_CALL.fullmatch(stripped):
+    if stripped[:1] in "'\"{[" or "${" in value or stripped.lower() == "null" or OTHER_CALL.fullmatch(stripped):
         return value  # all of these say what they mean; an empty value is empty text
     return value if stays(value) or _is_read_as(value) else quote(value)
 
