@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +32,6 @@ from rela_cli.report.compare import (
 )
 from rela_cli.report.differences import cost_of
 from rela_cli.report.style import (
-    GRID,
     INK,
     PAPER,
     SOFT,
@@ -44,6 +43,7 @@ from rela_cli.report.style import (
     margin_labels,
     new_figure,
     number_points,
+    room_for_ticks,
     titled,
 )
 
@@ -60,11 +60,15 @@ UNITS: dict[str, list[tuple[float, str]]] = {  # sizes of an axis' units, smalle
 LEFT = 0.105  # of the single plots: where axes and titles start
 NEAREST = 1e-3  # to 1, of a rho that is drawn
 LOSS = "#b9bec4"
+RING = 11  # points across
+BESIDE = (2.0, 0.05, 0.3)  # a lone budget's gap; between series, in logarithms and of the smallest gap in all, at most
+NEARBY, LEAST_SPAN = 0.35, 4.0  # a reference line that far from the series is drawn; points that they span at least
 WIDE = 8.0  # an axis of cost spans at least this factor: a few percent are no difference
 WATCHED = (
-    "grey: loss, solid: its fast average, dashed: the slow average that follows the fast one",
+    "grey: loss, solid: its fast average, dashed: its slow average",
     "phase 1 ends where rho = exp(fast - slow), at most 1, reaches its threshold",
 )
+START = (1.0, 2.0)  # the averages of a switch that has looked at nothing
 COLUMNS = 4  # traces beside one another in a plot
 DASHES = ("-", "--", "-.", ":")  # variants of one prior; after these again, lighter
 CROWD = 8  # ways to a backbone; with more of them the training plot shows means alone
@@ -192,24 +196,52 @@ def words_of(column: Column) -> str:
     return column.head.replace("\n", " ")
 
 
+DASH = {"untrained": ":", "plain_star": "--", "prior_alone": "-."}  # of reference lines
+
+
 def references(group: Group, protocol: Protocol) -> Iterator[tuple[Label, str]]:
-    """Horizontal lines: untrained, plain*, each prior alone; with the dash of each."""
+    """Horizontal lines: untrained, plain*, each prior alone; with the kind of each."""
     row = group.row(group.budgets[-1])
     for column in columns_of(group.runs):
         value = None if column.is_trained and column.kind != "plain_star" else score(group.runs, row, column, protocol)
         if value is None:
             continue
         colour = look(dict(column.settings)["prior"]).colour if column.kind == "prior_alone" else SOFT
-        dash = {"untrained": ":", "plain_star": "--", "prior_alone": "-."}[column.kind]
         name = words_of(column).replace(" prior alone", " alone")
-        yield Label(100 * value.mean, f"{name} {100 * value.mean:.1f}", colour), dash
+        yield Label(100 * value.mean, f"{name} {100 * value.mean:.1f}", colour), column.kind
 
 
 def labels_of(found: Sequence[Series], group: Group, protocol: Protocol) -> list[Label]:
     """What the margin names: each series at its last point, and each reference line."""
-    ends = [(one, 100 * one.points[-1].score.mean) for one in found]
-    labels = [Label(y, f"{one.label} {y:.1f}", one.look.colour, bold=True) for one, y in ends]
-    return labels + [label for label, _ in references(group, protocol)]
+    ends = [(one, one.points[-1].x, 100 * one.points[-1].score.mean) for one in found]
+    labels = [Label(y, f"{one.label} {y:.1f}", one.look.colour, bold=True, x=x) for one, x, y in ends]
+    has_star = any(one.column.kind == "plain" and one.points[-1].budget == 1 for one in found)  # it names both
+    return labels + [
+        label for label, column in references(group, protocol) if not (has_star and column == "plain_star")
+    ]
+
+
+def dodged(found: Sequence[Series], budgets: Sequence[float]) -> list[Series]:
+    """The series a little beside one another, so that their error bars do not lie on each other."""
+    if len(found) < 2 or all(point.score.std is None for one in found for point in one.points):
+        return list(found)
+    gap = min((math.log(right / left) for left, right in pairwise(budgets)), default=math.log(BESIDE[0]))
+    step = min(BESIDE[1], BESIDE[2] * gap / (len(found) - 1))
+    moved = []
+    for number, one in enumerate(found):
+        factor = math.exp(step * (number - (len(found) - 1) / 2))
+        moved.append(replace(one, points=tuple(point._replace(x=factor * point.x) for point in one.points)))
+    return moved
+
+
+def close_up(axes: Axes, found: Sequence[Series], group: Group, protocol: Protocol) -> None:
+    """Limit the y axis to the series and what is near to them; what is far away keeps its label, with an arrow."""
+    ends = [100 * (p.score.mean + sign * (p.score.std or 0)) for one in found for p in one.points for sign in (-1, 1)]
+    reach = NEARBY * max(max(ends) - min(ends), LEAST_SPAN)
+    near = [label.y for label, _ in references(group, protocol)]
+    ends += [y for y in near if min(ends) - reach <= y <= max(ends) + reach]
+    air = 0.07 * max(max(ends) - min(ends), LEAST_SPAN)
+    axes.set_ylim(min(ends) - air, max(ends) + air)
 
 
 def draw_series(axes: Axes, found: Sequence[Series]) -> None:
@@ -225,8 +257,8 @@ def draw_series(axes: Axes, found: Sequence[Series]) -> None:
 
 def draw_references(axes: Axes, group: Group, protocol: Protocol) -> None:
     """Reference lines."""
-    for label, dash in references(group, protocol):
-        axes.axhline(label.y, color=label.colour, ls=dash, lw=1, alpha=0.75, zorder=2)
+    for label, kind in references(group, protocol):
+        axes.axhline(label.y, color=label.colour, ls=DASH[kind], lw=1, alpha=0.75, zorder=2)
 
 
 def measured_how(group: Group, protocol: Protocol, found: Sequence[Series]) -> list[str]:
@@ -260,14 +292,16 @@ def budget_of(row: Row, column: Column) -> float:
 
 def budget_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
     """Accuracy against budget, a line for each way to a backbone."""
-    found = series_of(group, protocol, budget_of)
+    found = dodged(series_of(group, protocol, budget_of), group.budgets)
     labels = labels_of(found, group, protocol)
     figure, axes = margin_figure("Accuracy against budget", measured_how(group, protocol, found), labels)
     draw_series(axes, found)
     draw_references(axes, group, protocol)
     spread_log_ticks(axes, group.budgets, [f"{100 * budget:g}" for budget in group.budgets])
     axes.set(xlabel="budget: images drawn each epoch, % of the train split", ylabel="top-1, %")
+    close_up(axes, found, group, protocol)
     margin_labels(axes, labels)
+    room_for_ticks(figure)
     return figure
 
 
@@ -284,15 +318,17 @@ def cost_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
     found = series_of(group, protocol, lambda row, column: mean_cost(group, row, column, axis))
     labels = labels_of(found, group, protocol)
     notes = measured_how(group, protocol, found)
-    notes.append("the prior's pass included; numbers at the points: budget, %; band: the frontier")
+    notes.append("the prior's pass included; numbers: budget, %; ringed: nothing cheaper is as good")
     figure, axes = margin_figure("Accuracy against cost", notes, labels)
     draw_frontier(axes, found)
     draw_series(axes, found)
     draw_references(axes, group, protocol)
     unit = log_ticks(axes, axis)
+    close_up(axes, found, group, protocol)
     number_points(axes, [budgets_at(one) for one in found])
     axes.set(xlabel=f"cost of extract + transport + train, {unit}", ylabel="top-1, %")
     margin_labels(axes, labels)
+    room_for_ticks(figure)
     return figure
 
 
@@ -308,15 +344,15 @@ def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None
 
 
 def draw_frontier(axes: Axes, found: Sequence[Series]) -> None:
-    """A broad step line through the cells that nothing cheaper or equally dear beats."""
-    best, steps = float("-inf"), []
+    """Rings around the cells that nothing cheaper or equally dear beats."""
+    best, ringed = float("-inf"), []
     for x, y in sorted((p.x, 100 * p.score.mean) for one in found for p in one.points):
         if y > best:
             best = y
-            steps.append((x, y))
-    if len(steps) > 1:
-        xs, ys = zip(*steps, strict=True)
-        axes.plot(xs, ys, color=GRID, lw=9, solid_capstyle="round", drawstyle="steps-post", zorder=1)
+            ringed.append((x, y))
+    if len(ringed) > 1:
+        xs, ys = zip(*ringed, strict=True)
+        axes.plot(xs, ys, ls="none", marker="o", ms=RING, mfc="none", mec=SOFT, mew=1, zorder=2, gid="frontier")
 
 
 def log_ticks(axes: Axes, axis: str) -> str:
@@ -339,7 +375,8 @@ def log_ticks(axes: Axes, axis: str) -> str:
 
 
 KEY_ROW, KEY_LETTER, KEY_LINE = 0.17, 0.078, 0.63  # inches: a row of the key of colours, a letter and a line in it
-TRAINING = (6.6, 5.03)  # inches without the key
+TRAINING, PANEL = (6.6, 5.03), 1.9  # inches of the plot without the key, and of a row of panels
+STEPS = 100  # points of a loss that is known at every step
 PANELS = (
     ("matching loss, 1 − cosine", 1, "loss", 1.0),  # noqa: RUF001
     ("{method} loss", 2, "loss", 1.0),
@@ -365,31 +402,67 @@ def training_figure(group: Group, budget: float) -> Figure:
     """
     shown = list(with_curves(group, budget))
     names, crowded = [one[:3] for one in shown], len(shown) > CROWD
-    rows = -(-len(names) // key_columns(names, TRAINING[0]))
-    figure, panels = new_figure(TRAINING[0], TRAINING[1] + rows * KEY_ROW, nrows=2, ncols=2, sharex=True)
-    height = figure.get_size_inches()[1]
-    lines_are = (
-        "means over seeds, dotted: their switch" if crowded else "thin: each seed, bold: their mean, dotted: the switch"
-    )
-    top = titled(figure, "Training", [f"{group.name}; budget {100 * budget:g} %", lines_are], left=0.07)
-    method = dict(group.shared).get("method", "method")
-    for _, drawn, dash, runs, curves in shown:
-        for axes, (_, phase, key, scale) in zip(panels, PANELS, strict=True):
-            seeds = zip(curves, runs, strict=True)
-            picks = [picked(lines, phase, key, scale, run.result.get("switch_step")) for lines, run in seeds]
-            draw_curves(axes, picks, drawn, dash, seeds=not crowded)
+    found = {panel: [[curve_of(run, lines, *panel[1:]) for run, lines in zip(*one[3:], strict=True)] for one in shown]
+             for panel in PANELS}  # fmt: skip
+    kept = [panel for panel, ways in found.items() if any(curve for way in ways for curve in way)]
+    columns = min(2, len(kept))
+    rows, lines = -(-len(kept) // columns), -(-len(names) // key_columns(names, TRAINING[0]))
+    height = TRAINING[1] - PANEL * (2 - rows) + lines * KEY_ROW
+    figure, panels = new_figure(TRAINING[0], height, nrows=rows, ncols=columns, sharex=True)
+    top = titled(figure, "Training", [f"{group.name}; budget {100 * budget:g} %", lines_are(shown, crowded)], left=0.08)
+    last = max(run.result.get("steps") or 1 for *_, runs, _ in shown for run in runs)
+    for axes, panel in zip(panels, kept, strict=False):
+        for (_, drawn, dash, runs, _), curves in zip(shown, found[panel], strict=True):
+            draw_curves(axes, curves, drawn, dash, seeds=not crowded)
             for step in switches(runs, crowded):
                 axes.axvline(step, color=drawn.colour, ls=":", lw=1, alpha=0.8)
-    for axes, (title, *_) in zip(panels, PANELS, strict=True):
-        axes.set_title(title.format(method=method))
-        if not axes.lines:
-            axes.set_visible(False)
-    for axes in panels[2:]:
+        axes.set_title(panel[0].format(method=dict(group.shared).get("method", "method")))
+        whole_steps(axes, last)
+    for axes in panels[len(kept) :]:
+        axes.set_visible(False)
+    for axes in panels[len(kept) - columns : len(kept)]:
         axes.set_xlabel("step")
+        axes.tick_params(labelbottom=True)
     colour_key(figure, names, top)
-    top -= (0.12 + rows * KEY_ROW) / height
-    figure.subplots_adjust(left=0.07, right=0.985, top=top, bottom=0.44 / height, hspace=0.27, wspace=0.2)
+    top -= (0.12 + lines * KEY_ROW) / height
+    figure.subplots_adjust(left=0.08, right=0.985, top=top, bottom=0.44 / height, hspace=0.27, wspace=0.2)
+    room_for_ticks(figure)
     return figure
+
+
+def lines_are(shown: Sequence[tuple[str, Look, str, list[Run], list[list[left.Line]]]], crowded: bool) -> str:
+    """What thin, bold and dotted lines are, as far as there are any."""
+    if crowded:
+        means = "means over seeds"
+    else:
+        means = "thin: each seed, bold: their mean" if any(len(runs) > 1 for *_, runs, _ in shown) else "one seed"
+    switched = any(run.result.get("switch_step") for *_, runs, _ in shown for run in runs)
+    return means + ", dotted: the switch" * switched
+
+
+def whole_steps(axes: Axes, last: int) -> None:
+    """The x axis from the start to the last step, with ticks at whole steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(0, last * 1.03)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def curve_of(
+    run: Run, lines: Sequence[left.Line], phase: int | None, key: str, scale: float
+) -> list[tuple[float, float]]:
+    """A run's curve in a panel. The matching loss comes from the switch's trace, which has every step of phase 1."""
+    trace = left.lines(folder(run) / "switch.jsonl") if phase == 1 else []
+    if trace:
+        return averaged([(line["step"], scale * line[key]) for line in trace], run.result.get("steps") or len(trace))
+    return picked(lines, phase, key, scale, run.result.get("switch_step"))
+
+
+def averaged(points: Sequence[tuple[float, float]], total: int) -> list[tuple[float, float]]:
+    """Means over as many steps as make about STEPS points of a whole run; each stands at its last step."""
+    size = -(-total // STEPS)
+    parts = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(part[-1][0], statistics.fmean(value for _, value in part)) for part in parts]
 
 
 def with_curves(group: Group, budget: float) -> Iterator[tuple[str, Look, str, list[Run], list[list[left.Line]]]]:
@@ -507,13 +580,14 @@ def variance_figure(group: Group) -> Figure:
         axes.plot(range(1, len(total) + 1), total, color=drawn.colour)
         axes.plot(kept, total[kept - 1], color=drawn.colour, marker=drawn.marker, ms=7, mec=PAPER)
         text = f"{prior}: {kept} of {len(shares)}\ncarry {total[kept - 1]:.1f} %"
-        labels.append(Label(total[kept - 1], text, drawn.colour))
+        labels.append(Label(total[kept - 1], text, drawn.colour, x=kept))
     powers = [2**i for i in range(0, longest.bit_length(), 1 if longest < 512 else 2)]
     spread_log_ticks(axes, powers, [str(power) for power in powers])
     axes.set_xlim(right=longest * 1.15)
     axes.set_ylim(0, 102)
     axes.set(xlabel="principal components of the prior's features", ylabel="variance explained, cumulative, %")
     margin_labels(axes, labels, size=7.5, lines=2)
+    room_for_ticks(figure)
     return figure
 
 
@@ -571,27 +645,30 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
             draw_rho(below, run, drawn, lines)
         below.set_xlabel("step")
         mark_switch(above, below, run)
+        whole_steps(below, max(lines[-1]["step"], run.result.get("switch_step") or 0))
     losses = [line["loss"] for *_, lines in found for line in lines]
     above_all = max(losses) + 0.12  # the slow average starts at 2 and says nothing there
     panels[0].set_ylim(min(losses) - 0.03, max(1.25, above_all) if watched else above_all)
     panels[0].set_ylabel("loss, 1 − cosine")  # noqa: RUF001
     if watched:
         panels[len(found)].set_ylabel("rho")
+    room_for_ticks(figure)
     return figure
 
 
 def moves(lines: Sequence[left.Line]) -> bool:
-    """Whether the switch kept averages at all; a fixed one does not."""
-    return len({line.get("fast") for line in lines}) > 1
+    """Whether the switch kept averages at all; a fixed one leaves them where they start."""
+    return any((line.get("fast"), line.get("slow")) not in (START, (None, None)) for line in lines)
 
 
 def draw_losses(axes: Axes, lines: Sequence[left.Line]) -> None:
     """Loss, fast and slow."""
     steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
-    axes.plot(steps, losses, color=LOSS, lw=0.6)
+    alone = {"marker": "o", "ms": 4} if len(lines) == 1 else {}  # a line of one point is not seen
+    axes.plot(steps, losses, color=LOSS, lw=0.6, **alone)  # type: ignore[arg-type]
     if moves(lines):
-        axes.plot(steps, [line["fast"] for line in lines], color=INK, lw=1.5)
-        axes.plot(steps, [line["slow"] for line in lines], color=INK, lw=1.5, ls="--")
+        axes.plot(steps, [line["fast"] for line in lines], color=INK, lw=1.5, **alone)  # type: ignore[arg-type]
+        axes.plot(steps, [line["slow"] for line in lines], color=INK, lw=1.5, ls="--", **alone)  # type: ignore[arg-type]
 
 
 def draw_rho(axes: Axes, run: Run, drawn: Look, lines: Sequence[left.Line]) -> None:
@@ -604,7 +681,8 @@ def draw_rho(axes: Axes, run: Run, drawn: Look, lines: Sequence[left.Line]) -> N
     axes.set_ylim(1, NEAREST)
     axes.set_yticks([1, 0.1, 0.01, NEAREST], ["0", "0.9", "0.99", "0.999"])
     axes.set_yticks([], minor=True)
-    axes.plot([line["step"] for line in lines], [max(1 - line["rho"], NEAREST) for line in lines], color=drawn.colour)
+    shares = [(line["step"], max(1 - line["rho"], NEAREST)) for line in lines]
+    axes.plot(*zip(*shares, strict=True), color=drawn.colour, **dot(shares, drawn))
     if threshold := dict(run.variant).get("switch.threshold"):
         axes.axhline(max(1 - float(threshold), NEAREST), color=SOFT, lw=0.9, ls="--")
         place = (0.03, max(1 - float(threshold), NEAREST))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,8 @@ LETTERS = 17  # of a note that fit in an inch
 SIZE = (5.8, 3.9)  # inches; small, so that text is large beside it on a page
 AXES_START, AXES_END = 0.61, 4.06  # inches: where axes beside labels begin and end
 LABEL_LETTER, LABEL_ROW = 0.071, 0.145  # inches: of a label in the margin
+TICK_AIR = 0.06  # inches: left of tick labels
+OUTSIDE = 3  # times worse than on something else is a number that leaves the axes
 DOT, NEAR = 3.5, 16.0  # points: half a marker, and how near to one another points share a number
 RC = {
     "font.family": "sans-serif",
@@ -88,18 +90,36 @@ class Box(NamedTuple):
     x1: float
     y1: float
 
+    def lies_in(self, other: Box) -> bool:
+        """Whether all of it does."""
+        return other.x0 <= self.x0 and self.x1 <= other.x1 and other.y0 <= self.y0 and self.y1 <= other.y1
+
     def meets(self, other: Box) -> bool:
         """Whether they overlap."""
         return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
 
 
+class Spot(NamedTuple):
+    """A point with a text: where it is in points, and in data."""
+
+    at: tuple[float, ...]
+    text: str
+    place: tuple[float, float]
+
+    def is_near(self, other: Spot) -> bool:
+        """Whether one text will do for both."""
+        apart = sum(abs(one - another) for one, another in zip(self.at, other.at, strict=True))
+        return self.text == other.text and apart < NEAR
+
+
 class Label(NamedTuple):
-    """Words in the right margin, at the height of what they name."""
+    """Words in the right margin, at the height of what they name; `x` is where that ends, left of the margin."""
 
     y: float
     text: str
     colour: str
     bold: bool = False
+    x: float | None = None
 
 
 def look(prior: str) -> Look:
@@ -176,22 +196,29 @@ def number_points(axes: Axes, lines: Sequence[Sequence[tuple[float, float, str]]
     """
     axes.get_xlim(), axes.get_ylim()  # until somebody asks, they are not computed
     per_pixel = 72 / axes.figure.dpi
-    spots = [[(*(per_pixel * axes.transData.transform((x, y))), text, (x, y)) for x, y, text in line] for line in lines]
-    taken = [box for line in spots for box in along([(x, y) for x, y, *_ in line])]
-    said: list[tuple[float, float, str]] = []
-    for x, y, text, place in sorted(spot for line in spots for spot in line):
-        if any(text == other and abs(x - a) + abs(y - b) < NEAR for a, b, other in said):
-            continue
-        said.append((x, y, text))
+    where = lambda x, y: map(float, per_pixel * axes.transData.transform((x, y)))  # noqa: E731 - in points
+    frame = Box(*(per_pixel * float(edge) for edge in axes.bbox.extents))
+    spots = [[Spot((*where(x, y),), text, (x, y)) for x, y, text in line] for line in lines]
+    taken = [box for line in spots for box in along([spot.at for spot in line])]
+    for (x, y), text, place in sorted(min(together) for together in pools(spot for line in spots for spot in line)):
         width = 0.62 * size * len(text)
         boxes = [Box(x + dx * width, y + dy, x + (dx + 1) * width, y + dy + size) for dx, dy in places_around(size)]
-        box = min(boxes, key=lambda one: sum(one.meets(other) for other in taken))
+        box = min(boxes, key=lambda one: OUTSIDE * (not one.lies_in(frame)) + sum(one.meets(other) for other in taken))
         taken.append(box)
         at = (box.x0 - x, box.y0 - y)
         axes.annotate(text, place, at, textcoords="offset points", size=size, color=INK, zorder=4)
 
 
-def along(line: Sequence[tuple[float, float]]) -> Iterator[Box]:
+def pools(spots: Iterable[Spot]) -> list[list[Spot]]:
+    """Spots with the same text of which each is near to another one of its pool."""
+    found: list[list[Spot]] = []
+    for spot in spots:
+        near = [pool for pool in found if any(spot.is_near(other) for other in pool)]
+        found = [pool for pool in found if pool not in near] + [[spot, *(other for pool in near for other in pool)]]
+    return found
+
+
+def along(line: Sequence[tuple[float, ...]]) -> Iterator[Box]:
     """What a line covers: its markers, and a small box every few points from one to the next."""
     for x, y in line:
         yield Box(x - DOT, y - DOT, x + DOT, y + DOT)
@@ -209,23 +236,33 @@ def places_around(size: float) -> list[tuple[float, float]]:
 
 
 def margin_labels(axes: Axes, labels: Sequence[Label], size: float = 8, lines: int = 1) -> None:
-    """Labels of so many lines right of the axes, at the height of what they name, but pushed apart."""
+    """Labels of so many lines right of the axes, at the height of what they name, but pushed apart.
+
+    What lies above or below the axes has an arrow instead of a line that leads to it.
+    """
     figure = axes.figure
     low, high = axes.get_ylim()
     inches = axes.get_position().height * figure.get_size_inches()[1]  # type: ignore[union-attr]
     step = 1.25 * lines * size / 72 / inches
     ordered = sorted(labels, key=lambda label: label.y)
-    places = spread([(label.y - low) / (high - low) for label in ordered], step)
-    for label, place in zip(ordered, places, strict=True):
-        true = (label.y - low) / (high - low)
-        axes.plot(
-            [1.005, 1.035], [true, place], transform=axes.transAxes, color=label.colour, lw=0.7, clip_on=False, zorder=1
-        )
-        weight = "bold" if label.bold else "normal"
+    heights = [(label.y - low) / (high - low) for label in ordered]
+    for label, true, place in zip(ordered, heights, spread(heights, step), strict=True):
+        arrow = "↑ " if true > 1 else "↓ " if true < 0 else ""
+        if not arrow:
+            lead_to(axes, label, true, place)
         axes.text(
-            1.045, place, label.text, transform=axes.transAxes, color=label.colour, fontsize=size, va="center",
-            fontweight=weight,
+            1.045, place, arrow + label.text, transform=axes.transAxes, color=label.colour, fontsize=size, va="center",
+            fontweight="bold" if label.bold else "normal",
         )  # fmt: skip
+
+
+def lead_to(axes: Axes, label: Label, true: float, place: float) -> None:
+    """A thin line from where something ends, or from the edge, to its label."""
+    start = axes.transAxes.inverted().transform(axes.transData.transform((label.x, label.y)))[0] if label.x else 1.005
+    axes.plot(
+        [start, 1.005, 1.035], [true, true, place], transform=axes.transAxes, color=label.colour, lw=0.7,
+        alpha=0.6 if label.x else 1, clip_on=False, zorder=1, gid="lead",
+    )  # fmt: skip
 
 
 def spread(places: Sequence[float], step: float) -> list[float]:
@@ -240,6 +277,31 @@ def spread(places: Sequence[float], step: float) -> list[float]:
     flat = [total / count for total, count in pools for _ in range(int(count))]
     above = len(flat) - 1
     return [min(max(v, 0.0) + rank * step, 1 - (above - rank) * step) for rank, v in enumerate(flat)]
+
+
+def room_for_ticks(figure: Figure) -> None:
+    """Move the left edge of the axes, and columns apart, until what stands left of them has room there."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer, width = FigureCanvasAgg(figure).get_renderer(), figure.get_size_inches()[0]
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    starts = sorted({round(axes.get_position().x0, 3) for axes in panels})
+    before = {
+        start: max((p.x1 for a in panels if (p := a.get_position()).x1 <= start), default=0.0) for start in starts
+    }
+    lacking = [0.0, 0.0]  # of the first column, of the others; shares of the figure's width
+    for axes in panels:
+        start = round(axes.get_position().x0, 3)
+        used = axes.get_tightbbox(renderer).x0 / figure.dpi / width  # type: ignore[union-attr]
+        first = start == starts[0]
+        lacking[not first] = max(lacking[not first], before[start] + TICK_AIR / width - used)
+    pars = figure.subplotpars
+    panel = panels[0].get_position().width
+    left = pars.left + lacking[0]
+    for text in figure.texts:  # titles stand above the axes' edge
+        if abs(text.get_position()[0] - pars.left) < 1e-6:
+            text.set_x(left)
+    figure.subplots_adjust(left=left, wspace=pars.wspace + lacking[1] / panel)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
