@@ -54,8 +54,10 @@ class Patches(Prior):
         x = images.float() / 255
         scale = x.std((1, 2, 3), keepdim=True) + 0.01
         response = F.conv2d((x - x.mean((1, 2, 3), keepdim=True)) / scale, self.weight, self.bias)
-        both = torch.cat((response.relu(), (-response).relu()), dim=1)
-        return F.adaptive_avg_pool2d(both, self.pool).flatten(1)
+        # one side after the other, in place: at 64 px the responses of 256 images take 0.9 GB
+        positive = F.adaptive_avg_pool2d(response.relu(), self.pool)
+        negative = F.adaptive_avg_pool2d(response.neg_().relu_(), self.pool)
+        return torch.cat((positive, negative), dim=1).flatten(1)
 
 
 def contrast_normalised(patches: Tensor) -> Tensor:
