@@ -1,33 +1,46 @@
 """What a run will cost, before it runs: time, operations, memory, disk.
 
-Measured, not guessed: the learner takes a few small steps here, on random images, and the prior looks at a few of
-them. Numbers are good to a factor of two; a finished run of the same learner and method on this machine is better.
+Rates are measured, not guessed: a trainer takes a few steps here, on random images, views and update included, and the
+prior looks at a few images. Operations and memory are counted (`footprint.py`). A finished run of the same learner and
+method on this machine knows better.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from rela_cli.artifacts import read_json
+from rela_cli import memory
+from rela_cli.artifacts import megabytes, read_json
 from rela_cli.config import Config
+from rela_cli.errors import RelaError
 from rela_cli.runs import Run
 
-TRIAL = 16  # images in a trial step
-PATIENCE = 1.0  # seconds of a step beyond which one is enough
-REPEATS = 2  # timed steps, after one to warm up
+if TYPE_CHECKING:
+    import torch
+
+    from rela_cli.footprint import Footprint, Taken
+
+TRIAL_FLOPS = 10e9  # of a trial step: a fraction of a second on a core
+LEAST = 2  # images of a trial step: a batch norm needs as many
+UNKNOWN_SIZE = 32  # pixels a side of a dataset that does not say before it is read
+WATCHED = 1.0  # seconds that a trial lasts once it is warm, unless a single step takes longer
 
 
 @dataclass(frozen=True)
 class Rate:
     """What a learner and its method cost on this machine."""
 
-    seconds: float  # a training step, an image
-    flops: float  # the same
-    held_bytes: float  # activations kept for the backward pass, an image
+    seconds: float  # a training step of the method itself, an image
+    matching: float  # the same of a step of matching
+    flops: float  # of the method's step, an image
     parameters: int  # trained ones
+
+    def training(self, images: float, switch: str) -> float:
+        """Seconds for so many images: those of the method, unless matching never ends."""
+        return images * (self.matching if switch == "never" else self.seconds)
 
 
 @dataclass(frozen=True)
@@ -42,27 +55,36 @@ class Cost:
     disk_bytes: float
 
 
+@dataclass(frozen=True)
+class Speed:
+    """A prior: seconds an image, and before the first one."""
+
+    seconds: float
+    before: float
+
+
 class Estimator:
     """Costs of runs; trials are made once for each learner, method and image size."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads
         self.rates: dict[str, Rate] = {}
-        self.extracts: dict[str, float] = {}
+        self.prints: dict[str, Footprint] = {}
+        self.extracts: dict[str, Speed] = {}
         self.passed: set[str] = set()  # prior passes that an earlier run of the same plan makes
 
     def cost(self, run: Run) -> Cost:
         """A run that is not there yet, its prior pass included unless that is cached."""
         config, n = run.config, run.lengths
         rate = self.rate(run)
-        train = n.samples_seen * rate.seconds
+        train = rate.training(n.samples_seen, config.switch.name if not config.is_plain else "")
         probe = 3 * (n.train_samples + run.dataset.count("test")) * rate.seconds / 6  # two networks, forward alone
         return Cost(
             n.total_steps,
             n.samples_seen,
             n.samples_seen * rate.flops,
             train + probe + self.extraction(run) + (n.total_steps and self.fixed(config)),
-            config.batch_size * rate.held_bytes + 16 * rate.parameters,
+            self.footprint(run).train().total(),
             self.disk(run, rate),
         )
 
@@ -77,33 +99,16 @@ class Estimator:
         return 8.0 * rate.parameters + 2.0 * images * widths
 
     def rate(self, run: Run) -> Rate:
-        key = f"{run.config.learner.identity} {run.config.method.identity} {size_of(run)}"
+        key = key_of(run)
         if key not in self.rates:
-            self.rates[key] = self.trial(run.config, size_of(run), len(run.dataset.classes or []) or None)
+            self.rates[key] = trial(self.footprint(run), self.threads)
         return self.rates[key]
 
-    def trial(self, config: Config, size: int, classes: int | None) -> Rate:
-        """A few steps of the method on random images."""
-        import torch
-
-        from rela_cli.runtime import count_flops, pick_device
-        from rela_cli.stages.train import Trainee, memory_format
-
-        device = pick_device(config.runtime)
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        trainee = Trainee(config, size, None, classes).to(device).train()
-        trainee.to(memory_format=memory_format(trainee, device, size))
-        views = [
-            torch.randn(TRIAL, 3, max(8, round(v.size_scale * size)), max(8, round(v.size_scale * size)), device=device)
-            for v in trainee.method.views
-        ]
-        labels = torch.randint(classes or 2, (TRIAL,), device=device) if trainee.method.uses_labels else None
-        work: Callable[[], Any] = lambda: trainee(views, None, labels).backward()  # noqa: E731
-        flops, held = count_flops(work), held_bytes(lambda: trainee(views, None, labels))
-        seconds = timed(work, device)
-        parameters = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
-        return Rate(seconds / TRIAL, flops / TRIAL, held / TRIAL, parameters)
+    def footprint(self, run: Run) -> Footprint:
+        key = key_of(run)
+        if key not in self.prints:
+            self.prints[key] = footprint(run)
+        return self.prints[key]
 
     def extraction(self, run: Run) -> float:
         """Seconds of the prior pass, none where it is cached or another run of the plan makes it."""
@@ -113,63 +118,139 @@ class Estimator:
         images = run.lengths.train_samples + run.dataset.count("test")
         key = f"{run.config.prior.identity} {size_of(run)}"
         if key not in self.extracts:
-            self.extracts[key] = prior_seconds(run.config, size_of(run))
-        return images * self.extracts[key]
+            self.extracts[key] = prior_speed(self.footprint(run))
+        return self.extracts[key].before + images * self.extracts[key].seconds
 
 
-def prior_seconds(config: Config, size: int) -> float:
-    """Seconds an image that the prior takes, tried on random ones."""
+def key_of(run: Run) -> str:
+    """The same for runs that are as fast, and take as much memory."""
+    c = run.config
+    return f"{c.learner.identity} {c.method.identity} {c.is_plain} {c.batch_size} {c.accumulate} {size_of(run)}"
+
+
+def footprint(run: Run) -> Footprint:
+    """The memory of a run, from the sizes of its data and its prior."""
+    from rela_cli.footprint import Footprint, Shape
+
+    config, dataset = run.config, run.dataset
+    size = size_of(run)
+    shape = Shape(
+        run.lengths.train_samples,
+        sum(dataset.count(split) for split in dataset.splits if split != "train"),
+        size,
+        dataset.side or size,
+        dataset.on_disk,
+        len(dataset.classes or []) or None,
+    )
+    return Footprint(config, shape)
+
+
+# ------------------------------------------------------------------------------------------------------------- trials
+
+
+def trial(of: Footprint, threads: int | None) -> Rate:
+    """A few steps of a trainer on random images, of the method's own and of matching.
+
+    Raises:
+        RelaError: not even the smallest step has room in the memory that is free.
+    """
+    import torch
+
+    from rela_cli.config import Lengths
+    from rela_cli.data.cache import ImageStats, Split
+    from rela_cli.stages.train import Trainer
+
+    if threads:
+        torch.set_num_threads(threads)
+    taken, shape = of.step(2), of.shape
+    n = images_for(taken, of.images_a_pass, "a trial step")
+    config = replace(of.config, batch_size=n, accumulate=1)
+    images = torch.randint(0, 256, (n, 3, shape.side, shape.side), dtype=torch.uint8)
+    labels = torch.arange(n) % shape.classes if shape.classes else None
+    if labels is not None:
+        labels[-1] = (shape.classes or 1) - 1
+    targets = torch.randn(n, of.targets) if of.targets else None
+    grey = torch.full((3,), 0.5)
+    lengths = Lengths(n, n, 1, 1, n)
+    trainer = Trainer(config, lengths, Split(images, labels), targets, ImageStats(grey, grey / 2, shape.size))
+    trainer.trainee.train()
+    rows, shown = torch.arange(n, device=trainer.device), images.to(trainer.device)
+    seconds = {}
+    for phase in of.phases:
+        trainer.enter(phase)
+        seconds[phase] = timed(lambda: trainer.take_step(rows, shown, 0), trainer.device) / n
+    parameters = sum(p.numel() for p in trainer.trainable)
+    return Rate(seconds[2], seconds.get(1, seconds[2]), taken.flops / of.images_a_pass, parameters)
+
+
+def images_for(taken: Taken, images: int, what: str) -> int:
+    """Images of a trial: few enough for its time and for the memory that is free.
+
+    Raises:
+        RelaError: too few are.
+    """
+    free = memory.free()
+    by_memory = images if free is None else int(free / 2 / (taken.peak / images))
+    if by_memory < LEAST:
+        needed = megabytes(round(LEAST * taken.peak / images))
+        raise RelaError(
+            f"{what} of {LEAST} images would need {needed} of memory, and {megabytes(free or 0)} are free here. "
+            "With train_rate= and prior_rate=, images a second, `rela plan` tries nothing out"
+        )
+    by_time = int(TRIAL_FLOPS / (taken.flops / images)) if taken.flops else images
+    return max(LEAST, min(images, by_time, by_memory))
+
+
+def prior_speed(of: Footprint) -> Speed:
+    """How fast the prior is, tried on random images; its weights do not matter for that.
+
+    Raises:
+        RelaError: not even the smallest step has room in the memory that is free.
+    """
     import torch
 
     from rela_cli.data.cache import ImageStats, Split
+    from rela_cli.footprint import weightless
     from rela_cli.stages.extract import fitted_prior
 
-    images = torch.randint(0, 256, (TRIAL, 3, size, size), dtype=torch.uint8)
+    size = of.shape.size
+    block = of.outlook.block if of.outlook else of.look(of.prior, torch.uint8)  # which says what is missing
+    n = images_for(block, of.config.runtime.block_size, "a trial of the prior")
+    images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
     half = torch.full((3,), 0.5)
+    started = time.perf_counter()
+    config = replace(of.config, prior=weightless(of.config.prior))
     prior, device = fitted_prior(config, Split(images, None), ImageStats(half, half / 2, size))
+    before = time.perf_counter() - started
     with torch.inference_mode():
-        return timed(lambda: prior(images.to(device)), device) / TRIAL
+        return Speed(timed(lambda: prior(images.to(device)), device) / n, before)
 
 
-def timed(work: Callable[[], Any], device: Any) -> float:
-    """Seconds of one call, the best of a few. On a CPU its own time, so that other work beside it does not count."""
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, the middle of a few. On a CPU its own time, so that other work beside it does not count."""
     import torch
 
     from rela_cli.runtime import wait
 
     on_cpu = device.type == "cpu"
     clock, share = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
-    best = float("inf")
-    for _ in range(1 + REPEATS):  # the first one warms up
+    found: list[float] = []
+    begun = time.perf_counter()
+    while not found[1:] or (time.perf_counter() - begun < WATCHED):  # the first one warms up
         wait(device)
         started = clock()
         work()
         wait(device)
-        best = min(best, clock() - started)
-        if best / share > PATIENCE:
-            break
-    return best / share
-
-
-def held_bytes(forward: Callable[[], Any]) -> int:
-    """Bytes of the tensors that a forward pass keeps for its backward pass, each storage once."""
-    import torch
-
-    storages: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = forward()
-    del kept
-    return sum(storages.values())
+        found.append((clock() - started) / share)
+        if len(found) == 1:
+            if found[0] > 2 * WATCHED:
+                break
+            begun = time.perf_counter()
+    rest = sorted(found[1:] or found)
+    return rest[len(rest) // 2]
 
 
 def size_of(run: Run) -> int:
-    """Pixels a side that the learner is shown."""
+    """Pixels a side that the learner is shown: as asked for, else as the images have them."""
     stats = read_json(run.images.folder / "manifest.json") or {}
-    options = run.config.dataset.options
-    return int(run.dataset.image_size or stats.get("size") or options.get("image_size") or options.get("size") or 32)
+    return int(run.dataset.image_size or stats.get("size") or run.dataset.side or UNKNOWN_SIZE)

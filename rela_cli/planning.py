@@ -1,26 +1,32 @@
 """`rela plan`: what a run will take, before it runs: steps, images, operations, bytes, memory, time.
 
-Sizes are arithmetic. Rates are tried out here, on a few random images, unless they are given; with `samples=` the data
-need not be there at all, so ImageNet on eight GPUs can be planned on a laptop.
+Sizes are arithmetic, and memory is counted. Rates are tried out here, on a few random images, unless they are given;
+with `samples=` the data need not be there at all, so ImageNet on eight GPUs can be planned on a laptop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from rela_cli import memory
 from rela_cli.commandline import CommandLine, parse
 from rela_cli.composer import Composer, compose
 from rela_cli.config import Config, Part
 from rela_cli.errors import ConfigError
-from rela_cli.plan import Estimator, Rate, prior_seconds, size_of
+from rela_cli.plan import Rate, Speed, footprint, prior_speed, size_of, trial
 from rela_cli.runs import Run
 from rela_cli.screen import say, scaled
+
+if TYPE_CHECKING:
+    from rela_cli.footprint import Footprint, Stage
 
 USAGE = """\
 usage: rela plan [samples=N] [train_rate=R] [prior_rate=R] [image_bytes=B] [size=S] [key=value ...]
 
-What `rela train key=value ...` would take. Nothing is run but a few steps on random images, to know how fast they are.
+What `rela train key=value ...` would take. Nothing is run but a few steps on random images, to know how fast they are;
+nothing at all where both rates are given.
 
   samples=N       so many train images, instead of those that are there (then the data need not be)
   train_rate=R    images a second that one process trains on     prior_rate=R  that one process extracts
@@ -31,9 +37,8 @@ What `rela train key=value ...` would take. Nothing is run but a few steps on ra
              prior_rate=5000"""
 OWN = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
 TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
-FEATURES = 768  # width of a prior whose card does not say
+NOTABLE = 0.1  # of a time, from which on another one is worth its words
 HALF, WORD = 2, 8  # bytes of a feature, and of a row number
-DRAW = 48  # bytes an image while an epoch's subset is drawn (docs/scaling.md)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Sizes:
     targets: int  # components kept
     image_bytes: float
     rate: Rate
-    prior_rate: float  # images a second; 0 without a prior
+    prior: Speed | None  # None without a prior
+    switch: str
 
     @property
     def images(self) -> int:
@@ -59,21 +65,16 @@ class Sizes:
 
     @property
     def extract_seconds(self) -> float:
-        return self.images / self.prior_rate / self.devices if self.prior_rate else 0.0
+        return self.prior.before + self.images * self.prior.seconds / self.devices if self.prior else 0.0
 
     @property
     def train_seconds(self) -> float:
-        return self.seen * self.rate.seconds / self.devices
+        return self.rate.training(self.seen, self.switch) / self.devices
 
     @property
     def cache_bytes(self) -> float:
         """Features and targets in fp16, and row numbers with labels."""
         return HALF * self.images * (self.width + self.targets) + 2 * WORD * self.images
-
-    @property
-    def device_bytes(self) -> float:
-        """Activations of this device's share of a batch; weights, gradients and AdamW's two moments in fp32."""
-        return self.batch / self.devices * self.rate.held_bytes + 16 * self.rate.parameters
 
 
 def main(argv: list[str]) -> int:
@@ -87,7 +88,11 @@ def main(argv: list[str]) -> int:
         return 0
     given, line = read(argv)
     config = Composer(line).check()
-    show(config, sizes(config, given))
+    run = Run(pretended(config, given) if "samples" in given else config)
+    of = footprint(run)
+    stages = of.stages()  # before any trial: what that leaves in memory is none of the run's
+    show(config, sizes(run, of, given))
+    show_memory(stages, config.runtime.devices)
     return 0
 
 
@@ -114,20 +119,9 @@ def number(key: str, text: str) -> float:
     return value
 
 
-def sizes(config: Config, given: Mapping[str, float]) -> Sizes:
-    """Everything, from the config and what is given; the rest is tried out."""
-    stand_in = "samples" in given
-    run = Run(pretended(config, given) if stand_in else config)
-    n = run.lengths
-    # where others are at work, threads that wait for each other are slower than one alone
-    rate = min((Estimator(threads).rate(run) for threads in (config.runtime.threads, 1)), key=lambda rate: rate.seconds)
-    if "train_rate" in given:
-        rate = replace(rate, seconds=1 / given["train_rate"])
-    plain = config.is_plain
-    width = 0 if plain else config.prior.card.features or FEATURES
-    prior_rate = 0.0 if plain else given.get("prior_rate") or 1 / prior_seconds(run.config, size_of(run))
-    limit = config.transport.options.get("max_dim", width)
-    side = size_of(run)
+def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> Sizes:
+    """Everything, from the config and what is given; rates that are not given are tried out."""
+    config, n = run.config, run.lengths
     return Sizes(
         n.train_samples,
         run.dataset.count("test"),
@@ -136,12 +130,26 @@ def sizes(config: Config, given: Mapping[str, float]) -> Sizes:
         n.samples_seen,
         config.runtime.devices,
         config.batch_size,
-        width,
-        min(width, limit),
-        given.get("image_bytes", 3.0 * side**2),
-        rate,
-        prior_rate,
+        of.features,
+        of.targets,
+        given.get("image_bytes", 3.0 * size_of(run) ** 2),
+        rate_of(of, given.get("train_rate")),
+        None if config.is_plain else speed_of(of, given.get("prior_rate")),
+        "" if config.is_plain else config.switch.name,
     )
+
+
+def rate_of(of: Footprint, given: float | None) -> Rate:
+    """Of training, as it is given or by trial."""
+    if given:
+        return Rate(1 / given, 1 / given, of.step(2).flops / of.images_a_pass, of.trained)
+    # where others are at work, threads that wait for each other are slower than one alone
+    return min((trial(of, threads) for threads in (of.config.runtime.threads, 1)), key=lambda rate: rate.seconds)
+
+
+def speed_of(of: Footprint, given: float | None) -> Speed:
+    """Of extraction, as it is given or by trial."""
+    return Speed(1 / given, 0.0) if given else prior_speed(of)
 
 
 def pretended(config: Config, given: Mapping[str, float]) -> Config:
@@ -162,20 +170,42 @@ def show(config: Config, plan: Sizes) -> None:
         "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
         "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
         "extract": duration(plan.extract_seconds) if plan.width else "nothing: no prior",
-        "train": f"{duration(plan.train_seconds)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
+        "train": f"{duration(plan.train_seconds)}{matched(plan)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
         "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
         "read": f"{scaled(plan.image_bytes * plan.subset)}B an epoch; all is {scaled(plan.image_bytes * plan.images)}B",
         "disk": f"{scaled(plan.cache_bytes)}B of features, targets and rows; {checkpoint}B a checkpoint",
-        "memory": f"{scaled(plan.device_bytes)}B{shared} to train; {scaled(DRAW * plan.samples)}B to draw an epoch",
     }
     for name, text in lines.items():
         say(f"  {name:<10}{text}")
     say("  times suppose that processes do not wait for each other, nor for the disk")
 
 
+def matched(plan: Sizes) -> str:
+    """How long it takes where the switch never leaves matching, if that is known to differ."""
+    matching, own = plan.rate.matching * plan.seen / plan.devices, plan.train_seconds
+    differs = plan.prior and plan.switch != "never" and abs(matching / own - 1) > NOTABLE
+    return f" ({duration(matching)} if matching never ends)" if differs else ""
+
+
 def extraction(plan: Sizes) -> str:
     """The prior's rate, where there is one."""
-    return f", {plan.prior_rate:,.0f} extracted" if plan.prior_rate else ""
+    return f", {1 / plan.prior.seconds:,.0f} extracted" if plan.prior else ""
+
+
+def show_memory(stages: Sequence[Stage], devices: int) -> None:
+    """The most memory that a process takes, and what each stage takes at its peak, term by term."""
+    most = max(stages, key=lambda stage: stage.total())
+    shared = f" for each of {devices} processes" if devices > 1 else ""
+    free = memory.free()
+    here = f"; {scaled(free)}B are free here" if free is not None else ""
+    say(f"  memory    {scaled(most.total())}B at the most{shared}, to {most.name}{here}")
+    for stage in stages:
+        say(f"    {stage.name:<10}{scaled(stage.total())}B: {', '.join(words(stage))}")
+
+
+def words(stage: Stage) -> list[str]:
+    """Its terms, the largest first."""
+    return [f"{term.name} {scaled(term.size)}B" for term in sorted(stage.terms, key=lambda term: -term.size)]
 
 
 def duration(seconds: float) -> str:
