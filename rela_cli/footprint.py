@@ -23,18 +23,22 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from rela_cli import memory
+from rela_cli.artifacts import megabytes
 from rela_cli.config import PRETRAINED, RANDOM, Config, Part
 from rela_cli.data.cache import ImageStats
 from rela_cli.data.loader import AHEAD, SAMPLE
 from rela_cli.data.views import Augment
 from rela_cli.errors import RelaError
+from rela_cli.learners.build import build_backbone, feature_dim
 from rela_cli.logistic import MANY
 from rela_cli.optim import memory_bytes
 from rela_cli.parts import build, find
 from rela_cli.priors.base import Prior
 from rela_cli.representation import QUERY_BLOCK
+from rela_cli.runs import Run
 from rela_cli.stages.train import Trainee
 from rela_cli.stages.transport import BLOCK
+from rela_cli.transports.base import Transport
 from rela_cli.transports.pca import PCA
 
 HOLES = 0.2  # of tensors up to SMALL: what glibc's heap holds beside them; measured 0 to 0.4
@@ -45,9 +49,11 @@ DRAW = 48  # bytes an image while an epoch's subset is drawn (docs/scaling.md)
 HALF, WORD, DOUBLE = 2, 4, 8  # bytes of a stored feature, of a float32, of a float64
 FEATURES = 768  # width of a prior that cannot be built here, and whose card does not say
 FEW = (4, 8)  # images of two real steps, where a network cannot do without numbers
+UNKNOWN_SIZE = 32  # pixels a side where all images have to be decoded to know
 FITTED_TO = 16  # random images that a prior is fitted to, to see what that takes
-DEVICE, HOST, MAPPED = "device", "host", "mapped"
+DEVICE, HOST, MAPPED, PROCESS = "device", "host", "mapped", "process"  # places of terms
 WARM = 80e6  # code of kernels once they are used, and what first uses leave in the heap: measured 70 to 190 MB
+LIBRARIES = "libraries"
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -65,7 +71,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Term:
-    """Something that takes memory: of the device, of the host, or pages of files, which the kernel can take back."""
+    """Something that takes memory.
+
+    place: tensors of the device, tensors and arrays of the host, pages of files that are mapped, which the kernel can
+    take back; or what the process itself, its libraries and its heap take, which is an estimate.
+    """
 
     name: str
     size: float
@@ -82,7 +92,7 @@ class Taken:
 
     def terms(self, name: str) -> list[Term]:
         """Itself, and the holes that it leaves in the heap."""
-        return [Term(name, self.peak, DEVICE), Term("holes in the heap", HOLES * self.small, DEVICE)]
+        return [Term(name, self.peak, DEVICE), Term("holes in the heap", HOLES * self.small, PROCESS)]
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,11 @@ class Stage:
     def total(self, *places: str) -> float:
         """Bytes in some places, or in all."""
         return sum(term.size for term in self.terms if not places or term.place in places)
+
+    def words(self, *places: str) -> str:
+        """Its terms in some places, or in all, the largest first."""
+        terms = [term for term in self.terms if not places or term.place in places]
+        return ", ".join(f"{t.name} {megabytes(round(t.size))}" for t in sorted(terms, key=lambda term: -term.size))
 
 
 class Live(TorchDispatchMode):
@@ -155,8 +170,8 @@ def counted_for(images: int, work: Callable[[N, int, str], object], make: Callab
         network.to("meta")
         return counted(lambda: work(network, images, "meta"), network)
     except Exception:  # whatever a network, perhaps the user's, does with numbers that are not there
-        network = make()
-        few, more = (counted(partial(work, network, n, "cpu"), network) for n in FEW)
+        networks = [make() for _ in FEW]
+        few, more = (counted(partial(work, own, n, "cpu"), own) for own, n in zip(networks, FEW, strict=True))
         step = (images - FEW[0]) / (FEW[1] - FEW[0])
         pairs = ((few.peak, more.peak), (few.small, more.small), (few.flops, more.flops))
         return Taken(*(max(0.0, low + step * (high - low)) for low, high in pairs))
@@ -184,10 +199,17 @@ class Footprint:
 
     # ------------------------------------------------------------------------------------------ the networks
 
+    @cached_property
+    def matched(self) -> int:
+        """Components that the learner is matched to: no more than it has features, where the first are the best."""
+        mapping: type[Transport] = find(self.config.transport)
+        width = feature_dim(build_backbone(self.config.learner, self.config.seed, self.shape.size))
+        return min(self.targets, width) if mapping.ordered else self.targets
+
     def trainee(self) -> Trainee:
         """The learner with its method and the matching, as stage train has it."""
         shape = self.shape
-        return Trainee(self.config, shape.size, self.targets or None, shape.classes).train()
+        return Trainee(self.config, shape.size, self.matched if self.targets else None, shape.classes).train()
 
     @property
     def images_a_pass(self) -> int:
@@ -220,7 +242,7 @@ class Footprint:
         shown = [
             Augment(view, shape.size, grey, grey, 0, number, True)(images, rows, 0) for number, view in enumerate(views)
         ]
-        targets = torch.zeros(n, self.targets, device=device) if phase == 1 else None
+        targets = torch.zeros(n, self.matched, device=device) if phase == 1 else None
         wants_labels = phase == 2 and method.uses_labels
         trainee(shown, targets, torch.zeros(n, dtype=torch.long, device=device) if wants_labels else None).backward()
 
@@ -275,11 +297,17 @@ class Footprint:
     def stages(self) -> list[Stage]:
         """Every stage that the run has, in order."""
         own = [] if self.config.is_plain else [self.extract(), self.transport()]
-        return [*own, self.train(), self.probe()]
+        return [self.images(), *own, self.train(), self.probe()]
 
     def stage(self, name: str, *terms: Term) -> Stage:
-        always = (Term("libraries", self.libraries), Term("first use of them", WARM))
+        always = (Term(LIBRARIES, self.libraries, PROCESS), Term("first use of them", WARM, PROCESS))
         return Stage(name, (*always, *(term for term in terms if term.size)))
+
+    def images(self) -> Stage:
+        """All pixels of a split and their bytes on the way to the disk, or the sample for the statistics."""
+        shape = self.shape
+        most = min(SAMPLE, shape.train) if shape.on_disk else max(shape.train, shape.test)
+        return self.stage("images", Term("decoded images, twice", 2 * most * 3 * shape.side**2))
 
     def pixels(self, images: int) -> list[Term]:
         """Decoded images: mapped from the cache, or the batches that are decoded ahead."""
@@ -302,27 +330,38 @@ class Footprint:
     def transport(self) -> Stage:
         """Features in blocks, and the eigenvectors of their covariance."""
         shape = self.shape
+        mapping = find(self.config.transport)
         rows = Term("a block of features", min(BLOCK, shape.train) * self.features * (HALF + 2 * DOUBLE))
-        matrices = MATRICES if isinstance(build(self.config.transport), PCA) else 0
+        matrices = MATRICES if issubclass(mapping, PCA) else 0
         eigen = Term("covariance and eigenvectors", matrices * DOUBLE * self.features**2)
         return self.stage("transport", eigen, rows, Term("features", HALF * shape.train * self.features, MAPPED))
 
     def train(self) -> Stage:
-        """The phase that takes more."""
+        """A step of the phase that takes more, or a checkpoint, which is written between two steps."""
         trainee, shape = self.trainee(), self.shape
-        step = max((self.step(phase) for phase in self.phases), key=lambda taken: taken.peak)
         copies = sum(map(bytes_of, trainee.averages()))
         trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
-        return self.stage(
-            "train",
+        state = (
             Term("weights", bytes_of(trainee) - copies, DEVICE),
             Term("running average", copies, DEVICE),
             Term("optimizer", memory_bytes(self.optimizer, trained), DEVICE),
-            *step.terms(f"activations and gradients of {self.images_a_pass} images"),
+        )
+        step = max((self.step(phase) for phase in self.phases), key=lambda taken: taken.peak)
+        return self.stage(
+            "train",
+            *state,
+            *self.stepping_or_saving(step, sum(term.size for term in state)),
             Term("drawing an epoch", DRAW * shape.train),
             *self.pixels(shape.train),
             Term("targets", HALF * shape.train * self.targets, MAPPED),
         )
+
+    def stepping_or_saving(self, step: Taken, state: float) -> list[Term]:
+        """What takes more: a step, or a checkpoint, twice its size beside the heap that steps have left."""
+        stepping = step.terms(f"activations and gradients of {self.images_a_pass} images")
+        left = max(0.0, (1 + HOLES) * step.small - state)
+        saving = [Term("a checkpoint, twice", 2 * state), Term("heap that steps have left", left, PROCESS)]
+        return max((stepping, saving), key=lambda terms: sum(term.size for term in terms))
 
     def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         options = {k: v for k, v in self.config.optimizer.options.items() if k not in ("schedule", "warmup_epochs")}
@@ -341,6 +380,15 @@ class Footprint:
         looked = block.terms(f"a block of {self.config.runtime.block_size} images")
         weights = Term("weights", bytes_of(network), DEVICE)
         return self.stage("probe", weights, *looked, features, curvature, near, *self.pixels(shape.train + shape.test))
+
+
+def of_run(run: Run) -> Footprint:
+    """The memory of a run, from the sizes of its data and its config."""
+    dataset, size = run.dataset, run.shown_size or UNKNOWN_SIZE
+    others = sum(dataset.count(split) for split in dataset.splits if split != "train")
+    classes = len(dataset.classes) if dataset.classes else None
+    side = dataset.side or size
+    return Footprint(run.config, Shape(run.lengths.train_samples, others, size, side, dataset.on_disk, classes))
 
 
 def weightless(prior: Part) -> Part:

@@ -272,8 +272,9 @@ class Pipeline:
     def learner_width(self, size: int | None = None) -> int:
         """The learner's feature_dim, once it has been trained for a step, saved and loaded at the images' size.
 
-        A disk without room for its checkpoints says so too: they hold its weights and more.
+        A disk without room for its checkpoints says so too: they hold its weights and more. So does the memory.
         """
+        from rela_cli import enough
         from rela_cli.checkpoint import tensor_bytes
         from rela_cli.data.cache import read_stats
         from rela_cli.learners.build import feature_dim
@@ -284,6 +285,8 @@ class Pipeline:
             classes = self.run.dataset.classes
             backbone = tried_out(self.config, size, len(classes) if classes else None)
             self.checkpoints().ensure_room(tensor_bytes(backbone.state_dict()))
+            if ranks.is_first():
+                enough.check(self.run)
             self.tried, self.width = size, feature_dim(backbone)
         return self.width
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rela_cli import memory
-from rela_cli.artifacts import megabytes, read_json
+from rela_cli.artifacts import megabytes
 from rela_cli.config import Config
 from rela_cli.errors import RelaError
 from rela_cli.runs import Run
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 TRIAL_FLOPS = 10e9  # of a trial step: a fraction of a second on a core
 LEAST = 2  # images of a trial step: a batch norm needs as many
-UNKNOWN_SIZE = 32  # pixels a side of a dataset that does not say before it is read
 WATCHED = 1.0  # seconds that a trial lasts once it is warm, unless a single step takes longer
 
 
@@ -105,9 +104,11 @@ class Estimator:
         return self.rates[key]
 
     def footprint(self, run: Run) -> Footprint:
+        from rela_cli import footprint
+
         key = key_of(run)
         if key not in self.prints:
-            self.prints[key] = footprint(run)
+            self.prints[key] = footprint.of_run(run)
         return self.prints[key]
 
     def extraction(self, run: Run) -> float:
@@ -116,7 +117,7 @@ class Estimator:
             return 0.0
         self.passed.add(run.features.hash)
         images = run.lengths.train_samples + run.dataset.count("test")
-        key = f"{run.config.prior.identity} {size_of(run)}"
+        key = f"{run.config.prior.identity} {run.shown_size}"
         if key not in self.extracts:
             self.extracts[key] = prior_speed(self.footprint(run))
         return self.extracts[key].before + images * self.extracts[key].seconds
@@ -125,24 +126,7 @@ class Estimator:
 def key_of(run: Run) -> str:
     """The same for runs that are as fast, and take as much memory."""
     c = run.config
-    return f"{c.learner.identity} {c.method.identity} {c.is_plain} {c.batch_size} {c.accumulate} {size_of(run)}"
-
-
-def footprint(run: Run) -> Footprint:
-    """The memory of a run, from the sizes of its data and its prior."""
-    from rela_cli.footprint import Footprint, Shape
-
-    config, dataset = run.config, run.dataset
-    size = size_of(run)
-    shape = Shape(
-        run.lengths.train_samples,
-        sum(dataset.count(split) for split in dataset.splits if split != "train"),
-        size,
-        dataset.side or size,
-        dataset.on_disk,
-        len(dataset.classes or []) or None,
-    )
-    return Footprint(config, shape)
+    return f"{c.learner.identity} {c.method.identity} {c.is_plain} {c.batch_size} {c.accumulate} {run.shown_size}"
 
 
 # ------------------------------------------------------------------------------------------------------------- trials
@@ -169,7 +153,7 @@ def trial(of: Footprint, threads: int | None) -> Rate:
     labels = torch.arange(n) % shape.classes if shape.classes else None
     if labels is not None:
         labels[-1] = (shape.classes or 1) - 1
-    targets = torch.randn(n, of.targets) if of.targets else None
+    targets = torch.randn(n, of.matched) if of.targets else None
     grey = torch.full((3,), 0.5)
     lengths = Lengths(n, n, 1, 1, n)
     trainer = Trainer(config, lengths, Split(images, labels), targets, ImageStats(grey, grey / 2, shape.size))
@@ -248,9 +232,3 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
             begun = time.perf_counter()
     rest = sorted(found[1:] or found)
     return rest[len(rest) // 2]
-
-
-def size_of(run: Run) -> int:
-    """Pixels a side that the learner is shown: as asked for, else as the images have them."""
-    stats = read_json(run.images.folder / "manifest.json") or {}
-    return int(run.dataset.image_size or stats.get("size") or run.dataset.side or UNKNOWN_SIZE)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rela_cli import memory
+from rela_cli.artifacts import megabytes
 from rela_cli.commandline import CommandLine, parse
 from rela_cli.composer import Composer, compose
 from rela_cli.config import Config, Part
 from rela_cli.errors import ConfigError
-from rela_cli.plan import Rate, Speed, footprint, prior_speed, size_of, trial
+from rela_cli.plan import Rate, Speed, prior_speed, trial
 from rela_cli.runs import Run
 from rela_cli.screen import say, scaled
 
@@ -87,9 +88,11 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 0
     given, line = read(argv)
+    from rela_cli.footprint import of_run
+
     config = Composer(line).check()
     run = Run(pretended(config, given) if "samples" in given else config)
-    of = footprint(run)
+    of = of_run(run)
     stages = of.stages()  # before any trial: what that leaves in memory is none of the run's
     show(config, sizes(run, of, given))
     show_memory(stages, config.runtime.devices)
@@ -132,7 +135,7 @@ def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> Sizes:
         config.batch_size,
         of.features,
         of.targets,
-        given.get("image_bytes", 3.0 * size_of(run) ** 2),
+        given.get("image_bytes", 3.0 * of.shape.size**2),
         rate_of(of, given.get("train_rate")),
         None if config.is_plain else speed_of(of, given.get("prior_rate")),
         "" if config.is_plain else config.switch.name,
@@ -143,8 +146,11 @@ def rate_of(of: Footprint, given: float | None) -> Rate:
     """Of training, as it is given or by trial."""
     if given:
         return Rate(1 / given, 1 / given, of.step(2).flops / of.images_a_pass, of.trained)
+    import torch
+
     # where others are at work, threads that wait for each other are slower than one alone
-    return min((trial(of, threads) for threads in (of.config.runtime.threads, 1)), key=lambda rate: rate.seconds)
+    tried = {of.config.runtime.threads or torch.get_num_threads(), 1}
+    return min((trial(of, threads) for threads in tried), key=lambda rate: rate.seconds)
 
 
 def speed_of(of: Footprint, given: float | None) -> Speed:
@@ -195,17 +201,23 @@ def extraction(plan: Sizes) -> str:
 def show_memory(stages: Sequence[Stage], devices: int) -> None:
     """The most memory that a process takes, and what each stage takes at its peak, term by term."""
     most = max(stages, key=lambda stage: stage.total())
+    from rela_cli.footprint import DEVICE
+
     shared = f" for each of {devices} processes" if devices > 1 else ""
     free = memory.free()
-    here = f"; {scaled(free)}B are free here" if free is not None else ""
-    say(f"  memory    {scaled(most.total())}B at the most{shared}, to {most.name}{here}")
+    here = f"; {megabytes(free)} are free here" if free is not None else ""
+    say(f"  memory    {megabytes(round(most.total()))} at the most{shared}, to {most.name}{here}")
     for stage in stages:
-        say(f"    {stage.name:<10}{scaled(stage.total())}B: {', '.join(words(stage))}")
+        say(f"    {stage.name:<10}{megabytes(round(stage.total()))}: {stage.words()}")
+    if devices > 1 or has_gpu():
+        own = ", ".join(f"{s.name} {megabytes(round(s.total(DEVICE)))}" for s in stages if s.total(DEVICE))
+        say(f"    on a GPU so much of it is the GPU's own, if it computes in fp32 as here: {own}")
 
 
-def words(stage: Stage) -> list[str]:
-    """Its terms, the largest first."""
-    return [f"{term.name} {scaled(term.size)}B" for term in sorted(stage.terms, key=lambda term: -term.size)]
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def duration(seconds: float) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import resource
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rela_cli import planning
 from rela_cli.errors import ConfigError
-from rela_cli.plan import Rate
+from rela_cli.plan import Rate, Speed
 from rela_cli.planning import Sizes
 
 SMALL = ("learner.width=4", "batch_size=64", "epochs=10", "budget=0.1", "runtime.threads=1")
@@ -18,7 +21,7 @@ GIVEN = ("samples=1e6", "size=8", "train_rate=1000", "prior_rate=2000", "image_b
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
     assert planning.main(list(words)) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    return {line.split()[0]: line.split(None, 1)[1] for line in lines}
+    return {line.split()[0]: line.split(None, 1)[1] for line in lines if not line.startswith("    ")}
 
 
 def test_a_million_images_that_nobody_has(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,12 +42,33 @@ def test_size_is_what_the_network_is_shown(capsys: pytest.CaptureFixture[str]) -
     assert flops[1] / flops[0] == pytest.approx(4, rel=0.1)
 
 
-def test_bytes_by_hand() -> None:
-    rate = Rate(0.01, 1e6, 1000.0, 500)
-    plan = Sizes(900, 100, 90, 1, 64, 2, 64, 32, 16, 10.0, rate, 5.0)
+def test_sizes_by_hand() -> None:
+    rate = Rate(0.01, 0.008, 1e6, 500)
+    plan = Sizes(900, 100, 90, 1, 64, 2, 64, 32, 16, 10.0, rate, Speed(0.2, 3.0), "adaptive")
     assert plan.cache_bytes == 2 * 1000 * (32 + 16) + 16 * 1000
-    assert plan.device_bytes == 32 * 1000 + 16 * 500
     assert plan.train_seconds == pytest.approx(64 * 0.01 / 2)
+    assert replace(plan, switch="never").train_seconds == pytest.approx(64 * 0.008 / 2)
+    assert plan.extract_seconds == pytest.approx(3 + 1000 * 0.2 / 2)
+
+
+def test_nothing_is_tried_out_where_both_rates_are_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ResNet-50 at 224 px with batch 512: its step is counted, and nothing of its memory is taken."""
+    for name in ("trial", "prior_speed"):
+        monkeypatch.setattr(planning, name, lambda *_: pytest.fail("a trial ran"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    words = ("experiment=imagenet1k_resnet50", "samples=1281167", "size=224", "train_rate=1500", "prior_rate=5000")
+    plan = printed(capsys, *words, "prior=random")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # kB; the step itself takes 90 GB
+    assert re.match(r"\d{2,3}\.\d GB at the most, to train", plan["memory"]), plan["memory"]
+    assert plan["train"].startswith("23.7 h, ")  # 1281024 * 100 / 1500 s
+
+
+def test_what_has_not_been_read_has_its_own_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The digits have 8 px whether they are in the cache or not: 64 times 3 bytes, and a plan of seconds."""
+    plan = printed(capsys, *GIVEN[2:4], *SMALL[:4], f"paths.outputs={tmp_path}")
+    assert plan["read"] == "27.5 KB an epoch; all is 345 KB"  # 143 and 1797 of 192 bytes
 
 
 def test_the_plain_method_extracts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
