@@ -215,6 +215,7 @@ def show_memory(stages: Sequence[Stage], devices: int) -> None:
 
 
 def has_gpu() -> bool:
+    """Whether torch sees one."""
     import torch
 
     return torch.cuda.is_available()
