@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -38,6 +39,7 @@ class Saved:
     step: int
     state: Facts
     lengths: dict[str, int]
+    threads: int | None = None  # that it was computed with
 
 
 class Checkpoints:
@@ -77,7 +79,8 @@ class Checkpoints:
         """Write the state after `step` and let go of all but the last two. What is in the logs has been flushed."""
         tensors: dict[str, Tensor] = {}
         lengths = {name: synced(self.folder / name) for name in LOGS if (self.folder / name).exists()}
-        facts = {"format": FORMAT, "step": step, "lengths": lengths, "state": pack(state, "", tensors)}
+        facts = {"format": FORMAT, "step": step, "lengths": lengths, "threads": torch.get_num_threads()}
+        facts["state"] = pack(state, "", tensors)
         content = save(tensors, {"facts": json.dumps(facts)})
         path = self.folder / f"checkpoint-{step:010}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
         write_atomic(path, lambda temporary: temporary.write_bytes(content))
@@ -129,7 +132,7 @@ def read(path: Path) -> Saved | None:
             facts = json.loads(file.metadata()["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         check_format(path, facts["format"])
-        return Saved(facts["step"], unpack(facts["state"], tensors), facts["lengths"])
+        return Saved(facts["step"], unpack(facts["state"], tensors), facts["lengths"], facts.get("threads"))
     except (SafetensorError, KeyError, TypeError, ValueError):
         return None
 

@@ -82,6 +82,7 @@ SCREEN = {"COLUMNS": 20, "LINES": 2}  # the least that text can be laid out on
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Everything a user should read ends here as a message."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to others; torch reads it
     forget_odd_screen()
     with guarded():
         return of_rank(words)

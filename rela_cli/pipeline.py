@@ -329,6 +329,7 @@ class Pipeline:
         if saved:
             say(f"  resumed at step {saved.step} of {self.run.lengths.total_steps}")
             entry = {"step": saved.step, "phase": saved.state["phase"], "when": provenance()["created"]}
+            entry["threads"] = saved.threads  # of the steps before
             self.note("running", resumes=[*self.run.manifest.get("resumes", []), entry])
         return saved
 
@@ -446,7 +447,7 @@ class Pipeline:
             "seconds_now": self.spent,
             "flops": {stage: costs[stage].get("flops", 0) for stage in STAGES},
             "peak_memory_bytes": facts.get("peak_memory_bytes"),
-            **{name: facts.get(name) for name in ("device", "precision", "world_size", "batch_per_rank")},
+            **{name: facts.get(name) for name in ("device", "precision", "threads", "world_size", "batch_per_rank")},
             "settings": work.settings,
         }
 

@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "signals",
         "launch",
         "rows",
+        "threads",
         "blocks",
         "abreast",
         "gram",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rela_cli import ranks
+from rela_cli import ranks, threads
 from rela_cli.artifacts import Entry, Facts, write_atomic
 from rela_cli.checkpoint import Checkpoints, Saved, tensor_bytes
 from rela_cli.config import Config, Lengths, View
@@ -44,6 +44,7 @@ WATCHED_K = 20  # neighbours for that; a glance, not the knn protocol
 SETTLED = 50  # steps before which running statistics say too little to judge collapse by
 COLLAPSED_RANK, COLLAPSED_DEVIATION = 2.0, 0.05  # measured in docs/reliability.md: healthy runs stay above 7 and 0.14
 COUNTERS = ("step", "phase", "switch_step", "collapsed")  # of a trainer; its state has them by these names
+TRIAL = 64  # images, at most, of a step that is tried out
 NOTE_SECONDS = 1.0  # how often the progress line reads the loss, which waits for the device
 
 
@@ -191,6 +192,7 @@ class Trainer:
         if targets is not None:
             self.switch = build(config.switch, total_steps=lengths.total_steps, device=self.device)
         self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
+        self.threads = torch.get_num_threads()
         self.step, self.phase = 0, 2 if targets is None else 1
         self.switch_step: int | None = None
         self.collapsed: bool | None = None  # None: nobody has looked
@@ -525,19 +527,38 @@ class Trainer:
             print(f"rela: {words}. It goes on; on_collapse=stop would end it", file=sys.stderr, flush=True)
 
     def step_flops(self) -> dict[int, int]:
-        """FLOPs of one step of each phase that may come, forward and backward; leaves everything as it was."""
+        """FLOPs of one step of each phase that may come, forward and backward."""
         batch, images = next(load(self.images, self.shares(0), self.device))
-        phase = self.phase
-        state = {k: v.clone() for k, v in self.trainee.state_dict().items()}
         costs = {}
-        for self.phase in {phase, 2}:
-            views = [augment(images, batch, 0) for augment in self.augments[self.phase]]
-            work = lambda: self.trainee(views, self.targets_of(batch), self.labels_of(batch)).backward()  # noqa: B023, E731
-            costs[self.phase] = count_flops(work) * ranks.world()
+        with self.as_it_was():
+            for phase in {self.phase, 2}:
+                self.phase = phase
+                views = [augment(images, batch, 0) for augment in self.augments[self.phase]]
+                work = lambda: self.try_step(views, batch)  # noqa: B023, E731
+                costs[phase] = count_flops(work) * ranks.world()
+        return costs
+
+    def choose_threads(self, recorded: int | None) -> None:
+        """Those that training was begun with, else all, or one where that is clearly faster in a trial."""
+        batch, images = next(load(self.images, self.shares(0), self.device))
+        batch, images = batch[:TRIAL], images[:TRIAL]
+        with self.as_it_was():
+            augments = self.augments[self.phase]
+            work = lambda: self.try_step([augment(images, batch, 0) for augment in augments], batch)  # noqa: E731
+            self.threads = threads.choose(self.config.runtime, self.device, recorded, work)
+
+    def try_step(self, views: Sequence[Tensor], batch: Tensor) -> None:
+        """Forward and backward, without an update."""
+        self.trainee(views, self.targets_of(batch), self.labels_of(batch)).backward()
+
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Trials leave weights, buffers, gradients and the phase as they were; torch's generator is set later."""
+        phase, state = self.phase, {k: v.clone() for k, v in self.trainee.state_dict().items()}
+        yield
         self.phase = phase
         load_state(self.trainee, state)
         self.optimizer.zero_grad(set_to_none=True)
-        return costs
 
 
 def train(
@@ -562,6 +583,7 @@ def train(
     trainer = Trainer(config, lengths, images, targets, data)
     trainer.trace = Trace(folder / "switch.jsonl") if trainer.switch and ranks.is_first() else None
     costs = trainer.step_flops()
+    trainer.choose_threads(saved.threads if saved else None)
     wait(trainer.device)
     trainer.compile()
     torch.manual_seed(own_seed(config, 0))
@@ -608,6 +630,7 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "peak_memory_bytes": trainer.peak_memory(),
         "device": str(trainer.device),
         "precision": "bf16" if uses_bf16(trainer.config.runtime, trainer.device) else "fp32",
+        "threads": trainer.threads,
         "world_size": ranks.world(),
         "batch_per_rank": trainer.config.batch_size // ranks.world(),
     }
