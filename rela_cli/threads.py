@@ -64,7 +64,8 @@ def by_turns(work: Callable[[], object], numbers: Sequence[int]) -> list[float]:
     """Mean seconds of a call by each number of threads."""
     for number in numbers:
         timed(work, number)
-    begun, found = time.perf_counter(), []
+    begun = time.perf_counter()
+    found: list[list[float]] = []
     while not found or time.perf_counter() - begun < WATCHED:
         found.append([timed(work, number) for number in numbers])
     return [sum(column) / len(found) for column in zip(*found, strict=True)]
