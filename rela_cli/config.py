@@ -68,6 +68,7 @@ PRETRAINED, RANDOM = "pretrained", "random"  # what prior.weights may say instea
 NETWORKS = ("online", "target")
 PROTOCOLS = ("rela", "lbfgs", "knn", "sgd_grid", "few_shot")
 STEMS = ("imagenet", "cifar")
+INTERPOLATIONS = ("bicubic", "bilinear")
 
 Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**31 - 1)]
@@ -295,7 +296,7 @@ class PriorOptions:
     stem: Annotated[str, OneOf(STEMS)]
     image_size: Annotated[int, Range(4)] | None
     crop: PositiveShare | None
-    interpolation: Annotated[str, OneOf(("bicubic", "bilinear"))] | None
+    interpolation: Annotated[str, OneOf(INTERPOLATIONS)] | None
     mean: tuple[float, float, float] | None
     std: tuple[Positive, Positive, Positive] | None
     run: str

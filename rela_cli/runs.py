@@ -37,7 +37,7 @@ from rela_cli.parts import build
 from rela_cli.redact import redact
 
 STAGES = ("extract", "transport", "train", "probe")
-VERSIONS = {"images": 1, "extract": 2, "transport": 2, "train": 1, "probe": 1}  # bump one when its bytes change
+VERSIONS = {"images": 1, "extract": 3, "transport": 2, "train": 1, "probe": 1}  # bump one when its bytes change
 SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
 HISTORY = ("resumes", "forced")  # keys of a manifest that tell what was done in the folder, under whatever settings
 MATCHING = ("transport", "matching", "switch")  # mean nothing to the plain method, so they do not count there

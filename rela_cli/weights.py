@@ -1,4 +1,4 @@
-"""Weights of priors: where they lie, what a file is, and what to say when one is not there. Needs no torch.
+"""Weights of priors: where they lie, and what to say when one is not there. Needs no torch.
 
 `prior.weights` is `pretrained` (the card's source: looked for in the caches first, then fetched), `random` (an
 untrained network, and every result says so), or a path. Nothing pretrained is ever replaced by a random network.
@@ -7,10 +7,8 @@ untrained network, and every result says so), or a path. Nothing pretrained is e
 from __future__ import annotations
 
 import functools
-import json
 import os
 import urllib.parse
-import zipfile
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,12 +17,11 @@ from typing import Any
 from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_json, section
 from rela_cli.config import HERE, PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.kinds import files_of, kind_of
 from rela_cli.model_folder import file_in
 from rela_cli.network import unreachable
 
 EMBEDDED = HERE / "embedded"  # the run whose backbone ships with the package; `prior.run=embedded`
-POINTER = b"version https://git-lfs"
-ZIP = b"PK\x03\x04"
 
 
 def locate(prior: Part) -> Path | None:
@@ -64,7 +61,9 @@ def identity(prior: Part) -> dict[str, Any]:
     found.pop("trust", None)
     path = locate(prior)
     if path is not None:
-        found["run" if prior.options.get("run") else "weights"] = digest(path)
+        files = files_of(path)
+        contents = digest(path) if files == [path] else [digest(file) for file in (path, *files)]
+        found["run" if prior.options.get("run") else "weights"] = contents
     if prior.options.get("run"):
         found["built"] = fingerprint(run_facts(run_folder(prior)))
     return found
@@ -308,61 +307,9 @@ def _host(address: str) -> str:
     return urllib.parse.urlsplit(address).netloc or address
 
 
-# -------------------------------------------------------------------------------------------------- what a file is
-
-
-def kind_of(path: Path) -> str:
-    """safetensors, pickle, script (TorchScript) or export (.pt2), from what is in the file.
-
-    Raises:
-        MissingError: an empty or truncated file, a git-lfs pointer, a web page, or none of these.
-    """
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        raise MissingError(f"{path} is empty")
-    if head.startswith(POINTER):
-        raise MissingError(f"{path} is a git-lfs pointer, not the file itself; `git lfs pull` fetches that")
-    if head.lstrip().startswith(b"<"):
-        raise MissingError(f"{path} is a web page, not a file of weights; a download that wanted a login, perhaps")
-    if head.startswith(ZIP):
-        return _zip_kind(path)
-    if head[8:9] == b"{":
-        return _safetensors_kind(path, int.from_bytes(head[:8], "little"))
-    if head[:1] == b"\x80":
-        return "pickle"
-    raise MissingError(f"{path} is not a file of weights (.safetensors, .pth, .pt, .bin, .pt2)")
-
-
-def _zip_kind(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.partition("/")[2] for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise MissingError(f"{path} is truncated or damaged ({error})") from error
-    if any(name.startswith("code/") for name in names):
-        return "script"
-    return "pickle" if "data.pkl" in names else "export"
-
-
-def _safetensors_kind(path: Path, length: int) -> str:
-    """Header and size have to agree."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(8)
-        header = file.read(min(length, size))
-    try:
-        tensors = [v for k, v in json.loads(header).items() if k != "__metadata__"]
-        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise MissingError(f"{path} is truncated or damaged: its header cannot be read") from error
-    if end != size:
-        raise MissingError(f"{path} is truncated or damaged: {size} bytes instead of {end}")
-    return "safetensors"
-
-
 def check_trust(path: Path, prior: Part) -> None:
-    """Files that carry code are opened on the user's word only."""
+    """Files that carry code are opened on the user's word only; an index is as good as its shards."""
+    files_of(path)
     kind = kind_of(path)
     if kind in ("script", "export") and not prior.options.get("trust"):
         what = "a TorchScript archive" if kind == "script" else "an exported program"

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from rela_cli.config import Card, Part
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.kinds import kind_of
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.learners.resnet import resnet18
 from rela_cli.parts import build
 from rela_cli.priors.base import Prior
 from rela_cli.priors.checkpoint import Checkpoint
-from rela_cli.weights import kind_of, locate, located
+from rela_cli.weights import locate, located
 
 from .conftest import Rela
 from .factories import config, pixels, stats_of

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from rela_cli.config import INTERPOLATIONS
+from rela_cli.errors import ConfigError
+from rela_cli.learners.build import measured, refused
 
 
 class Prior(nn.Module):
@@ -27,7 +32,8 @@ class Preprocess:
     """What belongs to a network's weights as much as the weights do: size, interpolation, mean, std.
 
     Square images are resized so that the middle `crop` of them, as a share of a side, is `image_size` pixels; that
-    middle is kept, scaled to [0, 1] and normalised. An `image_size` of None leaves the images as they are.
+    middle is kept, scaled to [0, 1] and normalised. An `image_size` of None leaves the images as they are. A `crop`
+    above 1, as some cards have it, puts a black frame around the whole image.
     """
 
     image_size: int | None
@@ -35,6 +41,22 @@ class Preprocess:
     std: Sequence[float]
     crop: float = 1.0
     interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        """What a library's card says is checked as what a user says is.
+
+        Raises:
+            ConfigError: it cannot be done.
+        """
+        size, channels = self.image_size, (len(self.mean), len(self.std))
+        wrong = {
+            "image_size": size is not None and size < 1,
+            "mean and std": channels != (3, 3) or min(self.std) <= 0,
+            "crop": self.crop <= 0,
+            "interpolation": self.interpolation not in INTERPOLATIONS,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise ConfigError(f"the prior's {name} cannot be used: {self}. Say another prior.{name.split()[0]}=")
 
     def instead(self, **asked: object) -> Preprocess:
         """The same with what a user asked for in its place; None asks for nothing."""
@@ -63,7 +85,10 @@ def resize(images: Tensor, size: int, interpolation: str) -> Tensor:
 
 
 def middle(pixels: Tensor, size: int) -> Tensor:
-    """The middle `size` pixels a side, at the place where torchvision's CenterCrop cuts it."""
+    """The middle `size` pixels a side, at the place where torchvision's CenterCrop cuts it; it pads with black."""
+    if (lacking := size - pixels.shape[-1]) > 0:  # cards with a crop above 1 want a frame around the whole image
+        before, after = lacking // 2, (lacking + 1) // 2
+        return F.pad(pixels, (before, after, before, after))
     start = round((pixels.shape[-1] - size) / 2)
     return pixels[..., start : start + size, start : start + size]
 
@@ -71,10 +96,20 @@ def middle(pixels: Tensor, size: int) -> Tensor:
 class NetworkPrior(Prior):
     """A frozen network (B, 3, H, W) -> (B, D) with the preprocessing that belongs to its weights."""
 
-    def __init__(self, backbone: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, backbone: nn.Module, preprocess: Preprocess, name: str = "", size: int | None = None) -> None:
+        """Unless the backbone says its `feature_dim` it is measured, at `size` where images keep theirs."""
         super().__init__()
         self.backbone, self.preprocess = backbone, preprocess
+        if not hasattr(backbone, "feature_dim") or name:
+            side = preprocess.image_size or size or 0
+            with refused(f"prior.model={name} cannot take images of {side} px"):
+                backbone.feature_dim = measured(backbone, side)  # type: ignore[assignment]
         self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.backbone(self.preprocess(images)).float()  # type: ignore[no-any-return]
+
+
+def built_at(model: str, image_size: int) -> AbstractContextManager[None]:
+    """Around the building of a library's model: what the library raises is a ConfigError that names the model."""
+    return refused(f"prior.model={model} cannot be built at {image_size} px")

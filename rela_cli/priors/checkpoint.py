@@ -7,14 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
+from rela_cli.artifacts import warn
 from rela_cli.config import RANDOM
 from rela_cli.errors import ConfigError, nearest
-from rela_cli.learners.build import measured
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.learners.resnet import resnet18, resnet34, resnet50, resnet101
 from rela_cli.priors import from_transformers
-from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.priors.loading import fill, load, read_state, trimmed
+from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
+from rela_cli.priors.loading import fill, load, trimmed
+from rela_cli.priors.reading import read_state
 from rela_cli.streams import seeded
 
 FAMILY = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}  # the CIFAR family of He et al. 2015
@@ -50,8 +51,7 @@ class Checkpoint(NetworkPrior):
             network = filled_resnet(model, stem, weights, trust, prefix, ignore)
         else:
             network = filled_library_model(model, size, weights, trust, prefix, ignore)
-        network.feature_dim = measured(network, size)  # type: ignore[assignment]
-        super().__init__(network, Preprocess(image_size, mean, std, crop, interpolation))
+        super().__init__(network, Preprocess(image_size, mean, std, crop, interpolation), model, size)
 
 
 def filled_resnet(
@@ -90,14 +90,20 @@ def filled_library_model(
         from rela_cli.learners.timm import timm_model
         from rela_cli.priors.timm import translation
 
-        with seeded(0, "prior"):
+        with built_at(model, image_size), seeded(0, "prior"):
             network = timm_model(name, image_size)
         return fill(network, weights, trust, prefix, ignore, translation(network))
     if library == "torchvision" and name:
-        from rela_cli.learners.torchvision import torchvision_model
+        from rela_cli.learners.torchvision import arguments, torchvision_model
+        from rela_cli.priors.torchvision import translation as by_torchvision
 
-        with seeded(0, "prior"):
+        with built_at(model, image_size), seeded(0, "prior"):
             network = torchvision_model(name, image_size)
-        return fill(network, weights, trust, prefix, ignore)
+        if "transform_input" in arguments(name):
+            warn(
+                f"prior.model={model} is taken for a network of your own; with torchvision's published weights it "
+                f"scales its images itself: for those say prior=torchvision prior.model={name} prior.weights=FILE"
+            )
+        return fill(network, weights, trust, prefix, ignore, by_torchvision(name))
     allowed = ", ".join((*WIDTHS, *LIBRARIES))
     raise ConfigError(f"unknown prior.model={model}{nearest(model, WIDTHS)}. Allowed: {allowed}")

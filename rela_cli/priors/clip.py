@@ -14,9 +14,10 @@ from open_clip.model import resize_pos_embed
 from torch import nn
 
 from rela_cli.errors import ConfigError, nearest
-from rela_cli.learners.build import measured
+from rela_cli.learners.build import refused
 from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.priors.loading import State, fill
+from rela_cli.priors.loading import fill
+from rela_cli.priors.reading import State
 from rela_cli.streams import seeded
 
 # The text tower is not used and left out of every file we read; this one stands in for it while a model is built.
@@ -48,7 +49,8 @@ class OpenClip(NetworkPrior):
     ) -> None:
         config: dict[str, Any] = tag_config(model, tag) if tag else {}
         quick = bool(config.get("quick_gelu")) if quick_gelu is None else quick_gelu
-        with seeded(0, "prior"), quiet():
+        size = f"{image_size} px" if image_size else "its own size"
+        with refused(f"prior.model={model} cannot be built at {size}"), seeded(0, "prior"), quiet():
             clip = open_clip.create_model(
                 model,
                 force_quick_gelu=quick,
@@ -57,12 +59,12 @@ class OpenClip(NetworkPrior):
                 pretrained_text=False,
                 device=torch.get_default_device(),
             )
+        clip.visual.output_tokens = False  # CoCa's tower gives (pooled, tokens) otherwise
         fill(clip.visual, weights, trust, convert=lambda state: resized(state, clip))
         own: dict[str, Any] = open_clip.model.get_model_preprocess_cfg(clip) | config
         fed = Preprocess(side(clip.visual.image_size), own["mean"], own["std"], 1.0, own["interpolation"])
         asked = fed.instead(image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation)
-        clip.visual.feature_dim = measured(clip.visual, side(clip.visual.image_size))
-        super().__init__(clip.visual, asked)
+        super().__init__(clip.visual, asked, model)
 
     @staticmethod
     def sources(model: str, tag: str, **_: Any) -> list[str]:

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.kinds import ensure_intact, kind_of
+from rela_cli.learners.build import first_line, refused, width_of
 from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.priors.loading import load_script
-from rela_cli.weights import kind_of
+from rela_cli.priors.reading import load_script, reason
+
+BATCHES = (1, 2, 5)  # numbers of images that a program is tried with: many are fixed to the one of their export
 
 
 class Program(nn.Module):
@@ -46,18 +49,29 @@ class Exported(NetworkPrior):
     ) -> None:
         if not trust:
             raise ConfigError(f"{weights} can run code that is in it; say prior.trust=true if you trust it")
-        program = Program(open_program(Path(weights)))
+        program = Program(open_program(Path(weights))).requires_grad_(False)
+        program.feature_dim = width_given(program, weights, image_size)  # type: ignore[assignment]
+        super().__init__(program, Preprocess(image_size, mean, std, crop, interpolation))
+
+
+def width_given(program: nn.Module, weights: str, image_size: int) -> int:
+    """The width of a program's features, as extraction asks for them: without gradient, any number of images.
+
+    Raises:
+        ConfigError: it takes images of another size, or a certain number of them, or gives something else.
+    """
+    for count in BATCHES:
         try:
-            shape = tuple(program(torch.zeros(2, 3, image_size, image_size)).shape)
+            with torch.inference_mode():
+                found = program(torch.zeros(count, 3, image_size, image_size))
         except Exception as error:  # the program's own
             raise ConfigError(
-                f"{weights} cannot take two images of {image_size} px: {str(error).splitlines()[0]}. "
-                f"Export it with a batch dimension of any size"
+                f"{weights} cannot take {count} images of {image_size} px: {first_line(error)}. Say another "
+                f"prior.image_size=, or export it in eval mode with a batch dimension of any size"
             ) from error
-        if len(shape) != 2:
-            raise ConfigError(f"{weights} gives {shape} for two images, not (2, width)")
-        program.feature_dim = shape[1]  # type: ignore[assignment]
-        super().__init__(program, Preprocess(image_size, mean, std, crop, interpolation))
+        with refused(f"{weights} is no network that gives features"):
+            width = width_of(found, count)
+    return width
 
 
 def open_program(path: Path) -> nn.Module:
@@ -69,9 +83,10 @@ def open_program(path: Path) -> nn.Module:
     kind = kind_of(path)
     if kind not in ("script", "export"):
         raise ConfigError(f"{path} holds weights without a program; say prior=checkpoint prior.model=NAME")
+    ensure_intact(path)
     try:
         if kind == "script":
             return load_script(path).eval()  # type: ignore[no-any-return]
         return torch.export.load(path).module()
     except Exception as error:  # torch's own, of many kinds
-        raise MissingError(f"{path} cannot be opened: {str(error).splitlines()[0]}") from error
+        raise MissingError(f"{path} cannot be opened: {reason(error)}") from error

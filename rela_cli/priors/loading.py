@@ -1,64 +1,24 @@
-"""Weights files into networks: whatever wrapper they come in, all keys or an error that names them."""
+"""Tensors by name into networks: whatever wrapper the names come in, all keys or an error that names them."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rela_cli.config import RANDOM
-from rela_cli.errors import ConfigError, MissingError
+from rela_cli.errors import ConfigError
+from rela_cli.learners.build import load_state, refused
 from rela_cli.priors import from_transformers
-from rela_cli.weights import kind_of
+from rela_cli.priors.reading import State, read_state, some
 
-HEADS = ("fc", "linear", "classifier", "head", "heads", "last_linear")  # classifiers, which a prior has no use for
+HEADS = ("fc", "linear", "classifier", "head", "heads", "last_linear")  # what people call a classifier of their own
 PREFERRED = "teacher"  # of two networks in one file, the one that is evaluated (DINO, section 3.1)
 FIT = 0.1  # share of a network's keys under a prefix, below which it is not the place of the network
-SHOWN = 4  # keys spelled out in a message
-
-State = dict[str, Tensor]
-
-
-def read_state(path: Path, trust: bool = False) -> State:
-    """All tensors of a file by dotted names, from any nesting; nothing is unpickled but tensors.
-
-    Raises:
-        MissingError: not a file of weights, or a damaged one. ConfigError: TorchScript without trust.
-    """
-    kind = kind_of(path)
-    if kind == "script" and not trust:
-        raise ConfigError(f"{path} is a TorchScript archive; say prior.trust=true if you trust it")
-    if kind == "export":
-        raise ConfigError(f"{path} is an exported program: say prior=exported prior.weights={path} prior.trust=true")
-    try:
-        if kind == "safetensors":
-            return load_file(path)
-        content = load_script(path).state_dict() if kind == "script" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # every library has its own
-        raise MissingError(f"{path} cannot be read: {_first_line(error)}") from error
-    return {name.replace("_orig_mod.", ""): tensor for name, tensor in _flat(content)}
-
-
-def load_script(path: Path) -> Any:
-    """A TorchScript archive; torch's own warning that the format is old helps nobody here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.load(path, map_location="cpu")
-
-
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors inside nested mappings, such as {"epoch": 3, "model": {"module.conv1.weight": ...}}."""
-    if isinstance(content, Tensor):
-        yield prefix.removesuffix("."), content
-    elif isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _flat(value, f"{prefix}{key}.")
+PARALLEL = "module"  # DataParallel's name, when it stands around a part of a network
+COUNTER = "num_batches_tracked"  # absent before torch 0.4.1, and of no use in eval mode
 
 
 def trimmed(state: State, keys: Sequence[str], source: object, prefix: str | None = None) -> State:
@@ -72,9 +32,23 @@ def trimmed(state: State, keys: Sequence[str], source: object, prefix: str | Non
     """
     if prefix is None:
         prefix = _found_prefix(state, keys, source)
-    elif not any(name.startswith(prefix) for name in state):
-        raise ConfigError(f"prior.prefix={prefix}: no key of {source} starts with it; there are {_some(state)}")
-    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    elif prefix:
+        prefix = prefix.removesuffix(".") + "."  # with or without its dot
+        if not any(name.startswith(prefix) for name in state):
+            raise ConfigError(f"prior.prefix={prefix}: no key of {source} starts with it; there are {some([*state])}")
+    inside = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return inside if any(PARALLEL in key.split(".") for key in keys) else _without_parallel(inside, source)
+
+
+def _without_parallel(state: State, source: object) -> State:
+    """The same without DataParallel around parts: `features.module.0.weight` is `features.0.weight`."""
+    found: State = {}
+    for name, tensor in state.items():
+        name = ".".join(part for part in name.split(".") if part != PARALLEL) or name
+        if name in found:
+            raise ConfigError(f"{source} holds {name} with and without module.; say prior.prefix=")
+        found[name] = tensor
+    return found
 
 
 def _found_prefix(state: State, keys: Sequence[str], source: object) -> str:
@@ -92,7 +66,8 @@ def _found_prefix(state: State, keys: Sequence[str], source: object) -> str:
     if len(best) > 1:
         best = [prefix for prefix in best if PREFERRED in prefix.split(".")] or best
     if len(best) > 1:
-        raise ConfigError(f"{source} holds {len(best)} networks; say prior.prefix= one of {', '.join(sorted(best))}")
+        prefixes = ", ".join(sorted(best))
+        raise ConfigError(f"{source} holds {len(best)} networks; say prior.prefix= one of {prefixes}")
     return best[0] if best else ""  # `load` says what does not fit
 
 
@@ -100,37 +75,58 @@ def load(network: nn.Module, state: State, source: object, ignore: Sequence[str]
     """Put `state` into `network`: every key, or an error; a classifier left over is left out.
 
     Raises:
-        ConfigError: missing or unexpected keys, or shapes that differ, by name.
+        ConfigError: missing or unexpected keys, or shapes or numbers of another kind, by name.
     """
     own = network.state_dict()
-    left_out = (*HEADS, *ignore)
-    state = {k: v for k, v in state.items() if k in own or k.partition(".")[0] not in left_out}
-    counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}  # absent before torch 0.4.1
+    heads = (*HEADS, *getattr(network, "classifiers", ()))
+    left_out = [*(outermost(head, own) for head in heads), *ignore]
+    state = {k: v for k, v in state.items() if k in own or not any(covers(name, k) for name in left_out)}
+    counters = {k: v for k, v in own.items() if k.endswith(COUNTER) and k not in state}
     missing = [k for k in own if k not in state and k not in counters]
-    unexpected = [k for k in state if k not in own]
-    shapes = [
-        f"{k} {_shape(state[k])} for {_shape(own[k])}" for k in state if k in own and state[k].shape != own[k].shape
-    ]
-    problems = [
-        f"{what}: {_some(names)}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        if names
-    ]
-    if problems:
-        raise ConfigError(
-            f"{source} does not fit this network\n" + "\n".join([*problems, _advice(own, state, unexpected)])
-        )
-    network.load_state_dict({k: v.to(own[k].dtype) for k, v in (counters | state).items()})
+    unexpected = [k for k in state if k not in own and not k.endswith(COUNTER)]
+    shared = [k for k in state if k in own]
+    shapes = [f"{k} {_shape(state[k])} for {_shape(own[k])}" for k in shared if state[k].shape != own[k].shape]
+    kinds = [f"{k} {_kind(state[k])} for {_kind(own[k])}" for k in shared if not _is_like(state[k], own[k])]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "of another kind": kinds}
+    if (missing or unexpected) and not (shapes or kinds) and _takes_older(network, state):
+        return
+    if problems := [f"{what}: {some(names)}" for what, names in wrong.items() if names]:
+        words = "\n".join([*problems, _advice(own, state, missing, unexpected)])
+        raise ConfigError(f"{source} does not fit this network\n{words}")
+    with refused(f"{source} does not fit this network"):
+        load_state(network, counters | {k: state[k] for k in shared})
 
 
-def _advice(own: State, state: State, unexpected: Sequence[str]) -> str:
+def _takes_older(network: nn.Module, state: State) -> bool:
+    """Whether the network's own modules know the names as older ones of theirs, as torchvision's transformers do."""
+    try:
+        found = network.load_state_dict(dict(state), strict=False)
+    except Exception:  # each module has its own; the names are listed then
+        return False
+    return not found.unexpected_keys and all(key.endswith(COUNTER) for key in found.missing_keys)
+
+
+def covers(name: str, key: str) -> bool:
+    """Whether a key is `name`, or a part of that module."""
+    return key == name or key.startswith(f"{name}.")
+
+
+def outermost(name: str, own: Mapping[str, Tensor]) -> str:
+    """The outermost module around `name` that the network has no keys of: `head_dist` of `head_dist.linear`."""
+    parts = name.split(".")
+    around = (".".join(parts[: n + 1]) for n in range(len(parts)))
+    return next((module for module in around if not any(covers(module, key) for key in own)), name)
+
+
+def _advice(own: State, state: State, missing: Sequence[str], unexpected: Sequence[str]) -> str:
     """The likeliest way out of a misfit."""
     stems = [tuple(s["conv1.weight"].shape[-2:]) for s in (own, state) if "conv1.weight" in s]
     if {*stems} == {(3, 3), (7, 7)}:
         height, width = stems[1]
         return f"the stems differ, a {height}x{width} one in the file: choose prior.stem=cifar (3x3) or imagenet (7x7)"
-    if unexpected and not set(own) - set(state):
-        return f"if those are no part of the network say prior.ignore=[{unexpected[0].partition('.')[0]}]"
+    if unexpected and not missing:
+        names = dict.fromkeys(outermost(name, own) for name in unexpected)
+        return f"if those are no part of the network say 'prior.ignore=[{','.join(names)}]'"
     return "is it another model, say prior.model=, or another network in the file, say prior.prefix="
 
 
@@ -138,13 +134,23 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _some(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
+def _is_like(tensor: Tensor, own: Tensor) -> bool:
+    """Whether numbers can be taken over as they are: plain ones, and floats for floats alone."""
+    return _is_plain(tensor) and tensor.is_complex() == own.is_complex() and _is_float(tensor) == _is_float(own)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or tensor.is_meta)
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()
+
+
+def _kind(tensor: Tensor) -> str:
+    """What its numbers are: float32, or sparse_coo float32."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return kind if _is_plain(tensor) else f"{str(tensor.layout).removeprefix('torch.')} {kind} on {tensor.device}"
 
 
 def fill(
@@ -166,11 +172,13 @@ def fill(
         return network
     path = Path(weights)
     state = read_state(path, trust)
+    prefix = prefix and prefix.removesuffix(".") + "."
     if found := from_transformers.find(state, path, prefix):
         state, prefix = from_transformers.translated(state, found, network, path), None
     state = trimmed(state, [name for name, _ in network.named_parameters()], path, prefix)
     if convert:  # which may have to interpolate, and CPUs cannot do that in half precision
-        state = convert({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        with refused(f"{path} does not fit this network: its names and sizes cannot be translated"):
+            state = convert({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     try:
         load(network, state, path, ignore)
     except ConfigError as error:

@@ -9,10 +9,11 @@ from typing import Any
 import timm
 from torch import nn
 
-from rela_cli.learners.build import measured
+from rela_cli.errors import ConfigError
 from rela_cli.learners.timm import check_name, timm_model
-from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.priors.loading import State, fill
+from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
+from rela_cli.priors.loading import fill
+from rela_cli.priors.reading import State
 from rela_cli.streams import seeded
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # what a timm repository on the hub holds
@@ -41,12 +42,14 @@ class TimmPrior(NetworkPrior):
         preprocess = own_preprocess(model).instead(
             image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation
         )
-        assert preprocess.image_size is not None
-        with seeded(0, "prior"):
+        if preprocess.image_size is None:
+            raise ConfigError(
+                f"prior.model={model} is made for images that are not square; say prior.image_size=PIXELS"
+            )
+        with built_at(model, preprocess.image_size), seeded(0, "prior"):
             network = timm_model(model, preprocess.image_size)
         fill(network, weights, trust, prefix, ignore, translation(network))
-        network.feature_dim = measured(network, preprocess.image_size)  # type: ignore[assignment]
-        super().__init__(network, preprocess)
+        super().__init__(network, preprocess, model)
 
     @staticmethod
     def sources(model: str, **_: Any) -> list[str]:
@@ -62,7 +65,7 @@ class TimmPrior(NetworkPrior):
 
 
 def own_preprocess(model: str) -> Preprocess:
-    """What timm's evaluation transform of the model does.
+    """What timm's evaluation transform of the model does; without a size where its images are not square.
 
     Raises:
         ConfigError: unknown to timm, with the nearest name.
@@ -70,7 +73,10 @@ def own_preprocess(model: str) -> Preprocess:
     check_name(model)
     config = timm.get_pretrained_cfg(model, allow_unregistered=True)
     data = timm.data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
-    return Preprocess(data["input_size"][-1], data["mean"], data["std"], data["crop_pct"], data["interpolation"])
+    height, width = data["input_size"][-2:]
+    return Preprocess(
+        height if height == width else None, data["mean"], data["std"], data["crop_pct"], data["interpolation"]
+    )
 
 
 def translation(network: nn.Module) -> Callable[[State], State] | None:

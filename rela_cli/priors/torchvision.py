@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from torchvision import models
 
 from rela_cli.errors import ConfigError, nearest
-from rela_cli.learners.build import measured
-from rela_cli.learners.torchvision import check_name, torchvision_model
-from rela_cli.priors.base import NetworkPrior, Preprocess
+from rela_cli.learners.torchvision import check_name, published_model
+from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
 from rela_cli.priors.loading import fill
+from rela_cli.priors.reading import State
 from rela_cli.streams import seeded
 
 
@@ -43,16 +44,38 @@ class TorchvisionPrior(NetworkPrior):
         fed = Preprocess(size, tuple(own.mean), tuple(own.std), size / side, own.interpolation.value)
         preprocess = fed.instead(image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation)
         assert preprocess.image_size is not None
-        with seeded(0, "prior"):
-            network = torchvision_model(model, preprocess.image_size)
-        fill(network, weights, trust, prefix, ignore)
-        network.feature_dim = measured(network, preprocess.image_size)  # type: ignore[assignment]
-        super().__init__(network, preprocess)
+        with built_at(model, preprocess.image_size), seeded(0, "prior"):
+            network = published_model(model, preprocess.image_size)
+        fill(network, weights, trust, prefix, ignore, translation(model))
+        super().__init__(network, preprocess, model)
 
     @staticmethod
     def sources(model: str, tag: str, **_: Any) -> list[str]:
         """Where torchvision has the weights of a tag from."""
         return [tag_weights(model, tag).url]
+
+
+def translation(model: str) -> Callable[[State], State] | None:
+    """torchvision's own way from published names to its own, where a model's file brings one: densenet does."""
+    load = getattr(import_module(models.get_model_builder(model).__module__), "_load_state_dict", None)
+    return (lambda state: Translated(state).by(load)) if load else None
+
+
+class Translated:
+    """Stands for the weights that torchvision loads, and for the model that it loads them into."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def by(self, load: Callable[[object, object, bool], None]) -> State:
+        load(self, self, False)
+        return self.state
+
+    def get_state_dict(self, **_: object) -> State:
+        return dict(self.state)
+
+    def load_state_dict(self, state: State) -> None:
+        self.state = state
 
 
 def tag_weights(model: str, tag: str) -> Any:

@@ -98,12 +98,16 @@ def run_prior(
     """(N, 3, H, W) uint8, of which the middle `size` is shown -> (N, feature_dim) float32, by blocks from `first` on.
 
     Raises:
-        RelaError: when the prior gives NaN or Inf.
+        RelaError: when the prior gives NaN or Inf, or something else than one vector of `feature_dim` an image.
     """
     hint = ": runtime.extract_precision=bf16 or fp32 holds larger numbers" if precision == "fp16" else ""
     with Progress(f"extract {title}", len(images)) as progress:
         blocks = in_blocks(lambda x: prior(centre(x, size)), images, block_size, device, first)
         for number, block in enumerate(blocks, first):
+            if block.shape[1:] != (prior.feature_dim,):
+                raise RelaError(
+                    f"the prior gave {tuple(block.shape)} for a block of images, not (B, {prior.feature_dim})"
+                )
             if not block.isfinite().all():
                 raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {number}{hint}")
             yield block

@@ -29,9 +29,10 @@ from rela_cli.data.images import Blob, decode
 from rela_cli.data.subset import epoch_indices
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.inventory import take
-from rela_cli.priors.loading import read_state
+from rela_cli.kinds import kind_of
+from rela_cli.priors.reading import read_state
 from rela_cli.redact import redact
-from rela_cli.weights import kind_of, run_facts
+from rela_cli.weights import run_facts
 
 from ..factories import config
 
