@@ -56,7 +56,7 @@ Look
   rela --version
   eval "$(rela -sc install=bash)"    tab completion (also zsh, fish)
 
-Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 NaN or collapse, 130/143 stopped."""
+Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 NaN or collapse, 129/130/143 stopped."""
 
 STAGED = ("train", "extract", "transport", "probe")
 OTHERS = {  # the modules of the other commands
@@ -142,7 +142,10 @@ def dispatch(words: Sequence[str]) -> int:
         return staged(words[0], words[1:])
     if words[0] in OTHERS:
         command = import_module(f"rela_cli.{OTHERS[words[0]]}")
-        return int(command.main(list(words[1:])))
+        from rela_cli import signals
+
+        with signals.between():
+            return int(command.main(list(words[1:])))
     raise ConfigError(_unknown(words[0], (*STAGED, *OTHERS)))
 
 

@@ -124,7 +124,7 @@ class Pipeline:
 
     def execute(self, until: str) -> None:
         """All stages up to `until`. Interrupted or failed, the manifest says so, and finished stages stay."""
-        with stoppable():
+        with stoppable(self.run.standing):
             if until in ("extract", "transport"):
                 self.make_targets(until)
                 show_targets(self.run)

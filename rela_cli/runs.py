@@ -188,6 +188,14 @@ class Run:
         facts: Facts | None = self.manifest.get("train")
         return facts if facts and (self.folder / "backbone.safetensors").exists() else None
 
+    def standing(self) -> str:
+        """From where the same command would go on; told by names alone, in the middle of anything."""
+        found = [path.name.split("-")[1] for path in self.folder.glob("checkpoint-*-*.safetensors")]
+        if found and not (self.folder / "backbone.safetensors").exists():
+            return f"step {int(max(found))} of {self.lengths.total_steps}"
+        is_begun = not self.config.is_plain and self.features.part.exists()
+        return "the last whole block of the extraction" if is_begun else "the last finished stage"
+
     @property
     def result(self) -> Facts | None:
         """result.json, once there is one."""

@@ -3,22 +3,27 @@
     while one run is made            stoppable   raised where it stands
       inside its training loop       deferred    kept until the step is over
     between two cells of a sweep     between     raised; Ctrl-C is Python's own
+    in any other command             between     the same
     while a table's runs are made    collected   kept until no process that was just started can be lost
 
-SIGTERM and SIGUSR1 end with 143, SIGINT with 130.
+SIGTERM and SIGUSR1 end with 143, SIGINT with 130, SIGHUP (a terminal that was closed) with 129. Under nohup SIGHUP is
+ignored, and stays so. What has to be waited for is said at once.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+from rela_cli import ranks
 from rela_cli.errors import Stopped
 
 Handler = Callable[[int, FrameType | None], None]
-TOLD_TO_STOP = (signal.SIGTERM, signal.SIGUSR1)  # by a scheduler, some of which warn with the second
+TOLD_TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # by a scheduler, some warn with the second; a terminal
 ALL = (signal.SIGINT, *TOLD_TO_STOP)
 
 
@@ -26,7 +31,7 @@ ALL = (signal.SIGINT, *TOLD_TO_STOP)
 def handled(signals: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
     """Inside, `handler` gets these signals. Not in a thread: whoever runs us there handles them in the main one."""
     try:
-        before = {each: signal.signal(each, handler) for each in signals}
+        before = {each: signal.signal(each, handler) for each in signals if not is_ignored(each)}
     except ValueError:
         yield
         return
@@ -40,25 +45,59 @@ def handled(signals: Sequence[signal.Signals], handler: Handler) -> Iterator[Non
 def first(signum: int, words: str = "") -> Stopped:
     """What a first signal means; from now on each of them ends the process at once."""
     for each in ALL:
-        signal.signal(each, signal.SIG_DFL)
+        if not is_ignored(each):
+            signal.signal(each, signal.SIG_DFL)
     return stopped(signum, words)
+
+
+def is_ignored(signum: int) -> bool:
+    """Whether the work is to outlive its terminal: nohup."""
+    return signum == signal.SIGHUP and signal.getsignal(signum) is signal.SIG_IGN
+
+
+def heard(signum: int, awaited: str) -> None:
+    """Say at once what a first signal waits for. Not by `print`, which the signal may have interrupted.
+
+    Of several ranks the process that has started them speaks, else the first.
+    """
+    if ranks.is_first() and ranks.MEETING not in os.environ:
+        text = f"rela: {signal.Signals(signum).name}: {awaited}; a second signal ends it at once\n"
+        with suppress(OSError):
+            os.write(sys.stderr.fileno() if sys.stderr else 2, text.encode())
+
+
+def let_go_of_terminal() -> None:
+    """What is written to a terminal that was closed would be an error, in the middle of saving."""
+    for number in (1, 2):
+        try:
+            gone = os.isatty(number) or os.write(number, b"") != 0
+        except OSError:
+            gone = True
+        if gone:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def stopped(signum: int, words: str = "") -> Stopped:
     """The error with a signal's name and exit status."""
+    if signum == signal.SIGHUP:
+        let_go_of_terminal()
     name = signal.Signals(signum).name
     return Stopped(f"stopped by {name}{words}", signal.SIGTERM if signum == signal.SIGUSR1 else signum)
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """A first signal ends the run as `Stopped`, a second one ends the process at once."""
+def stoppable(standing: Callable[[], str] = lambda: "the last finished stage") -> Iterator[None]:
+    """A first signal ends the run as `Stopped`, a second one ends the process at once.
+
+    `standing` says from where the same command would go on.
+    """
 
     def stop(signum: int, _: FrameType | None) -> None:
-        error = first(signum, "; the same command goes on from the last finished stage")
-        if _deferred is None:
-            raise error
-        _deferred.append(error)
+        if _deferred is not None:
+            heard(signum, "the step is ended, then all is saved")
+            _deferred.append(first(signum, "; the same command goes on"))
+            return
+        raise first(signum, f"; the same command goes on from {standing()}")
 
     with handled(ALL, stop):
         yield
@@ -93,6 +132,7 @@ def between(tell: Callable[[int], object] | None = None) -> Iterator[None]:
 
     def stop(signum: int, _: FrameType | None) -> None:
         if tell:
+            heard(signum, "cells that run save and leave, within a minute")
             tell(signum)
         raise stopped(signum)
 
@@ -106,6 +146,7 @@ def collected(words: str = "; the same command makes what is still missing") -> 
     caught: list[Stopped] = []
 
     def keep(signum: int, _: FrameType | None) -> None:
+        heard(signum, "what runs saves and leaves, within a minute")
         caught.append(first(signum, words))
 
     with handled(ALL, keep):

@@ -138,6 +138,7 @@ def run(job: Job) -> int:
     except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
         stop = getattr(interrupt, "exit_code", 130)
         if shares:
+            signals.heard(signal.SIGINT, "cells that run save and leave, within a minute")
             tell(folder, signal.SIGTERM)
     except SweepStopped as stopped:
         stop = stopped.args[0]

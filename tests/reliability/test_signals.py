@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from rela_cli import signals
+from rela_cli import checkpoint, cli, ls, signals
 from rela_cli.stages import extract
 from rela_cli.stages.train import Trainer
 
+from ..conftest import ROOT
 from .harness import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
 
 Step = Callable[..., Any]
-CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)]
 BALLAST = 3 << 29  # bytes, twice what a process of RUN takes
 AT = 10  # the step in which the signal comes; the interval is never over by then
 
@@ -76,7 +79,10 @@ def test_saved_at_the_end_of_the_step(tmp_path: Path, expected: dict[str, Any], 
     assert finish(process) == status
     error, folder = (tmp_path / "err").read_text(), run_folder(tmp_path)
     name = signal.Signals(signum).name
-    assert error == f"rela: stopped by {name}; the same command goes on from step {AT} of 24\n"
+    assert error.splitlines() == [
+        f"rela: {name}: the step is ended, then all is saved; a second signal ends it at once",
+        f"rela: stopped by {name}; the same command goes on from step {AT} of 24",
+    ]
     assert len(list(folder.glob(f"checkpoint-{AT:010}-*.safetensors"))) == 1
     assert json.loads((folder / "manifest.json").read_text())["status"] == "stopped"
     assert call(tmp_path, "train", *RUN) == 0
@@ -104,8 +110,70 @@ def test_outside_training_the_first_one_leaves_at_once(tmp_path: Path) -> None:
     wait_for(tmp_path / "there", process)
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process) == 143
-    assert "goes on from the last finished stage" in (tmp_path / "err").read_text()
+    assert "goes on from the last whole block of the extraction" in (tmp_path / "err").read_text()
     assert temporaries(tmp_path / "outputs") == []
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path: Path, expected: dict[str, Any]) -> None:
+    process = spawn(tmp_path, "train", *RUN, before=ignoring)
+    wait_for(tmp_path / "there", process)
+    os.kill(process.pid, signal.SIGHUP)
+    (tmp_path / "go").touch()
+    assert finish(process) == 0
+    assert (tmp_path / "err").read_text() == ""
+    assert differing(left(tmp_path), expected) == []
+
+
+def ignoring() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    pausing(lambda: Path("go").exists())
+
+
+def starting_for_ever() -> None:
+    def hang(*_: object) -> None:
+        Path("there").touch()
+        time.sleep(600)
+
+    checkpoint.Checkpoints.latest = hang  # type: ignore[assignment, method-assign]
+
+
+def test_at_the_start_the_step_of_the_checkpoint_is_said(tmp_path: Path) -> None:
+    for before, words in ((until_heard, f"step {AT} of 24"), (starting_for_ever, f"step {AT} of 24")):
+        process = spawn(tmp_path, "train", *RUN, before=before)
+        wait_for(tmp_path / "there", process)
+        os.kill(process.pid, signal.SIGTERM)
+        assert finish(process) == 143
+        assert (tmp_path / "err").read_text().endswith(f"stopped by SIGTERM; the same command goes on from {words}\n")
+        (tmp_path / "there").unlink()
+
+
+@pytest.mark.parametrize(("signum", "status"), CODES)
+def test_every_command_says_what_has_stopped_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signum: int, status: int
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(ls, "main", lambda _: (os.kill(os.getpid(), signum), time.sleep(60)))
+    try:
+        assert cli.main(["ls"]) == status
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.startswith("rela: stopped")
+
+
+def test_what_is_said_to_a_closed_terminal_is_no_error() -> None:
+    """A terminal of its own that closes: the run saves, and leaves with 129."""
+    code = (
+        "import os, signal, time\nfrom rela_cli import signals\n"
+        "try:\n    with signals.between():\n        print('there', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt as error:\n    print('saved', flush=True); os._exit(error.exit_code)\n"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)})
+    while b"there" not in os.read(terminal, 1000):
+        pass
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
 
 
 def with_ballast() -> None:
@@ -152,7 +220,7 @@ def test_a_table_hears_of_the_first_and_dies_of_the_second(signum: int, status: 
         assert signal.getsignal(signum) != signal.SIG_DFL, "it would end the tests"
         os.kill(os.getpid(), signum)
         assert [stopped.exit_code for stopped in caught] == [status]
-        assert [signal.getsignal(each) for each in signals.ALL] == [signal.SIG_DFL] * 3
+        assert [signal.getsignal(each) for each in signals.ALL] == [signal.SIG_DFL] * 4
 
 
 @pytest.mark.parametrize(("signum", "status"), CODES)
