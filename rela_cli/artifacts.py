@@ -25,14 +25,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rela_cli.errors import DiskError, RelaError
+from rela_cli.errors import DiskError, MissingError, RelaError
 from rela_cli.faults import fault
 from rela_cli.redact import redact
+from rela_cli.sealed import BY_HAND, Damaged, opened, sealed
 from rela_cli.terminal import indented
 
 Facts = dict[str, Any]
@@ -101,22 +103,59 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON without secrets, written atomically."""
-    text = json.dumps(redact(value), indent=2, default=list) + "\n"
+def write_json(path: Path, facts: Facts) -> None:
+    """Readable JSON without secrets, with its own hash, written atomically."""
+    text = json.dumps(sealed(redact(facts)), indent=2) + "\n"
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Facts | None:
-    """The object in a JSON file, or None when there is no such file or it is broken."""
+    """The object in a JSON file, or None when there is no such file or it does not hold what was written."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_json(path)[0]
+    except (OSError, Damaged):
         return None
-    return value if isinstance(value, dict) else None
 
 
-def section(facts: Facts, key: str) -> Facts:
+def load_json(path: Path) -> tuple[Facts, bool]:
+    """The object in a JSON file, and whether it carried its own hash; files of older versions do not.
+
+    Raises:
+        OSError: it cannot be read.
+        Damaged: it does not hold what was written.
+    """
+    return opened(path.read_bytes())
+
+
+def read_whole(path: Path) -> Facts:
+    """The object in a JSON file whose loss must not go unnoticed; empty where there is no such file.
+
+    Raises:
+        MissingError: it cannot be read, or does not hold what was written.
+    """
+    try:
+        facts, has_seal = load_json(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, Damaged) as error:
+        raise MissingError(f"{path} is damaged: {reason_of(error)}. Put back a copy; {BY_HAND}") from error
+    if not has_seal:
+        warn_once(f"{path} holds no hash of itself (an older version wrote it), so no damage in it would be noticed")
+    return facts
+
+
+def keep_damaged(path: Path) -> None:
+    """Before a JSON file is written anew: one that does not hold what was written is kept, as *.corrupt."""
+    if path.exists() and read_json(path) is None:
+        os.replace(path, f"{path}.corrupt")
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, without its name."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
+
+
+def section(facts: Mapping[str, Any], key: str) -> Facts:
     """The object under a key of a file that anybody may have written; empty when there is none."""
     value = facts.get(key)
     return value if isinstance(value, dict) else {}
@@ -175,7 +214,12 @@ class Entry:
     def _fill(self, fill: Callable[[Path], Facts], reason: str, goes_on: bool) -> None:
         temporary = self.part if goes_on else self.folder.with_name(f".{self.hash}.tmp")
         if not goes_on:
-            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process; we hold the lock
+            remove_tree(temporary)  # of a killed process; we hold the lock
+        if self.folder.is_symlink() and not self.folder.exists():
+            raise MissingError(
+                f"{self.folder} is a link to {os.readlink(self.folder)}, which is not there. "
+                f"Bring that folder back, or remove the link: the entry is then made again"
+            )
         if self.folder.exists():
             self._set_aside(reason)
         temporary.mkdir(exist_ok=goes_on)
@@ -194,12 +238,13 @@ class Entry:
             _remember_made(self.folder, files)
         finally:
             if not goes_on:
-                shutil.rmtree(temporary, ignore_errors=True)
+                with suppress(OSError):
+                    remove_tree(temporary)
 
     def _set_aside(self, reason: str) -> None:
         """An entry that is not whole goes to *.corrupt, to be looked at, and is made again."""
         aside = self.folder.with_name(f"{self.hash}.corrupt")
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_tree(aside)
         os.replace(self.folder, aside)
         warn(f"{self.folder} is damaged ({reason}); set aside as {aside.name} and made again")
 
@@ -208,15 +253,34 @@ def damage(folder: Path, contents: bool = False) -> str | None:
     """Why an entry's folder cannot be used, None when it is whole; `contents` compares hashes, not sizes alone."""
     if not folder.exists():
         return "not made yet"
-    files = (read_json(folder / "manifest.json") or {}).get("files")
-    if not isinstance(files, dict):
-        return "manifest.json cannot be read"
+    try:
+        manifest, has_seal = load_json(folder / "manifest.json")
+    except (OSError, Damaged) as error:
+        return f"manifest.json cannot be read: {reason_of(error)}"
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not (has_seal or _is_of(folder, manifest)):
+        return "manifest.json cannot be read: it is not that of this entry"
     for name, facts in files.items():
         if not isinstance(facts, dict) or Path(name).name != name:
-            return "manifest.json cannot be read"
+            return "manifest.json cannot be read: it is not that of this entry"
         if problem := _file_damage(folder / name, facts, contents):
             return f"{name} {problem}"
+    if contents and not has_seal:
+        _adopt(folder, manifest)
     return None
+
+
+def _is_of(folder: Path, manifest: Facts) -> bool:
+    """Whether a manifest without a hash of itself can be an entry's: it says so, and names its files."""
+    has_files = bool(manifest["files"]) or folder.parent.name == "baselines"
+    return has_files and fingerprint(section(manifest, "spec")) == folder.name
+
+
+def _adopt(folder: Path, manifest: Facts) -> None:
+    """An entry of an older version is taken as it is: making it again may take days. From then on it has a hash."""
+    warn_once(f"{folder}/manifest.json holds no hash of itself (an older version wrote it); it is taken as it is")
+    with suppress(RelaError, OSError):  # a cache that cannot be written to: then it is said again next time
+        write_json(folder / "manifest.json", manifest)
 
 
 def _file_damage(path: Path, facts: Facts, contents: bool) -> str | None:
@@ -286,12 +350,20 @@ def provenance() -> Facts:
     return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "pid": os.getpid()}
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link (what it points to stays), or a folder with all in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sweep_up(cache: Path) -> None:
     """Remove what killed processes have left in a cache: half-made entries that nobody is at, old temporary files."""
     for temporary in cache.glob("*/.*.tmp"):
         lock = Lock(temporary.with_name(f"{temporary.stem}.lock"), temporary.stem)
         with suppress(OSError, Timeout), lock.held(timeout=0):
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_tree(temporary)
     for temporary in cache.glob("index/*/.*.tmp"):
         with suppress(OSError):
             if time.time() - temporary.stat().st_mtime > OLD_SECONDS:
@@ -463,6 +535,12 @@ def megabytes(size: int) -> str:
 def warn(message: str) -> None:
     """One line on stderr; what a message of several lines has more is indented below it."""
     print(f"rela: {indented(redact(message))}", file=sys.stderr, flush=True)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """The same, but each message once a process."""
+    warn(message)
 
 
 def _share(path: Path) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Saved:
 class Checkpoints:
     """The checkpoints in a run's folder, and when the next one is due."""
 
-    def __init__(self, folder: Path, every_seconds: float) -> None:
-        self.folder, self.every_seconds = folder, every_seconds
+    def __init__(self, folder: Path, every_seconds: float, before_save: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.every_seconds, self.before_save = folder, every_seconds, before_save
         self.restart(0, 0)
 
     # ----------------------------------------------------------------------------------------------- when
@@ -77,6 +77,7 @@ class Checkpoints:
 
     def save(self, step: int, phase: int, state: Facts) -> Path:
         """Write the state after `step` and let go of all but the last two. What is in the logs has been flushed."""
+        self.before_save()
         tensors: dict[str, Tensor] = {}
         lengths = {name: synced(self.folder / name) for name in LOGS if (self.folder / name).exists()}
         facts = {"format": FORMAT, "step": step, "lengths": lengths, "threads": torch.get_num_threads()}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import Timeout
 
-from rela_cli.artifacts import disk_errors, megabytes
+from rela_cli.artifacts import disk_errors, megabytes, remove_tree
 from rela_cli.inventory import CacheEntry, Inventory, Leftover, RunFolder, shown, take
 from rela_cli.terminal import line
 
@@ -63,7 +62,9 @@ def drop_entry(entry: CacheEntry, dry: bool) -> int:
     """Bytes freed; an entry that a process is at stays."""
     waiting = open_runs(entry)
     warning = f"  NEEDED by {names(waiting)}, which would make it again" if waiting else ""
-    if any(run.status == "running" for run in waiting) or not (entry.lock.is_free() if dry else take_away(entry)):
+    if entry.folder.is_symlink():
+        warning += f"  a link; what it points to stays: {entry.folder.resolve()}"
+    if any(run.status == "running" for run in entry.users) or not (entry.lock.is_free() if dry else take_away(entry)):
         line(f"  {'in use':<9}{shown(entry.bytes)}  {entry.title}  stays: a process is at work with it")
         return 0
     line(f"  {'would go' if dry else 'gone':<9}{shown(entry.bytes)}  {entry.title}{warning}")
@@ -79,12 +80,10 @@ def take_away(entry: CacheEntry) -> bool:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder; a folder first gets out of the way under another name, so that no half of it is found."""
-    if not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    away = path if path.suffix == ".tmp" else path.replace(path.with_name(f".{path.name}.tmp"))
-    shutil.rmtree(away)
+    """A file, a link or a folder; a folder first gets out of the way under another name, so that no half is found."""
+    if path.is_dir() and not path.is_symlink() and path.suffix != ".tmp":
+        path = path.replace(path.with_name(f".{path.name}.tmp"))
+    remove_tree(path)
 
 
 def tell_what_stays(found: Inventory, going: Sequence[CacheEntry]) -> None:

@@ -13,7 +13,7 @@ from rela_cli.errors import MissingError, nearest
 
 KINDS = ("images", "features", "targets", "baselines")
 ELSEWHERE = ".elsewhere"  # under runs/: where runs lie that are not there
-OPEN = ("running", "killed", "stopped", "failed", "trained")  # states from which the same command goes on
+OPEN = ("running", "killed", "stopped", "failed", "damaged")  # states from which the same command goes on
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,11 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """finished, running, killed (it says running, and nobody holds its lock), stopped, failed, trained, damaged."""
+        """running (its lock is held), finished, stopped, failed, damaged, or killed: nobody is at what should be."""
+        if not RunLock(self.folder).is_free():
+            return "running"
         status = str(self.facts.get("status", "damaged"))
-        return "killed" if status in ("running", "trained") and RunLock(self.folder).is_free() else status
+        return "killed" if status in ("running", "trained") else status
 
     @property
     def is_open(self) -> bool:
@@ -45,7 +47,9 @@ class RunFolder:
         return read_json(self.folder / "result.json") or {}
 
     def needs(self, entry: CacheEntry) -> bool:
-        """Whether the run was made, or would go on, from an entry."""
+        """Whether the run was made, or would go on, from an entry; of one whose manifest is damaged any may be."""
+        if not self.facts:
+            return True
         inputs = section(self.facts, "inputs")
         if entry.kind in inputs:
             return bool(inputs[entry.kind] == entry.folder.name)
@@ -111,9 +115,11 @@ def take(outputs: Path) -> Inventory:
 
 
 def run_folders(outputs: Path) -> list[Path]:
-    """Each run once: `latest` is a link to one."""
+    """Each run once: a folder may be a link to another disk; `latest` is a link to a run that is here anyway."""
     found = sorted(path.parent for path in outputs.glob("runs/*/manifest.json"))
-    return [folder for folder in found if not folder.is_symlink()]
+    own_first = sorted(found, key=lambda folder: folder.is_symlink())
+    kept = {folder.resolve(): folder for folder in reversed(own_first)}
+    return [folder for folder in found if kept[folder.resolve()] == folder]
 
 
 def elsewhere(outputs: Path) -> list[Path]:
@@ -133,7 +139,8 @@ def run_at(folder: Path) -> RunFolder:
 
 def entry_at(folder: Path, runs: Sequence[RunFolder]) -> CacheEntry:
     """The entry in a folder, with those of the runs that it is needed by."""
-    entry = CacheEntry(folder, read_json(folder / "manifest.json") or {}, size_of(folder), damage(folder))
+    size = 0 if folder.is_symlink() else size_of(folder)  # a link takes no room here
+    entry = CacheEntry(folder, read_json(folder / "manifest.json") or {}, size, damage(folder))
     entry.users.extend(run for run in runs if run.needs(entry))
     return entry
 
@@ -160,9 +167,9 @@ def leftovers(outputs: Path) -> list[Leftover]:
         found.append(Leftover(path, "damaged, set aside", size_of(path)))
     for pattern, why in (
         (".*.tmp", "half-written by a killed process"),
-        ("checkpoint-*.corrupt", "damaged, set aside"),
+        ("*.corrupt", "damaged, set aside"),
     ):
-        for path in sorted(outputs.glob(f"runs/*/{pattern}")):
+        for path in (path for folder in run_folders(outputs) for path in sorted(folder.glob(pattern))):
             if RunLock(path.parent).is_free():
                 found.append(Leftover(path, why, size_of(path)))
     return found

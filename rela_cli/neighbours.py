@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from rela_cli.artifacts import Entry, read_json
 from rela_cli.config import Part
 from rela_cli.errors import MissingError, RelaError
@@ -36,8 +34,9 @@ def neighbours(folder: Path) -> list[Neighbourhood]:
     """
     from rela_cli.data.cache import read_stats
     from rela_cli.learners.build import build_backbone, load_backbone
+    from rela_cli.weights import run_config
 
-    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    tree = run_config(folder)
     entry = images_of(folder)
     train, test = (split_of(entry, name, tree) for name in ("train", "test"))
     data = read_stats(entry)

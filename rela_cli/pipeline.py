@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rela_cli import ranks, seen, space, weights
-from rela_cli.artifacts import Entry, Facts, RunLock, damage, disk_errors, provenance, sweep_up, warn, write_json
+from rela_cli.artifacts import (
+    Entry,
+    Facts,
+    RunLock,
+    damage,
+    disk_errors,
+    keep_damaged,
+    provenance,
+    sweep_up,
+    warn,
+    write_json,
+)
 from rela_cli.config import Config
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import ConfigError, NonFiniteError, RelaError
@@ -121,6 +132,7 @@ class Pipeline:
         self.run, self.config, self.command = work, work.config, command
         self.spent = dict.fromkeys(STAGES, 0.0)
         self.tried: int | None = None  # the image size that the learner has been tried at
+        self.taking_over: Facts | None = None  # by force: what the manifest will say once the folder is this run's
 
     def execute(self, until: str) -> None:
         """All stages up to `until`. Interrupted or failed, the manifest says so, and finished stages stay."""
@@ -134,7 +146,8 @@ class Pipeline:
                 self.check_network()
                 self.check_learner()
             with RunLock(self.run.folder, self.command) if ranks.is_first() else nullcontext():
-                self.note("running", reason=None, non_finite=None, **(self.by_force() if ranks.is_first() else {}))
+                self.taking_over = self.by_force() if ranks.is_first() else None
+                self.note("running", reason=None, non_finite=None)
                 (self.run.folder / "traceback.txt").unlink(missing_ok=True)
                 ranks.agree(None)
                 try:
@@ -318,7 +331,7 @@ class Pipeline:
     def checkpoints(self) -> Checkpoints:
         from rela_cli.checkpoint import Checkpoints
 
-        return Checkpoints(self.run.folder, self.config.checkpoint.every_seconds)
+        return Checkpoints(self.run.folder, self.config.checkpoint.every_seconds, self.take_over)
 
     def resume(self, checkpoints: Checkpoints) -> Saved | None:
         """The last good checkpoint, if there is one; said, written down, and the logs cut back to it."""
@@ -333,15 +346,15 @@ class Pipeline:
             self.note("running", resumes=[*self.run.manifest.get("resumes", []), entry])
         return saved
 
-    def by_force(self) -> Facts:
-        """What goes into the manifest when another run is gone on with under these settings.
+    def by_force(self) -> Facts | None:
+        """What goes into the manifest when another run is gone on with under these settings; None if it is this run.
 
         Raises:
             RelaError: it left no checkpoint.
         """
         changed = self.run.differences()
         if not changed:
-            return {}
+            return None
         if not self.checkpoints().found():
             raise RelaError(f"{self.run.folder} has no checkpoint to go on from; resume=never sets it aside")
         entry = {"when": provenance()["created"], "changed": {key: list(pair) for key, pair in changed.items()}}
@@ -363,6 +376,7 @@ class Pipeline:
         if self.run.can_probe and self.config.probe.baselines:
             self.probe_baselines(baselines)
         if ranks.is_first():
+            keep_damaged(self.run.folder / "result.json")
             write_json(self.run.folder / "result.json", self.record(numbers, baselines, cost))
 
     def probe(self, protocols: list[str]) -> tuple[Facts, Facts]:
@@ -461,9 +475,20 @@ class Pipeline:
             self.spent[stage] += time.perf_counter() - started
 
     def note(self, status: str, **facts: Any) -> None:
-        """Into the manifest."""
-        if ranks.is_first():
-            self.run.note(status, self.command, **facts)
+        """Into the manifest; while a run is being taken over by force it waits for the first checkpoint."""
+        if not ranks.is_first():
+            return
+        if self.taking_over is not None and status == "running":
+            self.taking_over |= facts
+            return
+        self.take_over()
+        self.run.note(status, self.command, **facts)
+
+    def take_over(self) -> None:
+        """From the first checkpoint under these settings on the folder is this run's; until then it stays as it was."""
+        if self.taking_over is not None:
+            facts, self.taking_over = self.taking_over, None
+            self.run.note("running", self.command, **facts)
 
     def note_failure(self, error: BaseException) -> None:
         """Status and reason into the manifest, the traceback into a file of its own."""
@@ -472,6 +497,9 @@ class Pipeline:
         status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             (self.run.folder / "traceback.txt").write_text(redact(traceback.format_exc()), encoding="utf-8")
+            if self.taking_over is not None:
+                warn(f"{self.run.folder} stays the run that it was: resume=force ended before its first checkpoint")
+                return
             facts = {"non_finite": error.facts} if isinstance(error, NonFiniteError) else {}
             self.run.note(status, self.command, reason=str(error) or type(error).__name__, **facts)
         except Exception as second:  # a full disk, say, must not hide the first error

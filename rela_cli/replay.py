@@ -7,17 +7,18 @@ can be played back over it, as far as the run's own phase 1 went.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rela_cli.artifacts import read_json
+from rela_cli.artifacts import section
 from rela_cli.config import CONF_DIR, Part
 from rela_cli.errors import ConfigError, MissingError, nearest
 from rela_cli.parts import build
+from rela_cli.sealed import Damaged, parsed
+from rela_cli.weights import run_config, trained
 
 USAGE = """\
 usage: rela switch-trace RUN [switch=adaptive|fixed|never] [key=value[,value...] ...]
@@ -39,8 +40,8 @@ def main(argv: list[str]) -> int:
         return 0
     folder = Path(argv[0])
     losses, total = read_trace(folder)
-    own = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["switch"]
-    left = ((read_json(folder / "manifest.json") or {}).get("train") or {}).get("switch_step")
+    own = section(run_config(folder), "switch")
+    left = trained(folder).get("switch_step")
     print(f"{folder}: {len(losses)} of {total} steps were matching; {f'left at step {left}' if left else 'never left'}")
     for tree in switches(own, argv[1:]):
         step, rho = replay(losses, Part.from_tree(tree), total)
@@ -56,11 +57,23 @@ def read_trace(folder: Path) -> tuple[list[float], int]:
         raise MissingError(
             f"{folder} has no switch.jsonl: it is no run, or one without a prior, or by an older version"
         )
-    losses = [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()]
-    facts = (read_json(folder / "manifest.json") or {}).get("train")
+    losses = [loss_of(line, f"{path}, line {n}") for n, line in enumerate(path.read_bytes().splitlines(), start=1)]
+    facts = trained(folder)
     if not facts:
         raise MissingError(f"{folder} is not finished; its length is not known yet")
     return losses, int(facts["steps"])
+
+
+def loss_of(line: bytes, where: str) -> float:
+    """The matching loss of a step; without one of them no rule can be played back.
+
+    Raises:
+        MissingError: it is not there.
+    """
+    try:
+        return float(parsed(line)["loss"])
+    except (Damaged, KeyError, TypeError, ValueError) as error:
+        raise MissingError(f"{where} is damaged: it holds no matching loss") from error
 
 
 def switches(own: dict[str, Any], words: Sequence[str]) -> Iterator[dict[str, Any]]:

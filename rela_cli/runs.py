@@ -7,13 +7,14 @@ finds its own run again. Nothing here imports torch.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -23,9 +24,13 @@ from rela_cli.artifacts import (
     Facts,
     RunLock,
     fingerprint,
+    keep_damaged,
+    load_json,
     provenance,
     read_json,
+    reason_of,
     section,
+    warn_once,
     write_atomic,
     write_json,
 )
@@ -35,6 +40,7 @@ from rela_cli.errors import MissingError, RelaError
 from rela_cli.inventory import ELSEWHERE
 from rela_cli.parts import build
 from rela_cli.redact import redact
+from rela_cli.sealed import Damaged
 
 STAGES = ("extract", "transport", "train", "probe")
 VERSIONS = {"images": 1, "extract": 3, "transport": 2, "train": 1, "probe": 1}  # bump one when its bytes change
@@ -152,12 +158,15 @@ class Run:
         """The run's manifest; empty when there is none. Of another run that is gone on with by force, its history.
 
         Raises:
-            RelaError: a folder named by hand holds another run.
+            RelaError: a folder named by hand holds another run, or a damaged manifest cannot be done without.
         """
-        path = self.folder / "manifest.json"
-        manifest = read_json(path) or {}
-        if not manifest and path.exists():
-            raise RelaError(f"{path} is damaged: it holds no JSON object. Move {self.folder} away, or put back a copy")
+        try:
+            manifest = load_json(self.folder / "manifest.json")[0]
+        except FileNotFoundError:
+            return {}
+        except (OSError, Damaged) as error:
+            self.check_replaceable(reason_of(error))
+            return {}
         if not manifest or manifest.get("hash") == self.hash:
             return manifest
         if self.config.resume == "force":
@@ -168,16 +177,39 @@ class Run:
             f"set it aside and start again"
         )
 
+    def check_replaceable(self, reason: str) -> None:
+        """Before a damaged manifest is written anew: only where its folder's name says that the run in it is this one.
+
+        Checkpoints hold all else that an unfinished run needs. A finished one's manifest says what its backbone is.
+
+        Raises:
+            RelaError: that is not known, or training would have to be done again.
+        """
+        what = f"{self.folder / 'manifest.json'} is damaged: {reason}.\n"
+        if (self.folder / "backbone.safetensors").exists():
+            raise RelaError(
+                f"{what}Training is done there, and the manifest says what came out of it. Put back a copy of it, or "
+                f"say resume=never to set the folder aside and train again"
+            )
+        if self.config.paths.run:
+            raise RelaError(
+                f"{what}It alone says which run lies there. If it is this one, remove the file: the same command then "
+                f"goes on from the last checkpoint. If not, say another paths.run=FOLDER"
+            )
+        warn_once(f"{what}It is written anew, since the folder's name says that this run lies there")
+
     def differences(self) -> dict[str, tuple[Any, Any]]:
         """Key by key what the folder's run has, and what this one has, of what changes a backbone; empty if it is this.
 
         Where the configs say the same, but the data or the weights hold something else, it names the inputs.
+
+        Raises:
+            MissingError: the folder's config.yaml is damaged.
         """
         manifest = read_json(self.folder / "manifest.json") or {}
         if not manifest or manifest.get("hash") == self.hash:
             return {}
-        theirs = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")) or {}
-        trees = (theirs, redact(self.tree))
+        trees = (weights.run_config(self.folder), redact(self.tree))
         pairs = [flat({g: without_card(tree.get(g)) for g in SETTINGS + MATCHING}) for tree in trees]
         inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
         return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
@@ -185,7 +217,7 @@ class Run:
     @property
     def trained(self) -> Facts | None:
         """What training had to say, once it is done."""
-        facts: Facts | None = self.manifest.get("train")
+        facts = section(self.manifest, "train")
         return facts if facts and (self.folder / "backbone.safetensors").exists() else None
 
     def standing(self) -> str:
@@ -198,9 +230,16 @@ class Run:
 
     @property
     def result(self) -> Facts | None:
-        """result.json, once there is one."""
-        result = read_json(self.folder / "result.json")
-        return result if result and result.get("fingerprint") == self.hash else None
+        """result.json, once there is one; one that is damaged counts as none, which is said."""
+        path = self.folder / "result.json"
+        try:
+            result = load_json(path)[0]
+        except FileNotFoundError:
+            return None
+        except (OSError, Damaged) as error:
+            warn_once(f"{path} is damaged: {reason_of(error)}. Its numbers are measured again; the old file is kept")
+            return None
+        return result if result.get("fingerprint") == self.hash else None
 
     @property
     def can_probe(self) -> bool:
@@ -214,9 +253,9 @@ class Run:
 
     def missing_probes(self) -> list[str]:
         """Protocols whose number result.json lacks, or has under other settings."""
-        done = (self.result or {}).get("probe", {})
+        done = section(self.result or {}, "probe")
         wanted = self.config.probe.protocols if self.can_probe else ()
-        return [p for p in wanted if done.get(self.probe_key(p), {}).get("settings") != self.probe_settings(p)]
+        return [p for p in wanted if section(done, self.probe_key(p)).get("settings") != self.probe_settings(p)]
 
     def probe_settings(self, protocol: str) -> dict[str, Any]:
         """The keys of the probe group that a protocol's number depends on."""
@@ -227,9 +266,9 @@ class Run:
         """Whether the untrained learner or the prior alone lacks a number that was asked for."""
         if not (self.can_probe and self.config.probe.baselines):
             return False
-        done = (self.result or {}).get("baselines") or {}
+        done = section(self.result or {}, "baselines")
         names = ["untrained"] if self.config.is_plain else ["untrained", "prior_alone"]
-        return any(p not in (done.get(name) or {}) for name in names for p in self.config.probe.protocols)
+        return any(p not in section(done, name) for name in names for p in self.config.probe.protocols)
 
     def plan(self, until: str) -> list[Step]:
         """The stages up to `until`, and what is to be done in each."""
@@ -253,8 +292,9 @@ class Run:
         for path in (self.outputs / "runs").glob("*-*/result.json"):  # without the link `latest`
             result = read_json(path) or {}
             settings, seen = section(result, "settings"), result.get("samples_seen")
+            seconds = section(result, "seconds").get("train")
             same = all(settings.get(key) == own[key] for key in ("learner", "method", "dataset", "batch_size"))
-            if same and seen and (seconds := section(result, "seconds").get("train")):
+            if same and is_positive(seen) and is_positive(seconds):
                 found.append((path.stat().st_mtime, seconds / seen, path.parent.name))
         return (max(found)[1] * self.lengths.samples_seen, max(found)[2]) if found else None
 
@@ -301,12 +341,14 @@ class Run:
 
         command = command or " ".join(sys.argv)
         self.leave_word()
+        keep_damaged(self.folder / "manifest.json")
         fresh = {"hash": self.hash, "status": status, "command": command, "inputs": self.inputs}
         manifest = {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
         kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
+        content = yaml.safe_dump(redact(self.tree), sort_keys=False).encode()
+        kept["config_hash"] = weights.config_hash(yaml.safe_load(content))
+        write_atomic(self.folder / "config.yaml", lambda path: path.write_bytes(content))
         write_json(self.folder / "manifest.json", kept)
-        text = yaml.safe_dump(redact(self.tree), sort_keys=False)
-        write_atomic(self.folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
     def leave_word(self) -> None:
         """Of a folder by hand, so that `rela clean` knows what is needed there."""
@@ -315,6 +357,11 @@ class Run:
         if self.config.paths.run and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, lambda temporary: temporary.write_text(folder, encoding="utf-8"))
+
+
+def is_positive(value: Any) -> TypeGuard[float]:
+    """Whether a value of a file is a number above 0."""
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def without_card(tree: Any) -> Any:

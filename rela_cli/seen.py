@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rela_cli.artifacts import Facts, read_json
+from rela_cli.artifacts import Facts, read_whole
 from rela_cli.config import PRETRAINED, RANDOM, Part
 from rela_cli.data.labels import KNOWN
 from rela_cli.errors import ConfigError, nearest
@@ -28,7 +28,7 @@ def labels_seen(prior: Part) -> tuple[str, ...] | None:
     if weights == RANDOM:
         return ()
     if prior.options.get("run"):
-        result = read_json(run_folder(prior) / "result.json") or {}
+        result = read_whole(run_folder(prior) / "result.json")
         told = None if result.get("labels_unknown", not result) else ()
         known = (*result.get("labels_seen", ()), *(card.labels_seen or ()))
         return tuple(dict.fromkeys(known)) if known or card.labels_seen is not None else told

@@ -12,17 +12,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-# control characters, marks that turn the reading direction, ends of lines and paragraphs, bytes that are no characters
-HARMFUL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# control characters but the tab, marks of the reading direction, ends of lines, bytes that are no characters
+HARMFUL = r"\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 ALL = re.compile(f"[{HARMFUL}]")
-BUT_LINES = re.compile(f"(?![\n\t])[{HARMFUL}]")
-BUT_PROGRESS = re.compile(f"(?![\n\t\r])[{HARMFUL}]")
-BUT_DRAWING = re.compile(rf"(\x1b\[(?:\d*[AK]|[\d;]*m|\?25[lh]))|(?![\n\t\r])[{HARMFUL}]")
-SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+BUT_LINES = re.compile(f"(?!\n)[{HARMFUL}]")
+BUT_PROGRESS = re.compile(f"(?![\n\r])[{HARMFUL}]")
+BUT_DRAWING = re.compile(rf"(\x1b\[(?:\d*[AK]|[\d;]*m|\?25[lh]))|(?![\n\r])[{HARMFUL}]")
+SHORT = {"\n": "\\n", "\r": "\\r"}
 
 
 def printable(text: str, lines: bool = False) -> str:
-    r"""The text on one line, every control character as Python writes it (\n, \x1b); `lines` keeps line ends and tabs.
+    r"""The text on one line, every control character as Python writes it (\n, \x1b); `lines` keeps line ends.
 
     A byte of a file name that is no UTF-8 is shown as \xe9, so the text can be written in any encoding of Unicode.
     """

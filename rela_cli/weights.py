@@ -14,12 +14,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_json, section
+from rela_cli.artifacts import Facts, file_sha256, fingerprint, read_whole, reason_of, section
 from rela_cli.config import HERE, PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.kinds import files_of, kind_of
 from rela_cli.model_folder import file_in
 from rela_cli.network import unreachable
+from rela_cli.sealed import Damaged, parsed_yaml
 
 EMBEDDED = HERE / "embedded"  # the run whose backbone ships with the package; `prior.run=embedded`
 
@@ -111,22 +112,44 @@ def run_facts(folder: Path) -> dict[str, Any]:
     Raises:
         MissingError: a run by an older version, which did not write them down.
     """
-    import yaml
-
-    try:
-        tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        learner = {key: value for key, value in tree["learner"].items() if key != "card"}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise MissingError(f"{folder}/config.yaml is damaged: it names no learner") from error
+    learner = run_config(folder).get("learner")
+    if not isinstance(learner, dict):
+        raise MissingError(f"{folder}/config.yaml is damaged: it names no learner")
+    learner = {key: value for key, value in learner.items() if key != "card"}
     train = trained(folder)
     if lacking := [key for key in ("image_size", "mean", "std") if key not in train]:
         raise MissingError(f"{folder}/manifest.json does not say train.{lacking[0]}; train it again with this version")
     return {"learner": learner, **{key: train[key] for key in ("image_size", "mean", "std")}}
 
 
+def run_config(folder: Path) -> Facts:
+    """The config of a run, as its config.yaml has it.
+
+    Raises:
+        MissingError: it cannot be read, or is not what the run's manifest says was written.
+    """
+    path, wanted = folder / "config.yaml", read_whole(folder / "manifest.json").get("config_hash")
+    try:
+        tree = parsed_yaml(path.read_bytes())
+        if wanted and config_hash(tree) != wanted:
+            raise Damaged("its hash is not the one in manifest.json; put back a copy, or repeat the run's command")
+        return tree
+    except (OSError, Damaged) as error:
+        raise MissingError(f"{path} is damaged: {reason_of(error)}") from error
+
+
+def config_hash(tree: Facts) -> str:
+    """A fingerprint of a run's config.yaml but for its paths, which may be set right when folders are moved."""
+    return fingerprint({group: keys for group, keys in tree.items() if group != "paths"})
+
+
 def trained(folder: Path) -> Facts:
-    """What training wrote into a run's manifest; empty when it cannot be read."""
-    return section(read_json(folder / "manifest.json") or {}, "train")
+    """What training wrote into a run's manifest; empty when there is none.
+
+    Raises:
+        MissingError: it does not hold what was written.
+    """
+    return section(read_whole(folder / "manifest.json"), "train")
 
 
 def backbone_name(network: str) -> str:

@@ -14,7 +14,7 @@ from rela_cli.config import CONF_DIR
 PACKAGE = Path(__file__).parent.parent / "rela_cli"
 PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "switch", "representation"}
 FLOORS: list[set[str]] = [
-    {"__init__", "errors", "redact", "progress", "hashing", "terminal"},
+    {"__init__", "errors", "redact", "progress", "hashing", "terminal", "sealed"},
     {"ranks", "collectives"},
     {"config"},
     {"faults", "owner"},
@@ -58,7 +58,7 @@ FLOORS: list[set[str]] = [
     {"__main__"},
 ]
 BESIDE = {
-    "report": {"report", "artifacts", "config", "errors", "terminal", "__init__"}
+    "report": {"report", "artifacts", "config", "errors", "sealed", "terminal", "__init__"}
 }  # reads what runs have left, no more
 LIGHT = {
     "cells",
@@ -100,6 +100,7 @@ LIGHT = {
     "reporting",
     "runs",
     "screen",
+    "sealed",
     "show",
     "signals",
     "slurm",

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from rela_cli.artifacts import write_json
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.report import table
 from rela_cli.report.collect import collect
@@ -94,7 +95,7 @@ def make(tmp_path: Path) -> Make:
         }
         folder = tmp_path / "outputs" / "runs" / f"run{next(count):03}"
         folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps({**result, **fields}))
+        write_json(folder / "result.json", {**result, **fields})
         return folder
 
     return write

@@ -10,7 +10,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from rela_cli.config import Part
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.parts import build
 from rela_cli.streams import seeded
-from rela_cli.weights import backbone_name, check_backbone, trained
+from rela_cli.weights import backbone_name, check_backbone, run_config, trained
 
 IMAGE_SIZE = 32  # for runs by versions that did not write theirs down; their learners take any size
 
@@ -136,7 +135,7 @@ def load_backbone(folder: str | Path, network: str = "online", allow: Sequence[s
     if not weights.is_file():
         raise MissingError(f"{weights} does not exist; a finished run's folder has one")
     check_backbone(folder, network)
-    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    tree = run_config(folder)
     learner = Part.from_tree(tree["learner"])
     if foreign := learner.foreign((*allow, "rela_cli")):
         raise ConfigError(f"{folder}/config.yaml wants to run {foreign[0]}; if you trust it, allow its package")

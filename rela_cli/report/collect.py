@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rela_cli.artifacts import load_json, reason_of
 from rela_cli.errors import RelaError
+from rela_cli.sealed import BY_HAND, SEAL, Damaged
 from rela_cli.terminal import readable
 
 OUTPUTS = Path("outputs")
 NEEDED = {"status": str, "dataset": str, "prior": str, "learner": str, "method": str, "seed": int, "settings": dict}
+NUMBERS = ("budget", "samples_seen", "train_samples", "steps", "switch_step", "target_dim", "peak_memory_bytes")
+ACCOUNTS = ("seconds", "flops")  # numbers by stage
 SHOWN = 5  # names spelled out in one warning
 
 
@@ -32,6 +37,8 @@ def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = Non
     if not results:
         where = ", ".join(map(str, paths)) or "nowhere"
         raise RelaError("\n".join([f"no result.json found in {where}; `rela train` makes one", *found]))
+    if old := sum(not result.pop(SEAL) for result in results):
+        found.append(f"{counted(old, 'result')} by older versions, without a hash: damage in them is not noticed")
     if problems is None:
         for problem in found:
             logging.getLogger(__name__).warning(problem)
@@ -79,28 +86,45 @@ def _is_run(folder: Path) -> bool:
 def _read(file: Path, problems: list[str]) -> dict[str, Any] | None:
     """One result, or None and a problem that names the file."""
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        problems.append(f"{file}: cannot be read ({error})")
-        return None
-    if not isinstance(result, dict):
-        problems.append(f"{file}: is not a result (a JSON object is expected)")
+        result, has_seal = load_json(file)
+    except (OSError, Damaged) as error:
+        problems.append(f"{file}: left out, it cannot be used: {reason_of(error)}; {BY_HAND}")
         return None
     if lacking := _lacking(result):
         problems.append(f"{file}: is not a result (no proper {', '.join(lacking)})")
         return None
-    return {**readable(result), "path": str(file.parent)}
+    return {**readable(result), "path": str(file.parent), SEAL: has_seal}
 
 
 def _lacking(result: Mapping[str, Any]) -> list[str]:
-    """The keys without which a result has no place in a table."""
+    """The keys whose values have no place in a table: not there, or of another kind."""
     lacking = [key for key, kind in NEEDED.items() if not isinstance(result.get(key), kind)]
-    lacking += [key for key in ("probe", "baselines") if not isinstance(result.get(key) or {}, dict)]
-    lacking += [] if isinstance(result.get("budget"), int | float) else ["budget"]
+    lacking += [key for key in NUMBERS if not _is_number(result.get(key, 0))]
+    lacking += [key for key in ACCOUNTS if not _is_mapping(result.get(key), _is_number)]
+    lacking += ["probe"] * (not _is_mapping(result.get("probe"), _is_score))
+    lacking += ["baselines"] * (not _is_mapping(result.get("baselines"), lambda of: _is_mapping(of, _is_score)))
+    lacking += ["budget"] * (result.get("budget") is None)
     if not lacking:
         groups = ("dataset", "learner", "method", *(["prior"] if result["prior"] != "none" else []))
         lacking = [f"settings.{group}" for group in groups if not isinstance(result["settings"].get(group), dict)]
     return lacking
+
+
+def _is_number(value: Any) -> bool:
+    """Finite, or not known."""
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+
+
+def _is_mapping(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    """A mapping whose values are right, or nothing."""
+    return not value or (isinstance(value, dict) and all(map(is_right, value.values())))
+
+
+def _is_score(value: Any) -> bool:
+    """A number of a probe, which may not be finite, and the network it is of."""
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("top1", 0), int | float | None) and isinstance(value.get("network"), str | None)
 
 
 def _distinct(results: Iterable[dict[str, Any]], problems: list[str]) -> list[dict[str, Any]]:

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rela_cli.artifacts import read_json
+from rela_cli.artifacts import read_json, reason_of, section, warn_once
+from rela_cli.sealed import Damaged, parsed, parsed_yaml
 from rela_cli.terminal import readable
 
 Line = dict[str, Any]
+NEEDED = {"metrics.jsonl": ("step",), "switch.jsonl": ("step", "loss", "fast", "slow", "rho")}
 
 
 def lines(path: Path) -> list[Line]:
-    """The objects of a JSONL file; a last line that a running process has not finished is left out."""
-    return list(_lines(path)) if path.is_file() else []
+    """The records of a JSONL file. What is none is left out and said, but for a last line that is not finished yet."""
+    try:
+        *whole, last = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        warn_once(f"{path}: {reason_of(error)}; plots go without it")
+        return []
+    found = [record for text in whole if (record := _record(text, path.name)) is not None]
+    if len(found) < len(whole):
+        warn_once(f"{path}: {len(whole) - len(found)} of {len(whole)} lines are damaged and left out of plots")
+    unfinished = _record(last, path.name)
+    return found if unfinished is None else [*found, unfinished]
 
 
-def _lines(path: Path) -> Iterator[Line]:
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            yield line
+def _record(text: bytes, name: str) -> Line | None:
+    """A line whose values are numbers, words or nothing, and have what plots of such a file cannot do without."""
+    try:
+        line = parsed(text)
+    except Damaged:
+        return None
+    if not isinstance(line, dict) or not all(is_number(line.get(key)) for key in NEEDED.get(name, ())):
+        return None
+    return line if all(value is None or isinstance(value, str) or is_number(value) for value in line.values()) else None
+
+
+def is_number(value: Any) -> bool:
+    """NaN is one too: a run may have met it."""
+    return isinstance(value, int | float)
 
 
 def manifest(folder: Path) -> Mapping[str, Any]:
@@ -36,23 +54,31 @@ def manifest(folder: Path) -> Mapping[str, Any]:
 
 def cached(folder: Path, kind: str) -> Path | None:
     """The cache entry that a run was made from ("images", "features" or "targets"), if it is still there."""
-    name = (manifest(folder).get("inputs") or {}).get(kind)
+    name = section(manifest(folder), "inputs").get(kind)
     for cache in caches(folder):
-        if name and (cache / kind / name / "manifest.json").is_file():
+        if isinstance(name, str) and (cache / kind / name / "manifest.json").is_file():
             return cache / kind / name
     return None
 
 
 def caches(folder: Path) -> Iterator[Path]:
     """Where the cache of a run may be: beside its folder of runs, or where its config says."""
-    import yaml
-
     yield folder.resolve().parent.parent / "cache"
+    outputs = section(config(folder), "paths").get("outputs")
+    if isinstance(outputs, str):
+        yield Path(outputs).expanduser() / "cache"
+
+
+def config(folder: Path) -> Line:
+    """The run's config.yaml; empty when it cannot be read, which is said."""
+    path = folder / "config.yaml"
     try:
-        tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        yield Path(tree["paths"]["outputs"]).expanduser() / "cache"
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        return
+        return parsed_yaml(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, Damaged) as error:
+        warn_once(f"{path} is damaged: {reason_of(error)}")
+        return {}
 
 
 def spectrum(folder: Path) -> list[float]:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rela_cli.artifacts import section
 from rela_cli.errors import ConfigError, nearest
+from rela_cli.report import left
 
 OWN_RUN = "rela_run"
 FOLDER = re.compile(r"([^-]+)-.+-([^-]+)-b[^-]+-s\d+-([0-9a-f]{8})")  # as runs.Run names them
@@ -60,13 +62,7 @@ def run_behind(result: Mapping[str, Any]) -> str:
 
 def run_in_config(folder: Path) -> str:
     """`prior.run` of a run whose result does not name it; empty where there is none, or but a link that moves on."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        named = str(tree["prior"]["run"])
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        return ""
+    named = str(section(left.config(folder), "prior").get("run") or "")
     return "" if Path(named).name == "latest" else named
 
 

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rela_cli import artifacts
 from rela_cli.report import left
 from rela_cli.report.compare import Protocol, Run, columns_of, cost, measured_by, runs_in, score
 from rela_cli.report.differences import AXES, against, cost_share, signed
@@ -314,7 +315,7 @@ def configs(groups: Sequence[Group]) -> str:
     for group in groups:
         path = folder(group.runs[0]) / "config.yaml"
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode(errors="backslashreplace")
             texts.append(details(f"config.yaml of {path.parent.name}", f"<pre>{escape(text)}</pre>"))
     return "".join(texts)
 
@@ -323,7 +324,7 @@ def versions(runs: Sequence[Run]) -> str:
     """What the runs were made with: each value once."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
-        for key, value in (left.manifest(folder(run)).get("versions") or {}).items():
+        for key, value in artifacts.section(left.manifest(folder(run)), "versions").items():
             found.setdefault(key, {})[str(value)] = None
     items = "".join(f"<dt>{escape(key)}<dd>{escape(', '.join(values))}" for key, values in found.items())
     return f"<dl>{items}</dl>" if items else ""
