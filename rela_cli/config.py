@@ -70,6 +70,25 @@ PROTOCOLS = ("rela", "lbfgs", "knn", "sgd_grid", "few_shot")
 STEMS = ("imagenet", "cifar")
 INTERPOLATIONS = ("bicubic", "bilinear")
 
+POOLS = ("cls", "mean", "none")
+CHANNELS = ("rgb", "bgr")
+
+
+@dataclass(frozen=True)
+class GridOrOneOf:
+    """A whole number for the prior `patches`, a name for networks: the yaml of the prior says which it is."""
+
+    names: tuple[str, ...]
+
+    def complaint(self, value: Any) -> str | None:
+        is_grid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        return (
+            None
+            if is_grid or value in self.names
+            else f"must be one of {', '.join(self.names)} (of patches: 1, 2, ...)"
+        )
+
+
 Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**31 - 1)]
 Share = Annotated[float, Range(0, 1)]
@@ -303,7 +322,9 @@ class PriorOptions:
     network: Annotated[str, OneOf(NETWORKS)]
     patches: Count
     patch_size: Annotated[int, Range(2)]
-    pool: Count
+    pool: Annotated[object, GridOrOneOf(POOLS)]
+    channels: Annotated[str, OneOf(CHANNELS)]
+    output: str | None
 
 
 @dataclass(frozen=True)
@@ -532,6 +553,11 @@ def _check_prior(prior: Part, problems: list[str]) -> None:
     weights = prior.options.get("weights")
     if weights == "":
         problems.append(f"prior={prior.name} needs prior.weights=PATH (a .safetensors or weights-only .pth file)")
+    grid = "patches" in prior.options  # of the prior that is made of patches; of others it is a name
+    pool = prior.options.get("pool")
+    if prior.target.startswith("rela_cli.") and pool is not None and isinstance(pool, int) != grid:
+        wants = "a whole number" if grid else f"one of {', '.join(POOLS)}"
+        problems.append(f"prior.pool={pool} must be {wants} for prior={prior.name}")
     if prior.options.get("model") == "":
         problems.append(f"prior={prior.name} needs prior.model=NAME")
     if prior.options.get("run") == "":

@@ -23,6 +23,7 @@ from rela_cli.network import unreachable
 from rela_cli.sealed import Damaged, parsed_yaml
 
 EMBEDDED = HERE / "embedded"  # the run whose backbone ships with the package; `prior.run=embedded`
+NEUTRAL = {"pool": "none", "channels": "rgb"}  # change nothing; fingerprints from before these keys were there stay
 
 
 def locate(prior: Part) -> Path | None:
@@ -60,6 +61,9 @@ def identity(prior: Part) -> dict[str, Any]:
     """What a fingerprint covers of a prior: what its files hold, not where they lie."""
     found = prior.identity | {"name": shown_name(prior)}
     found.pop("trust", None)
+    for key, value in NEUTRAL.items():
+        if found.get(key) == value:
+            found.pop(key)
     path = locate(prior)
     if path is not None:
         files = files_of(path)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from rela_cli.config import INTERPOLATIONS
 from rela_cli.errors import ConfigError
 from rela_cli.learners.build import measured, refused
+from rela_cli.priors.pooling import Pooled, vectors
 
 
 class Prior(nn.Module):
@@ -33,7 +34,8 @@ class Preprocess:
 
     Square images are resized so that the middle `crop` of them, as a share of a side, is `image_size` pixels; that
     middle is kept, scaled to [0, 1] and normalised. An `image_size` of None leaves the images as they are. A `crop`
-    above 1, as some cards have it, puts a black frame around the whole image.
+    above 1, as some cards have it, puts a black frame around the whole image. `channels` is the order that the network
+    wants, rgb or bgr, in which mean and std stand. For numbers from 0 to 255 std is 1/255.
     """
 
     image_size: int | None
@@ -41,6 +43,7 @@ class Preprocess:
     std: Sequence[float]
     crop: float = 1.0
     interpolation: str = "bicubic"
+    channels: str = "rgb"
 
     def __post_init__(self) -> None:
         """What a library's card says is checked as what a user says is.
@@ -66,6 +69,7 @@ class Preprocess:
         """(B, 3, S, S) uint8 -> (B, 3, image_size, image_size) float32."""
         size = self.image_size or images.shape[-1]
         pixels = middle(resize(images, int(size / self.crop + 1e-6), self.interpolation), size)
+        pixels = pixels.flip(1) if self.channels == "bgr" else pixels
         mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (pixels / 255 - mean) / std
 
@@ -94,20 +98,22 @@ def middle(pixels: Tensor, size: int) -> Tensor:
 
 
 class NetworkPrior(Prior):
-    """A frozen network (B, 3, H, W) -> (B, D) with the preprocessing that belongs to its weights."""
+    """A frozen network with the preprocessing that belongs to its weights; its output, pooled, is (B, feature_dim)."""
 
-    def __init__(self, backbone: nn.Module, preprocess: Preprocess, name: str = "", size: int | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, preprocess: Preprocess, name: str = "", size: int | None = None, pool: str = "none"
+    ) -> None:
         """Unless the backbone says its `feature_dim` it is measured, at `size` where images keep theirs."""
         super().__init__()
-        self.backbone, self.preprocess = backbone, preprocess
+        self.backbone, self.preprocess, self.pool = backbone, preprocess, pool
         if not hasattr(backbone, "feature_dim") or name:
             side = preprocess.image_size or size or 0
             with refused(f"prior.model={name} cannot take images of {side} px"):
-                backbone.feature_dim = measured(backbone, side)  # type: ignore[assignment]
+                backbone.feature_dim = measured(Pooled(backbone, pool), side)  # type: ignore[assignment]
         self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.backbone(self.preprocess(images)).float()  # type: ignore[no-any-return]
+        return vectors(self.backbone(self.preprocess(images)), self.pool).float()  # type: ignore[no-any-return]
 
 
 def built_at(model: str, image_size: int) -> AbstractContextManager[None]:

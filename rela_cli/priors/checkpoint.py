@@ -45,13 +45,16 @@ class Checkpoint(NetworkPrior):
         trust: bool = False,
         prefix: str | None = None,
         ignore: Sequence[str] = (),
+        pool: str = "none",
+        channels: str = "rgb",
     ) -> None:
         size = image_size or PROBE_SIZE
         if model in WIDTHS:
             network = filled_resnet(model, stem, weights, trust, prefix, ignore)
         else:
             network = filled_library_model(model, size, weights, trust, prefix, ignore)
-        super().__init__(network, Preprocess(image_size, mean, std, crop, interpolation), model, size)
+        fed = Preprocess(image_size, mean, std, crop, interpolation, channels)
+        super().__init__(network, fed, model, size, pool)
 
 
 def filled_resnet(

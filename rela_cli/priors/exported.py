@@ -11,6 +11,7 @@ from rela_cli.errors import ConfigError, MissingError
 from rela_cli.kinds import ensure_intact, kind_of
 from rela_cli.learners.build import first_line, refused, width_of
 from rela_cli.priors.base import NetworkPrior, Preprocess
+from rela_cli.priors.pooling import Pooled
 from rela_cli.priors.reading import load_script, reason
 
 BATCHES = (1, 2, 5)  # numbers of images that a program is tried with: many are fixed to the one of their export
@@ -46,12 +47,14 @@ class Exported(NetworkPrior):
         std: tuple[float, ...],
         interpolation: str = "bicubic",
         crop: float = 1.0,
+        pool: str = "none",
+        channels: str = "rgb",
     ) -> None:
         if not trust:
             raise ConfigError(f"{weights} can run code that is in it; say prior.trust=true if you trust it")
-        program = Program(open_program(Path(weights))).requires_grad_(False)
+        program = Pooled(Program(open_program(Path(weights))).requires_grad_(False), pool)
         program.feature_dim = width_given(program, weights, image_size)  # type: ignore[assignment]
-        super().__init__(program, Preprocess(image_size, mean, std, crop, interpolation))
+        super().__init__(program, Preprocess(image_size, mean, std, crop, interpolation, channels))
 
 
 def width_given(program: nn.Module, weights: str, image_size: int) -> int:
@@ -64,6 +67,8 @@ def width_given(program: nn.Module, weights: str, image_size: int) -> int:
         try:
             with torch.inference_mode():
                 found = program(torch.zeros(count, 3, image_size, image_size))
+        except ConfigError as error:
+            raise ConfigError(f"{weights}: {error}") from error
         except Exception as error:  # the program's own
             raise ConfigError(
                 f"{weights} cannot take {count} images of {image_size} px: {first_line(error)}. Say another "

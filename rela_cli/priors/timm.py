@@ -38,6 +38,7 @@ class TimmPrior(NetworkPrior):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         interpolation: str | None = None,
+        pool: str = "none",
     ) -> None:
         preprocess = own_preprocess(model).instead(
             image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation
@@ -49,7 +50,7 @@ class TimmPrior(NetworkPrior):
         with built_at(model, preprocess.image_size), seeded(0, "prior"):
             network = timm_model(model, preprocess.image_size)
         fill(network, weights, trust, prefix, ignore, translation(network))
-        super().__init__(network, preprocess, model)
+        super().__init__(network, preprocess, model, pool=pool)
 
     @staticmethod
     def sources(model: str, **_: Any) -> list[str]:

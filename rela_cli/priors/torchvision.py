@@ -38,6 +38,7 @@ class TorchvisionPrior(NetworkPrior):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         interpolation: str | None = None,
+        pool: str = "none",
     ) -> None:
         own = tag_weights(model, tag).transforms()
         size, side = own.crop_size[0], own.resize_size[0]
@@ -47,7 +48,7 @@ class TorchvisionPrior(NetworkPrior):
         with built_at(model, preprocess.image_size), seeded(0, "prior"):
             network = published_model(model, preprocess.image_size)
         fill(network, weights, trust, prefix, ignore, translation(model))
-        super().__init__(network, preprocess, model)
+        super().__init__(network, preprocess, model, pool=pool)
 
     @staticmethod
     def sources(model: str, tag: str, **_: Any) -> list[str]:
