@@ -445,6 +445,7 @@ class Pipeline:
             "fingerprint": work.hash,
             **{group: getattr(c, group).name for group in ("dataset", "learner", "method")},
             "prior": weights.shown_name(c.prior),
+            "called": {**work.called, **weights.file_name(c.prior)},
             **({"prior_run": weights.run_name(c.prior)} if c.prior.name == "rela_run" else {}),
             **seen.label_facts(c.prior, work.dataset, self.labels_used()),
             "transport": None if c.is_plain else c.transport.name,

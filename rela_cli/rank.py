@@ -8,7 +8,7 @@ LABEL_FREE; docs/results.md says how well either foretells the order of the trai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rela_cli import seen, weights
@@ -105,7 +105,7 @@ def scores(entry: Entry, run: Run) -> Scores:
     by_labels = label_scores(run, width)
     labels, images = seen.label_facts(run.config.prior, run.dataset), run.lengths.train_samples
     return Scores(
-        prior=entry.name if entry.is_named else weights.shown_name(run.config.prior),
+        prior=entry.name if entry.is_named else shown(run),
         saw_labels=labels["prior_saw_labels"],
         labels_unknown=labels["labels_unknown"],
         features=features["feature_dim"],
@@ -118,6 +118,11 @@ def scores(entry: Entry, run: Run) -> Scores:
         milliseconds=1000 * features["seconds"] / images,
         flops=features["flops"] / images,
     )
+
+
+def shown(run: Run) -> str:
+    """The prior as tables call it."""
+    return weights.shown_name(replace(run.config.prior, name=run.called["prior"]))
 
 
 def spectrum(run: Run, width: int) -> tuple[float | None, float]:
@@ -246,7 +251,7 @@ def record(score: Scores) -> dict[str, Any]:
 def ranking(found: Sequence[Scores], run: Run) -> Grid:
     """The table of scores, best first."""
     by = "lbfgs" if found[0].lbfgs is not None else LABEL_FREE
-    learner, images = run.config.learner.name, f"{run.config.dataset.name}, {run.lengths.train_samples} train images"
+    learner, images = run.called["learner"], f"{run.called['dataset']}, {run.lengths.train_samples} train images"
     title = f"{images} · targets for {learner} · ordered by {by.replace('_', ' ')}"
     labels = tuple((str(i + 1), score.prior + mark(score)) for i, score in enumerate(found))
     marks = {mark(score) for score in found}

@@ -34,6 +34,7 @@ from rela_cli.artifacts import (
     write_atomic,
     write_json,
 )
+from rela_cli.called import called, run_called, slug
 from rela_cli.config import RANDOM, Config, Lengths, lengths, to_tree
 from rela_cli.data.datasets import Dataset
 from rela_cli.errors import MissingError, RelaError
@@ -141,15 +142,32 @@ class Run:
     @cached_property
     def name(self) -> str:
         """What a person reads."""
-        c = self.config
-        prior = f"{c.prior.name}-random" if c.prior.options.get("weights") == RANDOM else c.prior.name
-        return f"{c.dataset.name}-{prior}-{c.learner.name}-{c.method.name}-b{c.budget:g}-s{c.seed}"
+        c, names = self.config, {group: slug(name) for group, name in self.called.items()}
+        prior = f"{names['prior']}-random" if c.prior.options.get("weights") == RANDOM else names["prior"]
+        return f"{names['dataset']}-{prior}-{names['learner']}-{c.method.name}-b{c.budget:g}-s{c.seed}"
+
+    @cached_property
+    def called(self) -> dict[str, str]:
+        """What data set, prior and learner are called, where their parts are only loaders of them; no hash has it."""
+        parts = {group: getattr(self.config, group) for group in ("dataset", "prior", "learner")}
+        found = {group: called(group, part.name, part.options) for group, part in parts.items()}
+        run = self.config.prior.name == "rela_run" and weights.run_name(self.config.prior)
+        return found | ({"prior": run_called(run)} if run else {})
 
     @cached_property
     def folder(self) -> Path:
         """Where the run lies."""
         by_hand = self.config.paths.run
-        return Path(by_hand).expanduser() if by_hand else self.outputs / "runs" / f"{self.name}-{self.hash}"
+        if by_hand:
+            return Path(by_hand).expanduser()
+        folder = self.outputs / "runs" / f"{self.name}-{self.hash}"
+        return folder if folder.exists() else self.known_folder or folder
+
+    @property
+    def known_folder(self) -> Path | None:
+        """Where this run lies under another name, from before its data or its weights were called as they are now."""
+        found = sorted((self.outputs / "runs").glob(f"*-{self.hash}/manifest.json"))
+        return found[0].parent if found else None
 
     # ----------------------------------------------------------------------------------------- what is there
 
@@ -278,7 +296,7 @@ class Run:
         counts = f"{n.total_steps} steps of {c.batch_size}; {n.subset_size} of {n.train_samples} images an epoch"
         protocols = ", ".join(c.probe.protocols) if self.can_probe else f"no numbers: {self.dataset.why_unprobed}"
         steps = [
-            self.prior_step("extract", trained or self.features.manifest is not None, c.prior.name),
+            self.prior_step("extract", trained or self.features.manifest is not None, self.called["prior"]),
             self.prior_step("transport", trained or self.targets.manifest is not None, c.transport.name),
             Step("train", "cached" if self.trained else "to do", f"{counts}, {c.epochs} epochs"),
             Step("probe", "to do" if rest else "cached", protocols),

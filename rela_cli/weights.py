@@ -79,6 +79,12 @@ def shown_name(prior: Part) -> str:
     return f"{prior.name} (random weights)" if prior.options.get("weights") == RANDOM else prior.name
 
 
+def file_name(prior: Part) -> dict[str, str]:
+    """`{"file": NAME}` of a prior from a file of the user's own: tables tell two of one model apart by it."""
+    weights = prior.options.get("weights")
+    return {"file": Path(weights).name} if weights and weights not in (PRETRAINED, RANDOM) else {}
+
+
 def digest(path: Path) -> str:
     """sha256 of a file, read once a process as long as it does not change."""
     status = path.stat()

@@ -16,7 +16,7 @@ PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "swi
 FLOORS: list[set[str]] = [
     {"__init__", "errors", "redact", "progress", "hashing", "terminal", "sealed"},
     {"ranks", "collectives"},
-    {"config"},
+    {"config", "called"},
     {"faults", "owner"},
     {
         "artifacts",
@@ -58,9 +58,10 @@ FLOORS: list[set[str]] = [
     {"__main__"},
 ]
 BESIDE = {
-    "report": {"report", "artifacts", "config", "errors", "sealed", "terminal", "__init__"}
+    "report": {"report", "artifacts", "called", "config", "errors", "sealed", "terminal", "__init__"}
 }  # reads what runs have left, no more
 LIGHT = {
+    "called",
     "cells",
     "check",
     "clean",

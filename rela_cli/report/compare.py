@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from rela_cli.errors import ConfigError, RelaError, nearest
 from rela_cli.report.formats import MISSING, SEEN, UNKNOWN
-from rela_cli.report.names import prior_names
+from rela_cli.report.names import part_name, prior_names
 
 VARIANT = ("prior", "transport", "matching", "switch")  # settings that only ReLA has: they make columns
 TARGETS = ("prior", "transport")  # those that the prior alone depends on
@@ -175,6 +175,7 @@ def runs_of(results: Sequence[Mapping[str, Any]], names: Mapping[str, str] | Non
     runs = []
     for result, prior in zip(results, prior_names(results, names or {}), strict=True):
         flat = flatten({k: v for k, v in result["settings"].items() if k not in ("budget", "seed")})
+        flat |= {group: part_name(result, group) for group in ("dataset", "learner") if group in flat}
         if result["prior"] != "none":
             flat["prior"] = prior
         variant = () if result["prior"] == "none" else part_of(flat.items(), VARIANT)

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.artifacts import section
+from rela_cli.called import called, run_called
 from rela_cli.errors import ConfigError, nearest
 from rela_cli.report import left
 
 OWN_RUN = "rela_run"
-FOLDER = re.compile(r"([^-]+)-.+-([^-]+)-b[^-]+-s\d+-([0-9a-f]{8})")  # as runs.Run names them
+UNTRAINED = " (random"  # how the name of an untrained prior goes on
 
 
-def called(folder: str) -> str:
-    """A run in few words: `cifar10 byol 61d4788a`; of a folder that was named by hand, the name."""
-    name = Path(folder).name
-    found = FOLDER.fullmatch(name)
-    return " ".join(found.groups()) if found else name
+def part_name(result: Mapping[str, Any], group: str) -> str:
+    """What a result's data set, learner or prior is called; older results say only what they were made with."""
+    tree, told = section(result["settings"], group), section(dict(result), "called").get(group)
+    bare, _, untrained = str(tree.get("name", result[group])).partition(UNTRAINED)
+    name = told if isinstance(told, str) else called(group, bare, tree)
+    return name + (UNTRAINED + untrained if untrained else "")
 
 
 def prior_names(results: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
@@ -34,10 +36,30 @@ def prior_names(results: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
     own: dict[str, str] = {}
     for result in results:
         if result["prior"] == OWN_RUN and (folder := run_behind(result)):
-            own.setdefault(contents(result), called(folder))
-    ours = [own.get(contents(result), OWN_RUN) if result["prior"] == OWN_RUN else result["prior"] for result in results]
+            own.setdefault(contents(result), run_called(folder))
+    ours = [
+        own.get(contents(result), OWN_RUN) if result["prior"] == OWN_RUN else part_name(result, "prior")
+        for result in results
+    ]
+    ours = told_apart(ours, results)
     check({name for name in ours if name != "none"}, names)
     return [names.get(name, name) for name in ours]
+
+
+def told_apart(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Priors of one name that were loaded from several files get the names of their files, as far as they are known."""
+    files: dict[str, set[str]] = {}
+    for name, result in zip(names, results, strict=True):
+        files.setdefault(name, set()).update(filter(None, [file_of(result)]))
+    return [
+        f"{name} {file_of(result)}".strip() if len(files[name]) > 1 else name
+        for name, result in zip(names, results, strict=True)
+    ]
+
+
+def file_of(result: Mapping[str, Any]) -> str:
+    """The name of the file that the prior was loaded from; empty where there is none, or it is not known."""
+    return str(section(dict(result), "called").get("file") or "")
 
 
 def check(known: set[str], names: Mapping[str, str]) -> None:
