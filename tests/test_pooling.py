@@ -53,7 +53,7 @@ def exported(program: Path, *words: str) -> Part:
 
 
 def test_a_program_that_gives_tokens_says_what_to_type(program: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tokens\.pt: it gives \(2, 5, 6\), tokens: say prior\.pool=cls"):
+    with pytest.raises(ConfigError, match=r"tokens\.pt: it gives \(1, 5, 6\), tokens: say prior\.pool=cls"):
         build(exported(program))
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     images[:, 0], images[:, 2] = 200, 40
