@@ -600,9 +600,11 @@ def lengths(config: Config, train_samples: int) -> Lengths:
     subset_size = math.floor(config.budget * train_samples + 1e-9)
     steps_per_epoch = subset_size // config.batch_size
     if steps_per_epoch == 0:
+        too_few = "A batch takes 2 at the least: say a larger budget"
+        way_out = f"Say batch_size={subset_size} or less" if subset_size >= 2 else too_few
         raise ConfigError(
             f"batch_size={config.batch_size} is larger than the subset: budget={config.budget:g} of "
-            f"{train_samples} samples is {subset_size}. Say batch_size={max(2, subset_size)} or less, or take more"
+            f"{train_samples} samples is {subset_size}. {way_out}, or take more"
         )
     steps = steps_per_epoch * config.epochs
     return Lengths(train_samples, subset_size, steps_per_epoch, steps, steps * config.batch_size)

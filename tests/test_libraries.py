@@ -284,10 +284,10 @@ def test_a_script_with_gradients_is_tried_as_it_will_be_used(tmp_path: Path) -> 
     assert not any(parameter.requires_grad for parameter in made.parameters())
 
 
-@pytest.mark.parametrize(("fixed", "refused"), [(2, 1), (1, 2)])
-def test_a_program_for_one_number_of_images_is_refused(tmp_path: Path, fixed: int, refused: int) -> None:
+@pytest.mark.parametrize(("fixed", "refused"), [(2, "1 image"), (1, "2 images")])
+def test_a_program_for_one_number_of_images_is_refused(tmp_path: Path, fixed: int, refused: str) -> None:
     torch.jit.save(torch.jit.script(Grown(fixed)), tmp_path / "m.pt")
-    with pytest.raises(ConfigError, match=rf"cannot take {refused} images of 32 px: .*batch dimension of any size"):
+    with pytest.raises(ConfigError, match=rf"cannot take {refused} of 32 px: .*batch dimension of any size"):
         prior("prior=exported", f"prior.weights={tmp_path}/m.pt", "prior.image_size=32", "prior.trust=true")
 
 

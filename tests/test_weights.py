@@ -354,7 +354,7 @@ def test_exported_programs(tmp_path: Path, kind: str, name: str) -> None:
     with torch.no_grad():
         assert torch.allclose(features(ours), theirs(ours.preprocess(IMAGES)), atol=1e-5)
     assert ours.feature_dim == 5
-    with pytest.raises(ConfigError, match=r"two images of 16 px|not \(2, width\)"):
+    with pytest.raises(ConfigError, match=r"1 image of 16 px|not \(1, width\)"):
         program(path, kind, nn.Sequential(nn.Conv2d(3, 4, 17), nn.Flatten(2)))
         prior(*choice[:2], "prior.image_size=16", "prior.trust=true")
 

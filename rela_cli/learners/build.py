@@ -68,8 +68,13 @@ def width_of(found: Any, images: int) -> int:
     """
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != images:
         shape = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise ValueError(f"it gives {shape} for {images} images, not ({images}, width)")
+        raise ValueError(f"it gives {shape} for {counted(images)}, not ({images}, width)")
     return int(found.shape[1])
+
+
+def counted(images: int) -> str:
+    """1 image, 2 images."""
+    return f"{images} image" + "s" * (images != 1)
 
 
 def try_out(backbone: nn.Module, learner: Part, sizes: Iterable[int]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.kinds import ensure_intact, kind_of
-from rela_cli.learners.build import first_line, refused, width_of
+from rela_cli.learners.build import counted, first_line, refused, width_of
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.pooling import Pooled
 from rela_cli.priors.reading import load_script, reason
@@ -71,7 +71,7 @@ def width_given(program: nn.Module, weights: str, image_size: int) -> int:
             raise ConfigError(f"{weights}: {error}") from error
         except Exception as error:  # the program's own
             raise ConfigError(
-                f"{weights} cannot take {count} images of {image_size} px: {first_line(error)}. Say another "
+                f"{weights} cannot take {counted(count)} of {image_size} px: {first_line(error)}. Say another "
                 f"prior.image_size=, or export it in eval mode with a batch dimension of any size"
             ) from error
         with refused(f"{weights} is no network that gives features"):
