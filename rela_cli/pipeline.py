@@ -145,6 +145,7 @@ class Pipeline:
                 self.check_labels()
                 self.check_network()
                 self.check_learner()
+                self.of_prior = self.about_prior()  # its files may be gone when the result is written
             with RunLock(self.run.folder, self.command) if ranks.is_first() else nullcontext():
                 self.taking_over = self.by_force() if ranks.is_first() else None
                 self.note("running", reason=None, non_finite=None)
@@ -432,6 +433,15 @@ class Pipeline:
         uses = getattr(find(self.config.method), "uses_labels", False)
         return [str(self.run.dataset.label_set)] if uses else []
 
+    def about_prior(self) -> Facts:
+        """What result.json says of the prior."""
+        prior = self.config.prior
+        return {
+            "prior": weights.shown_name(prior),
+            **({"prior_run": weights.run_name(prior)} if prior.name == "rela_run" else {}),
+            **seen.label_facts(prior, self.run.dataset, self.labels_used()),
+        }
+
     def record(self, numbers: Facts, baselines: Facts, probe_cost: Facts) -> Facts:
         """result.json. Costs are what making each artifact cost, also when it came from the cache."""
         c, work, facts = self.config, self.run, self.run.trained or {}
@@ -444,10 +454,8 @@ class Pipeline:
             "name": work.name,
             "fingerprint": work.hash,
             **{group: getattr(c, group).name for group in ("dataset", "learner", "method")},
-            "prior": weights.shown_name(c.prior),
             "called": {**work.called, **weights.file_name(c.prior)},
-            **({"prior_run": weights.run_name(c.prior)} if c.prior.name == "rela_run" else {}),
-            **seen.label_facts(c.prior, work.dataset, self.labels_used()),
+            **self.of_prior,
             "transport": None if c.is_plain else c.transport.name,
             **{key: getattr(c, key) for key in ("budget", "seed", "epochs", "batch_size")},
             "train_samples": work.lengths.train_samples,

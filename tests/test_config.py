@@ -229,4 +229,6 @@ def test_lengths() -> None:
     assert (n.subset_size, n.steps_per_epoch, n.total_steps, n.samples_seen) == (431, 6, 24, 24 * 64)
     with pytest.raises(ConfigError, match="batch_size=64 is larger than the subset"):
         lengths(config, 100)
+    with pytest.raises(ConfigError, match=r"of 3 samples is 0. A batch takes 2 at the least: say a larger budget"):
+        lengths(config, 3)
     assert lengths(compose(["budget=0.29", "batch_size=29"]), 100).subset_size == 29  # 28.999999999999996 in floats

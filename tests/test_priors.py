@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rela_cli.data.cache import ImageStats
-from rela_cli.errors import ConfigError
+from rela_cli.errors import ConfigError, RelaError
 from rela_cli.learners.build import build_backbone
 from rela_cli.parts import build
 from rela_cli.priors.base import Prior
 from rela_cli.priors.patches import EPSILON, Patches, contrast_normalised
+from rela_cli.stages.extract import run_prior
 
 from .factories import config, pixels, stats_of
 
@@ -150,3 +151,20 @@ def test_flat_images_give_no_nan() -> None:
 def test_a_patch_larger_than_the_images_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"prior.patch_size=13 is larger than the images, 12 px"):
         prior("prior=patches", "prior.patch_size=13")
+
+
+class Odd(Prior):
+    """One of somebody's own, which says another width than it gives, or gives tokens."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape, self.feature_dim = shape, 4
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), *self.shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (5,), ()])
+def test_features_that_are_no_vector_an_image_are_refused_before_they_are_written(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RelaError, match=r"the prior gave \(16.*\) for a block of images, not \(B, 4\)"):
+        next(run_prior(Odd(*shape), IMAGES, 12, 16, torch.device("cpu"), "train"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,10 +250,32 @@ def test_whose_labels_a_card_has() -> None:
 def test_a_learner_that_does_not_fit_says_so_before_any_stage(tmp_path: Path) -> None:
     small = ("dataset=fake", *WORDS, "prior=random", "prior.width=4", f"paths.outputs={tmp_path}")
     made = compose([*small, "learner=vit_s16"])
-    with pytest.raises(ConfigError, match=r"learner.patch_size=16 does not divide images of 12 px; these do: 2, 4"):
+    with pytest.raises(
+        ConfigError, match=r"learner.patch_size=16 does not divide images of 12 px; these do: 2, 3, 4, 6"
+    ):
         pipeline.run(made)
     assert not Run(made).features.folder.exists()
     made = compose([*small, "learner=torchvision", "learner.model=alexnet"])
     with pytest.raises(ConfigError, match=r"learner=torchvision cannot take images of 12 px"):
         pipeline.run(made)
     assert not Run(made).features.folder.exists()
+
+
+def test_a_prior_that_is_gone_by_the_end_does_not_cost_the_result(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What result.json says of it is looked up before the work."""
+    from rela_cli.stages import train as stage
+
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    train = stage.train
+
+    def and_then_gone(*arguments: Any) -> Any:
+        facts = train(*arguments)
+        shutil.rmtree(copy)
+        return facts
+
+    monkeypatch.setattr(stage, "train", and_then_gone)
+    done = pipeline.run(setup(tmp_path, "prior=rela_run", f"prior.run={copy}"))
+    assert done.folder is not None
+    assert json.loads((done.folder / "result.json").read_text())["prior_run"] == "copy"
