@@ -40,6 +40,7 @@ from rela_cli.stages.train import Trainee
 from rela_cli.stages.transport import BLOCK
 from rela_cli.transports.base import Transport
 from rela_cli.transports.pca import PCA
+from rela_cli.weights import located
 
 HOLES = 0.2  # of tensors up to SMALL: what glibc's heap holds beside them; measured 0 to 0.4
 SMALL = 32 * 2**20  # bytes; larger tensors have pages of their own, which go back to the system at once
@@ -392,10 +393,10 @@ def of_run(run: Run) -> Footprint:
 
 
 def weightless(prior: Part) -> Part:
-    """The same prior untrained, where its weights might have to be fetched."""
-    if prior.options.get("weights") != PRETRAINED:
-        return prior
-    return replace(prior, options={**prior.options, "weights": RANDOM})
+    """The same prior untrained where its weights might have to be fetched; else with its files named by their paths."""
+    if prior.options.get("weights") == PRETRAINED:
+        return replace(prior, options={**prior.options, "weights": RANDOM})
+    return located(prior)
 
 
 def bytes_of(module: nn.Module) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TRIAL_FLOPS = 10e9  # of a trial step: a fraction of a second on a core
 LEAST = 2  # images of a trial step: a batch norm needs as many
-WATCHED = 1.0  # seconds that a trial lasts once it is warm, unless a single step takes longer
+WATCHED = 0.5  # seconds that a trial lasts once it is warm, unless a single step takes longer
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,20 @@ class Estimator:
         """Seconds of the prior pass, none where it is cached or another run of the plan makes it."""
         if run.config.is_plain or run.features.manifest or run.features.hash in self.passed:
             return 0.0
+        from rela_cli.footprint import of_run
+
         self.passed.add(run.features.hash)
         images = run.lengths.train_samples + run.dataset.count("test")
         key = f"{run.config.prior.identity} {run.shown_size}"
         if key not in self.extracts:
-            self.extracts[key] = prior_speed(self.footprint(run))
+            self.extracts[key] = prior_speed(of_run(run))
         return self.extracts[key].before + images * self.extracts[key].seconds
 
 
 def key_of(run: Run) -> str:
     """The same for runs that are as fast, and take as much memory."""
     c = run.config
-    return f"{c.learner.identity} {c.method.identity} {c.is_plain} {c.batch_size} {c.accumulate} {run.shown_size}"
+    return f"{c.learner.identity} {c.method.identity} {c.batch_size} {c.accumulate} {run.shown_size}"
 
 
 # ------------------------------------------------------------------------------------------------------------- trials

@@ -19,11 +19,13 @@ from PIL import Image
 
 from rela_cli.composer import compose
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.plan import Cost
 from rela_cli.report.differences import paired
+from rela_cli.reproduce import command
 from rela_cli.reproduce.cells import Cells, data_words
 from rela_cli.reproduce.command import read
 from rela_cli.reproduce.execute import Batch, Executor, free_lane
-from rela_cli.reproduce.finish import STANDING, names, verdict
+from rela_cli.reproduce.finish import names, standing, verdict
 from rela_cli.reproduce.tables import METHODS, PROFILES, TABLES
 
 
@@ -129,6 +131,13 @@ def test_runs_that_columns_share_are_made_once(tmp_path: Path) -> None:
     assert len(folders) == len(set(folders)) < listed
 
 
+def test_seeds_are_composed_together_and_stay_apart(tmp_path: Path) -> None:
+    cells = list(Cells(TABLES["table-ablation"]("smoke"), None, [f'paths.outputs="{tmp_path}"']))
+    for cell in cells[:2]:
+        assert cell.config == compose(cell.all_words)
+    assert {cell.config.seed for cell in cells} == {0, 1}
+
+
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
@@ -165,7 +174,32 @@ def test_verdicts() -> None:
     assert verdict(paired({0: -0.04, 1: -0.05, 2: -0.06})).startswith("does not hold: -5.0")
     assert verdict(paired({0: -0.04, 1: 0.05})).startswith("open: +0.5")
     assert verdict(paired({0: 0.01})) == "holds by its sign alone: +1.0 points (n 1, no interval)"
-    assert "95 %" in STANDING and all(word in STANDING for word in ("holds:", "does not hold:", "open:", "one seed"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_how_to_read_claims_fits_a_screen(profile: str) -> None:
+    """Every verdict is explained, in lines of at most 80 letters; a smoke run says that its own mean nothing."""
+    lines = standing(profile)
+    text = " ".join(lines)
+    assert max(map(len, lines)) <= 78 and len(lines) > 3
+    assert all(word in text for word in ("95 %", "holds", "does not hold", "open", "one seed"))
+    assert ("too short" in text) == (profile == "smoke")
+
+
+def test_the_plan_explains_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What waits, and for what; that smoke's numbers mean nothing; memory of a run with its libraries."""
+    folder_of_classes(tmp_path / "cifar10", 10, images=32)
+    monkeypatch.setattr(command, "cost_of", lambda cell, estimator: Cost(1, 1, 1.0, 60.0, 8e8, 1e6))
+    words = [f"data={tmp_path}", f"outputs={tmp_path}/o", "dry_run=1"]
+    assert command.main(["table1-cifar10", "profile=mini", *words]) == 0
+    mini = capsys.readouterr().out
+    assert "3 waits" in mini and "  waits: its prior is a run of this table, which is trained first" in mini
+    assert "each run at a time takes 800 MB of memory to train" in mini and "mean anything" not in mini
+    assert command.main(["table1-cifar10", "profile=smoke", *words]) == 0
+    smoke = capsys.readouterr().out
+    assert "far too short for their numbers to mean anything" in smoke and "waits" not in smoke
 
 
 def test_a_trained_prior_is_called_by_its_column(tmp_path: Path) -> None:

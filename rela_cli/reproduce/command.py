@@ -26,7 +26,8 @@ A table of the paper: prints the plan, makes the runs that are missing, and leav
 report.html. Called again it makes what is still missing.
 
   TABLE     {", ".join(TABLES)}
-  profile   full: the paper's protocol, for GPUs; mini: two CPU cores, half an hour; smoke: the digits, a minute or two
+  profile   full: the paper's protocol, for GPUs; mini: two CPU cores, half an hour; smoke: the digits, a minute or two,
+            only to see that it works: its numbers mean nothing
   data      the dataset's folder, or a folder that holds several by their usual names
   out       where the table goes (outputs/tables/<table>-<profile>)
   outputs   where runs and caches lie, shared by all tables (outputs)
@@ -35,6 +36,7 @@ report.html. Called again it makes what is still missing.
   dry_run   1: stop after the plan
 
   rela reproduce table1-cifar10 profile=mini data=FOLDER"""
+NOTES = {"smoke": "smoke shows that a table comes out; its runs are far too short for their numbers to mean anything"}
 OPEN = ("to do", "waits")  # states of runs that will be made
 KEYS = {"profile": "mini", "data": "", "out": "", "outputs": "outputs", "jobs": "", "launcher": "", "dry_run": "0"}
 
@@ -152,6 +154,10 @@ def common_words(request: Request) -> list[str]:
 def show_plan(cells: Cells, request: Request) -> None:
     """A line for each column and budget; then what is missing and what it will take."""
     say(f"{request.table.name}, {request.profile}")
+    if note := NOTES.get(request.profile):
+        say(f"  {note}")
+    if any(cell.state in OPEN for cell in cells):
+        say("  trying out a few steps of each kind of run, to know how long it takes here")
     estimator = Estimator(max(1, (os.cpu_count() or 1) // request.jobs) if request.jobs > 1 else None)
     totals, reasons, seen = Totals(), dict[str, list[str]](), set[int]()
     for (_, name, budget), group in entries(cells):
@@ -164,6 +170,8 @@ def show_plan(cells: Cells, request: Request) -> None:
         say(
             f"  {name:<26} budget {budget:<5g} {counts(states):<26} {f'about {minutes(took)}' if took else ''}".rstrip()
         )
+    if any(cell.state == "waits" for cell in cells):
+        say("  waits: its prior is a run of this table, which is trained first")
     for missing, names in reasons.items():
         say(f"  not available: {', '.join(dict.fromkeys(names))}: {missing}")
     say(totals.words(request.jobs))
@@ -191,8 +199,8 @@ class Totals:
         if not self.seconds:
             return "  nothing to do"
         return (
-            f"  in all about {minutes(self.seconds / jobs)} with {jobs} at a time; training holds "
-            f"{scaled(self.memory)}B of memory a run; {scaled(self.disk)}B of disk"
+            f"  in all about {minutes(self.seconds / jobs)} with {jobs} at a time, {scaled(self.disk)}B of disk; "
+            f"each run at a time takes {scaled(self.memory)}B of memory to train"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -14,11 +15,15 @@ from rela_cli.report.names import prior_names
 from rela_cli.reproduce.cells import Cells
 from rela_cli.screen import say
 
+WIDTH = 78  # letters of a line of explanation
 JUDGED = {"full": "rela", "mini": "lbfgs", "smoke": "lbfgs"}  # the protocol that claims are judged by
 STANDING = (
-    "differences of mean top-1 at the same seeds, n of them, with their 95 % interval (Student's t); "
-    "holds: all of it above 0; does not hold: all of it below; open: 0 lies in it, so these runs do not tell; "
-    "with one seed there is no interval, and the sign alone is shown"
+    "Each is a difference of mean top-1 at the same seeds, n of them, with its 95 % interval (Student's t).",
+    "It holds where all of the interval lies above 0, does not hold where all lies below, is open where 0 lies in it.",
+    "With one seed there is no interval: then the sign alone is shown.",
+)
+WORTHLESS = (
+    "These runs were far too short: whatever stands here, a claim neither holds nor fails by it (profile=smoke)."
 )
 
 
@@ -38,14 +43,16 @@ def finish(cells: Cells, out: Path, profile: str) -> None:
         markdown += [f"## {section.title}\n", text_of("report.table", [*words, "--format", "md"])]
     stands = list(claims(cells, JUDGED[profile]))
     if stands:
-        say(f"\nThe paper's claims, by {JUDGED[profile]} ({STANDING}):")
+        say(f"\nThe paper's claims, by {JUDGED[profile]}")
+    for line in standing(profile) if stands else ():
+        say(f"  {line}")
     for line in stands:
         say(line)
     if not every:
         return
     every += told
     if stands:
-        markdown += ["## The paper's claims\n", f"By {JUDGED[profile]}; {STANDING}.\n"]
+        markdown += ["## The paper's claims\n", f"By {JUDGED[profile]}. {' '.join(standing(profile))}\n"]
         markdown += [f"- {line.strip()}" for line in stands]
     text = "\n".join(markdown) + "\n"
     write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
@@ -54,6 +61,12 @@ def finish(cells: Cells, out: Path, profile: str) -> None:
     run("report.plot", [*every, "--out", str(out / "plots")])
     run("reporting", [*every, "--out", str(out / "report.html")])
     say(f"\n  table, plots and report: {out}")
+
+
+def standing(profile: str) -> list[str]:
+    """How to read the claims, in lines of a screen's width."""
+    lines = (*STANDING, WORTHLESS) if profile == "smoke" else STANDING
+    return textwrap.wrap(" ".join(lines), WIDTH)
 
 
 def names(cells: Cells, section: int) -> list[str]:
