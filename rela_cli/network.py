@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import urllib.error
-import urllib.request
+from urllib.request import Request, urlopen
 
 CONNECT_SECONDS = 3.0  # name look-up included: a socket's own timeout does not cover that
 
@@ -15,7 +15,7 @@ def unreachable(address: str) -> str | None:
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=CONNECT_SECONDS).close()
+            urlopen(Request(address, method="HEAD"), timeout=CONNECT_SECONDS).close()
             answer.append(None)
         except urllib.error.HTTPError:
             answer.append(None)  # it answered

@@ -47,6 +47,8 @@ def main(words: list[str]) -> int:
             stack.enter_context(Lock(place.root / ".lock", f"the pack {place}").held())
             for leftover in place.root.glob(".*.tmp"):  # of a killed process; we hold the lock
                 leftover.unlink()
+        if place.exists("pack.json"):
+            print(f"  already there: {place}")
         facts = Packer(dataset, place, request.encoding, request.shard_bytes).run()
     show(config, place, facts)
     return 0
@@ -73,13 +75,19 @@ def read(own: dict[str, str]) -> Request:
     return Request(own["to"], encoding, numbers.get("shard_mb", 1024) * MB)
 
 
+def encoded_anew(how: Facts) -> str:
+    """An encoding in words."""
+    size = f"{how['size']}x{how['size']} pixels" if how["size"] else "the sizes that they had"
+    return f"encoded anew as JPEGs of quality {how['quality']}, {size}"
+
+
 def show(config: Config, place: Place, facts: Facts) -> None:
     """What was packed, and the command that trains on it."""
     for split, part in facts["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"])
         print(f"  {split:<12} {part['samples']} images in {len(part['shards'])} files, {megabytes(size)}")
     how = facts["encoding"]
-    print(f"  images       {'as they were stored' if how is None else f'encoded anew: {how}'}")
+    print(f"  images       {'as they were stored' if how is None else encoded_anew(how)}")
     options = config.dataset.options
     words = ["rela", "train", "dataset=packed", f"dataset.root={place}"]
     if side := options.get("image_size") or options.get("size"):

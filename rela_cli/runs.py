@@ -63,7 +63,7 @@ class Run:
     """One run, seen from its config and from what lies on disk.
 
     Raises:
-        RelaError: a dataset that is not there, or a batch larger than the subset.
+        RelaError: a dataset that is not there, a batch larger than the subset, or images of different sizes.
     """
 
     def __init__(self, config: Config) -> None:
@@ -71,6 +71,8 @@ class Run:
         self.outputs = Path(config.paths.outputs).expanduser()
         self.dataset: Dataset = build(config.dataset, cache=self.outputs / "cache")
         self.lengths: Lengths = lengths(config, self.dataset.count("train"))
+        if self.images.manifest is None:
+            self.dataset.check_sizes()
 
     # ------------------------------------------------------------------------------------------ artifacts
 

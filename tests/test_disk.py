@@ -22,6 +22,7 @@ from rela_cli.data.folders import ImageFolder
 from rela_cli.data.images import decode
 from rela_cli.data.loader import DiskImages, centre, in_blocks, load, sampled
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.runs import Run
 
 from .conftest import Rela
 from .reliability.helpers import flip
@@ -248,6 +249,18 @@ def test_a_folder_that_has_just_changed_is_not_trusted(root: Path) -> None:
     assert index_module.list_folder(root / "train" / "a").time == -1
     os.utime(root / "train" / "a", (1e9, 1e9))
     assert index_module.list_folder(root / "train" / "a").time == 10**18
+
+
+@pytest.mark.parametrize("sizes", [[(40, 30), (64, 48)], [(50, 40), (50, 40)]])
+def test_a_size_is_asked_for_before_a_run_has_a_folder(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    for i in range(20):
+        photo(tmp_path / "photos" / ("train" if i < 16 else "test") / "ab"[i % 2] / f"{i}.jpg", i, sizes[i // 19])
+    words = ["dataset=image_folder", f"dataset.root={tmp_path}/photos", f"paths.outputs={tmp_path}/out", "batch_size=4"]
+    words += ["prior=random", "prior.width=4", "learner.width=4"]
+    with pytest.raises(ConfigError, match=r"say dataset\.image_size=SIZE .* such as dataset\.image_size=32"):
+        pipeline.run(compose(words))
+    assert not (tmp_path / "out").exists()
+    assert Run(compose([*words, "dataset.image_size=16"])).shown_size == 16
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"folders": {}}'])

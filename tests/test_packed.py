@@ -273,6 +273,11 @@ def test_the_command(rela: Rela) -> None:
     assert done.returncode == 0, done.stderr
     assert "train        30 images in 1 files" in done.stdout
     assert "dataset=packed dataset.root=pack dataset.flip=false" in done.stdout
+    assert "already there" not in done.stdout
+    done = rela("data", "pack", "dataset=digits", "to=pack", "dataset.limit=30")
+    assert (done.returncode, "already there: pack" in done.stdout) == (0, True), done.stderr
+    done = rela("data", "pack", "dataset=digits", "to=other", "dataset.limit=30", "size=8")
+    assert "encoded anew as JPEGs of quality 90, 8x8 pixels" in done.stdout
     done = rela("data", "pack", "dataset=digits", "size=2", "quality=high")
     assert done.returncode == 2
     for text in ("say where to: to=FOLDER", "size=2 must be a whole number from 4", "quality=high must be"):

@@ -73,6 +73,13 @@ class Dataset:
     def fetch(self) -> None:
         """Get what has to be downloaded; most have nothing to."""
 
+    def check_sizes(self) -> None:
+        """Before a run has a folder: whether its images go into one array, as far as a look at some of them tells.
+
+        Raises:
+            ConfigError: they have different sizes, and none was asked for.
+        """
+
     def full_count(self, split: str) -> int:
         """Samples of a split before limits."""
         raise NotImplementedError

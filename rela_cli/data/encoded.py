@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rela_cli.data import sizes
 from rela_cli.data.datasets import Array, Dataset
-from rela_cli.data.images import DECODER, Blob, Pixels, decode, decode_all
+from rela_cli.data.images import DECODER, Blob, Pixels, decode, decode_all, suited
 from rela_cli.errors import ConfigError
 
 MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
@@ -37,8 +38,13 @@ class Encoded(Dataset):
     @property
     def sizes(self) -> dict[str, Any]:
         """What decoding adds to the dataset's fingerprint."""
-        sizes = {"image_size": self.image_size, "decoder": DECODER}
-        return sizes | ({"decode_size": self.decode_size} if self.decode_size else {})
+        facts = {"image_size": self.image_size, "decoder": DECODER}
+        return facts | ({"decode_size": self.decode_size} if self.decode_size else {})
+
+    def check_sizes(self) -> None:
+        if self.decode_size is None:
+            rows = {split: self.choose(split)[0] for split in self.splits if self.count(split)}
+            sizes.check(self.encoded(split, int(r[i])) for split, r in rows.items() for i in sizes.spread(len(r)))
 
     def images(self, split: str, indices: Array) -> Array:
         return decode_all([self.encoded(split, int(i)) for i in indices], self.decode_size)
@@ -78,7 +84,7 @@ class Encoded(Dataset):
             return self.wanted_decode_size or self.image_size
         if not self.image_size:
             raise ConfigError(
-                f"dataset={self.kind} keeps its images on disk ({self.decoded_bytes / 1e9:.1f} GB decoded): "
-                "say dataset.image_size=SIZE, the side of what a network is shown"
+                f"dataset={self.kind} keeps its images on disk ({self.decoded_bytes / 1e9:.1f} GB decoded): say "
+                f"dataset.image_size=SIZE, the side of what a network is shown, such as {suited(self.first_side)}"
             )
         return round(self.image_size * MARGIN)

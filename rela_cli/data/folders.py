@@ -15,7 +15,7 @@ from rela_cli.artifacts import file_sha256
 from rela_cli.data.broken import Broken, left_out, named_few, say_once, tell
 from rela_cli.data.datasets import Array
 from rela_cli.data.encoded import Encoded
-from rela_cli.data.entries import folders_in, told
+from rela_cli.data.entries import OTHER, folders_in, told
 from rela_cli.data.images import decode_all, is_image
 from rela_cli.data.index import Index, Paths, list_images
 from rela_cli.errors import ConfigError, MissingError
@@ -260,7 +260,7 @@ class TinyImagenet(ImageFolder):
         way_out = f"put the unpacked folder tiny-imagenet-200 (with train/ and val/) there; it comes from {self.url}"
         if not download:
             raise MissingError(f"Tiny-ImageNet is not in dataset.root={root}: {way_out}, or say dataset.download=true")
-        fetch_archive("Tiny-ImageNet", self.url, root, self.md5, way_out)
+        fetch_archive("Tiny-ImageNet", self.url, root / "tiny-imagenet-200", self.md5, way_out)
 
     def find_folders(self) -> None:
         self.train_folder, self.test_folder = self.root / "train", self.root / "val"
@@ -275,6 +275,10 @@ class TinyImagenet(ImageFolder):
     def unused(self) -> list[str]:
         """Nothing that anybody would miss: the official test images have no labels."""
         return []
+
+    def left_out(self, index: Index) -> str:
+        """Without the boxes and notes that the archive has beside its images."""
+        return told({why: names for why, names in index.left().items() if why != OTHER})
 
     @cached_property
     def annotations(self) -> dict[str, str]:

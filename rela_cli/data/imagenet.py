@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rela_cli.artifacts import file_sha256
-from rela_cli.data.archives import complete, unpack
+from rela_cli.data.archives import complete, unpack, unpack_one
 from rela_cli.data.entries import folders_in
 from rela_cli.data.folders import ImageFolder
 from rela_cli.data.index import Paths
@@ -189,25 +189,28 @@ def unpack_archives(root: Path) -> None:
     Raises:
         MissingError: an archive is not there, or not the official one.
     """
-    from torchvision.datasets.imagenet import ARCHIVE_META
-    from torchvision.datasets.utils import check_integrity
-
-    train_tar = root / TRAIN_TAR
+    if not os.path.isdir(root / "train") and not (root / TRAIN_TAR).is_file():
+        raise MissingError(f"dataset.root={root} cannot be unpacked: The archive {TRAIN_TAR} is not present")
     try:
-        if not (root / "train").is_dir():
-            if not check_integrity(str(train_tar), ARCHIVE_META["train"][1]):
-                raise OSError(f"The archive {TRAIN_TAR} is not present, or not the official one by its md5")
-            complete(root / "train", lambda part: unpack_classes(train_tar, part))
-        if not (root / "val").is_dir():
-            complete(root / "val", lambda part: unpack(root / VAL_TAR, part))
-        if (root / DEVKIT_TAR).is_file() and not (root / DEVKIT).is_dir():
-            unpack(root / DEVKIT_TAR, root)
-    except (RuntimeError, OSError) as error:
+        complete(root / "train", lambda part: unpack_train(root / TRAIN_TAR, part))
+        complete(root / "val", lambda part: unpack(root / VAL_TAR, part))
+        if (root / DEVKIT_TAR).is_file():
+            unpack_one(root / DEVKIT_TAR, root / DEVKIT.parent)
+    except OSError as error:
         raise MissingError(f"the ILSVRC archives in dataset.root={root} cannot be unpacked: {error}") from error
 
 
-def unpack_classes(archive: Path, folder: Path) -> None:
-    """The train archive holds one archive a class; each becomes a folder of that name."""
+def unpack_train(archive: Path, folder: Path) -> None:
+    """The train archive holds one archive a class; each becomes a folder of that name.
+
+    Raises:
+        OSError: it is not the official one.
+    """
+    from torchvision.datasets.imagenet import ARCHIVE_META
+    from torchvision.datasets.utils import check_integrity
+
+    if not check_integrity(str(archive), ARCHIVE_META["train"][1]):
+        raise OSError(f"The archive {TRAIN_TAR} is not the official one by its md5")
     unpack(archive, folder)
     for inner in sorted(folder.glob("*.tar")):
         unpack(inner, inner.with_suffix(""))

@@ -29,6 +29,7 @@ NO_PICTURES = frozenset(["BUFR", "GRIB", "HDF5", "MPEG", "WMF"])  # what Pillow 
 PROGRAMS = frozenset(["EPS"])  # what Pillow gives to another program, which runs it
 DECODER = 3  # the rules by which files become pixels, for fingerprints. 2: far too large JPEGs reduced; 3: modes.py
 HANDFUL = 256  # files a thread takes at a time, at most: handing over small ones one by one costs as much as decoding
+SIDES = (8, 16, 32, 64, 96, 128, 160, 192, 224)  # usual sizes of what a network is shown
 SLOW = 2e-4  # seconds a file from which on threads read side by side; from memory it takes 6e-6
 JPEGS = (".jpg", ".jpeg", ".jfif")
 TURNS = {
@@ -243,4 +244,13 @@ def one_square(shapes: set[tuple[int, int]]) -> None:
     """
     if len(shapes) > 1 or any(height != width for height, width in shapes):
         seen = ", ".join(f"{w}x{h}" for h, w in sorted(shapes)[:4]) + (", ..." if len(shapes) > 4 else "")
-        raise ConfigError(f"the images are {seen}: say dataset.image_size=SIZE to bring them to one square size")
+        shorter = sorted(min(shape) for shape in shapes)
+        raise ConfigError(
+            f"the images are {seen}: say dataset.image_size=SIZE to bring them to one square size, "
+            f"such as dataset.image_size={suited(shorter[len(shorter) // 2])}"
+        )
+
+
+def suited(side: int) -> int:
+    """A usual size for images whose shorter side is mostly `side`: not above it, and what networks are made for."""
+    return max((usual for usual in SIDES if usual <= side), default=max(4, side))

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rela_cli.artifacts import fingerprint
+from rela_cli.data import sizes
 from rela_cli.data.broken import Broken, left_out, tell
 from rela_cli.data.datasets import Array, Dataset
 from rela_cli.data.images import DECODER, Blob, decode_all
@@ -100,8 +102,8 @@ class Parquet(Dataset):
     def source(self) -> dict[str, Any]:
         columns = {"image_column": self.image_column, "label_column": self.label_column}
         skipped = {split: sorted(rows) for split, rows in self.skipped.items() if rows}
-        sizes = {"image_size": self.image_size, "decoder": DECODER}
-        facts = {"dataset": "parquet", "files": self.listing, **columns, **sizes}
+        pixels = {"image_size": self.image_size, "decoder": DECODER}
+        facts = {"dataset": "parquet", "files": self.listing, **columns, **pixels}
         return facts | ({"skipped": skipped} if skipped else {})
 
     def labels(self, split: str) -> Array | None:
@@ -116,6 +118,10 @@ class Parquet(Dataset):
         if not np.issubdtype(labels.dtype, np.integer):
             raise ConfigError(f"column {self.label_column!r} does not hold class numbers but {labels.dtype}")
         return labels.astype(np.int64)
+
+    def check_sizes(self) -> None:
+        if self.image_size is None:
+            sizes.check(islice(self.sources("train"), sizes.SAMPLE))
 
     def images(self, split: str, indices: Array) -> Array:
         wanted = set(map(int, indices))

@@ -180,6 +180,20 @@ def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
         unpack(tmp_path / "x.tar.gz", tmp_path / "in")
 
 
+def test_a_chain_of_links_leaves_nothing(tmp_path: Path) -> None:
+    """Each link alone stays inside; one behind the other they lead out, which is seen when some lie there already."""
+    archive = tmp_path / "x.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name, target in (("a", "."), ("a/b", ".."), ("a/b/c", "..")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+        tar.addfile(tarfile.TarInfo("good.txt"))
+    with pytest.raises(MissingError, match="Nothing was unpacked"):
+        unpack(archive, tmp_path / "in")
+    assert list((tmp_path / "in").iterdir()) == []
+
+
 def test_good_archives_are_unpacked(tmp_path: Path) -> None:
     archive = tar_with(tmp_path / "x.tar", "a/link", "../good.txt", tarfile.SYMTYPE)
     unpack(archive, tmp_path / "in")
