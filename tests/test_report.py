@@ -19,7 +19,9 @@ from rela_cli import neighbours, reporting
 from rela_cli.errors import RelaError
 from rela_cli.report import page
 from rela_cli.report.collect import collect
-from rela_cli.report.compare import runs_of
+from rela_cli.report.compare import Protocol, runs_of
+from rela_cli.report.figures import groups_of
+from rela_cli.report.ink import contrast, readable
 from rela_cli.report.page import Neighbourhood, Picture
 
 from .conftest import NO_TORCH, Rela
@@ -98,6 +100,67 @@ def test_it_says_what_came_out(project: Path) -> None:
     assert "<pre>rela train</pre>" in text
 
 
+@pytest.mark.parametrize(
+    ("alone", "words"), [(0.3, "The prior alone is not better"), (0.9, "<b>The prior alone is better</b>")]
+)
+def test_it_says_whether_the_prior_alone_is_better(make: Make, tmp_path: Path, alone: float, words: str) -> None:
+    make(0.7, "patches", prior_alone=alone)
+    (group,) = groups_of(runs_of(collect([tmp_path / "outputs"])))
+    assert page.sentence(group, Protocol("lbfgs", "online"), "flops").endswith(f" {words}: {100 * alone:.1f} %.")
+
+
+def test_it_says_what_its_words_mean(project: Path) -> None:
+    text = written(project)
+    for words in ("the online network, the network that was trained", "Plain is the self-supervised method without",
+                  "The prior alone is what the prior,"):  # fmt: skip
+        assert words in text
+
+
+def test_every_colour_can_be_read_on_both_grounds(project: Path, make: Make) -> None:
+    for prior in ("random", "embedded", "clip_rn50", "dinov2_vits14", "thumbnail"):
+        make(0.6, prior, 0.5, 0, prior_alone=0.65, flops={"train": 100.0})
+    text = written(project)
+    shades = dict(re.findall(r"--c([0-9a-f]{6}):(#[0-9a-f]{6})", text))
+    assert len(shades) >= 6
+    assert min(contrast(shade, page.DARK) for shade in shades.values()) >= 4.5
+    assert set(re.findall(r"var\(--c([0-9a-f]{6}),", text)) == set(shades)
+    words = re.findall(r"<text [^>]*?fill: var\(--c([0-9a-f]{6})", text)
+    assert len(words) >= 6
+    assert min(contrast(f"#{colour}", "#ffffff") for colour in words) >= 4.5
+    assert page.DARK in page.CSS
+
+
+def test_contrast_is_wcags() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)  # the known border of grey
+    assert contrast("#0072b2", "#15181c") == pytest.approx(3.4, abs=0.05)
+    assert readable("#000000", "#ffffff") == "#000000"
+
+
+def test_titles_of_plots_are_text_of_the_page(project: Path) -> None:
+    text = written(project)
+    svgs = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert "Accuracy against budget" not in svgs and "mean and standard deviation" not in svgs
+    assert "<figcaption><b>Accuracy against budget</b><span>digits · resnet18 · simclr</span>" in text
+
+
+def test_a_table_a_data_set_and_one_heading_for_all(make: Make, tmp_path: Path) -> None:
+    make(0.7, "patches", seconds={"train": 2.0})
+    make(0.6, "random", changes={"dataset": "cifar10"}, seconds={"train": 2.0})
+    text = written(tmp_path / "outputs")
+    assert "<h1>cifar10, digits</h1>" in text
+    for title in ("digits · resnet18 · simclr · top-1 % by lbfgs (online)", "cifar10 · resnet18 · simclr · cpu · cost"):
+        assert text.count(f"<h3>{title}") == 1
+    assert "no result: untrained, plain, patches prior alone, plain*" in text
+
+
+def test_a_prior_that_has_seen_the_labels_is_marked_in_plots_too(project: Path, make: Make) -> None:
+    make(0.9, "clip_rn50", 0.5, 0, prior_saw_labels=True, prior_alone=0.8, flops={"train": 100.0})
+    text = written(project)
+    assert "clip_rn50† 90.0" in text and "clip_rn50 alone† 80.0" in text
+    assert "†: its prior has seen these labels" in text
+
+
 def test_a_prior_that_has_seen_the_labels_is_not_the_headline(project: Path, make: Make) -> None:
     make(0.99, "clip_rn50", 0.5, 0, prior_saw_labels=True)
     assert "<b>patches</b> at 50 %" in written(project)
@@ -134,6 +197,7 @@ def test_frames_count_the_same_class() -> None:
     one = Neighbourhood(Picture(b"q", "cat"), (Picture(b"a", "dog"),), (Picture(b"b", "cat"),))
     text = page.grid_of([one])
     assert text.count("class=same") == 1
+    assert re.findall('data-head="([^"]+)"', text) == ["test image", "untrained learner", "trained backbone"]
     assert "0 of 1 before and 1 of 1 after" in text
     assert "framed" not in page.grid_of([Neighbourhood(Picture(b"q", None), (), (Picture(b"b", None),))])
 

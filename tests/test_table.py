@@ -669,12 +669,13 @@ def test_rich_fits_the_screen_and_loses_nothing(make: Make, tmp_path, capsys, mo
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("COLUMNS", v) for v in ("0", "1", "-5", "wide", "²", "")] + [("LINES", "0"), ("TERM", "dumb")]
+    "environment",
+    [{"COLUMNS": "0"}, {"COLUMNS": "1", "LINES": "0"}, {"COLUMNS": "²", "TERM": "dumb"}, {"COLUMNS": "-5"}],
 )
-def test_a_screen_of_no_size_is_none(make: Make, tmp_path, capsys, rela: Rela, name, value):
+def test_a_screen_of_no_size_is_none(make: Make, tmp_path, capsys, rela: Rela, environment):
     make(0.8, untrained=0.3)
     make(0.7, "patches", prior_alone=0.6)
-    assert rela("table", env={name: value}).stdout == shown(tmp_path, capsys)
+    assert rela("table", env=environment).stdout == shown(tmp_path, capsys)
 
 
 def test_a_screen_of_no_size_has_help_and_a_width_that_fits_is_kept(make: Make, tmp_path, rela: Rela):

@@ -25,12 +25,15 @@ from rela_cli.report.compare import (
     Settings,
     columns_of,
     differing,
+    label_mark,
     labelled,
     rows_of,
     runs_in,
     score,
 )
 from rela_cli.report.differences import cost_of
+from rela_cli.report.formats import SEEN, UNKNOWN
+from rela_cli.report.ink import readable
 from rela_cli.report.style import (
     INK,
     PAPER,
@@ -187,7 +190,8 @@ def series_of(group: Group, protocol: Protocol, x_of: Callable[[Row, Column], fl
             if value is not None and x is not None:
                 points.append(At(x, budget, value))
         if points:  # two budgets may cost the same
-            found.append(Series(words_of(column), drawn, dash, column, tuple(sorted(points, key=lambda p: p[:2]))))
+            name = words_of(column) + label_mark(group.runs, group.row(points[0].budget), column)
+            found.append(Series(name, drawn, dash, column, tuple(sorted(points, key=lambda p: p[:2]))))
     return found
 
 
@@ -196,6 +200,7 @@ def words_of(column: Column) -> str:
     return column.head.replace("\n", " ")
 
 
+LABEL_MARKS = {SEEN: "†: its prior has seen these labels", UNKNOWN: "?: nobody says which labels its prior has seen"}
 DASH = {"untrained": ":", "plain_star": "--", "prior_alone": "-."}  # of reference lines
 
 
@@ -207,7 +212,7 @@ def references(group: Group, protocol: Protocol) -> Iterator[tuple[Label, str]]:
         if value is None:
             continue
         colour = look(dict(column.settings)["prior"]).colour if column.kind == "prior_alone" else SOFT
-        name = words_of(column).replace(" prior alone", " alone")
+        name = words_of(column).replace(" prior alone", " alone") + label_mark(group.runs, row, column)
         yield Label(100 * value.mean, f"{name} {100 * value.mean:.1f}", colour), column.kind
 
 
@@ -240,8 +245,9 @@ def close_up(axes: Axes, found: Sequence[Series], group: Group, protocol: Protoc
     reach = NEARBY * max(max(ends) - min(ends), LEAST_SPAN)
     near = [label.y for label, _ in references(group, protocol)]
     ends += [y for y in near if min(ends) - reach <= y <= max(ends) + reach]
-    air = 0.07 * max(max(ends) - min(ends), LEAST_SPAN)
-    axes.set_ylim(min(ends) - air, max(ends) + air)
+    low, high, lacking = min(ends), max(ends), max(LEAST_SPAN - max(ends) + min(ends), 0.0)
+    air = 0.07 * (high - low) + lacking / 2
+    axes.set_ylim(low - air, high + air)
 
 
 def draw_series(axes: Axes, found: Sequence[Series]) -> None:
@@ -266,7 +272,9 @@ def measured_how(group: Group, protocol: Protocol, found: Sequence[Series]) -> l
     counts = sorted({len(p.score.seeds) for one in found for p in one.points})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     bars = "one seed" if counts == [1] else f"mean and standard deviation over {seeds} seeds"
-    return [group.name, f"{protocol.name} probe, {protocol.network} network; {bars}"]
+    marks = "".join(label.text for label, _ in references(group, protocol)) + "".join(one.label for one in found)
+    seen = [words for mark, words in LABEL_MARKS.items() if mark in marks]
+    return [group.name, "; ".join([f"{protocol.name} probe, {protocol.network} network", bars, *seen])]
 
 
 # ----------------------------------------------------------------------------------- accuracy against something
@@ -344,9 +352,10 @@ def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None
 
 
 def draw_frontier(axes: Axes, found: Sequence[Series]) -> None:
-    """Rings around the cells that nothing cheaper or equally dear beats."""
+    """Rings around the cells that nothing cheaper or equally dear beats; those whose prior saw the labels apart."""
     best, ringed = float("-inf"), []
-    for x, y in sorted((p.x, 100 * p.score.mean) for one in found for p in one.points):
+    fair = [one for one in found if SEEN not in one.label]
+    for x, y in sorted((p.x, 100 * p.score.mean) for one in fair for p in one.points):
         if y > best:
             best = y
             ringed.append((x, y))
@@ -533,7 +542,7 @@ def colour_key(figure: Figure, names: Sequence[tuple[str, Look, str]], top: floa
         handletextpad=0.4, borderpad=0, fontsize=8,
     )  # fmt: skip
     for text, (_, drawn, _) in zip(legend.get_texts(), names, strict=True):
-        text.set_color(drawn.colour)
+        text.set_color(readable(drawn.colour, PAPER))
         text.set_fontweight("bold")
 
 
@@ -639,7 +648,7 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
     bottom = 0.44 / height
     figure.subplots_adjust(left=0.7 / width, right=0.985, top=top - 0.05, bottom=bottom, hspace=0.1, wspace=0.08)
     for name, (_, run, drawn, lines), above, below in zip(names, found, panels, panels[-len(found) :], strict=False):
-        above.set_title(name, color=drawn.colour, fontweight="bold")
+        above.set_title(name, color=readable(drawn.colour, PAPER), fontweight="bold")
         draw_losses(above, lines)
         if watched:
             draw_rho(below, run, drawn, lines)

@@ -226,13 +226,13 @@ def _table(grid: Grid, columns: Sequence[int], console: Console, tight: bool) ->
         head = _broken(grid.heads[column]) if tight else grid.heads[column]
         table.add_column(_text(head, console), justify="right", overflow="fold")
     shown = [_column([row[j] for row in grid.cells], grid.heads[j], console, tight) for j in columns]
-    for labels, *cells in zip(_said_once(grid.labels), *shown, strict=True):
+    for labels, *cells in zip(said_once(grid.labels), *shown, strict=True):
         names = [_text(_broken(label) if tight else label, console) for label in labels]
         table.add_row(*names, *cells)
     return table
 
 
-def _said_once(every: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def said_once(every: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Labels without what stands in the row above already; the last one of a row is always there."""
     found: list[tuple[str, ...]] = []
     above: tuple[str, ...] = ()

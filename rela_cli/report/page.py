@@ -9,19 +9,35 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from rela_cli import artifacts
 from rela_cli.report import left
-from rela_cli.report.compare import Protocol, Run, columns_of, cost, measured_by, runs_in, score
+from rela_cli.report.compare import (
+    NETWORKS,
+    TARGETS,
+    Column,
+    Protocol,
+    Run,
+    columns_of,
+    cost,
+    measured_by,
+    part_of,
+    runs_in,
+    score,
+)
 from rela_cli.report.differences import AXES, against, cost_share, signed
 from rela_cli.report.figures import KINDS, Group, Plot, folder, groups_of, plots, words_of
-from rela_cli.report.formats import ABOVE, BEST, MISSING, Grid
+from rela_cli.report.formats import ABOVE, BEST, MISSING, Cell, Grid, said_once, without_empty
+from rela_cli.report.ink import readable
 from rela_cli.report.style import GRID, INK, LOOKS, PAPER, SOFT
-from rela_cli.report.table import Parts, cost_grid, duration, grids_of, notes_of
+from rela_cli.report.table import Parts, duration, grids_of, notes_of
 
 BY_BUDGET = ("training", "trace")  # a plot for each budget: the page unfolds the one with most ways to compare
-REM_PER_INCH = 6.6  # of a plot: its text is then a little smaller than the page's
+REM_PER_INCH = 7.0  # of a plot: its text is then a little smaller than the page's
+WIDE = 42.0  # rem; wider plots have a row of their own
+BROAD = 8  # columns; broader tables have their notes below and not beside them
+DARK = "#15181c"  # the ground of page.css where the reader prefers dark
+COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 THEMED = {INK: "--ink", SOFT: "--soft", GRID: "--grid", PAPER: "--paper", LOOKS["plain"][0]: "--plain"}
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
@@ -60,21 +76,29 @@ class Found:
 def page(found: Found) -> str:
     """The whole page."""
     groups = groups_of(found.runs)
-    title = found.heading or "; ".join(group.name for group in groups) or "rela"
+    title = found.heading or heading(groups)
     body = [
         f"<header><h1>{escape(title)}</h1>{glance(found, groups)}</header>",
         section("Accuracy", tables(found)),
         section("Plots", figures(found)),
         section("Nearest neighbours", neighbours(found.neighbours)),
-        section("Cost", grid_html(cost_grid(found.runs)) if any(run.finished for run in found.runs) else ""),
+        section("Cost", grids_html(grids_of(found.runs, [], Parts(cost=True)))),
         section("What was run", run_table(found) + notes(found)),
         section("To repeat it", commands(found.runs) + configs(groups) + versions(found.runs)),
     ]
+    shades = dark_shades("".join(body))
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{CSS}</style>'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{CSS}{shades}</style>'
     )
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def heading(groups: Sequence[Group]) -> str:
+    """The settings of the runs, or of several the names of their data sets."""
+    if len(groups) == 1:
+        return groups[0].name
+    return ", ".join(dict.fromkeys(dict(group.shared).get("dataset", "") for group in groups)) or "rela"
 
 
 def section(title: str, inside: str) -> str:
@@ -90,17 +114,27 @@ def details(summary: str, inside: str, is_open: bool = False) -> str:
 # ------------------------------------------------------------------------------------------------- at a glance
 
 
+WORDS = (
+    "Plain is the self-supervised method without a prior.",
+    "The prior alone is what the prior, made once and frozen, reaches without any learner: its whitened features.",
+    "Untrained is the learner before its first step.",
+)
+
+
 def glance(found: Found, groups: Sequence[Group]) -> str:
     """One sentence for the best ReLA cell of each group, beside plain on everything; honest about the interval."""
     if found.shown is None:
         return "<p class=lead>No run has been probed, so there is no number yet.</p>"
-    lines = [line for group in groups if (line := sentence(group, found.shown, found.axis))]
-    how = f"Top-1 on test by the {found.shown.name} probe of the {found.shown.network} network."
-    return f"<p class=lead>{'<br>'.join(lines)}</p><p class=note>{escape(how)}</p>"
+    told = [(group, line) for group in groups if (line := sentence(group, found.shown, found.axis))]
+    names = [f"<b>{escape(group.name)}</b><br>" * (len(groups) > 1) for group, _ in told]
+    lines = "".join(f"<p class=lead>{name}{line}</p>" for name, (_, line) in zip(names, told, strict=True))
+    network = NETWORKS.get(found.shown.network, "a network of the method's")
+    how = f"Top-1 on test by the {found.shown.name} probe of the {found.shown.network} network, {network}."
+    return f"{lines}<p class=note>{escape(' '.join([how, *WORDS]))}</p>"
 
 
 def sentence(group: Group, protocol: Protocol, axis: str) -> str:
-    """What the best ReLA cell reaches, and what plain on everything does."""
+    """What the best ReLA cell reaches, what plain on everything does, and whether the prior alone is better."""
     best = best_cell(group, protocol)
     if best is None:
         return ""
@@ -108,17 +142,31 @@ def sentence(group: Group, protocol: Protocol, axis: str) -> str:
     row = group.row(budget)
     text = f"<b>{escape(words_of(column))}</b> at {100 * budget:g} % of the data an epoch: <b>{100 * mean:.1f} %</b> "
     text += f"(n = {n})"
-    star = against(group.runs, row, column.settings, protocol, 1.0)
+    star, alone = against(group.runs, row, column.settings, protocol, 1.0), beside_alone(group, best, protocol)
     if star is None:
-        return f"{text}; there is no plain run on everything at the same seeds to compare with."
+        return f"{text}; there is no plain run on everything at the same seeds to compare with.{alone}"
     share = cost_share(group.runs, row, column.settings, axis)
     text += f", {signed(star.mean)} points against plain on everything"
     if star.low is not None:
         text += f" (95 % interval {signed(star.low)} to {signed(star.high)})"
-    return text + (f", for {100 * share:.0f} % of its {AXES[axis]}." if share else ".")
+    return text + (f", for {100 * share:.0f} % of its {AXES[axis]}." if share else ".") + alone
 
 
-def best_cell(group: Group, protocol: Protocol) -> tuple[float, int, float, Any] | None:
+def beside_alone(group: Group, best: tuple[float, int, float, Column], protocol: Protocol) -> str:
+    """Whether its prior alone is better than the best ReLA cell: then a reader asks what the training is for."""
+    mean, _, budget, column = best
+    targets = part_of(column.settings, TARGETS)
+    for other in columns_of(group.runs):
+        if other.kind == "prior_alone" and other.settings == targets:
+            value = score(group.runs, group.row(budget), other, protocol)
+            if value is not None:
+                better = value.mean > mean
+                word = "<b>The prior alone is better</b>" if better else "The prior alone is not better"
+                return f" {word}: {100 * value.mean:.1f} %."
+    return ""
+
+
+def best_cell(group: Group, protocol: Protocol) -> tuple[float, int, float, Column] | None:
     """Mean, n, budget and column of the highest ReLA cell whose prior has not seen the labels."""
     cells = []
     for column in columns_of(group.runs):
@@ -138,30 +186,41 @@ def tables(found: Found) -> str:
     has_plain = any(run.finished and not run.variant for run in found.runs)
     parts = Parts(differences=has_plain, axis=found.axis)
     others = [protocol for protocol in found.protocols if protocol != found.shown]
-    first = "".join(map(grid_html, grids_of(found.runs, [found.shown], parts))) if found.shown else ""
+    first = grids_html(grids_of(found.runs, [found.shown], parts)) if found.shown else ""
     rest = [
-        details(f"the same by {p.name}, {p.network} network", "".join(map(grid_html, grids_of(found.runs, [p], parts))))
-        for p in others
+        details(f"the same by {p.name} ({p.network})", grids_html(grids_of(found.runs, [p], parts))) for p in others
     ]
     return first + "".join(rest)
 
 
-def grid_html(grid: Grid) -> str:
-    """A table that scrolls in its own box when the screen is narrow."""
+def grids_html(grids: Sequence[Grid]) -> str:
+    """Tables without what is empty in them."""
+    shown = [without_empty(grid) for grid in grids]
+    return "".join(grid_html(grid, gone) for grid, gone in shown if grid.cells)
+
+
+def grid_html(grid: Grid, gone: Sequence[str] = ()) -> str:
+    """A table that scrolls in its own box when the screen is narrow; `gone` are columns without any result."""
     heads = "".join(f'<th class=label scope="col">{lines(head)}</th>' for head in grid.label_heads)
     heads += "".join(f'<th scope="col">{lines(head)}</th>' for head in grid.heads)
     body = []
-    for labels, cells in zip(grid.labels, grid.cells, strict=True):
+    for labels, cells in zip(said_once(grid.labels), grid.cells, strict=True):
         row = [f'<th scope="row">{lines(label)}</th>' for label in labels]
-        for cell in cells:
-            text = escape(cell.text) if set(cell.marks) <= {ABOVE} else f"<b>{escape(cell.text)}</b>"
-            text = f"<u>{text}</u>" if ABOVE in cell.marks else text
-            row.append(f"<td>{text} <small>{escape(cell.spoken)}</small></td>" if cell.spoken else f"<td>{text}</td>")
-        body.append(f"<tr>{''.join(row)}</tr>")
+        body.append(f"<tr>{''.join([*row, *map(cell_html, cells)])}</tr>")
     marks = {BEST: "<b>bold</b>", ABOVE: "<u>underlined</u>"}
-    legend = "; ".join(f"{marks.get(mark, escape(mark))}: {escape(meaning)}" for mark, meaning in grid.needed)
+    legend = [f"{marks.get(mark, escape(mark))}: {escape(meaning)}" for mark, meaning in grid.needed]
+    legend += [f"no result: {escape(', '.join(gone))}"] * bool(gone)
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f"<h3>{escape(grid.title)}</h3><div class=scroll>{table}</div><p class=note>{legend}</p>\n"
+    title, note = f"<h3>{escape(grid.title)}</h3>", f"<p class=note>{'; '.join(legend)}</p>"
+    wide = " wide" * (len(grid.heads) > BROAD)
+    return f'<div class="grid{wide}">{title}<div class=scroll>{table}</div>{note}</div>\n'
+
+
+def cell_html(cell: Cell) -> str:
+    """A number, with its detail in small letters."""
+    text = escape(cell.text) if set(cell.marks) <= {ABOVE} else f"<b>{escape(cell.text)}</b>"
+    text = f"<u>{text}</u>" if ABOVE in cell.marks else text
+    return f"<td>{text} <small>{escape(cell.spoken)}</small></td>" if cell.spoken else f"<td>{text}</td>"
 
 
 def lines(text: str) -> str:
@@ -189,16 +248,23 @@ def figures(found: Found) -> str:
 
 
 def figure(plot: Plot) -> str:
-    """One plot; those with several panels take the whole width."""
+    """One plot at the size of the page's text; its title and notes are text of the page."""
     import matplotlib
+
+    from rela_cli.report.style import take_titles
 
     matplotlib.rcParams["svg.hashsalt"] = plot.name  # ids have to differ from plot to plot in one page
     out = io.StringIO()
     drawn = plot.draw()
-    drawn.savefig(out, format="svg", metadata={"Date": None})
-    width = f"max-width:{REM_PER_INCH * drawn.get_size_inches()[0]:.0f}rem"
-    wide = f' class=wide style="{width}"' if plot.kind in BY_BUDGET else ""
-    return f'<figure{wide} role=img aria-label="{escape(plot.words)}">{themed(out.getvalue())}</figure>\n'
+    title, *notes = take_titles(drawn)
+    drawn.savefig(out, format="svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.03)
+    svg = out.getvalue()
+    points = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
+    width = REM_PER_INCH * float(points[1]) / 72 if points else REM_PER_INCH
+    caption = "".join(f"<span>{escape(note)}</span>" for note in notes)
+    caption = f"<figcaption><b>{escape(title)}</b>{caption}</figcaption>"
+    style = f'style="width:{width:.1f}rem"' + " class=wide" * (width > WIDE)
+    return f'<figure {style} role=img aria-label="{escape(plot.words)}">{caption}<div>{themed(svg)}</div></figure>\n'
 
 
 def themed(svg: str) -> str:
@@ -208,7 +274,19 @@ def themed(svg: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     for colour, name in THEMED.items():
         svg = svg.replace(colour, f"var({name})")
-    return svg
+    return COLOUR.sub(lambda found: f"var({variable(found[0])}, {found[0]})", svg)
+
+
+def variable(colour: str) -> str:
+    """The CSS variable of a colour that has a lighter shade on a dark ground."""
+    return f"--c{colour[1:]}"
+
+
+def dark_shades(body: str) -> str:
+    """CSS: each colour of the plots in a shade that can be read on the dark ground."""
+    used = sorted(set(re.findall(r"var\(--c([0-9a-f]{6}),", body)))
+    shades = "".join(f"{variable('#' + one)}:{readable('#' + one, DARK)};" for one in used)
+    return f"@media (prefers-color-scheme: dark) {{ :root {{ {shades} }} }}" if used else ""
 
 
 # -------------------------------------------------------------------------------------------------- neighbours
@@ -224,12 +302,8 @@ def neighbours(by_run: Mapping[str, Sequence[Neighbourhood] | str]) -> str:
 
 def grid_of(found: Sequence[Neighbourhood]) -> str:
     """Query, nearest before, nearest after; a frame where the class is the query's."""
-    rows = "".join(
-        f"<tr><td>{image(one.query, None)}</td><td>{row_of(one.before, one.query)}</td>"
-        f"<td>{row_of(one.after, one.query)}</td></tr>"
-        for one in found
-    )
-    heads = "<th>test image<th>untrained learner<th>trained backbone"
+    rows = "".join(f"<tr>{''.join(map(side, HEADS, sides(one)))}</tr>" for one in found)
+    heads = "".join(f"<th>{head}" for head in HEADS)
     counts = [sum(near.label == one.query.label for near in side) for one in found for side in (one.before, one.after)]
     total = sum(len(one.after) for one in found)
     note = "nearest train images by cosine of the representation, nearest first"
@@ -237,6 +311,19 @@ def grid_of(found: Sequence[Neighbourhood]) -> str:
         note += f"; framed: same class, {sum(counts[::2])} of {total} before and {sum(counts[1::2])} of {total} after"
     table = f"<table class=near><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     return f"<div class=scroll>{table}</div><p class=note>{note}</p>"
+
+
+HEADS = ("test image", "untrained learner", "trained backbone")
+
+
+def sides(one: Neighbourhood) -> tuple[str, str, str]:
+    """Query, neighbours before, neighbours after."""
+    return image(one.query, None), row_of(one.before, one.query), row_of(one.after, one.query)
+
+
+def side(head: str, images: str) -> str:
+    """A cell that knows its head: on a narrow screen it stands over its images."""
+    return f'<td data-head="{head}">{images}</td>'
 
 
 def row_of(pictures: Iterable[Picture], query: Picture) -> str:

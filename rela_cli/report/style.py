@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rela_cli.errors import MissingError
+from rela_cli.report.ink import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,13 +158,29 @@ def new_figure(width: float = SIZE[0], height: float = SIZE[1], **grid: Any) -> 
 
 
 def titled(figure: Figure, title: str, notes: Sequence[str], left: float = 0.09) -> float:
-    """A title, and notes below it broken to the figure's width; the height at which the axes may start."""
+    """A title, and notes below it broken to the figure's width; the height at which the axes may start.
+
+    A page that sets them as text of its own knows them by their gid: `title`, and `note0`, `note1`, ... for all lines
+    of one note.
+    """
     width, height = figure.get_size_inches()
-    broken = [line for note in notes for line in textwrap.wrap(note, int(width * (1 - left) * LETTERS))]
-    figure.text(left, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", va="top")
-    for i, line in enumerate(broken):
-        figure.text(left, 1 - (0.36 + 0.155 * i) / height, line, fontsize=7.5, color=SOFT, va="top")
+    letters = int(width * (1 - left) * LETTERS)
+    broken = [(f"note{number}", line) for number, note in enumerate(notes) for line in textwrap.wrap(note, letters)]
+    figure.text(left, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", va="top", gid="title")
+    for i, (gid, line) in enumerate(broken):
+        figure.text(left, 1 - (0.36 + 0.155 * i) / height, line, fontsize=7.5, color=SOFT, va="top", gid=gid)
     return float(1 - (0.50 + 0.155 * len(broken)) / height)
+
+
+def take_titles(figure: Figure) -> list[str]:
+    """Take title and notes off a figure, for a page that sets them itself."""
+    found: dict[str, str] = {}
+    for text in list(figure.texts):
+        gid = str(text.get_gid() or "")
+        if gid == "title" or gid.startswith("note"):
+            found[gid] = f"{found.get(gid, '')} {text.get_text()}".strip()
+            text.remove()
+    return list(found.values())
 
 
 def lighter(drawn: Look, times: int) -> Look:
@@ -251,8 +268,8 @@ def margin_labels(axes: Axes, labels: Sequence[Label], size: float = 8, lines: i
         if not arrow:
             lead_to(axes, label, true, place)
         axes.text(
-            1.045, place, arrow + label.text, transform=axes.transAxes, color=label.colour, fontsize=size, va="center",
-            fontweight="bold" if label.bold else "normal",
+            1.045, place, arrow + label.text, transform=axes.transAxes, fontsize=size, va="center",
+            color=readable(label.colour, PAPER), fontweight="bold" if label.bold else "normal",
         )  # fmt: skip
 
 
