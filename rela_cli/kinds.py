@@ -1,6 +1,7 @@
 """What a file of weights is, from what is in it. Needs no torch, and takes no more memory than a file says it should.
 
-Kinds: safetensors, pickle (torch.save), script (TorchScript), export (torch.export, .pt2), index (a list of shards).
+Kinds: safetensors, pickle (torch.save), script (TorchScript), export (torch.export, .pt2), onnx, index (a list of
+shards).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.errors import MissingError
+from rela_cli.onnx_file import external_files, is_onnx
 
 POINTER = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
@@ -32,7 +34,7 @@ WAYS_OUT = (
 
 
 def kind_of(path: Path) -> str:
-    """safetensors, pickle, script, export or index.
+    """safetensors, pickle, script, export, index or onnx.
 
     Raises:
         MissingError: an empty or truncated file, a git-lfs pointer, a web page, or none of these; it says what it is.
@@ -54,6 +56,10 @@ def kind_of(path: Path) -> str:
     if head.lstrip().startswith(b"{"):
         weight_map(path)
         return "index"
+    if looks_onnx(path, head):
+        if not is_onnx(path):
+            raise MissingError(f"{path} is truncated or damaged: an ONNX model that ends too early, or none")
+        return "onnx"
     if what := foreign(path, head):
         raise MissingError(f"{path} is {what}, which rela cannot read. {WAYS_OUT}")
     raise MissingError(f"{path} is not a file of weights (.safetensors, .pth, .pt, .bin, .pt2)")
@@ -65,14 +71,17 @@ def is_zip(path: Path) -> bool:
         return file.read(len(ZIP)) == ZIP
 
 
+def looks_onnx(path: Path, head: bytes) -> bool:
+    """Whether it is called an ONNX model, or begins as one: the version, then who has made it, or the graph."""
+    return path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a", b"\x42"))
+
+
 def foreign(path: Path, head: bytes) -> str | None:
     """What other libraries' files are called."""
     if head.startswith(HDF5):
         return "an HDF5 file (Keras, h5py)"
     if head[4:8] == TFLITE:
         return "a TFLite model"
-    if path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] == b"\x12"):
-        return "an ONNX model"
     if head.startswith(b"\x93NUMPY"):
         return "a numpy array (.npy)"
     return "a TensorFlow graph" if path.suffix in (".pb", ".tf", ".ckpt-00000-of-00001") else None
@@ -158,11 +167,13 @@ def _safetensors_kind(path: Path, length: int) -> str:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself, or the shards beside an index, in the order of their names.
+    """The file itself, or what lies beside it: the shards of an index, the tensors of an ONNX model; by name.
 
     Raises:
         MissingError: a shard that is not there, or is no file of tensors, by name.
     """
+    if kind_of(path) == "onnx":
+        return external_files(path) or [path]
     if kind_of(path) != "index":
         return [path]
     shards = [path.parent / name for name in sorted(set(weight_map(path).values()))]

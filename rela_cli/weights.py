@@ -20,9 +20,11 @@ from rela_cli.errors import ConfigError, MissingError
 from rela_cli.kinds import files_of, kind_of
 from rela_cli.model_folder import file_in
 from rela_cli.network import unreachable
+from rela_cli.onnx_file import check_installed
 from rela_cli.sealed import Damaged, parsed_yaml
 
 EMBEDDED = HERE / "embedded"  # the run whose backbone ships with the package; `prior.run=embedded`
+ONNX = "rela_cli.priors.onnx.Onnx"
 NEUTRAL = {"pool": "none", "channels": "rgb"}  # change nothing; fingerprints from before these keys were there stay
 
 
@@ -38,6 +40,8 @@ def locate(prior: Part) -> Path | None:
         check_backbone(folder, network)
         return folder / backbone_name(network)
     weights = prior.options.get("weights")
+    if prior.target == ONNX:
+        check_installed()
     if not weights or weights == RANDOM:
         return None
     path = fetch(prior) if weights == PRETRAINED else file_in(Path(weights).expanduser())
@@ -344,6 +348,9 @@ def check_trust(path: Path, prior: Part) -> None:
     """Files that carry code are opened on the user's word only; an index is as good as its shards."""
     files_of(path)
     kind = kind_of(path)
+    if (kind == "onnx") != (prior.target == ONNX) and prior.target.startswith("rela_cli."):
+        is_what, other = ("an ONNX model", "onnx") if kind == "onnx" else ("no ONNX model", "checkpoint")
+        raise ConfigError(f"{path} is {is_what}: say prior={other} prior.weights={path}")
     if kind in ("script", "export") and not prior.options.get("trust"):
         what = "a TorchScript archive" if kind == "script" else "an exported program"
         raise ConfigError(

@@ -19,6 +19,7 @@ from rela_cli.stages.train import Trainer
 NEEDS = {  # what a choice cannot do without
     "prior=checkpoint": ["prior.weights=some.pth"],
     "prior=exported": ["prior.weights=some.pt2"],
+    "prior=onnx": ["prior.weights=some.onnx"],
     "prior=open_clip": ["prior.model=RN50", "prior.tag=openai"],
     "prior=timm": ["prior.model=resnet10t"],
     "prior=torchvision": ["prior.model=mobilenet_v3_small"],

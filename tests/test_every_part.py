@@ -30,6 +30,7 @@ UNTRAINED = {
     "none",
     "rela_run",
     "exported",
+    "onnx",
     "random_learner",
 }  # have no `prior.weights`, or tests of their own
 TINY = ("batch_size=2", "epochs=1", "dataset.n=4", "dataset.n_test=4", "dataset.size=32", "dataset.classes=2")

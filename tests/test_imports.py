@@ -38,6 +38,7 @@ FLOORS: list[set[str]] = [
         "kinds",
         "weights",
         "model_folder",
+        "onnx_file",
         "network",
     },
     PARTS,
