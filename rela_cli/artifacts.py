@@ -39,6 +39,9 @@ from rela_cli.terminal import indented
 
 Facts = dict[str, Any]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # with ENOSYS filelock takes lock files instead
+BROKEN = (errno.EIO, errno.EXDEV, errno.EINVAL, errno.ENOENT, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTSUP)
+OUTPUTS_KEY = "paths.outputs=FOLDER"
 CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 DENIED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 FULL_WORDS = (
@@ -92,11 +95,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             write(temporary)
             fault(f"{name}.after_write")
             _share(temporary)
-            _sync(temporary)
+            sync(temporary)
             fault(f"{name}.after_fsync")
             os.replace(temporary, path)
             fault(f"{name}.after_replace")
-            _sync(path.parent)
+            sync(path.parent)
             fault(f"{name}.after_sync")
         finally:
             with suppress(OSError):
@@ -234,7 +237,7 @@ class Entry:
             fault(f"{self.kind}.after_replace")
             for notes in self.folder.glob(".*"):
                 notes.unlink()
-            _sync(self.folder.parent)
+            sync(self.folder.parent)
             _remember_made(self.folder, files)
         finally:
             if not goes_on:
@@ -394,13 +397,18 @@ class Lock:
             self.release()
 
     def acquire(self, timeout: float) -> None:
+        """Take it, or raise what `held` says; a DiskError where the file system refuses to lock at all."""
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
             if timeout == 0:
                 raise
-            warn(f"waiting for {self.title}, which {self.holder()} is making")
+            warn(f"waiting for {self.title}, which {self.holder()} is making{self.way_out()}")
             self.lock.acquire(timeout=timeout)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise DiskError(cannot_lock(Path(self.lock.lock_file).parent, error.strerror)) from error
         with suppress(OSError):  # a full disk: then nobody is told
             self.note.write_text(json.dumps(redact({"command": self.command, **provenance()})), encoding="utf-8")
 
@@ -421,6 +429,13 @@ class Lock:
         except OSError:  # a folder that cannot be written to: nobody works there
             return True
 
+    def way_out(self) -> str:
+        """What to do about a lock that outlives its process, where the kernel keeps none; else nothing."""
+        path = Path(self.lock.lock_file)
+        if lock_problem(path.parent) is None:
+            return ""
+        return f"\nThis disk keeps no locks, so a killed process leaves a file: if the process is gone, remove {path}"
+
     def holder(self) -> str:
         """`process 17 on host (rela train ...)`."""
         end = time.monotonic() + NOTE_SECONDS
@@ -428,6 +443,25 @@ class Lock:
             time.sleep(0.02)
         note = note or {}
         return f"process {note.get('pid', '?')} on {note.get('host', '?')} ({note.get('command', 'command unknown')})"
+
+
+def lock_problem(folder: Path) -> OSError | None:
+    """Why the kernel locks no files in a folder; None where it does. ENOSYS: lock files stand in for its locks."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error if error.errno in (errno.ENOSYS, *NO_LOCKS) else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def cannot_lock(folder: Path, why: str | None) -> str:
+    """The message about a file system on which nobody can tell what is in use."""
+    return f"{folder} cannot be locked ({why}); choose another disk: paths.outputs=FOLDER"
 
 
 class RunLock(Lock):
@@ -447,7 +481,8 @@ class RunLock(Lock):
             try:
                 self.acquire(timeout=0)
             except Timeout:
-                raise RelaError(f"{self.folder} is in use by {self.holder()}. Wait for it, or stop it") from None
+                words = f"{self.folder} is in use by {self.holder()}. Wait for it, or stop it{self.way_out()}"
+                raise RelaError(words) from None
         for leftover in self.folder.glob(".*.tmp"):  # of a killed process; we hold the lock
             leftover.unlink()
 
@@ -459,8 +494,8 @@ class RunLock(Lock):
 
 
 @contextmanager
-def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
-    """What a full or protected disk makes of any library's writing, as one error with path, needed and free.
+def disk_errors(path: Path, needed: int | None = None, way_out: str = OUTPUTS_KEY) -> Iterator[None]:
+    """What a full, protected, broken or lost disk makes of any library's writing, as one error with path and way out.
 
     Raises:
         DiskError: in place of those errors; all others pass.
@@ -472,27 +507,39 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
     except Exception as error:  # safetensors and torch have their own
         number = error.errno if isinstance(error, OSError) else None
         if number in FULL or any(word in str(error) for word in FULL_WORDS):
-            raise DiskError(no_room(path, needed, str(error))) from error
+            raise DiskError(no_room(path, needed, str(error), way_out)) from error
         if isinstance(error, OSError) and number in DENIED and _is_about(path, error):
             what = f"{error.filename or path} cannot be written to: {error.strerror}"
-            raise DiskError(f"{what}; choose another folder: paths.outputs=FOLDER") from error
+            raise DiskError(f"{what}; choose another folder: {way_out}") from error
+        if isinstance(error, OSError) and number in BROKEN and _is_about(path, error):
+            raise DiskError(broken(path, error, way_out)) from error
         raise
+
+
+def broken(path: Path, error: OSError, way_out: str) -> str:
+    """The message about a disk that fails, or a folder that somebody has removed."""
+    named = Path(error.filename or path) if isinstance(error.filename, str | None) else path
+    what = f"{named} is gone: it was removed, or its disk, meanwhile" if error.errno == errno.ENOENT else ""
+    return (
+        f"{what or f'{named} cannot be read or written: {error.strerror}'}\n"
+        f"look at that disk, or take another folder: {way_out}; what was complete is intact"
+    )
 
 
 def _is_about(path: Path, error: OSError) -> bool:
     """Whether an error names the path, a folder above it, or a file beside it; not, say, one of the user's images."""
     if not isinstance(error.filename, str):
-        return True
+        return error.errno != errno.ENOENT
     named, path = Path(error.filename).absolute(), path.absolute()
     return named in (path, *path.parents) or path.parent in named.parents
 
 
-def no_room(path: Path, needed: int | None, why: str) -> str:
+def no_room(path: Path, needed: int | None, why: str, way_out: str = OUTPUTS_KEY) -> str:
     """The message about a full disk."""
     wants = f"about {megabytes(needed)} needed" if needed else "more is needed"
     return (
         f"no room for {path}: {wants}, {megabytes(free_bytes(path))} free ({why})\n"
-        f"make room (`rela clean --dry-run` says what can go), or take another disk: paths.outputs=FOLDER\n"
+        f"make room (`rela clean --dry-run` says what can go), or take another disk: {way_out}\n"
         f"what was complete is intact; the same command goes on from there"
     )
 
@@ -554,14 +601,14 @@ def _share(path: Path) -> None:
 def _settled(paths: list[Path]) -> Facts:
     """Files put onto the disk, and hashed meanwhile: sizes and hashes by name."""
     with ThreadPoolExecutor(1) as pool:
-        synced = [pool.submit(work, path) for path in paths for work in (_share, _sync)]
+        synced = [pool.submit(work, path) for path in paths for work in (_share, sync)]
         files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
         for done in synced:
             done.result()
     return files
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """A file's bytes, or a folder's names, onto the disk; some file systems cannot do that for a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

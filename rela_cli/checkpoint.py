@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rela_cli.artifacts import Facts, ensure_room, file_sha256, megabytes, warn, write_atomic
+from rela_cli.artifacts import Facts, ensure_room, file_sha256, megabytes, sync, warn, write_atomic
 from rela_cli.errors import RelaError
 from rela_cli.faults import fault
 
@@ -178,9 +178,8 @@ def tensor_bytes(state: Mapping[str, Tensor]) -> int:
 
 def synced(path: Path) -> int:
     """The length of a file whose bytes are on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size
+    sync(path)
+    return path.stat().st_size
 
 
 def rewind(path: Path, length: int | None) -> None:

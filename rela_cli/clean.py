@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from rela_cli.artifacts import disk_errors, megabytes, remove_tree
+from rela_cli.artifacts import NO_LOCKS, disk_errors, lock_problem, megabytes, remove_tree
+from rela_cli.errors import DiskError
 from rela_cli.inventory import CacheEntry, Inventory, Leftover, RunFolder, shown, take
 from rela_cli.terminal import line
 
@@ -28,6 +29,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--resumable", action="store_true", help="also those that unfinished runs go on from")
     given = parser.parse_args(argv)
     found = take(Path(given.outputs))
+    problem = lock_problem(found.outputs)
+    if problem and problem.errno in NO_LOCKS and not given.dry_run:
+        raise DiskError(f"nothing is removed: what is in use cannot be told in {found.outputs} ({problem.strerror})")
     levels = [name for name in ("unused", "finished", "resumable") if getattr(given, name)]
     going = [entry for entry in found.entries if level(entry) in levels]
     with disk_errors(found.outputs):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rela_cli import __version__
-from rela_cli.errors import ConfigError, RelaError, nearest
+from rela_cli.errors import ConfigError, RelaError, explained, has_folder, nearest
 from rela_cli.terminal import guarded, indented
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def forget_odd_screen() -> None:
 
 def attempt(words: Sequence[str]) -> int:
     """Run one command, and say what went wrong."""
+    if not has_folder():
+        return _say("the folder that you are in has been removed: cd to one that is there", 1)
     try:
         status = dispatch(words)
         sys.stdout.flush()
@@ -125,6 +127,8 @@ def attempt(words: Sequence[str]) -> int:
     except RelaError as error:
         return _say(str(error), error.exit_code, error.of_all)
     except Exception as error:
+        if reason := explained(error):
+            return _say(reason, 1)
         return _say(f"{_where(error)}\n{type(error).__name__}: {error}\nset RELA_DEBUG=1 for the traceback", 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import netrc
 import os
@@ -20,7 +21,7 @@ from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from rela_cli.artifacts import Lock, existing, megabytes
+from rela_cli.artifacts import Lock, cannot_lock, existing, lock_problem, megabytes
 from rela_cli.inventory import size_of, take
 from rela_cli.network import unreachable
 from rela_cli.terminal import line
@@ -171,6 +172,11 @@ def outputs() -> Check:
 def locks() -> Check:
     """Whether the file system of outputs/ can lock files: without that two processes could make the same twice."""
     there = existing(Path("outputs"))
+    if problem := lock_problem(there):
+        if problem.errno != errno.ENOSYS:
+            return Check("locks", "fail", cannot_lock(there, problem.strerror))
+        way_out = "choose another disk for paths.outputs=; a killed process leaves its lock file, and rela names it"
+        return Check("locks", "warn", f"{there} keeps no locks ({problem.strerror}): lock files stand in", way_out)
     lock = there / f".rela-doctor-{os.getpid()}.lock"
     try:
         with FileLock(lock, timeout=0):

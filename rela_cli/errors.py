@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 from typing import Any
+
+OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "Unable to allocate")
+SMALLER = "ways out: a smaller batch_size= or runtime.block_size=, dataset.on_disk=true, fewer processes side by side"
+FEWER = "ways out: runtime.threads=1, fewer processes side by side"
 
 
 class RelaError(Exception):
@@ -57,6 +63,26 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum
+
+
+def explained(error: BaseException) -> str | None:
+    """In words, what the machine has run out of; None for any other error."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+        first = (text.strip().splitlines() or ["no more memory"])[0]
+        return f"out of memory: {first}\n{SMALLER}"
+    if "can't start new thread" in text or (isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN):
+        return f"no more threads or processes can be started ({text}); `ulimit -u` or a container limits them\n{FEWER}"
+    return None
+
+
+def has_folder() -> bool:
+    """Whether the working directory is there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -125,10 +126,7 @@ def run_folders(outputs: Path) -> list[Path]:
 def elsewhere(outputs: Path) -> list[Path]:
     """Runs under paths.run=FOLDER that use this cache, by the words that they have left (`Run.leave_word`)."""
     here = {folder.resolve() for folder in run_folders(outputs)}
-    said = [
-        Path(word.read_text(encoding="utf-8", errors="replace"))
-        for word in sorted(outputs.glob(f"runs/{ELSEWHERE}/*.txt"))
-    ]
+    said = [Path(os.fsdecode(word.read_bytes())) for word in sorted(outputs.glob(f"runs/{ELSEWHERE}/*.txt"))]
     return [folder for folder in said if folder not in here and (folder / "manifest.json").is_file()]
 
 

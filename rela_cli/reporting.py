@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rela_cli.artifacts import warn, write_atomic
+from rela_cli.artifacts import disk_errors, warn, write_atomic
 from rela_cli.report import page
 from rela_cli.report.arguments import Parser, one_of, runs_at
 from rela_cli.report.collect import OUTPUTS, unfinished
@@ -41,8 +41,9 @@ def main(argv: Sequence[str]) -> int:
         arguments.title or "",
     )
     text = printable(page.page(found), lines=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(arguments.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with disk_errors(arguments.out, way_out="--out=FILE"):
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(arguments.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     write(f"{arguments.out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
     return 0
 

@@ -376,7 +376,7 @@ class Run:
         path = self.outputs / "runs" / ELSEWHERE / f"{fingerprint({'folder': folder})}.txt"
         if self.config.paths.run and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, lambda temporary: temporary.write_text(folder, encoding="utf-8"))
+            write_atomic(path, lambda temporary: temporary.write_bytes(os.fsencode(folder)))
 
 
 def is_positive(value: Any) -> TypeGuard[float]:

@@ -218,7 +218,9 @@ def test_a_file_system_that_cannot_sync_folders_or_set_permissions(
     for kind, number in ((stat.S_IFDIR, errno.EIO), (stat.S_IFREG, errno.EINVAL)):
         answers.clear()
         answers[kind] = number
-        with pytest.raises(OSError, match=os.strerror(number)):
+        with pytest.raises(
+            DiskError, match=rf"b\.json cannot be read or written: {os.strerror(number)}\n.*paths.outputs"
+        ):
             write_json(tmp_path / "b.json", {"step": 2})
     assert read_json(tmp_path / "a.json") == {"step": 1}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rela_cli.artifacts import disk_errors
 from rela_cli.errors import RelaError
 from rela_cli.report.arguments import Parser, one_of, runs_at, some_of
 from rela_cli.report.collect import OUTPUTS, counted
@@ -27,7 +28,8 @@ def main(argv: Sequence[str]) -> int:
     problems: list[str] = []
     runs = runs_at(arguments, problems)
     protocols = chosen(runs, arguments.protocol, arguments.network)
-    written = draw(runs, protocols, arguments.axis, arguments.kind, arguments.out)
+    with disk_errors(arguments.out, way_out="--out=FOLDER"):
+        written = draw(runs, protocols, arguments.axis, arguments.kind, arguments.out)
     for note in problems:
         write(f"note: {note}\n")
     if not written:

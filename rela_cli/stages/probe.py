@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rela_cli import ranks
-from rela_cli.artifacts import Entry, Facts
+from rela_cli.artifacts import Entry, Facts, warn_once
 from rela_cli.config import Config, Probe
 from rela_cli.data.cache import read_labels, read_split, read_stats
 from rela_cli.data.datasets import Dataset
@@ -177,8 +177,8 @@ def lbfgs_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
 
 def chosen(train: Tensor, task: Task, tolerance: float) -> tuple[float, Tensor]:
     """The penalty with the best held-out tenth, the strongest of equals, and its solution on the other nine."""
-    held_out, found = stratified_tenth(task.train_labels), {}
-    path = solutions(train[~held_out], task.train_labels[~held_out], task.classes, PENALTIES, tolerance=tolerance)
+    rest, held_out = parted(task.train_labels)
+    path, found = solutions(train[rest], task.train_labels[rest], task.classes, PENALTIES, tolerance=tolerance), {}
     for penalty, weights in zip(PENALTIES, path, strict=True):
         guess = affine(train[held_out], weights).argmax(1)
         found[(guess == task.train_labels[held_out]).double().mean().item(), penalty] = weights
@@ -222,6 +222,18 @@ def stratified_tenth(labels: Tensor) -> Tensor:
     return chosen
 
 
+def parted(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What to fit by and what to judge by: (N,) bool each, nine tenths and a tenth of each class.
+
+    With one sample a class nothing can be held out; then both are all samples, which is said.
+    """
+    held_out = stratified_tenth(labels)
+    if not bool(held_out.all()):
+        return ~held_out, held_out
+    warn_once("one labelled image a class, so none can be held out: probes choose by the images they are fitted to")
+    return held_out, held_out
+
+
 def affine(features: Tensor, weights: Tensor) -> Tensor:
     """(N, D) and (D + 1, C), the last row being the bias -> (N, C), in the weights' precision."""
     return torch.cat([block.to(weights.dtype) @ weights[:-1] + weights[-1] for block in features.split(BLOCK)])
@@ -232,8 +244,8 @@ def sgd_grid_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
 
     All rates are trained at once (SimCLR, appendix B.6, and DINO choose among rates; one after the other there).
     """
-    held_out = stratified_tenth(task.train_labels)
-    weights = sgd(task.train[~held_out], task.train_labels[~held_out], task.classes, SGD_RATES, settings)
+    rest, held_out = parted(task.train_labels)
+    weights = sgd(task.train[rest], task.train_labels[rest], task.classes, SGD_RATES, settings)
     guesses = torch.stack([affine(task.train[held_out], w).argmax(1) for w in weights])  # (rates, held out)
     scores = (guesses == task.train_labels[held_out]).double().mean(1)
     best = SGD_RATES[int(scores.argmax())]

@@ -143,14 +143,14 @@ def test_a_large_file_is_not_hashed_again_after_it_was_made(tmp_path: Path, monk
 def test_files_are_on_the_disk_before_the_entry_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rela_cli import artifacts
 
-    entry, original = Entry("features", {"a": 1}, tmp_path), artifacts._sync
+    entry, original = Entry("features", {"a": 1}, tmp_path), artifacts.sync
     synced: list[tuple[str, bool]] = []
 
     def sync(path: Path) -> None:
         synced.append((path.name, entry.folder.exists()))
         original(path)
 
-    monkeypatch.setattr(artifacts, "_sync", sync)
+    monkeypatch.setattr(artifacts, "sync", sync)
     entry.make(fill)
     assert ("train.safetensors", False) in synced
     assert any("manifest.json" in name and not there for name, there in synced)
