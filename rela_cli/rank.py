@@ -7,7 +7,8 @@ LABEL_FREE; docs/results.md says how well either foretells the order of the trai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from rela_cli.config import Config
 from rela_cli.errors import ConfigError
 from rela_cli.parts import build
 from rela_cli.pipeline import Pipeline
-from rela_cli.rank_line import Entry, configs_for, read
+from rela_cli.rank_line import Entry, command, configs_for, read
 from rela_cli.report import formats
 from rela_cli.report.formats import MISSING, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.runs import Run
@@ -81,7 +82,12 @@ def main(argv: list[str]) -> int:
     runs = [made_targets(config) for config in configs]
     found = [scores(entry, run) for entry, run in zip(request.entries, runs, strict=True)]
     add_agreement(found, runs)
-    show(ordered(found), runs[0], request.form)
+    best_first = ordered(found)
+    show(best_first, runs[0], request.form)
+    if request.form == "rich":
+        print(textwrap.fill(verdict(best_first), 80))
+        winner = request.entries[found.index(best_first[0])]
+        print(f"next  {command(request, winner)}")
     return 0
 
 
@@ -205,18 +211,19 @@ def ordered(found: Sequence[Scores]) -> list[Scores]:
 
 # ----------------------------------------------------------------------------------------------------------- screen
 
-HEADS = (
-    "lbfgs",
-    "knn",
-    "stable",
-    "explained\nvariance",
-    "effective\nrank",
-    "agrees",
-    "features",
-    "targets",
-    "ms an\nimage",
-    "FLOP an\nimage",
-)
+COLUMNS: dict[str, Callable[[Scores], Cell]] = {
+    "lbfgs": lambda score: percent(score.lbfgs),
+    "knn": lambda score: percent(score.knn),
+    "stable": lambda score: percent(score.stability),
+    "explained\nvariance": lambda score: percent(score.explained),
+    "effective\nrank": lambda score: Cell(f"{score.effective_rank:.1f}"),
+    "agrees": lambda score: percent(score.agreement),
+    "features": lambda score: Cell(str(score.features)),
+    "targets": lambda score: Cell(str(score.targets)),
+    "ms an\nimage": lambda score: Cell(f"{score.milliseconds:.3g}"),
+    "FLOP an\nimage": lambda score: Cell(formats.si(score.flops)),
+}
+ON_SCREEN = ("lbfgs", "knn", "stable", "effective\nrank", "features", "ms an\nimage")  # within 80 columns
 LEGEND = (
     ("lbfgs, knn", "top-1 % of the targets themselves, the `prior alone` of a table"),
     ("stable", "cosine between the targets of an image and those of a light view of it, %"),
@@ -234,11 +241,22 @@ def show(found: Sequence[Scores], run: Run, form: str) -> None:
         rows = [record(score) for score in found]
         formats.write(formats.to_csv(rows) if form == "csv" else formats.to_json(rows))
         return
-    grids = [ranking(found, run), *([agreement(found)] if len(found) > 1 else [])]
     if form == "rich":
-        formats.print_rich(grids, [])
-    else:
-        formats.write((formats.markdown if form == "md" else formats.latex)(grids, []))
+        formats.print_rich([ranking(found, run, ON_SCREEN)], [])
+        return
+    grids = [ranking(found, run, tuple(COLUMNS)), *([agreement(found)] if len(found) > 1 else [])]
+    formats.write((formats.markdown if form == "md" else formats.latex)(grids, []))
+
+
+def verdict(found: Sequence[Scores]) -> str:
+    """What the order says in one sentence, and what it does not say."""
+    best, by = found[0], "lbfgs" if found[0].lbfgs is not None else LABEL_FREE
+    if best.saw_labels:
+        return "Each of these priors has seen the labels of this dataset, so none can be told to be the best."
+    points = [f"{100 * getattr(score, by):.1f}" for score in found]
+    second = f", before {found[1].prior} with {points[1]}" if len(found) > 1 and not found[1].saw_labels else ""
+    lead = f"{best.prior} is ahead by {by}: {points[0]}{second}"
+    return f"{lead}. The strongest prior does not always give the best learner: train with the first two."
 
 
 def record(score: Scores) -> dict[str, Any]:
@@ -248,34 +266,23 @@ def record(score: Scores) -> dict[str, Any]:
     return {**single, "agreement": score.agreement, **pairs}
 
 
-def ranking(found: Sequence[Scores], run: Run) -> Grid:
-    """The table of scores, best first."""
+def ranking(found: Sequence[Scores], run: Run, heads: tuple[str, ...]) -> Grid:
+    """The table of scores, best first, with some of the columns."""
     by = "lbfgs" if found[0].lbfgs is not None else LABEL_FREE
     learner, images = run.called["learner"], f"{run.called['dataset']}, {run.lengths.train_samples} train images"
     title = f"{images} · targets for {learner} · ordered by {by.replace('_', ' ')}"
     labels = tuple((str(i + 1), score.prior + mark(score)) for i, score in enumerate(found))
     marks = {mark(score) for score in found}
-    legend = LEGEND + tuple(line for line in (SEEN_LEGEND, UNKNOWN_LEGEND) if line[0] in marks)
-    return Grid(title, ("", "prior"), HEADS, labels, tuple(cells(score) for score in found), legend)
+    legend = tuple(line for line in LEGEND if any(line[0].split(",")[0] in head for head in heads))
+    legend += tuple(line for line in (SEEN_LEGEND, UNKNOWN_LEGEND) if line[0] in marks)
+    rows = tuple(tuple(COLUMNS[head](score) for head in heads) for score in found)
+    return Grid(title, ("", "prior"), heads, labels, rows, legend)
 
 
 def mark(score: Scores) -> str:
     """What stands behind the name of a prior whose scores by labels may not be comparable."""
     judged = score.lbfgs is not None
     return SEEN * score.saw_labels or UNKNOWN * (judged and score.labels_unknown)
-
-
-def cells(score: Scores) -> tuple[Cell, ...]:
-    """A line of the ranking."""
-    return (
-        *(percent(value) for value in (score.lbfgs, score.knn, score.stability, score.explained)),
-        Cell(f"{score.effective_rank:.1f}"),
-        percent(score.agreement),
-        Cell(str(score.features)),
-        Cell(str(score.targets)),
-        Cell(f"{score.milliseconds:.3g}"),
-        Cell(formats.si(score.flops)),
-    )
 
 
 def agreement(found: Sequence[Scores]) -> Grid:

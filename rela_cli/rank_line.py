@@ -7,6 +7,7 @@ name is a key of that prior alone; `prior.KEY=` is for a key that one of them ha
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,14 @@ def configs_for(request: Request) -> list[Config]:
     small = [] if names_key(common, "batch_size") else ["batch_size=2"]  # no step is taken
     shared = (*common, *sample, *small)
     return [composed(entry, request.line.flags, (*shared, *own[entry.name])) for entry in request.entries]
+
+
+def command(request: Request, entry: Entry) -> str:
+    """The line that trains with an entry's prior, on all of the data."""
+    composer = Composer(request.line)
+    own, common = dealt(request.line.overrides, {e.name: composer.keys("prior", e.prior) for e in request.entries})
+    flags = [f"{flag}={value}" for flag, value in request.line.flags.items() if value]
+    return shlex.join(["rela", "train", f"prior={entry.prior}", *own[entry.name], *common, *flags])
 
 
 def composed(entry: Entry, flags: dict[str, str | None], words: Sequence[str]) -> Config:

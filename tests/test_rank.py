@@ -186,6 +186,29 @@ def test_a_table_that_can_be_read(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "agreement between priors" in text
 
 
+def test_the_screen_holds_one_table_a_verdict_and_the_next_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = ["priors=[patches]", "patches.patches=4", *FAKE, f"paths.outputs={tmp_path}"]
+    assert rank.main(words) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.partition("next")[0].partition("ahead")[0].splitlines())) <= 80
+    assert "agreement between" not in text
+    assert "patches is ahead by lbfgs: " in text
+    assert f"next  rela train prior=patches prior.patches=4 {' '.join(FAKE)} paths.outputs={tmp_path}" in text
+
+
+def test_verdicts() -> None:
+    two = rank.ordered([score("a", 0.5, 9), score("b", 0.7, 1)])
+    assert rank.verdict(two).startswith("b is ahead by lbfgs: 70.0, before a with 50.0. The strongest prior does not")
+    unlabelled = rank.ordered([score("a", None, 0.25), score("b", None, 0.5)])
+    assert rank.verdict(unlabelled).startswith("b is ahead by stability: 50.0, before a with 25.0")
+    cheat = rank.ordered([score("a", 0.5, 9), score("b", 0.9, 1, saw=True)])
+    assert rank.verdict(cheat).startswith("a is ahead by lbfgs: 50.0. The strongest")
+    assert "none can be told" in rank.verdict([score("b", 0.9, 1, saw=True)])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -12,8 +12,9 @@ from sklearn.decomposition import PCA as Reference
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from rela_cli.errors import RelaError
 from rela_cli.gram import add_gram
-from rela_cli.stages.transport import transport
+from rela_cli.stages.transport import judge, transport
 from rela_cli.transports.base import Transport
 from rela_cli.transports.identity import Identity
 from rela_cli.transports.moments import Moments
@@ -293,3 +294,23 @@ def test_a_train_split_alone_is_enough(stored: Path, tmp_path: Path) -> None:
     (stored / "test.safetensors").unlink()
     transport(config(), stored, tmp_path)
     assert not (tmp_path / "test.safetensors").exists()
+
+
+def test_targets_that_hold_nothing_or_too_much_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    judge(1.0)
+    assert capsys.readouterr().err == ""
+    judge(0.0)
+    assert "all targets are zero: the prior gives the same features for every image" in capsys.readouterr().err
+    with pytest.raises(RelaError, match=r"the targets reach 1e\+30.*transport=whitening or transport=standardize"):
+        judge(1e30)
+
+
+def test_constant_and_huge_features_through_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, size in (("same", 0.0), ("huge", 1e30)):
+        (tmp_path / name).mkdir()
+        features = 1.0 + size * torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+        save_file({"features": features}, tmp_path / name / "train.safetensors")
+    transport(config("transport=whitening"), tmp_path / "same", tmp_path)
+    assert "all targets are zero" in capsys.readouterr().err
+    with pytest.raises(RelaError, match="the targets reach"):
+        transport(config("transport=identity"), tmp_path / "huge", tmp_path)

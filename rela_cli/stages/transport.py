@@ -11,13 +11,15 @@ from torch import Tensor
 
 from rela_cli import ranks
 from rela_cli.abreast import abreast
-from rela_cli.artifacts import Facts
+from rela_cli.artifacts import Facts, warn
 from rela_cli.config import Config
+from rela_cli.errors import RelaError
 from rela_cli.parts import build
 from rela_cli.rows import Rows, RowWriter, halved
 from rela_cli.transports.base import Transport
 
 BLOCK = 8192  # rows at a time, so that float64 copies stay small
+LARGEST = 1e15  # of a target: sums of squares of larger ones are infinite in 32 bits
 MAPPED = 2048  # rows to map at a time: they stay in the processor's cache until they are fp16
 
 
@@ -35,7 +37,7 @@ def transport(config: Config, features_folder: Path, folder: Path | None) -> Fac
     mapping.fit(train.blocks(BLOCK, *share))
     if folder is None:
         return {}
-    write_targets(mapping, train, folder / "train.safetensors")
+    judge(write_targets(mapping, train, folder / "train.safetensors"))
     facts: Facts = {"seconds": time.perf_counter() - started, "ordered": mapping.ordered, **mapping.facts()}
     facts["flops"] = fit_flops(*train.shape)
     save_file(mapping.state(), folder / "map.safetensors")
@@ -51,11 +53,29 @@ def blocks(features: Tensor) -> Iterator[Tensor]:
         yield features[start : start + BLOCK]
 
 
-def write_targets(mapping: Transport, features: Rows, path: Path) -> None:
-    """Map all rows and store them, as fp16 where that can hold them."""
+def judge(largest: float) -> None:
+    """Say it where targets hold nothing, and refuse those that nothing can be computed with.
+
+    Raises:
+        RelaError: they are so large that their squares are infinite.
+    """
+    if largest == 0:
+        warn("all targets are zero: the prior gives the same features for every image, so there is nothing to match")
+    if largest > LARGEST:
+        raise RelaError(
+            f"the targets reach {largest:.2g}, and 32 bits do not hold the square of that; "
+            f"transport=whitening or transport=standardize brings them to 1"
+        )
+
+
+def write_targets(mapping: Transport, features: Rows, path: Path) -> float:
+    """Map all rows and store them, as fp16 where that can hold them; the largest size of a number among them."""
+    largest = 0.0
     with RowWriter(path, "targets", len(features)) as targets:
         for block in abreast(lambda rows: halved(mapping.rounded(rows)), features.blocks(MAPPED)):
             targets.add(block)
+            largest = max(largest, float(block.abs().max()))
+    return largest
 
 
 def fit_flops(samples: int, dim: int) -> int:
