@@ -337,6 +337,14 @@ def test_an_adaptive_run_of_one_step_is_not_called_fixed(make: Make, tmp_path: P
     assert "fixed beforehand" in "\n".join(text.get_text() for text in figure.texts)
 
 
+def test_every_switch_of_a_trace_is_in_sight(make: Make, tmp_path: Path) -> None:
+    """The panels share their steps; the last one is not the one that left last."""
+    for prior, step in (("random", 30), ("patches", 20)):
+        leave(make(0.5, prior, 0.5, switch_step=step, steps=STEPS), switch_step=step)
+    (figure,) = draw(tmp_path / "outputs", "trace")
+    assert all(axes.get_xlim()[1] > 30 for axes in figure.axes)
+
+
 def test_a_half_written_last_line_is_left_out(project: Path) -> None:
     for path in project.glob("runs/*/switch.jsonl"):
         path.write_text(path.read_text() + '{"step": 30, "lo')

@@ -647,6 +647,7 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
     top -= max(name.count("\n") for name in names) * KEY_ROW / height
     bottom = 0.44 / height
     figure.subplots_adjust(left=0.7 / width, right=0.985, top=top - 0.05, bottom=bottom, hspace=0.1, wspace=0.08)
+    last = max(max(lines[-1]["step"], run.result.get("switch_step") or 0) for _, run, _, lines in found)
     for name, (_, run, drawn, lines), above, below in zip(names, found, panels, panels[-len(found) :], strict=False):
         above.set_title(name, color=readable(drawn.colour, PAPER), fontweight="bold")
         draw_losses(above, lines)
@@ -654,7 +655,7 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
             draw_rho(below, run, drawn, lines)
         below.set_xlabel("step")
         mark_switch(above, below, run)
-        whole_steps(below, max(lines[-1]["step"], run.result.get("switch_step") or 0))
+        whole_steps(below, last)  # the panels share it
     losses = [line["loss"] for *_, lines in found for line in lines]
     above_all = max(losses) + 0.12  # the slow average starts at 2 and says nothing there
     panels[0].set_ylim(min(losses) - 0.03, max(1.25, above_all) if watched else above_all)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rela_cli import artifacts
 from rela_cli.report import left
+from rela_cli.report.collect import counted
 from rela_cli.report.compare import (
     NETWORKS,
     TARGETS,
@@ -243,7 +244,8 @@ def figures(found: Found) -> str:
             shown += of_kind[:1]
             folded += of_kind[1:]
         drawn, rest = ("".join(map(figure, some)) for some in (shown, folded))
-    more = details("; ".join(plot.words for plot in folded), f"<div class=plots>{rest}</div>") if folded else ""
+    words = counted(len(folded), "more plot") + ": training and what the switch saw, at each budget"
+    more = details(words, f"<div class=plots>{rest}</div>") if folded else ""
     return f"<div class=plots>{drawn}</div>{more}" if drawn else ""
 
 
