@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from rela_cli import owner
 from rela_cli.config import Config
 
 POLL = 0.2  # seconds between looks at what is free
@@ -51,6 +52,7 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
+_follows = False  # whether this process ends with the sweep
 _taken: FileLock | None = None  # this process' share; joblib runs several cells in one process
 
 
@@ -62,6 +64,21 @@ class Shares:
     count: int
     gpus: tuple[str, ...]
     cores: tuple[int, ...]  # none where the user says runtime.threads
+    sweep: str = ""  # the process that waits for the cells (`owner.stamp`)
+
+    def follow(self) -> None:
+        """From now on this process ends when the sweep's is gone; a Ctrl-C is the sweep's to hand on, once."""
+        global _follows
+        if self.sweep and not _follows:
+            _follows = True
+            with suppress(OSError):  # it leads a session already
+                os.setsid()
+            owner.follow(self.sweep)
+
+    def leave_if_alone(self) -> None:
+        """Between two cells a worker waits for the next one, for ever if nobody is left to send it."""
+        if self.sweep and not owner.is_alive(self.sweep):
+            os._exit(128 + signal.SIGTERM)
 
     def take(self) -> str:
         """Wait for a share and confine this process to it, before torch is imported; in words."""
@@ -115,7 +132,7 @@ def divide(config: Config, launcher: dict[str, Any], folder: Path) -> Shares | N
     jobs = launcher.get("n_jobs")
     by_machine = len(found) * runtime.cells_per_gpu or max(1, len(cores()) // CORES_A_CELL)
     count = runtime.cells_at_once or (jobs if jobs and jobs > 0 else by_machine)
-    return Shares(folder / "shares", count, found, () if runtime.threads else tuple(cores()))
+    return Shares(folder / "shares", count, found, () if runtime.threads else tuple(cores()), owner.stamp())
 
 
 def in_groups(names: Sequence[str], size: int) -> tuple[str, ...]:

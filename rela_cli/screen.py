@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rela_cli import ranks
 from rela_cli.runs import Run, Step
 from rela_cli.terminal import printable
 
+BRIEF = "RELA_BRIEF"  # set in the cells of a sweep: two lines of plan, numbers and cost
 SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is worth a line
 UNITS = ("", "K", "M", "G", "T", "P", "E")
 
 
 def show_plan(run: Run, steps: list[Step]) -> None:
-    """One line a stage: cached, to do, or not needed."""
+    """One line a stage: cached, to do, or not needed; of a sweep's cell, one for all."""
     say(run.folder.name)
+    if os.environ.get(BRIEF):
+        to_do = ", ".join(step.stage for step in steps if step.state == "to do")
+        say(f"  to do {to_do}" if to_do else "  nothing to do")
+        return
     for step in steps:
         say(f"  {step.stage:<10}{step.state:<8}{step.note}")
     if any(step.stage == "train" and step.state == "to do" for step in steps) and (known := run.alike):
@@ -47,6 +53,8 @@ def show_result(run: Run) -> None:
     seconds = result["seconds"]
     parts = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     say(f"  cost  {sum(seconds.values()):.1f} s ({parts}); {scaled(sum(result['flops'].values()))}FLOP")
+    if os.environ.get(BRIEF):
+        return
     if result["phase1_steps"]:
         rest = result["steps"] - result["phase1_steps"]
         say(f"  steps {result['phase1_steps']} of matching, then {rest} of {result['method']}")

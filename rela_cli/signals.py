@@ -127,7 +127,7 @@ def deferred() -> Iterator[list[Stopped]]:
 def between(tell: Callable[[int], object] | None = None) -> Iterator[None]:
     """SIGTERM or SIGUSR1 between two cells ends the sweep as Ctrl-C does, with its summary.
 
-    Where cells are processes of their own, `tell` passes the signal on to them first.
+    Where cells are processes of their own, `tell` passes the signal on to them first, a Ctrl-C too.
     """
 
     def stop(signum: int, _: FrameType | None) -> None:
@@ -136,7 +136,7 @@ def between(tell: Callable[[int], object] | None = None) -> Iterator[None]:
             tell(signum)
         raise stopped(signum)
 
-    with handled(TOLD_TO_STOP, stop):
+    with handled(ALL if tell else TOLD_TO_STOP, stop):
         yield
 
 

@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rela_cli import ranks, signals
-from rela_cli.artifacts import write_atomic
+from rela_cli.artifacts import read_json, warn, write_atomic
 from rela_cli.cells import Shares, divide, kind_of, note_pid, requeued, settings, tell
 from rela_cli.composer import Composer, hand_over
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.job import Job
 from rela_cli.redact import redact
+from rela_cli.screen import BRIEF
+from rela_cli.together import together
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Record = dict[str, Any]
+
+
+_begun: set[int] = set()  # the cells of this process
+_unwritten: dict[int, Record] = {}  # what came of them, where it could not be written
 
 
 class SweepStopped(BaseException):
@@ -45,6 +51,7 @@ class CellTask:
     folder: Path
     total: int
     shares: Shares | None = None  # of this machine, where cells run at once
+    one_terminal: bool = False  # whether cells that run at once write to the same one
 
     def __call__(self, tree: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -52,25 +59,54 @@ class CellTask:
         node = HydraConfig.get()
         number, overrides = int(node.job.num), list(node.overrides.task)
         scrub(Path(node.sweep.dir) / "multirun.yaml")
-        with requeued():
-            self.run(tree, number, overrides)
+        if self.shares:
+            self.shares.follow()
+        try:
+            with requeued(), together(self.folder, number) if self.one_terminal else nullcontext():
+                self.run(tree, number, overrides)
+        finally:
+            if self.shares:
+                self.shares.leave_if_alone()
 
     def run(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> None:
         """One cell, on its share of the machine, and the file that says what came of it."""
+        started = time.monotonic()
         with signals.between():
             record = self.attempt(tree, number, overrides)
+        record = {"overrides": overrides, **record, "seconds": time.monotonic() - started}
+        try:
+            self.write(number, record)
+        except OSError as error:  # a full disk: the cell is what it is, and the others go on
+            warn(f"what came of cell {number + 1} cannot be written down: {error}")
+            _unwritten[number] = record
+        self.say_rest()
+        if record["status"] == "stopped":
+            raise SweepStopped(record["exit_code"])
+
+    def write(self, number: int, record: Record) -> None:
+        """The cell's files in the sweep's folder."""
         trace = record.pop("trace", None)
         if trace:
             record["traceback"] = str(self.folder / f"{number}.traceback.txt")
             Path(record["traceback"]).write_text(redact(trace))
-        _write(self.folder / f"{number}.json", {"overrides": overrides, **record})
-        if record["status"] == "stopped":
-            raise SweepStopped(record["exit_code"])
+        _write(self.folder / f"{number}.json", record)
+
+    def say_rest(self) -> None:
+        """How many cells are done, and how long the others will take if they are like those that have run."""
+        records = [*filter(None, map(read_json, self.folder.glob("*.json"))), *_unwritten.values()]
+        left = self.total - len(records)
+        spent = [record.get("seconds", 0.0) for record in records if record["status"] == "run"]
+        if left > 0 and spent:
+            seconds = sum(spent) / len(spent) * left / min(left, self.shares.count if self.shares else 1)
+            shown = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+            print(f"{len(records)} of {self.total} cells done; all of them in about {shown}", flush=True)
 
     def attempt(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> Record:
         """Run the cell; nothing comes out of it but its record."""
         try:
             where = ""
+            _begun.add(number)
+            os.environ[BRIEF] = "1"
             if self.shares:
                 note_pid(self.folder, number)
                 where = self.shares.take()
@@ -134,18 +170,25 @@ def run(job: Job) -> int:
     stop, trouble = 0, ""
     try:
         with signals.between(partial(tell, folder) if shares else None):
-            hand_over(job.command, job.line, CellTask(job, folder, len(cells), shares), *words)
+            task = CellTask(job, folder, len(cells), shares, kind_of(launcher) == "JoblibLauncher")
+            hand_over(job.command, job.line, task, *words)
     except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
         stop = getattr(interrupt, "exit_code", 130)
-        if shares:
-            signals.heard(signal.SIGINT, "cells that run save and leave, within a minute")
-            tell(folder, signal.SIGTERM)
     except SweepStopped as stopped:
         stop = stopped.args[0]
     except Exception as error:  # the launcher's: a cell's own never get here
         trouble = f": {type(error).__name__}: {error}"
-    records = [_read(folder / f"{number}.json", cell, stop, trouble) for number, cell in enumerate(cells)]
+    begun = _begun | {int(path.stem) for path in folder.glob("*.pid")}
+    if trouble and not begun and kind_of(launcher) != "SlurmLauncher":
+        raise RelaError(f"no cell was started{trouble}{_way_out(job)}")
+    records = [_read(folder, number, cell, stop, trouble, number in begun) for number, cell in enumerate(cells)]
     return report(records, stop)
+
+
+def _way_out(job: Job) -> str:
+    """Hydra's own folder may be where nobody can write."""
+    said = [word for word in job.line.overrides if word.startswith("hydra.sweep.dir=")]
+    return f" ({said[0]} has to be a folder that can be written to)" if said else ""
 
 
 def dry_run(cells: Sequence[Sequence[str]], launcher: Record, outputs: Path) -> int:
@@ -176,14 +219,20 @@ def _own_folder(job: Job, folder: Path) -> list[str]:
     return [f"hydra.sweep.dir='{quoted}'"]
 
 
-def _read(path: Path, cell: Sequence[str], stop: int, trouble: str) -> Record:
-    try:
-        record: Record = json.loads(path.read_text())
+def _read(folder: Path, number: int, cell: Sequence[str], stop: int, trouble: str, begun: bool) -> Record:
+    """What came of a cell; of one that has left no record, what can be told."""
+    if record := _unwritten.get(number) or read_json(folder / f"{number}.json"):
         return record
-    except (OSError, ValueError):
-        status = "stopped" if stop else "failed"
-        message = "the process ended without a word (killed, or out of memory)" + trouble
-        return {"status": status, "exit_code": stop or 1, "message": message, "overrides": list(cell)}
+    ended = "the process ended without a word (killed, or out of memory)"
+    message = (ended if begun or stop else "it was not started") + trouble
+    if (said := folder / f"{number}.out").exists():
+        message += f"; what it had said: {os.path.relpath(said)}"
+    return {
+        "status": "stopped" if stop else "failed",
+        "exit_code": stop or 1,
+        "message": message,
+        "overrides": list(cell),
+    }
 
 
 def report(records: Sequence[Record], stop: int = 0) -> int:

@@ -48,7 +48,7 @@ FLOORS: list[set[str]] = [
     {"screen", "space", "footprint"},
     {"enough"},
     {"pipeline"},
-    {"cells", "slurm"},
+    {"cells", "slurm", "together"},
     {"commandline", "text", "loader", "composer", "job", "sweep", "rank_line"},
     {"neighbours"},
     {"plan"},

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rela_cli import cli, sweep
+
 from ..conftest import Rela
 from .helpers import FAKE, SHORT, only, read, start, wait_until
+from .test_ranks import is_alive
 
 OWN = '''
 import os, sys, time
@@ -97,3 +100,53 @@ def test_a_killed_sweep_runs_just_what_is_missing(rela: Rela, tmp_path: Path, wo
     assert finished(tmp_path) == 3
     first = min((tmp_path / "outputs" / "runs").glob("fake-*/result.json"), key=lambda path: path.stat().st_mtime_ns)
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
+
+
+def test_cells_leave_when_their_sweep_is_killed(tmp_path: Path, words: tuple[str, ...]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    at_once = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "prior.mood=hang", "seed=0,1,2,3")
+    process = start(tmp_path, *words[:-1], "prior=moody", *at_once)
+    wait_until(lambda: len(list(tmp_path.glob("outputs/sweeps/*/*.pid"))) == 2 and (tmp_path / "hanging").exists())
+    pids = [int(path.read_text()) for path in tmp_path.glob("outputs/sweeps/*/*.pid")]
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not any(map(is_alive, pids)), 60)
+
+
+def test_a_record_that_cannot_be_written_is_said_and_the_cells_go_on(
+    tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a disk that is full: each cell is what it is."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "_write", full)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("RELA_BRIEF", raising=False)
+    assert cli.main([*words, "prior.mood=none,raise"]) == 1
+    out, error = capsys.readouterr()
+    assert out.splitlines()[-1] == "2 cells: 1 run, 0 found, 1 failed"
+    assert "ZeroDivisionError: of its own making" in out and "killed" not in out
+    assert error.count("cannot be written down: [Errno 28] No space left on device") == 2
+    monkeypatch.delenv("RELA_BRIEF")
+
+
+def test_a_folder_of_hydras_that_cannot_be_written_is_no_cells_fault(rela: Rela, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = rela("train", "-m", *FAKE, *SHORT, "prior=none", "seed=0,1", "hydra.sweep.dir=file/below")
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith("rela: no cell was started: ") and "hydra.sweep.dir=file/below has to be" in done.stderr
+    )
+    assert "killed" not in done.stdout + done.stderr
+
+
+def test_a_sweep_says_how_long_all_of_it_will_take_in_a_few_lines_a_cell(rela: Rela, tmp_path: Path) -> None:
+    done = rela("train", "-m", *FAKE, *SHORT, "prior=none", "seed=0,1,2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    rest = [line for line in lines if "cells done; all of them in about" in line]
+    assert [line.split(";")[0] for line in rest] == ["1 of 3 cells done", "2 of 3 cells done"]
+    assert lines.index(rest[1]) - lines.index(rest[0]) <= 7
