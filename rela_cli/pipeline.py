@@ -82,6 +82,7 @@ def prepared(config: Config, until: str) -> Run:
 def missing(config: Config, until: str) -> Path | None:
     """The folder of a run of which something is still to be made; processes that find nothing to do need no start."""
     work = Run(config)
+    work.check_force()
     is_new = config.resume == "never" or any(step.state == "to do" for step in work.plan(until))
     return work.folder if is_new else None
 
@@ -90,6 +91,7 @@ def is_open(work: Run, until: str) -> bool:
     """Show the plan; whether anything is to be done, and can be. For rank 0, whose word counts."""
     if not ranks.is_first():
         return False
+    work.check_force()
     steps = work.plan(until)
     show_plan(work, steps)
     if labels := seen.note(work.config.prior, work.dataset):
@@ -348,16 +350,10 @@ class Pipeline:
         return saved
 
     def by_force(self) -> Facts | None:
-        """What goes into the manifest when another run is gone on with under these settings; None if it is this run.
-
-        Raises:
-            RelaError: it left no checkpoint.
-        """
+        """What goes into the manifest when another run is gone on with under these settings; None if it is this run."""
         changed = self.run.differences()
         if not changed:
             return None
-        if not self.checkpoints().found():
-            raise RelaError(f"{self.run.folder} has no checkpoint to go on from; resume=never sets it aside")
         entry = {"when": provenance()["created"], "changed": {key: list(pair) for key, pair in changed.items()}}
         return {"forced": [*self.run.manifest.get("forced", []), entry]}
 

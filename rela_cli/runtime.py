@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,13 @@ class Progress:
         from rich.progress import Progress as Bar
 
         self.title, self.total, self.said = title, total, time.monotonic()
+        self.before: tuple[int, float] | None = None  # what was done when it was first shown, and when
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(24),
             MofNCompleteColumn(),
+            TextColumn("ETA"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
@@ -128,6 +131,17 @@ class Progress:
         """`done` of the total, with a few words."""
         if self.bar:
             self.bar.update(self.task, completed=done, note=note)
-        elif time.monotonic() - self.said >= LINE_SECONDS and not self.quiet:
-            self.said = time.monotonic()
-            print(f"{self.title}: {done} of {self.total}  {note}", file=sys.stderr, flush=True)
+            return
+        now = time.monotonic()
+        self.before = self.before or (done, now)
+        if now - self.said >= LINE_SECONDS and not self.quiet:
+            self.said = now
+            print(f"{self.title}: {done} of {self.total}{self.eta(done, now)}  {note}", file=sys.stderr, flush=True)
+
+    def eta(self, done: int, now: float) -> str:
+        """`, ETA 0:03:20` at the speed so far."""
+        first, began = self.before or (done, now)
+        if done == first:
+            return ""
+        seconds = (self.total - done) * (now - began) / (done - first)
+        return f", ETA {timedelta(seconds=round(seconds))}"

@@ -143,12 +143,12 @@ class Meter:
             yield batch
             started = time.perf_counter()
 
-    def words(self, phase: int) -> str:
+    def words(self, phase: str) -> str:
         """For the progress line; read anew once a second."""
         now = time.perf_counter()
         if now - self.noted > NOTE_SECONDS:
             rate = len(self.losses) * self.batch_size / (now - self.started)
-            self.noted, self.note = now, f"phase {phase}, loss {self.losses[-1].item():.4f}, {rate:.0f} images/s"
+            self.noted, self.note = now, f"{phase}, loss {self.losses[-1].item():.4f}, {rate:.0f} images/s"
         return self.note
 
     def read(self) -> Facts:
@@ -265,7 +265,7 @@ class Trainer:
                     loss, waited = self.take_step(batch, images, epoch)
                     meter.add(self.of_all(loss, signals), waited)
                     self.check_finite()
-                    progress.show(self.step, meter.words(self.phase))
+                    progress.show(self.step, meter.words("matching" if self.phase == 1 else self.config.method.name))
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
                     metrics.write(self.record(epoch, meter))
                     meter.restart()

@@ -85,11 +85,24 @@ def test_force_goes_on_and_writes_it_down(tmp_path: Path, mine: Path, capsys: py
     assert go(tmp_path, *words).status == "found", "it is that run now"
 
 
-def test_force_needs_a_checkpoint(tmp_path: Path, mine: Path) -> None:
+def test_force_needs_a_checkpoint(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go(tmp_path, f"paths.run={mine}")
-    with pytest.raises(RelaError, match=r"has no checkpoint to go on from; resume=never"):
+    before = {path.name: path.stat().st_mtime_ns for path in mine.iterdir()}
+    monkeypatch.setattr(pipeline.Pipeline, "execute", lambda *_: pytest.fail("it has started to work"))
+    with pytest.raises(RelaError, match=r"no checkpoint to go on from.* checkpoint\.keep=true.* resume=never"):
         go(tmp_path, f"paths.run={mine}", "seed=1", "resume=force")
-    assert read(mine / "manifest.json")["status"] == "finished"
+    assert {path.name: path.stat().st_mtime_ns for path in mine.iterdir()} == before
+
+
+def test_a_finished_run_that_keeps_its_checkpoint_is_prolonged(
+    tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go(tmp_path, f"paths.run={mine}", "checkpoint.keep=true")
+    assert go(tmp_path, f"paths.run={mine}", "epochs=8", "resume=force").status == "run"
+    assert "resumed at step 24 of 32" in capsys.readouterr().out
+    manifest, result = read(mine / "manifest.json"), read(mine / "result.json")
+    assert (manifest["status"], result["steps"], result["epochs"]) == ("finished", 32, 8)
+    assert [entry["changed"] for entry in manifest["forced"]] == [{"epochs": [6, 8]}]
 
 
 def test_never_sets_aside_and_starts_again(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
