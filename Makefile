@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,parallel]'
 	@touch $@
 
-demo: $(STAMP)  ## ReLA, the plain method, the plain method on everything, and the table; about three minutes
+demo: $(STAMP)  ## ReLA, the plain method, the plain method on everything, and the table; one to two minutes
 	$(RELA) train +budget=0.5
 	$(RELA) train prior=none budget=0.5
 	$(RELA) train prior=none budget=1.0
@@ -67,7 +67,8 @@ clean:  ## caches and built things; .venv and outputs stay
 	find rela_cli tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The paper's tables: DATA=FOLDER [PROFILE=mini|full|smoke] [DRY_RUN=1] [JOBS=2] [OUT=FOLDER] [LAUNCHER=joblib]
-ASKED = profile=$(PROFILE) data="$(DATA)" out="$(OUT)" dry_run="$(DRY_RUN)" jobs="$(TABLE_JOBS)" launcher="$(LAUNCHER)"
+ASKED = --profile=$(PROFILE) --data="$(DATA)" --out="$(OUT)" --jobs="$(TABLE_JOBS)" --launcher="$(LAUNCHER)" \
+	$(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run)
 
 table1-cifar10: ## DATA=FOLDER [PROFILE=mini|full|smoke]: the paper's Table 1 on CIFAR-10
 table1-cifar100: ## the same on CIFAR-100

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from rela_cli.artifacts import Facts, fingerprint, provenance, read_json, write_json
-from rela_cli.commandline import parse
+from rela_cli.commandline import RunParser, parse
 from rela_cli.composer import Composer
 from rela_cli.config import Config
 from rela_cli.data.broken import named_few
@@ -48,7 +48,7 @@ class Look:
 
 def main(words: list[str]) -> int:
     """Check a dataset, print the report and keep it; 3 when something is broken or empty."""
-    config = Composer(parse(words)).check()
+    config = Composer(parse(parser().words(words))).check()
     cache = Path(config.paths.outputs).expanduser() / "cache"
     dataset: Dataset = build(config.dataset, cache=cache)
     path = cache / "index" / place(config) / "check.json"
@@ -58,6 +58,18 @@ def main(words: list[str]) -> int:
     write_json(path, {**report, **provenance()})
     print(f"  report       {path}")
     return MissingError.exit_code if report["broken"] or report["empty_classes"] else 0
+
+
+def parser() -> RunParser:
+    """The command line of `rela data check`."""
+    return RunParser(
+        "data check",
+        "Reads every image of a dataset once, and says what is there, what is broken and what has changed.",
+        [
+            "rela data check dataset=image_folder dataset.root=photos",
+            "rela data check dataset=cifar10 dataset.root=data",
+        ],
+    )
 
 
 def place(config: Config) -> str:

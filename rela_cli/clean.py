@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import Timeout
 
+from rela_cli.arguments import Parser
 from rela_cli.artifacts import NO_LOCKS, disk_errors, lock_problem, megabytes, remove_tree
 from rela_cli.errors import DiskError
 from rela_cli.inventory import CacheEntry, Inventory, Leftover, RunFolder, shown, take
@@ -21,14 +21,8 @@ Whatever goes from the cache is made again by the run that wants it."""
 
 def main(argv: list[str]) -> int:
     """Say what goes and what stays, and remove the former unless it is a dry run."""
-    parser = argparse.ArgumentParser("rela clean", description="Make room under outputs/.", epilog=WAYS)
-    parser.add_argument("outputs", nargs="?", default="outputs", help="the folder (default: outputs)")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="say what would go, remove nothing")
-    parser.add_argument("--unused", action="store_true", help="also cache entries that no run uses")
-    parser.add_argument("--finished", action="store_true", help="also those that only finished runs use")
-    parser.add_argument("--resumable", action="store_true", help="also those that unfinished runs go on from")
-    given = parser.parse_args(argv)
-    found = take(Path(given.outputs))
+    given = parser().read(argv)
+    found = take(given.outputs)
     problem = lock_problem(found.outputs)
     if problem and problem.errno in NO_LOCKS and not given.dry_run:
         raise DiskError(f"nothing is removed: what is in use cannot be told in {found.outputs} ({problem.strerror})")
@@ -40,6 +34,18 @@ def main(argv: list[str]) -> int:
     tell_what_stays(found, going)
     line(f"{'would free' if given.dry_run else 'freed'} {megabytes(freed)}")
     return 0
+
+
+def parser() -> Parser:
+    """The command line of `rela clean`."""
+    made = Parser("clean", "Makes room under outputs/.", ["rela clean --dry-run", "rela clean --unused"], WAYS)
+    made.add_outputs()
+    made.add("-n", "--dry-run", action="store_true", help="say what would go, remove nothing")
+    made.add("--unused", action="store_true", help="also cache entries that no run uses")
+    made.add("--finished", action="store_true", help="also those that only finished runs use")
+    made.add("--resumable", action="store_true", help="also those that unfinished runs go on from")
+    made.add_old_outputs()
+    return made
 
 
 def level(entry: CacheEntry) -> str:

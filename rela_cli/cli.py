@@ -33,15 +33,15 @@ Run
 Look
   fetch       the weights and data that a run needs, beforehand
                 rela fetch prior=clip_vitb16 dataset=cifar10
-  plan        what will a run take?             rela plan samples=1e8 size=224 learner=resnet50
+  plan        what will a run take?             rela plan --samples 1e8 --size 224
   rank        which prior should I take?
-                rela rank priors=[random,patches,embedded] dataset.root=FOLDER
+                rela rank --priors random,patches,embedded
   switch-trace  what another switch would have done
-                rela switch-trace outputs/runs/latest threshold=0.99
+                rela switch-trace latest switch.threshold=0.99
   table       one table of all runs            rela table --format md
   plot        accuracy against budget and cost, training, the switch: PNG and SVG
   report      one HTML file of it all           rela report --out report.html
-  reproduce   a table of the paper             rela reproduce table1-cifar10 data=FOLDER
+  reproduce   a table of the paper             rela reproduce table1-cifar10 --data FOLDER
   bench       this code against its peers       rela bench augment --rounds 3
   ls          what lies under outputs/          rela ls
   show        one run                           rela show latest
@@ -49,16 +49,38 @@ Look
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
   data check  read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
-  data pack   its images in a few large files  rela data pack dataset=image_folder dataset.root=FOLDER to=PACK
+  data pack   its images in a few large files  rela data pack dataset.root=FOLDER --to PACK
 
-  rela train --help        groups, defaults, examples
+  rela COMMAND --help      what it does, its flags, examples; rela train --help has all groups and defaults
+  --outputs FOLDER         where runs and caches lie, for every command (or paths.outputs=FOLDER)
   rela train --cfg job     the whole config, nothing is run
   rela --version
   eval "$(rela -sc install=bash)"    tab completion (also zsh, fish)
 
 Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 NaN or collapse, 129/130/143 stopped."""
 
-STAGED = ("train", "extract", "transport", "probe")
+STAGED = {  # what they do, and an example each that is this command's own
+    "train": (
+        "Runs what is missing of all four stages: extract, transport, train, probe.",
+        "rela train +budget=0.5",
+        "rela train -m budget=0.1,0.2,0.5 prior=none,random seed=0,1,2",
+    ),
+    "extract": (
+        "Makes the prior's features of the train split, if they are missing; all runs share them.",
+        "rela extract prior=clip_vitb16 dataset=cifar10",
+        "rela extract -m prior=random,patches,embedded",
+    ),
+    "transport": (
+        "Makes the targets: fits the map from features to targets, after the features if they are missing.",
+        "rela transport transport=pca",
+        "rela transport -m transport=whitening,pca,zca prior=embedded",
+    ),
+    "probe": (
+        "Makes the numbers of the trained backbone, and before them whatever they need.",
+        "rela probe probe.protocols=[rela,lbfgs,knn,few_shot]",
+        "rela probe method=byol probe.network=target",
+    ),
+}
 OTHERS = {  # the modules of the other commands
     "fetch": "fetch",
     "plan": "planning",
@@ -119,6 +141,8 @@ def attempt(words: Sequence[str]) -> int:
         status = dispatch(words)
         sys.stdout.flush()
         return status
+    except SystemExit as done:  # argparse, behind --help
+        return done.code if isinstance(done.code, int) else 0
     except BrokenPipeError:  # rela list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -134,6 +158,8 @@ def attempt(words: Sequence[str]) -> int:
 
 def dispatch(words: Sequence[str]) -> int:
     """The command that `words` name."""
+    if words and words[0] == "help" and words[1:]:
+        words = (*words[1:], "--help")
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -186,6 +212,10 @@ def _show(command: str, composer: Composer) -> int:
     from rela_cli.redact import redact
 
     shown = StringIO()
+    if "--help" in composer.line.flags:
+        does, *examples = STAGED[command]
+        shown.write(f"usage: rela {command} [key=value ...] [flags]\n\n{does}\n\n")
+        shown.write("".join(f"  {example}\n" for example in examples))
     try:
         with redirect_stdout(shown):
             hand_over(command, composer.line, _nothing)
@@ -215,6 +245,12 @@ def complete(words: list[str]) -> int:
         program, command, rest = (*typed.split(" ", 2), "", "")[:3]
         if len(typed.split(" ")) <= 2:
             print(" ".join(name for name in (*STAGED, *OTHERS) if name.startswith(command)))
+            return 0
+        flag = rest.rpartition(" ")[2].startswith("-")
+        if command in OTHERS and (flag or command not in ("fetch", "plan", "rank")):
+            from rela_cli.completion import candidates
+
+            print("\n".join(candidates(OTHERS[command], rest.split(" "))))
             return 0
         if command not in (*STAGED, "fetch", "plan", "rank"):
             return 0

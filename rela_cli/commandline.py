@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rela_cli.arguments import Parser, is_now
 from rela_cli.config import GROUPS
 from rela_cli.errors import ConfigError, nearest
 
@@ -29,6 +30,7 @@ SHORT = {
 FLAGS = (*SHORT.values(), "--hydra-help", "--resolve")
 VALUED = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--info")
 FOLDERS = ("--config-path", "--config-dir")
+PLACES = ("--config-path", "--config-name", "--config-dir")  # what commands besides train understand, too
 SHOWING = ("--help", "--hydra-help", "--cfg", "--info", "--shell-completion")
 
 
@@ -82,7 +84,9 @@ def parse(words: Sequence[str]) -> CommandLine:
     rest = deque(words)
     while rest:
         word = rest.popleft()
-        if word.startswith("-") and word != "-":
+        if word.partition("=")[0] == "--outputs":
+            overrides.append(f"paths.outputs={as_text(value_of(word, rest))}")
+        elif word.startswith("-") and word != "-":
             flag, value = _flag(word, rest)
             flags[flag] = os.path.abspath(value) if flag in FOLDERS and value else value
         else:
@@ -96,7 +100,7 @@ def without_plus(word: str) -> str:
 
 
 def _flag(word: str, rest: deque[str]) -> tuple[str, str | None]:
-    name, equals, value = word.partition("=")
+    name, equals, _ = word.partition("=")
     flag = SHORT.get(name, name)
     if flag not in FLAGS:
         raise ConfigError(_unknown_flag(flag))
@@ -104,16 +108,77 @@ def _flag(word: str, rest: deque[str]) -> tuple[str, str | None]:
         return flag, None
     if flag == "--info" and not equals and (not rest or not rest[0].isalpha()):
         return flag, "all"
+    return flag, value_of(word, rest)
+
+
+def value_of(word: str, rest: deque[str]) -> str:
+    """The value of a flag: behind its =, or the next word."""
+    name, equals, value = word.partition("=")
     value = value if equals else (rest.popleft() if rest else "")
     if not value:
-        raise ConfigError(f"{flag} needs a value after it")
-    return flag, value
+        raise ConfigError(f"{SHORT.get(name, name)} needs a value after it")
+    return value
 
 
-def _unknown_flag(flag: str) -> str:
+def as_text(value: str) -> str:
+    """A folder's name as the value of an override: what would be a list or several values is quoted."""
+    special = re.search(r"[,'\"\\\[{(]", value)
+    return (
+        "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + (m[2] and "\\'"), value, count=0) + "'" if special else value
+    )
+
+
+def _unknown_flag(flag: str, known: Sequence[str] = (*FLAGS, "--outputs")) -> str:
     if flag == "--experimental-rerun":
         return f"{flag} is switched off: it would run whatever is in the pickle. Every run folder has a config.yaml"
     keys = ("budget", "epochs", "batch_size", "seed", *GROUPS)
     key = flag.lstrip("-").replace("-", "_").partition(".")[0]
-    hint = f"; settings are key=value, without dashes: {key}=..." if key in keys else nearest(flag, FLAGS)
-    return f"unknown flag {flag}{hint}\nFlags: {', '.join(sorted(FLAGS))}"
+    hint = f"; settings are key=value, without dashes: {key}=..." if key in keys else nearest(flag, known)
+    return f"unknown flag {flag}{hint}\nFlags: {', '.join(sorted(known))}"
+
+
+class RunParser(Parser):
+    """The command line of a command that has flags of its own and composes a run: key=value, and Hydra's flags."""
+
+    def __init__(self, command: str, description: str, examples: Sequence[str], flags: Sequence[str] = PLACES) -> None:
+        more = (
+            "key=value is a setting of a run: `rela train --help` shows them; --config-dir FOLDER has yamls of yours."
+        )
+        super().__init__(command, description, examples, more)
+        self.usage = f"rela {command} [key=value ...] [flags]"
+        self.hydra = flags
+        self.add_outputs()
+
+    def words(self, argv: Sequence[str]) -> list[str]:
+        """The line in one form, for `parse`: the command's own flags, too, are key=value then.
+
+        Raises:
+            ConfigError: a flag that this command does not have, or one without its value.
+        """
+        self.help_if_asked(argv)
+        found: list[str] = []
+        rest = deque(argv)
+        while rest:
+            word = rest.popleft()
+            name = word.partition("=")[0]
+            flag = SHORT.get(name, name)
+            action = self._option_string_actions.get(flag)
+            if flag == "--outputs":
+                found.append(f"paths.outputs={as_text(value_of(word, rest))}")
+            elif action:
+                found.append(f"{action.dest}={1 if action.nargs == 0 else value_of(word, rest)}")
+            elif flag in self.hydra:
+                found.append(f"{flag}={value_of(word, rest)}" if flag in VALUED else flag)
+            elif word.startswith("-") and word != "-":
+                raise ConfigError(_unknown_flag(flag, (*self._option_string_actions, *self.hydra)))
+            else:
+                found += self.settings(word)
+        return found
+
+    def settings(self, word: str) -> list[str]:
+        """A setting, or the older spelling of a flag."""
+        key, _, value = word.partition("=")
+        flag = "--" + key.replace("_", "-")
+        if "=" in word and flag in self._option_string_actions:
+            is_now(word, f"{flag} {value}")
+        return [word]

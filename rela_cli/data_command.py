@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from rela_cli.arguments import Parser
 from rela_cli.errors import ConfigError, nearest
 
 VERBS = {"check": "check", "pack": "pack"}  # and their modules
-USAGE = """\
-say rela data check dataset=NAME [dataset.root=FOLDER ...]
-or  rela data pack dataset=NAME [dataset.root=FOLDER ...] to=FOLDER [size=PIXELS] [quality=1..100] [shard_mb=1024]"""
+DOES = {"check": "read every image once: what is there, what is broken", "pack": "the images in a few large files"}
 
 
 def main(words: list[str]) -> int:
@@ -18,10 +17,25 @@ def main(words: list[str]) -> int:
     Raises:
         ConfigError: another word stands there.
     """
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    verb = words[0]
+    verb = words[0] if words else ""
     if verb not in VERBS:
-        raise ConfigError(f"rela data {verb}{nearest(verb, VERBS)}\n{USAGE}")
+        parser().help_if_asked(words)
+        hint = nearest(verb, VERBS)
+        raise ConfigError(f"say what to do with the data{f', not {verb}' if verb else ''}{hint}: {ways()}")
     return int(import_module(f"rela_cli.{VERBS[verb]}").main(words[1:]))
+
+
+def parser() -> Parser:
+    """The help of `rela data`."""
+    lines = [f"rela data {verb:<7} {does}" for verb, does in DOES.items()]
+    made = Parser(
+        "data", "What is done with a dataset as a whole, before any run.", [f"{w} --help" for w in ways().split(" or ")]
+    )
+    made.usage = "rela data check|pack [key=value ...] [flags]"
+    made.description = "\n".join([str(made.description), "", *lines])
+    return made
+
+
+def ways() -> str:
+    """The verbs as they are typed."""
+    return " or ".join(f"rela data {verb}" for verb in VERBS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import netrc
@@ -21,6 +20,7 @@ from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from rela_cli.arguments import Parser
 from rela_cli.artifacts import Lock, cannot_lock, existing, lock_problem, megabytes
 from rela_cli.inventory import size_of, take
 from rela_cli.network import unreachable
@@ -46,9 +46,7 @@ class Check:
 
 def main(argv: list[str]) -> int:
     """Run every check and print the answers."""
-    parser = argparse.ArgumentParser("rela doctor", description="Is everything in place? Exit status 1 if not.")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    as_json = parser.parse_args(argv).json
+    as_json = parser().read(argv).json
     checks = examine()
     good = all(check.status != "fail" for check in checks)
     if as_json:
@@ -59,6 +57,13 @@ def main(argv: list[str]) -> int:
             if check.way_out:
                 line(f"{'':<18} -> {check.way_out}")
     return 0 if good else 1
+
+
+def parser() -> Parser:
+    """The command line of `rela doctor`."""
+    made = Parser("doctor", "Is everything in place? Exit status 1 if not.", ["rela doctor", "rela doctor --json"])
+    made.add("--json", action="store_true", help="one JSON object")
+    return made
 
 
 def examine() -> list[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rela_cli import weights
-from rela_cli.commandline import parse
+from rela_cli.commandline import PLACES, RunParser, parse
 from rela_cli.composer import Composer, compose
 from rela_cli.config import PRETRAINED, Config
 from rela_cli.parts import build
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     Raises:
         MissingError: something is not in the cache and cannot be had.
     """
-    line = parse(argv)
+    line = parse(parser().words(argv))
     composer = Composer(line)
     if line.is_sweep:
         cells, _ = composer.plan()
@@ -29,6 +29,16 @@ def main(argv: list[str]) -> int:
     for config in {str(config.dataset.identity): config for config in configs}.values():
         fetch_data(config)
     return 0
+
+
+def parser() -> RunParser:
+    """The command line of `rela fetch`."""
+    return RunParser(
+        "fetch",
+        "The weights and the data that runs need, beforehand, so that the runs themselves need no network.",
+        ["rela fetch prior=clip_vitb16 dataset=cifar10", "rela fetch -m prior=clip_rn50,dinov2_vits14"],
+        (*PLACES, "--multirun"),
+    )
 
 
 def fetch_weights(config: Config) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rela_cli.arguments import OUTPUTS
 from rela_cli.artifacts import Facts, Lock, RunLock, damage, megabytes, read_json, section
 from rela_cli.artifacts import size_of as size_of
 from rela_cli.errors import MissingError, nearest
@@ -121,6 +122,11 @@ def run_folders(outputs: Path) -> list[Path]:
     own_first = sorted(found, key=lambda folder: folder.is_symlink())
     kept = {folder.resolve(): folder for folder in reversed(own_first)}
     return [folder for folder in found if kept[folder.resolve()] == folder]
+
+
+def run_names(outputs: Path = OUTPUTS) -> list[str]:
+    """The names by which a run can be found there."""
+    return [*(["latest"] if (outputs / "runs" / "latest").exists() else []), *(f.name for f in run_folders(outputs))]
 
 
 def elsewhere(outputs: Path) -> list[Path]:

@@ -33,7 +33,8 @@ class Job:
         from rela_cli import launch, pipeline
 
         until = UNTIL[self.command]
-        if config.runtime.devices > 1 and ranks.world() == 1 and (folder := pipeline.missing(config, until)):
+        alone = ranks.world() == 1 and not config.runtime.dry_run
+        if config.runtime.devices > 1 and alone and (folder := pipeline.missing(config, until)):
             launch.run(self.command, self.words(overrides), config)
             return pipeline.Outcome("run", folder)
         return pipeline.run(config, until=until, command=self.text(overrides))

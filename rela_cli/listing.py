@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import textwrap
 from typing import Any
 
+from rela_cli.arguments import Parser
 from rela_cli.config import CONF_DIR, GROUPS
 
 PROTOCOLS = {
@@ -24,10 +24,8 @@ PLURALS = {"switch": "switches", "matching": "matching"}
 
 def main(argv: list[str]) -> int:
     """Print the groups that `argv` names, or all of them."""
-    names = {PLURALS.get(group, f"{group}s"): group for group in GROUPS}
-    parser = argparse.ArgumentParser("rela list", description="What can be chosen; * is the default.")
-    parser.add_argument("groups", nargs="*", metavar="group", help=f"{', '.join(names)} (default: all)")
-    asked = [PLURALS.get(word, word) for word in parser.parse_args(argv).groups]
+    names = plurals()
+    asked = [PLURALS.get(word, word) for word in parser().read(argv).groups]
     unknown = [word for word in asked if word not in (*names, *GROUPS)]
     if unknown:
         from rela_cli.errors import ConfigError, nearest
@@ -39,6 +37,18 @@ def main(argv: list[str]) -> int:
             show = print_cards if group in CARDED else print_group
             show(name, group, options(group), chosen.get(group))
     return 0
+
+
+def plurals() -> dict[str, str]:
+    """What `rela list` calls each group."""
+    return {PLURALS.get(group, f"{group}s"): group for group in GROUPS}
+
+
+def parser() -> Parser:
+    """The command line of `rela list`."""
+    made = Parser("list", "What can be chosen; * is the default.", ["rela list priors", "rela list methods learners"])
+    made.add("groups", nargs="*", metavar="GROUP", help=f"{', '.join(plurals())} (default: all)", offers=plurals)
+    return made
 
 
 def options(group: str) -> dict[str, str]:

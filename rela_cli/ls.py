@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
-from pathlib import Path
 
+from rela_cli.arguments import Parser
 from rela_cli.artifacts import megabytes
 from rela_cli.inventory import CacheEntry, Inventory, RunFolder, numbers, shown, take
 from rela_cli.terminal import line
@@ -14,16 +13,22 @@ from rela_cli.terminal import line
 
 def main(argv: list[str]) -> int:
     """Print what lies in an outputs folder."""
-    parser = argparse.ArgumentParser("rela ls", description="What lies under outputs/, and what it is used by.")
-    parser.add_argument("outputs", nargs="?", default="outputs", help="the folder (default: outputs)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    given = parser.parse_args(argv)
-    found = take(Path(given.outputs))
+    given = parser().read(argv)
+    found = take(given.outputs)
     if given.json:
         print(json.dumps(as_json(found), indent=1))
     else:
         show(found)
     return 0
+
+
+def parser() -> Parser:
+    """The command line of `rela ls`."""
+    made = Parser("ls", "What lies under outputs/, and what it is used by.", ["rela ls", "rela ls --outputs FOLDER"])
+    made.add_outputs()
+    made.add("--json", action="store_true", help="one JSON object")
+    made.add_old_outputs()
+    return made
 
 
 def as_json(found: Inventory) -> dict[str, object]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rela_cli.artifacts import Facts, Lock, disk_errors, megabytes
-from rela_cli.commandline import CommandLine, parse
+from rela_cli.commandline import CommandLine, RunParser, parse
 from rela_cli.composer import Composer
 from rela_cli.config import Config
 from rela_cli.data.datasets import Dataset
@@ -33,7 +33,7 @@ class Request:
 
 def main(words: list[str]) -> int:
     """Pack a dataset, or go on with a pack that was interrupted; say how it is used."""
-    line = parse(words)
+    line = parse(parser().words(words))
     own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN}
     request = read(own)
     rest = tuple(word for word in line.overrides if word.partition("=")[0] not in OWN)
@@ -54,13 +54,30 @@ def main(words: list[str]) -> int:
     return 0
 
 
+def parser() -> RunParser:
+    """The command line of `rela data pack`."""
+    made = RunParser(
+        "data pack",
+        "The images of a dataset in a few large files, for dataset=packed. Interrupted, the same command goes on.",
+        [
+            "rela data pack dataset=image_folder dataset.root=photos dataset.image_size=224 --to pack",
+            "rela data pack dataset=imagenet1k dataset.root=FOLDER --to s3://bucket/pack --size 256 --quality 90",
+        ],
+    )
+    made.add("--to", metavar="PLACE", help="a folder, or an address such as s3://bucket/pack")
+    made.add("--size", metavar="PIXELS", help="encode anew, the shorter side so long (default: as they are stored)")
+    made.add("--quality", metavar="1..100", help="of JPEGs that are encoded anew (default: 90)")
+    made.add("--shard-mb", metavar="MB", help="the size of a file (default: 1024)")
+    return made
+
+
 def read(own: dict[str, str]) -> Request:
     """The command's own keys.
 
     Raises:
         ConfigError: with every problem found, one a line.
     """
-    problems = [] if own.get("to") else ["say where to: to=FOLDER, or an address such as to=s3://bucket/pack"]
+    problems = [] if own.get("to") else ["say where to: --to FOLDER, or an address such as --to s3://bucket/pack"]
     numbers: dict[str, int] = {}
     for name, (least, most) in BOUNDS.items():
         if name not in own:
@@ -68,7 +85,7 @@ def read(own: dict[str, str]) -> Request:
         if own[name].isdigit() and least <= int(own[name]) <= most:
             numbers[name] = int(own[name])
         else:
-            problems.append(f"{name}={own[name]} must be a whole number from {least} to {most}")
+            problems.append(f"--{name.replace('_', '-')} {own[name]} must be a whole number from {least} to {most}")
     if problems:
         raise ConfigError("\n".join(problems))
     encoding = Encoding(numbers.get("size"), numbers.get("quality"))

@@ -58,6 +58,8 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
     Raises:
         RelaError: whatever a user should read; its exit_code says of which kind.
     """
+    if config.runtime.dry_run:
+        return planned(config, until)
     with ranks.joined(config.runtime.device):
         work = ranks.one_first(lambda: prepared(config, until))
         folder = work.folder if until in ("train", "probe") else None
@@ -68,6 +70,14 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
             return Outcome("found", folder)
         pipeline.execute(until)
         return Outcome("run", folder)
+
+
+def planned(config: Config, until: str) -> Outcome:
+    """runtime.dry_run=true: the plan, and nothing is done."""
+    work = Run(config)
+    show_plan(work, work.plan(until))
+    say("  a dry run: nothing was done")
+    return Outcome("planned", None)
 
 
 def prepared(config: Config, until: str) -> Run:

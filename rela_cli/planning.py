@@ -1,7 +1,7 @@
 """`rela plan`: what a run will take, before it runs: steps, images, operations, bytes, memory, time.
 
 Sizes are arithmetic, and memory is counted. Rates are tried out here, on a few random images, unless they are given;
-with `samples=` the data need not be there at all, so ImageNet on eight GPUs can be planned on a laptop.
+with `--samples` the data need not be there at all, so ImageNet on eight GPUs can be planned on a laptop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rela_cli import memory
 from rela_cli.artifacts import megabytes
-from rela_cli.commandline import CommandLine, parse
+from rela_cli.commandline import PLACES, CommandLine, RunParser, parse
 from rela_cli.composer import Composer, compose
 from rela_cli.config import Config, Part
 from rela_cli.errors import ConfigError
@@ -23,19 +23,6 @@ from rela_cli.screen import say, scaled
 if TYPE_CHECKING:
     from rela_cli.footprint import Footprint, Stage
 
-USAGE = """\
-usage: rela plan [samples=N] [train_rate=R] [prior_rate=R] [image_bytes=B] [size=S] [key=value ...]
-
-What `rela train key=value ...` would take. Nothing is run but a few steps on random images, to know how fast they are;
-nothing at all where both rates are given.
-
-  samples=N       so many train images, instead of those that are there (then the data need not be)
-  train_rate=R    images a second that one process trains on     prior_rate=R  that one process extracts
-  image_bytes=B   of an image as it is stored                    size=S        pixels a side, with samples=
-
-  rela plan budget=0.1 dataset.root=FOLDER dataset=image_folder
-  rela plan samples=1e9 size=224 experiment=imagenet1k_resnet50 prior=clip_vitb16 runtime.devices=8 train_rate=1500 \\
-             prior_rate=5000"""
 OWN = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
 TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
 NOTABLE = 0.1  # of a time, from which on another one is worth its words
@@ -84,9 +71,6 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: a command line that cannot be meant.
     """
-    if argv and argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
     given, line = read(argv)
     from rela_cli.footprint import of_run
 
@@ -99,15 +83,35 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def parser() -> RunParser:
+    """The command line of `rela plan`."""
+    made = RunParser(
+        "plan",
+        """What `rela train key=value ...` would take. Nothing is run but a few steps on random images, for their
+speed; nothing at all where both rates are given.""",
+        [
+            "rela plan budget=0.1 dataset=image_folder dataset.root=FOLDER",
+            "rela plan --samples 1281167 --size 224 experiment=imagenet1k_resnet50 runtime.devices=8 --train-rate 1500",
+        ],
+        (*PLACES, "--multirun"),
+    )
+    made.add("--samples", metavar="N", help="so many train images, instead of those that are there (data need not be)")
+    made.add("--size", metavar="S", help="pixels a side, with --samples")
+    made.add("--train-rate", metavar="R", help="images a second that one process trains on, instead of trying it out")
+    made.add("--prior-rate", metavar="R", help="images a second that one process extracts")
+    made.add("--image-bytes", metavar="B", help="of an image as it is stored")
+    return made
+
+
 def read(argv: Sequence[str]) -> tuple[dict[str, float], CommandLine]:
     """Our own keys as numbers, and the rest of the line."""
-    line = parse(argv)
+    line = parse(parser().words(argv))
     if line.is_sweep:
-        raise ConfigError("rela plan is of one run; `rela reproduce ... dry_run=1` plans a table")
+        raise ConfigError("rela plan is of one run; `rela reproduce ... --dry-run` plans a table")
     pairs = dict(word.partition("=")[::2] for word in line.overrides)
     given = {key: number(key, pairs.pop(key)) for key in OWN if key in pairs}
     if "size" in given and "samples" not in given:
-        raise ConfigError("size= goes with samples=; the data that are there have a size (dataset.image_size=)")
+        raise ConfigError("--size goes with --samples; the data that are there have a size (dataset.image_size=)")
     return given, CommandLine(line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in OWN))
 
 
@@ -117,8 +121,9 @@ def number(key: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
+    flag = "--" + key.replace("_", "-")
     if not 0 < value < 1e15:
-        raise ConfigError(f"{key}={text} must be a number above 0, such as {key}=1e6")
+        raise ConfigError(f"{flag} {text} must be a number above 0, such as {flag} 1e6")
     return value
 
 

@@ -18,6 +18,7 @@ from rela_cli.errors import ConfigError
 from rela_cli.parts import build
 from rela_cli.pipeline import Pipeline
 from rela_cli.rank_line import Entry, command, configs_for, read
+from rela_cli.rank_line import parser as parser
 from rela_cli.report import formats
 from rela_cli.report.formats import MISSING, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.runs import Run
@@ -25,19 +26,6 @@ from rela_cli.runs import Run
 NEIGHBOURS = 10  # that two priors may agree about
 VIEWED = 500  # images whose targets are compared with those of a view of theirs
 LABEL_FREE = "stability"  # what orders priors where there are no labels
-USAGE = """\
-usage: rela rank priors=[NAME,...] [n=2000] [format=rich|md|csv|json|latex] [key=value ...]
-
-Which free model should I take? Each prior sees a seeded sample of n images; what is scored are the targets that the
-learner would be matched to. Nothing is trained.
-
-  priors=[patches,checkpoint]          the priors (`rela list priors`); [a=timm,b=timm] names two of the same kind
-  checkpoint.weights=FILE  a.model=M   a key of that prior alone, under its name in the list
-  prior.KEY=VALUE                      the same, where one prior of the list has the key
-  dataset.root=FOLDER ...              everything else is for all of them
-
-  rela rank priors=[random,patches,embedded] dataset=image_folder dataset.root=photos dataset.image_size=64
-  rela rank priors=[a=checkpoint,b=checkpoint,patches] a.weights=one.pth b.weights=two.pth b.model=resnet50"""
 
 
 @dataclass
@@ -71,9 +59,6 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: no priors named, or a command line that cannot be meant. MissingError: weights that are not there.
     """
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
     request = read(argv)
     configs = configs_for(request)
     for config in configs:

@@ -1,6 +1,6 @@
 """The command line of `rela rank`: which priors, what each of them is given, and what they all share.
 
-`priors=[a=checkpoint,b=checkpoint] a.weights=one.pth b.weights=two.pth dataset.root=FOLDER`: a key under an entry's
+`--priors a=checkpoint,b=checkpoint a.weights=one.pth b.weights=two.pth dataset.root=FOLDER`: a key under an entry's
 name is a key of that prior alone; `prior.KEY=` is for a key that one of them has; everything else is every run's.
 """
 
@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rela_cli.commandline import CommandLine, parse
+from rela_cli.commandline import PLACES, CommandLine, RunParser, parse
 from rela_cli.composer import Composer
 from rela_cli.config import GROUPS, Config
 from rela_cli.errors import ConfigError, nearest
@@ -19,7 +19,7 @@ from rela_cli.errors import ConfigError, nearest
 SAMPLE = 2000  # train images looked at, and as many test images for the label-using scores; `n=` changes it
 FORMATS = ("rich", "md", "csv", "json", "latex")
 NAME = re.compile(r"[A-Za-z_]\w*")
-SAY_WHICH = "say which: rela rank priors=[random,patches,embedded] (`rela list priors` shows them)"
+SAY_WHICH = "say which: rela rank --priors random,patches,embedded (`rela list priors` shows them)"
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def read(argv: Sequence[str]) -> Request:
     Raises:
         ConfigError: no priors named, two under one name, or a value that cannot be meant.
     """
-    line = parse(argv)
+    line = parse(parser().words(argv))
     if line.is_sweep:
-        raise ConfigError("rela rank compares priors=[...] by itself; leave -m out")
+        raise ConfigError("rela rank compares --priors by itself; leave -m out")
     own = {
         key: value for key, equals, value in map(_pair, line.overrides) if equals and key in ("priors", "n", "format")
     }
@@ -62,11 +62,35 @@ def read(argv: Sequence[str]) -> Request:
         raise ConfigError(SAY_WHICH)
     n, form = own.get("n", str(SAMPLE)), own.get("format", "rich")
     if not n.isdigit() or int(n) < 20:
-        raise ConfigError(f"n={n} must be a whole number of at least 20")
+        raise ConfigError(f"--n {n} must be a whole number of at least 20")
     if form not in FORMATS:
-        raise ConfigError(f"format={form} must be one of {', '.join(FORMATS)}")
+        raise ConfigError(f"--format {form} must be one of {', '.join(FORMATS)}")
     rest = tuple(word for word in line.overrides if _pair(word)[0] not in ("priors", "n", "format"))
     return Request(entries, int(n), form, CommandLine(line.flags, rest))
+
+
+def parser() -> RunParser:
+    """The command line of `rela rank`."""
+    made = RunParser(
+        "rank",
+        """Which free model should I take? Each prior sees a seeded sample of images; what is scored are the targets
+that the learner would be matched to. Nothing is trained.
+
+  checkpoint.weights=FILE  a.model=M   a key of that prior alone, under its name in the list
+  prior.KEY=VALUE                      the same, where one prior of the list has the key
+  dataset.root=FOLDER ...              everything else is for all of them""",
+        [
+            "rela rank --priors random,patches,embedded dataset=image_folder dataset.root=photos dataset.image_size=64",
+            "rela rank --priors a=checkpoint,b=checkpoint a.weights=one.pth b.weights=two.pth b.model=resnet50 --n 500",
+        ],
+        (*PLACES, "--multirun"),
+    )
+    made.add(
+        "--priors", metavar="A,B,...", help="the priors (`rela list priors`); a=timm,b=timm names two of the same kind"
+    )
+    made.add("--n", metavar="N", help=f"images that they see (default: {SAMPLE})")
+    made.add("--format", metavar="|".join(FORMATS), help="how the table is written (default: rich)")
+    return made
 
 
 def entries_of(text: str) -> tuple[Entry, ...]:
@@ -85,7 +109,7 @@ def entries_of(text: str) -> tuple[Entry, ...]:
         if sum(entry.name == other.name for other in entries) > 1:
             raise ConfigError(
                 f"priors: {entry.name} stands twice; give each a name of its own: "
-                f"priors=[a={entry.prior},b={entry.prior}] a.KEY=VALUE b.KEY=VALUE"
+                f"--priors a={entry.prior},b={entry.prior} a.KEY=VALUE b.KEY=VALUE"
             )
     return tuple(entries)
 

@@ -13,20 +13,14 @@ from typing import Any
 
 import yaml
 
+from rela_cli.arguments import Parser, is_now
 from rela_cli.artifacts import section
 from rela_cli.config import CONF_DIR, Part
 from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.inventory import find_run, run_names
 from rela_cli.parts import build
 from rela_cli.sealed import Damaged, parsed
 from rela_cli.weights import run_config, trained
-
-USAGE = """\
-usage: rela switch-trace RUN [switch=adaptive|fixed|never] [key=value[,value...] ...]
-
-What another switch would have done in a finished run; nothing is trained. Without a key: the run's own switch.
-
-  rela switch-trace outputs/runs/latest threshold=0.99,0.995,0.999
-  rela switch-trace outputs/runs/latest switch=adaptive constants=reference"""
 
 
 def main(argv: list[str]) -> int:
@@ -35,19 +29,35 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: no such switch or key. MissingError: not a run, or one without a trace.
     """
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    folder = Path(argv[0])
+    given = parser().read(argv)
+    folder = find_run(given.run, given.outputs).folder
     losses, total = read_trace(folder)
     own = section(run_config(folder), "switch")
     left = trained(folder).get("switch_step")
     print(f"{folder}: {len(losses)} of {total} steps were matching; {f'left at step {left}' if left else 'never left'}")
-    for tree in switches(own, argv[1:]):
+    for tree in switches(own, given.settings):
         step, rho = replay(losses, Part.from_tree(tree), total)
         said = f"leaves at step {step}" if step else f"does not leave in these {len(losses)} steps (rho {rho:.4f})"
         print(f"  {described(tree)}: {said}")
     return 0
+
+
+def parser() -> Parser:
+    """The command line of `rela switch-trace`."""
+    made = Parser(
+        "switch-trace",
+        "What another switch would have done in a finished run; nothing is trained. Without a key: its own switch.",
+        [
+            "rela switch-trace latest switch.threshold=0.99,0.995,0.999",
+            "rela switch-trace latest switch=adaptive switch.constants=reference",
+        ],
+    )
+    a_run = "a folder, a name or a part of one (default: latest)"
+    made.add("run", nargs="?", default="latest", metavar="RUN", help=a_run, offers=run_names)
+    values = "switch=adaptive|fixed|never, switch.KEY=VALUE; several values with commas between them"
+    made.add("settings", nargs="*", metavar="key=value", help=values)
+    made.add_outputs()
+    return made
 
 
 def read_trace(folder: Path) -> tuple[list[float], int]:
@@ -78,7 +88,7 @@ def loss_of(line: bytes, where: str) -> float:
 
 def switches(own: dict[str, Any], words: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Every switch that the command line asks for, as its yaml's tree: the product of all values."""
-    given = {key: value.split(",") for key, _, value in (word.partition("=") for word in words)}
+    given = {key: value.split(",") for key, _, value in (key_of(word).partition("=") for word in words)}
     for name in given.pop("switch", [own["name"]]):
         tree = own if name == own["name"] else from_yaml(name)
         if unknown := [key for key in given if key not in tree or key in ("name", "_target_")]:
@@ -87,6 +97,20 @@ def switches(own: dict[str, Any], words: Sequence[str]) -> Iterator[dict[str, An
             )
         for values in itertools.product(*given.values()):
             yield {**tree, **{key: yaml.safe_load(value) for key, value in zip(given, values, strict=True)}}
+
+
+def key_of(word: str) -> str:
+    """`threshold=0.99` of switch.threshold=0.99.
+
+    Raises:
+        ConfigError: a word without a value.
+    """
+    key, equals, _ = word.partition("=")
+    if not equals:
+        raise ConfigError(f"cannot read {word}: say switch=NAME or switch.KEY=VALUE")
+    if key != "switch" and not key.startswith("switch."):
+        is_now(word, f"switch.{word}")
+    return word.removeprefix("switch.")
 
 
 def from_yaml(name: str) -> dict[str, Any]:

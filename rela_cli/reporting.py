@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rela_cli.arguments import OneOf
 from rela_cli.artifacts import disk_errors, warn, write_atomic
 from rela_cli.report import page
-from rela_cli.report.arguments import Parser, one_of, runs_at
-from rela_cli.report.collect import OUTPUTS, unfinished
+from rela_cli.report.arguments import Parser, runs_at
+from rela_cli.report.collect import unfinished
 from rela_cli.report.compare import Protocol, Run, protocols_of, runs_in
 from rela_cli.report.differences import AXES
 from rela_cli.report.figures import folder, groups_of
 from rela_cli.report.formats import write
 from rela_cli.report.plot import chosen
 from rela_cli.terminal import printable
+
+EXAMPLES = ["rela report", "rela report outputs/runs/latest --out run.html --no-neighbours"]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: for a command line that cannot be meant.
         RelaError: when there is no result at all.
     """
-    arguments = parser().parse_intermixed_args(argv)
+    arguments = parser().read(argv)
     problems: list[str] = []
     runs = runs_at(arguments, problems)
     protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
@@ -32,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     near = {} if arguments.no_neighbours else pictures(runs, shown)
     found = page.Found(
         runs,
-        unfinished(arguments.paths or [OUTPUTS]),
+        unfinished(arguments.paths or [arguments.outputs]),
         protocols,
         shown,
         arguments.axis,
@@ -41,10 +44,11 @@ def main(argv: Sequence[str]) -> int:
         arguments.title or "",
     )
     text = printable(page.page(found), lines=True)
-    with disk_errors(arguments.out, way_out="--out=FILE"):
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(arguments.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    write(f"{arguments.out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
+    out = arguments.out or arguments.outputs / "report.html"
+    with disk_errors(out, way_out="--out=FILE"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write(f"{out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
     return 0
 
 
@@ -64,11 +68,12 @@ def pictures(runs: Sequence[Run], protocol: Protocol | None) -> Mapping[str, Seq
 
 def parser() -> Parser:
     """The command line of `rela report`."""
-    made = Parser("report", "One HTML file about the runs found at PATH: tables, plots, neighbours, cost, commands.")
-    out = OUTPUTS / "report.html"
-    made.add_argument("--out", type=Path, default=out, metavar="FILE", help=f"default: {out}")
+    made = Parser(
+        "report", "One HTML file about the runs found at PATH: tables, plots, neighbours, cost, commands.", EXAMPLES
+    )
+    made.add_argument("--out", type=Path, metavar="FILE", help="default: outputs/report.html")
     made.add_argument("--title", help="the heading; default: dataset, learner and method")
-    axes = one_of("--axis", tuple(AXES))
+    axes = OneOf("--axis", tuple(AXES))
     made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
     made.add_argument("--no-neighbours", action="store_true", help="leave out the images; torch is not loaded then")
     made.add_protocol("all, the first of them lbfgs")

@@ -28,6 +28,8 @@ def show_plan(run: Run, steps: list[Step]) -> None:
         say(f"  training will take about {seconds:.0f} s, if it goes as fast as {name}")
     if not any(step.state == "to do" for step in steps):
         say("  nothing to do" + (f"; see {run.folder}" if steps[-1].stage in ("train", "probe") else ""))
+        if steps[-1].stage == "probe":
+            show_numbers(run)
 
 
 def show_targets(run: Run) -> None:
@@ -46,10 +48,7 @@ def show_targets(run: Run) -> None:
 def show_result(run: Run) -> None:
     """Numbers, cost, where things lie, and what to do next."""
     result = run.result or {}
-    for key, number in result["probe"].items():
-        say(f"  top-1 {100 * number['top1']:5.1f} %  {key} ({number['network']})  {beside(result, key)}")
-    if "probe_skipped" in result:
-        say(f"  not probed: {result['probe_skipped']}")
+    show_numbers(run)
     seconds = result["seconds"]
     parts = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     say(f"  cost  {sum(seconds.values()):.1f} s ({parts}); {scaled(sum(result['flops'].values()))}FLOP")
@@ -59,7 +58,27 @@ def show_result(run: Run) -> None:
         rest = result["steps"] - result["phase1_steps"]
         say(f"  steps {result['phase1_steps']} of matching, then {rest} of {result['method']}")
     say(f"  files {run.folder}")
-    say("  next  rela table")
+    if result["probe"]:
+        say(f"  next  {table_of(run)}")
+
+
+def show_numbers(run: Run) -> None:
+    """top-1 by protocol beside what it is compared with, or why there is none."""
+    result = run.result or {}
+    for key, number in (result.get("probe") or {}).items():
+        say(f"  top-1 {100 * number['top1']:5.1f} %  {key} ({number['network']})  {beside(result, key)}")
+    if "probe_skipped" in result:
+        say(f"  not probed: {result['probe_skipped']}")
+
+
+def table_of(run: Run) -> str:
+    """The command whose table has this run in it, wherever it lies."""
+    from shlex import join
+
+    paths = run.config.paths
+    if paths.run:
+        return join(["rela", "table", paths.run])
+    return join(["rela", "table", *(["--outputs", paths.outputs] if paths.outputs != "outputs" else [])])
 
 
 def beside(result: dict[str, Any], key: str) -> str:

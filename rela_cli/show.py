@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from rela_cli.arguments import Parser
 from rela_cli.artifacts import damage, section
-from rela_cli.inventory import RunFolder, find_run, numbers, shown, size_of
+from rela_cli.inventory import RunFolder, find_run, numbers, run_names, shown, size_of
 from rela_cli.terminal import line
 
 SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
@@ -16,18 +16,24 @@ SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "t
 
 def main(argv: list[str]) -> int:
     """Print what is known of one run."""
-    parser = argparse.ArgumentParser("rela show", description="One run: its state, numbers, inputs and files.")
-    parser.add_argument("run", nargs="?", default="latest", help="a folder, a name or a part of one (default: latest)")
-    parser.add_argument("--outputs", default="outputs", help="where runs are looked for (default: outputs)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    given = parser.parse_args(argv)
-    run = find_run(given.run, Path(given.outputs))
+    given = parser().read(argv)
+    run = find_run(given.run, given.outputs)
     if given.json:
         print(json.dumps({"folder": str(run.folder), "status": run.status, **described(run)}, indent=1))
     else:
-        for key, value in lines(run, Path(given.outputs)):
+        for key, value in lines(run, given.outputs):
             line(f"{key:<9} {value}")
     return 0
+
+
+def parser() -> Parser:
+    """The command line of `rela show`."""
+    made = Parser("show", "One run: its state, numbers, inputs and files.", ["rela show", "rela show b0.5-s1 --json"])
+    a_run = "a folder, a name or a part of one (default: latest)"
+    made.add("run", nargs="?", default="latest", metavar="RUN", help=a_run, offers=run_names)
+    made.add_outputs()
+    made.add("--json", action="store_true", help="one JSON object")
+    return made
 
 
 def described(run: RunFolder) -> dict[str, object]:

@@ -239,6 +239,18 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
         ("rela tr", {"train", "transport"}),
         ("rela train prior=r", {"prior=random", "prior=random_learner", "prior=rela_run"}),
         ("rela table x", set()),
+        ("rela table --format ", {"rich", "md", "csv", "json", "latex"}),
+        ("rela table --equal-cost s", {"seconds", "samples"}),
+        ("rela plot --out", {"--out", "--outputs"}),
+        ("rela list me", {"methods"}),
+        ("rela list priors s", {"switches", "sweeps"}),
+        ("rela reproduce table1-c", {"table1-cifar10", "table1-cifar100"}),
+        ("rela reproduce table1-tin --profile ", {"mini", "full", "smoke"}),
+        ("rela data ", {"check", "pack"}),
+        ("rela data pack --s", {"--size", "--shard-mb"}),
+        ("rela rank --pr", {"--priors"}),
+        ("rela bench au", {"augment"}),
+        ("rela show ", set()),
     ],
 )
 def test_completion(rela: Rela, line: str, words: set[str]) -> None:

@@ -14,7 +14,7 @@ from rela_cli.config import CONF_DIR
 PACKAGE = Path(__file__).parent.parent / "rela_cli"
 PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "switch", "representation"}
 FLOORS: list[set[str]] = [
-    {"__init__", "errors", "redact", "progress", "hashing", "terminal", "sealed"},
+    {"__init__", "errors", "redact", "progress", "hashing", "terminal", "sealed", "arguments"},
     {"ranks", "collectives"},
     {"config", "called"},
     {"faults", "owner"},
@@ -55,19 +55,22 @@ FLOORS: list[set[str]] = [
     {"listing", "ls", "show", "clean", "doctor", "check", "pack", "fetch", "rank", "replay", "reporting", "planning"},
     {"data_command"},
     {"reproduce", "bench"},
+    {"completion"},
     {"cli"},
     {"__main__"},
 ]
 BESIDE = {
-    "report": {"report", "artifacts", "called", "config", "errors", "sealed", "terminal", "__init__"}
+    "report": {"report", "artifacts", "called", "config", "errors", "sealed", "terminal", "arguments", "__init__"}
 }  # reads what runs have left, no more
 LIGHT = {
+    "arguments",
     "called",
     "cells",
     "check",
     "clean",
     "cli",
     "commandline",
+    "completion",
     "composer",
     "config",
     "data_command",

@@ -222,7 +222,7 @@ def test_a_pack_that_was_killed_goes_on(root: Path, tmp_path: Path, point: str) 
 def test_another_pack_is_not_written_over(root: Path, tmp_path: Path) -> None:
     pack(folder(root), tmp_path / "pack")
     assert pack(folder(root), tmp_path / "pack")["splits"], "the same again is found"
-    with pytest.raises(RelaError, match=r"holds another pack \(its encoding differ\).*another to="):
+    with pytest.raises(RelaError, match=r"holds another pack \(its encoding differ\).*another --to"):
         pack(folder(root), tmp_path / "pack", encoding=Encoding(24))
 
 
@@ -280,10 +280,10 @@ def test_the_command(rela: Rela) -> None:
     assert "encoded anew as JPEGs of quality 90, 8x8 pixels" in done.stdout
     done = rela("data", "pack", "dataset=digits", "size=2", "quality=high")
     assert done.returncode == 2
-    for text in ("say where to: to=FOLDER", "size=2 must be a whole number from 4", "quality=high must be"):
+    for text in ("say where to: --to FOLDER", "--size 2 must be a whole number from 4", "--quality high must be"):
         assert text in done.stderr
     assert "did you mean pack?" in rela("data", "pakc").stderr
-    assert "rela data pack dataset=NAME" in rela("data", "--help").stdout
+    assert "rela data pack --help" in rela("data", "--help").stdout
 
 
 def test_a_pack_at_an_address(root: Path, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_what_cannot_be_meant(folder: Path, tmp_path: Path) -> None:
         replay.main([str(folder), "treshold=0.9"])
     with pytest.raises(ConfigError, match="unknown switch adaptiv, did you mean adaptive"):
         replay.main([str(folder), "switch=adaptiv"])
-    with pytest.raises(MissingError, match=r"has no switch\.jsonl"):
+    with pytest.raises(MissingError, match="no run"):
         replay.main([str(tmp_path)])
-    assert replay.main([]) == 0
+    with pytest.raises(ConfigError, match="cannot read thres"):
+        replay.main([str(folder), "thres"])

@@ -145,7 +145,7 @@ def test_seeds_are_composed_together_and_stay_apart(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["table1-cifar"], "did you mean table1-cifar10"),
-        (["table1-cifar10", "profil=mini"], "did you mean profile"),
+        (["table1-cifar10", "profil=mini"], "did you mean --profile"),
         (["table1-cifar10", "profile=maxi"], "mini, full, smoke"),
         (["table1-cifar10", "jobs=0"], "at least 1"),
         (["table1-cifar10", "smoke"], "cannot read smoke"),

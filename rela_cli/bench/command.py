@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
+from rela_cli.arguments import Parser
 from rela_cli.artifacts import write_json
 from rela_cli.bench.contest import Bench, Score
 from rela_cli.bench.registry import PEERS, ROWS, missing
@@ -22,19 +21,10 @@ rounds with the least and the most. Warm-up and compile time are kept apart. A p
 skipped: pip install 'rela-cli[bench]'."""
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors leave the way all others of rela do."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = next((word for word in message.split() if word.startswith("--")), "")
-        hint = nearest(unknown, self._option_string_actions) if "unrecognized" in message else ""
-        raise ConfigError(f"{message}{hint}; `rela bench --help` shows the usage")
-
-
 def parser() -> Parser:
     """All options; values are checked by us, so that their errors say what is allowed."""
-    made = Parser("rela bench", description=DESCRIPTION, allow_abbrev=False)
-    made.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)} or all (default: all)")
+    made = Parser("bench", DESCRIPTION, ["rela bench --list", "rela bench augment knn --rounds 3"])
+    made.add("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)} or all (default: all)", offers=lambda: ROWS)
     made.add_argument("--peer", action="append", default=[], metavar="NAME", help=f"only: {', '.join(PEERS)}")
     made.add_argument("--rounds", default="7", metavar="N", help="how often each takes its turn (default: 7)")
     made.add_argument("--data", type=Path, metavar="FOLDER", help="train/<class>/* and test/<class>/*, 32 px JPEGs")
@@ -52,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: no such row, peer or option. MissingError: --data is no folder.
     """
-    asked = parser().parse_args(list(argv))
+    asked = parser().read(argv)
     rows = chosen(asked.rows)
     peers = tuple(one_of("--peer", name, PEERS) for name in asked.peer)
     rounds = whole(asked.rounds)

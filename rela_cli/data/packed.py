@@ -148,7 +148,7 @@ def read_pack(place: Any) -> Facts:
         half = (
             "a pack that is not finished: the same `rela data pack` goes on with it"
             if place.exists("packing.json")
-            else "no pack: `rela data pack dataset=... to=FOLDER` makes one"
+            else "no pack: `rela data pack dataset=... --to FOLDER` makes one"
         )
         raise MissingError(f"dataset.root={place} holds {half}")
     try:

@@ -104,7 +104,7 @@ class Packer:
         if theirs != self.made_of:
             keys = [key for key, value in self.made_of.items() if theirs.get(key) != value]
             raise RelaError(
-                f"{self.place} holds another pack (its {', '.join(keys)} differ): say another to=, or remove that one"
+                f"{self.place} holds another pack (its {', '.join(keys)} differ): say another --to, or remove that one"
             )
 
     def note(self, name: str, facts: Facts) -> None:

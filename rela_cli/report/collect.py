@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.artifacts import load_json, reason_of
-from rela_cli.errors import RelaError
+from rela_cli.errors import MissingError
 from rela_cli.sealed import BY_HAND, SEAL, Damaged
 from rela_cli.terminal import readable
 
@@ -29,14 +29,14 @@ def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = Non
     returned once. What could not be read goes to `problems`, one line each, or to the log when that is None.
 
     Raises:
-        RelaError: when there is no result at all.
+        MissingError: when there is no result at all.
     """
     found: list[str] = []
     files = dict.fromkeys(file.resolve() for file in _files(paths, found))
     results = _distinct((result for file in files if (result := _read(file, found))), found)
     if not results:
         where = ", ".join(map(str, paths)) or "nowhere"
-        raise RelaError("\n".join([f"no result.json found in {where}; `rela train` makes one", *found]))
+        raise MissingError("\n".join([f"no result.json found in {where}; `rela train` makes one", *found]))
     if old := sum(not result.pop(SEAL) for result in results):
         found.append(f"{counted(old, 'result')} by older versions, without a hash: damage in them is not noticed")
     if problems is None:

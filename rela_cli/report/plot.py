@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rela_cli.arguments import OneOf
 from rela_cli.artifacts import disk_errors
 from rela_cli.errors import RelaError
-from rela_cli.report.arguments import Parser, one_of, runs_at, some_of
-from rela_cli.report.collect import OUTPUTS, counted
+from rela_cli.report.arguments import Parser, runs_at, some_of
+from rela_cli.report.collect import counted
 from rela_cli.report.compare import Protocol, Run, protocols_of
 from rela_cli.report.differences import AXES
 from rela_cli.report.figures import KINDS, plots
@@ -24,12 +25,13 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: for a command line that cannot be meant.
         RelaError: when there is nothing to draw.
     """
-    arguments = parser().parse_intermixed_args(argv)
+    arguments = parser().read(argv)
     problems: list[str] = []
     runs = runs_at(arguments, problems)
     protocols = chosen(runs, arguments.protocol, arguments.network)
-    with disk_errors(arguments.out, way_out="--out=FOLDER"):
-        written = draw(runs, protocols, arguments.axis, arguments.kind, arguments.out)
+    out = arguments.out or arguments.outputs / "plots"
+    with disk_errors(out, way_out="--out=FOLDER"):
+        written = draw(runs, protocols, arguments.axis, arguments.kind, out)
     for note in problems:
         write(f"note: {note}\n")
     if not written:
@@ -62,11 +64,15 @@ def chosen(runs: Sequence[Run], name: str | None, network: str) -> list[Protocol
 
 def parser() -> Parser:
     """The command line of `rela plot`."""
-    made = Parser("plot", "Draw the runs found at PATH, as PNG and SVG.")
-    made.add_argument("--out", type=Path, default=OUTPUTS / "plots", metavar="FOLDER", help="default: outputs/plots")
+    made = Parser(
+        "plot",
+        "Draw the runs found at PATH, as PNG and SVG.",
+        ["rela plot", "rela plot --kind budget,cost --out FOLDER"],
+    )
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/plots")
     kinds = some_of("--kind", tuple(KINDS))
     made.add_argument("--kind", type=kinds, default=tuple(KINDS), help=f"some of {','.join(KINDS)} (default: all)")
-    axes = one_of("--axis", tuple(AXES))
+    axes = OneOf("--axis", tuple(AXES))
     made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
     made.add_protocol(f"{PREFERRED} if measured")
     return made

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rela_cli.arguments import OneOf
 from rela_cli.artifacts import warn
 from rela_cli.errors import RelaError
 from rela_cli.report import formats
-from rela_cli.report.arguments import Parser, one_of, runs_at
+from rela_cli.report.arguments import Parser, runs_at
 from rela_cli.report.between import between_grids, between_record, checked
 from rela_cli.report.collect import collect, counted
 from rela_cli.report.compare import (
@@ -250,7 +251,7 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: for a command line that cannot be meant.
         RelaError: when there is nothing to show.
     """
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = parser().read(argv)
     problems: list[str] = []
     runs = runs_at(arguments, problems)
     protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
@@ -307,15 +308,18 @@ def _show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], 
         formats.write((formats.markdown if form == "md" else formats.latex)(grids, notes))
 
 
-def _parser() -> Parser:
-    parser = Parser("table", "Compare the runs found at PATH.")
-    parser.add_argument("--format", default="rich", type=one_of("--format", FORMATS), help=", ".join(FORMATS))
-    parser.add_protocol("all")
-    parser.add_argument("--cost", action="store_true", help="also what the runs cost, prior pass included")
+def parser() -> Parser:
+    """The command line of `rela table`."""
+    made = Parser(
+        "table", "Compare the runs found at PATH.", ["rela table --cost", "rela table --format md > table.md"]
+    )
+    made.add_argument("--format", default="rich", type=OneOf("--format", FORMATS), help=", ".join(FORMATS))
+    made.add_protocol("all")
+    made.add_argument("--cost", action="store_true", help="also what the runs cost, prior pass included")
     paired = "also ReLA minus plain at the same seed, with a 95 %% interval"
-    parser.add_argument("--differences", action="store_true", help=paired)
+    made.add_argument("--differences", action="store_true", help=paired)
     between = "also A minus B at the same seed, of any two columns, such as patches random; may be given again"
-    parser.add_argument("--between", nargs=2, metavar=("A", "B"), action="append", default=[], help=between)
+    made.add_argument("--between", nargs=2, metavar=("A", "B"), action="append", default=[], help=between)
     axes = f"the differences at equal cost too, and the cost to reach plain*: {', '.join(AXES)}"
-    parser.add_argument("--equal-cost", metavar="AXIS", type=one_of("--equal-cost", tuple(AXES)), help=axes)
-    return parser
+    made.add_argument("--equal-cost", metavar="AXIS", type=OneOf("--equal-cost", tuple(AXES)), help=axes)
+    return made

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rela_cli import signals
+from rela_cli.arguments import Parser
 from rela_cli.cells import gpus
 from rela_cli.composer import compose
 from rela_cli.errors import ConfigError, MissingError, RelaError, nearest
@@ -19,26 +20,8 @@ from rela_cli.reproduce.tables import PROFILES, TABLES, Table
 from rela_cli.runs import Run
 from rela_cli.screen import say, scaled
 
-USAGE = f"""\
-usage: rela reproduce TABLE [profile=mini|full|smoke] [data=FOLDER] [key=value ...]
-
-A table of the paper: prints the plan, makes the runs that are missing, and leaves table.md, table.csv, plots and
-report.html. Called again it makes what is still missing.
-
-  TABLE     {", ".join(TABLES)}
-  profile   full: the paper's protocol, for GPUs; mini: two CPU cores, half an hour; smoke: the digits, a minute or two,
-            only to see that it works: its numbers mean nothing
-  data      the dataset's folder, or a folder that holds several by their usual names
-  out       where the table goes (outputs/tables/<table>-<profile>)
-  outputs   where runs and caches lie, shared by all tables (outputs)
-  jobs      runs at a time (2 on a CPU, 1 a GPU)
-  launcher  a Hydra launcher instead, such as joblib
-  dry_run   1: stop after the plan
-
-  rela reproduce table1-cifar10 profile=mini data=FOLDER"""
 NOTES = {"smoke": "smoke shows that a table comes out; its runs are far too short for their numbers to mean anything"}
 OPEN = ("to do", "waits")  # states of runs that will be made
-KEYS = {"profile": "mini", "data": "", "out": "", "outputs": "outputs", "jobs": "", "launcher": "", "dry_run": "0"}
 
 
 @dataclass(frozen=True)
@@ -61,9 +44,6 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: no such table, profile or key. MissingError: none of its data is here.
     """
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
     request = read(argv)
     cells = Cells(request.table, request.data, common_words(request))
     checked(cells)
@@ -84,34 +64,58 @@ def main(argv: list[str]) -> int:
 # ------------------------------------------------------------------------------------------------- the command line
 
 
+def parser() -> Parser:
+    """The command line of `rela reproduce`."""
+    made = Parser(
+        "reproduce",
+        """A table of the paper: prints the plan, makes the runs that are missing, and leaves table.md, table.csv,
+plots and report.html. Called again it makes what is still missing.""",
+        [
+            "rela reproduce table1-cifar10 --profile mini --data FOLDER",
+            "rela reproduce table-ablation --profile full --data FOLDER --dry-run",
+        ],
+        """profiles:
+  full    the paper's protocol, for GPUs
+  mini    two CPU cores, half an hour
+  smoke   the digits, a minute or two: shows what comes out, its numbers mean nothing""",
+    )
+    made.add("table", nargs="?", default="", metavar="TABLE", help=", ".join(TABLES), offers=lambda: TABLES)
+    made.add("--profile", default="mini", metavar="|".join(PROFILES), help="default: mini", offers=lambda: PROFILES)
+    made.add(
+        "--data", default="", metavar="FOLDER", help="the dataset's folder, or one that holds several by their names"
+    )
+    made.add("--out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE")
+    made.add_outputs()
+    made.add("--jobs", default="", metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
+    made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")
+    made.add("--dry-run", action="store_true", help="stop after the plan")
+    return made
+
+
 def read(argv: Sequence[str]) -> Request:
-    """Table and keys.
+    """Table and flags.
 
     Raises:
         ConfigError: one that is not known, with the nearest name.
     """
-    name, *words = argv
+    given = parser().read(argv)
+    name, profile = given.table, given.profile or "mini"
+    if not name:
+        raise ConfigError(f"say which table: {', '.join(TABLES)}")
     if name not in TABLES:
         raise ConfigError(f"unknown table {name}{nearest(name, TABLES)} (allowed: {', '.join(TABLES)})")
-    given = dict(KEYS)
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key not in KEYS or not equals:
-            raise ConfigError(f"cannot read {word}{nearest(key, KEYS)}; keys are {', '.join(KEYS)}, each key=value")
-        given[key] = value or KEYS[key]
-    profile = given["profile"]
     if profile not in PROFILES:
         raise ConfigError(f"unknown profile {profile}{nearest(profile, PROFILES)} (allowed: {', '.join(PROFILES)})")
-    outputs = Path(given["outputs"]).expanduser()
+    outputs = given.outputs.expanduser()
     return Request(
         TABLES[name](profile),
         profile,
-        folder_of(given["data"]),
-        Path(given["out"] or outputs / "tables" / f"{name}-{profile}").expanduser(),
+        folder_of(given.data),
+        Path(given.out or outputs / "tables" / f"{name}-{profile}").expanduser(),
         outputs,
-        whole(given["jobs"] or str(default_jobs())),
-        given["launcher"],
-        given["dry_run"] not in ("0", "false", "no"),
+        whole(given.jobs or str(default_jobs())),
+        given.launcher,
+        given.dry_run,
     )
 
 
@@ -125,14 +129,14 @@ def folder_of(text: str) -> Path | None:
         return None
     path = Path(text).expanduser().absolute()
     if not path.is_dir():
-        raise MissingError(f"data={text} is not a folder (looked at {path})")
+        raise MissingError(f"--data {text} is not a folder (looked at {path})")
     return path
 
 
 def whole(text: str) -> int:
     """A count from the command line."""
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"jobs={text} must be a whole number of at least 1")
+        raise ConfigError(f"--jobs {text} must be a whole number of at least 1")
     return int(text)
 
 
