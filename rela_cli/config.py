@@ -504,8 +504,9 @@ def _scalar(hint: type, value: Any, key: str, problems: list[str]) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        shown = {None: "null", True: "true", False: "false"}.get(value, value) if hint is str else value
-        problems.append(f"{key}={'null' if value is None else shown} must be {WORDS[hint]}{_quoting(hint, value, key)}")
+        as_typed = value is None or (hint is str and isinstance(value, bool))
+        shown = {None: "null", True: "true", False: "false"}[value] if as_typed else value
+        problems.append(f"{key}={shown} must be {WORDS[hint]}{_quoting(hint, value, key)}")
     return value
 
 
