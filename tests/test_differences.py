@@ -308,4 +308,11 @@ def test_cost_of_reads_the_account() -> None:
     assert differences.cost_of(run, "seconds") == 5.0
 
 
-RESULT: Record = {"prior": "none", "budget": 1, "seed": 0, "status": "finished", "settings": {"dataset": {"name": "x"}}}
+RESULT: Record = {
+    **dict.fromkeys(("dataset", "learner", "method"), "x"),
+    "prior": "none",
+    "budget": 1,
+    "seed": 0,
+    "status": "finished",
+    "settings": {"dataset": {"name": "x"}},
+}
