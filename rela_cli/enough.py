@@ -14,11 +14,13 @@ from rela_cli.runtime import pick_device
 # Bytes for each byte of float32 images that a step keeps and that a look takes, beyond any that was measured (a ViT
 # with patches of 4 px keeps 2,100). What is small by these need not be counted, which would take a second.
 KEPT, LOOKED = 4096, 512
+PROBED = 24_000  # bytes an image: 2,048 features in float32, three times
 SMALL = 0.5  # of the free memory
 ROOMY = 0.7  # of it, for what is advised
 WAYS = {
     "images": "dataset.on_disk=true with dataset.image_size=SIZE, decoded as they are used; dataset.limit=N",
     "extract": "runtime.block_size={block}, fewer images at a time; a smaller prior",
+    "probe": "dataset.limit=N; the backbone is kept, whatever comes of its probe",
     "train": "batch_size={fewer}; accumulate={parts}, a batch in parts; a smaller learner or dataset.image_size",
 }
 
@@ -40,7 +42,7 @@ def check(run: Run) -> None:
     for stage in to_make(run, of := of_run(run)):
         sure = processes * stage.total(*tensors)
         likely = sure + processes * (stage.total(PROCESS) - of.libraries)  # those are here already
-        if sure > free:
+        if sure > free and stage.name != "probe":
             raise RelaError(
                 f"{told(stage, sure, free)}\n  {stage.words(*tensors)}\n  ways out: {way_out(stage, sure, free, run)}\n"
                 "  `rela plan` with the same words shows every stage"
@@ -56,7 +58,8 @@ def is_small(run: Run, free: int) -> bool:
     batch = c.batch_size // c.accumulate
     pixels = 0 if run.dataset.on_disk else 6 * side**2 * max(run.dataset.count(split) for split in run.dataset.splits)
     image = 3 * 4 * size**2
-    return max(2 * batch * image * KEPT, c.runtime.block_size * image * LOOKED, pixels) < SMALL * free
+    probed = PROBED * sum(run.dataset.count(split) for split in run.dataset.splits)
+    return max(probed, 2 * batch * image * KEPT, c.runtime.block_size * image * LOOKED, pixels) < SMALL * free
 
 
 def to_make(run: Run, of: Footprint) -> Iterator[Stage]:
@@ -67,6 +70,8 @@ def to_make(run: Run, of: Footprint) -> Iterator[Stage]:
         yield of.extract()
     if run.trained is None:
         yield of.train()
+    if run.missing_probes():
+        yield of.probe()
 
 
 def told(stage: Stage, needed: float, free: int) -> str:

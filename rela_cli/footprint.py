@@ -54,6 +54,7 @@ UNKNOWN_SIZE = 32  # pixels a side where all images have to be decoded to know
 FITTED_TO = 16  # random images that a prior is fitted to, to see what that takes
 DEVICE, HOST, MAPPED, PROCESS = "device", "host", "mapped", "process"  # places of terms
 WARM = 80e6  # code of kernels once they are used, and what first uses leave in the heap: measured 70 to 190 MB
+NEEDED = (DEVICE, HOST, PROCESS)
 LIBRARIES = "libraries"
 N = TypeVar("N", bound=nn.Module)
 
@@ -104,12 +105,12 @@ class Stage:
     terms: tuple[Term, ...]
 
     def total(self, *places: str) -> float:
-        """Bytes in some places, or in all."""
-        return sum(term.size for term in self.terms if not places or term.place in places)
+        """Bytes in some places, or in all but what is mapped."""
+        return sum(term.size for term in self.terms if term.place in (places or NEEDED))
 
     def words(self, *places: str) -> str:
-        """Its terms in some places, or in all, the largest first."""
-        terms = [term for term in self.terms if not places or term.place in places]
+        """Its terms in some places, or in all but what is mapped, the largest first."""
+        terms = [term for term in self.terms if term.place in (places or NEEDED)]
         return ", ".join(f"{t.name} {megabytes(round(t.size))}" for t in sorted(terms, key=lambda term: -term.size))
 
 
@@ -310,17 +311,17 @@ class Footprint:
         most = min(SAMPLE, shape.train) if shape.on_disk else max(shape.train, shape.test)
         return self.stage("images", Term("decoded images, twice", 2 * most * 3 * shape.side**2))
 
-    def pixels(self, images: int) -> list[Term]:
-        """Decoded images: mapped from the cache, or the batches that are decoded ahead."""
+    def pixels(self, images: int, at_a_time: int) -> list[Term]:
+        """Decoded images: mapped from the cache, or those decoded ahead, so many at a time."""
         side = self.shape.side
         if self.shape.on_disk:
-            return [Term("batches decoded ahead", (AHEAD + 1) * self.images_a_pass * 3 * side**2)]
+            return [Term("images decoded ahead", (AHEAD + 1) * at_a_time * 3 * side**2)]
         return [Term("images", images * 3 * side**2, MAPPED)]
 
     def extract(self) -> Stage:
         """The prior over blocks of images; fitted first, which is another peak."""
         shape, outlook = self.shape, self.outlook
-        pixels = self.pixels(shape.train + shape.test)
+        pixels = self.pixels(shape.train + shape.test, self.config.runtime.block_size)
         if outlook is None:
             return self.stage("extract", *pixels)
         seen = Term("images to fit to", SAMPLE * 3 * shape.side**2 if shape.on_disk and outlook.fit.peak else 0)
@@ -353,7 +354,7 @@ class Footprint:
             *state,
             *self.stepping_or_saving(step, sum(term.size for term in state)),
             Term("drawing an epoch", DRAW * shape.train),
-            *self.pixels(shape.train),
+            *self.pixels(shape.train, self.config.batch_size // self.config.runtime.devices),
             Term("targets", HALF * shape.train * self.targets, MAPPED),
         )
 
@@ -380,7 +381,15 @@ class Footprint:
         block = self.look(lambda: self.trainee().method.backbone, torch.float32)
         looked = block.terms(f"a block of {self.config.runtime.block_size} images")
         weights = Term("weights", bytes_of(network), DEVICE)
-        return self.stage("probe", weights, *looked, features, curvature, near, *self.pixels(shape.train + shape.test))
+        return self.stage(
+            "probe",
+            weights,
+            *looked,
+            features,
+            curvature,
+            near,
+            *self.pixels(shape.train + shape.test, self.config.runtime.block_size),
+        )
 
 
 def of_run(run: Run) -> Footprint:

@@ -206,14 +206,17 @@ def extraction(plan: Sizes) -> str:
 def show_memory(stages: Sequence[Stage], devices: int) -> None:
     """The most memory that a process takes, and what each stage takes at its peak, term by term."""
     most = max(stages, key=lambda stage: stage.total())
-    from rela_cli.footprint import DEVICE
+    from rela_cli.footprint import DEVICE, MAPPED
 
     shared = f" for each of {devices} processes" if devices > 1 else ""
     free = memory.free()
     here = f"; {megabytes(free)} are free here" if free is not None else ""
     say(f"  memory    {megabytes(round(most.total()))} at the most{shared}, to {most.name}{here}")
     for stage in stages:
-        say(f"    {stage.name:<10}{megabytes(round(stage.total()))}: {stage.words()}")
+        mapped = f"; mapped files: {files}" if (files := stage.words(MAPPED)) else ""
+        say(f"    {stage.name:<10}{megabytes(round(stage.total()))}: {stage.words()}{mapped}")
+    if any(stage.total(MAPPED) for stage in stages):
+        say("    mapped files come on top as long as there is room; the system takes that back when it needs it")
     if devices > 1 or has_gpu():
         own = ", ".join(f"{s.name} {megabytes(round(s.total(DEVICE)))}" for s in stages if s.total(DEVICE))
         say(f"    on a GPU so much of it is the GPU's own, if it computes in fp32 as here: {own}")

@@ -199,6 +199,7 @@ def test_what_may_not_have_room_is_a_warning(
     train = of_run(run).train()
     free = round(train.total(HOST, DEVICE) + 30e6)
     monkeypatch.setattr(memory, "free", lambda: free)
+    monkeypatch.setattr(enough, "to_make", lambda run, of: [of.train()])
     enough.check(run)
     said = capsys.readouterr().err
     assert "stage train needs" in said and "the system may end this run. Ways out: batch_size=" in said
@@ -208,6 +209,17 @@ def test_extraction_without_room_names_its_block(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(memory, "free", lambda: 100_000_000)  # 400 MB for 256 images of 32 px and 256 patches
     with pytest.raises(RelaError, match=r"stage extract needs .*\n.*256 images.*\n.*runtime.block_size=32"):
         enough.check(needs(tmp_path))
+
+
+def test_a_probe_without_room_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The backbone is there before it starts; so training is not refused for it."""
+    run = needs(tmp_path, "prior=none", "dataset.n=200000")
+    monkeypatch.setattr(memory, "free", lambda: 300_000_000)  # 200,100 x 32 features x 4 bytes x 3, and 820 MB for knn
+    monkeypatch.setattr(enough, "to_make", lambda run, of: [of.probe()])
+    enough.check(run)
+    assert "stage probe needs" in capsys.readouterr().err
 
 
 def test_a_trial_without_room_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
