@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -395,6 +396,58 @@ def test_parquet_in_folders_and_without_labels(tmp_path: Path) -> None:
     dataset = parquet(tmp_path)
     assert (dataset.classes, dataset.load("train")[1]) == (None, None)
     assert "no column 'label'" in str(dataset.why_unprobed)
+
+
+def test_parquet_labels_that_are_no_class_numbers(tmp_path: Path) -> None:
+    pixels = noise(0, 4, 6, 6, 3)
+    for labels, message in (
+        ([0, 1, 2**40, 1], r"holds 1099511627776 in row 2 of train \(1 rows are like it\)"),
+        ([0, -1, 1, 1], r"holds -1 in row 1 of train"),
+    ):
+        write_parquet(tmp_path / "train-0.parquet", pixels, labels)
+        with pytest.raises(ConfigError, match=message):
+            parquet(tmp_path)
+    write_parquet(tmp_path / "train-0.parquet", pixels, [0, 1, 2, 0], ["cat", "dog"])
+    with pytest.raises(ConfigError, match=r"holds 2 in row 2 of train .* from 0 to 1"):
+        parquet(tmp_path)
+    write_parquet(tmp_path / "train-0.parquet", pixels, [-1] * 4, ["cat", "dog"])
+    assert (parquet(tmp_path).classes, parquet(tmp_path).labels("train")) == (None, None)
+    write_parquet(tmp_path / "train-0.parquet", pixels, [0, 1, 1, 0], ["cat", "dog"])
+    write_parquet(tmp_path / "test-0.parquet", pixels, [-1] * 4, ["cat", "dog"])
+    hidden = parquet(tmp_path)
+    assert (hidden.classes, hidden.labels("test")) == (["cat", "dog"], None)
+    assert "of test holds no class" in str(hidden.why_unprobed)
+
+
+@pytest.mark.parametrize(
+    "text", ["rubbish", "[]", "{}", '{"info": 1}', '{"info": {"features": {"label": {"names": [1]}}}}']
+)
+def test_parquet_with_an_odd_description(tmp_path: Path, text: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    write_parquet(tmp_path / "train-0.parquet", noise(0, 3, 6, 6, 3), [0, 2, 1])
+    table: Any = pq.read_table(tmp_path / "train-0.parquet")
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), tmp_path / "train-0.parquet")
+    assert pa and parquet(tmp_path).classes == ["0", "1", "2"]
+
+
+def test_the_name_of_the_root_says_no_split(tmp_path: Path) -> None:
+    """Else the test images would be among those of train."""
+    root = tmp_path / "train_and_test"
+    write_parquet(root / "train-0.parquet", noise(0, 3, 6, 6, 3), [0, 2, 1])
+    write_parquet(root / "test-0.parquet", noise(0, 2, 6, 6, 3), [0, 1])
+    assert (parquet(root).count("train"), parquet(root).count("test")) == (3, 2)
+
+
+def test_parquet_that_is_no_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", noise(0, 3, 6, 6, 3), [0, 2, 1])
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "train-9.parquet").write_text("x")
+    assert parquet(tmp_path).count("train") == 3
+    os.mkfifo(tmp_path / "test-0.parquet")
+    with pytest.raises(MissingError, match=r"test-0\.parquet is no file"):
+        parquet(tmp_path)
 
 
 def test_what_is_wrong_with_parquet_is_said(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from rela_cli.data.subset import epoch_indices
 from rela_cli.errors import ConfigError, MissingError, RelaError
 
 from .conftest import NO_TORCH, ROOT, Rela
+from .reliability.helpers import flip
 from .test_disk import COMMON, photo
 
 CPU = torch.device("cpu")
@@ -92,6 +93,13 @@ def test_it_is_read_as_the_folder_would_be(root: Path, tmp_path: Path, on_disk: 
         assert here[1] is not None and there[1] is not None and np.array_equal(here[1], there[1])
         assert there[1].dtype == np.int64
     assert isinstance(other.starts["train"], np.memmap), "mapped, not read"
+
+
+def test_a_bit_in_the_labels_of_a_pack_is_noticed(root: Path, tmp_path: Path) -> None:
+    pack(folder(root), tmp_path / "pack")
+    flip(tmp_path / "pack" / "train.labels.npy", -4)
+    with pytest.raises(MissingError, match=r"train\.labels\.npy does not hold the labels that were packed"):
+        packed(tmp_path / "pack").labels("train")
 
 
 def test_a_run_on_a_pack_ends_with_the_numbers_of_one_on_the_folder(root: Path, tmp_path: Path) -> None:

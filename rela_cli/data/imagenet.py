@@ -74,7 +74,7 @@ class Imagenet1k(ImageFolder):
         if not self.classes:
             raise MissingError(f"{self.train_folder} has no class folders; {LAYOUTS}")
         if self.test_folder is None:
-            self.why_unprobed = f"{self.train_folder.parent} has no val/ beside train/"
+            self.why_unprobed = f"{self.train_folder.parent} has no val/ beside train/; put it there for numbers"
 
     @property
     def unused(self) -> list[str]:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,13 @@ class Packed(Encoded):
     def labels(self, split: str) -> Array | None:
         if split not in self.splits or self.facts["splits"][split]["labels"] is None:
             return None
-        return self.array(split, "labels").astype(np.int64)
+        labels = self.array(split, "labels")
+        if sha256(labels.astype("<i4").tobytes()).hexdigest() != self.facts["splits"][split]["labels"]:
+            raise MissingError(
+                f"{self.place}/{split}.labels.npy does not hold the labels that were packed: put back a copy, or pack "
+                f"the dataset again"
+            )
+        return labels.astype(np.int64)
 
     def encoded(self, split: str, index: int) -> Blob:
         return self.blobs(split, np.array([index]))[0]
