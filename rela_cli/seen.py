@@ -7,13 +7,15 @@ for clean where nothing is known: a card without `labels_seen` means unknown, `l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rela_cli.artifacts import Facts, read_whole
 from rela_cli.config import PRETRAINED, RANDOM, Part
 from rela_cli.data.labels import KNOWN
 from rela_cli.errors import ConfigError, nearest
-from rela_cli.weights import run_folder
+from rela_cli.older import is_unknown
+from rela_cli.weights import digest, run_folder
 
 if TYPE_CHECKING:
     from rela_cli.data.datasets import Dataset
@@ -29,12 +31,21 @@ def labels_seen(prior: Part) -> tuple[str, ...] | None:
         return ()
     if prior.options.get("run"):
         result = read_whole(run_folder(prior) / "result.json")
-        told = None if result.get("labels_unknown", not result) else ()
+        told = None if not result or is_unknown(result) else ()
         known = (*result.get("labels_seen", ()), *(card.labels_seen or ()))
         return tuple(dict.fromkeys(known)) if known or card.labels_seen is not None else told
-    if card.labels_seen is None and weights == PRETRAINED:
+    if card.labels_seen is None and is_published(prior):
         return card.pretrained_labels_seen
     return () if card.labels_seen is None and weights is None else card.labels_seen
+
+
+def is_published(prior: Part) -> bool:
+    """Whether the card's facts on weights hold: they are the published ones, not some other file of the user's."""
+    weights, wanted = prior.options.get("weights"), prior.card.sha256
+    if weights == PRETRAINED or not (weights and wanted):
+        return weights == PRETRAINED
+    path = Path(weights).expanduser()
+    return path.is_file() and digest(path).startswith(wanted)
 
 
 def label_facts(prior: Part, dataset: Dataset, own: Sequence[str] = ()) -> Facts:
@@ -50,7 +61,7 @@ def label_facts(prior: Part, dataset: Dataset, own: Sequence[str] = ()) -> Facts
 
 def is_right(result: Facts, prior: Part, dataset: Dataset) -> bool:
     """Whether a finished run's record says of the prior what its card says today."""
-    before = {"prior_labels_seen": result.get("labels_seen"), "labels_unknown": False}  # as older versions wrote it
+    before = {"prior_labels_seen": result.get("labels_seen"), "labels_unknown": is_unknown(result)}  # by older versions
     today = label_facts(prior, dataset)
     keys = ("prior_labels_seen", "labels_unknown", "prior_saw_labels")
     return all({**before, **result}.get(key) == today[key] for key in keys)
@@ -69,8 +80,10 @@ def note(prior: Part, dataset: Dataset) -> str | None:
     if facts["prior_saw_labels"]:
         return f"prior={prior.name} was trained with the labels of this dataset ({dataset.label_set}): tables mark it"
     if facts["labels_unknown"]:
+        own_file = prior.card.pretrained_labels_seen is not None  # the card is about other weights than these
+        whose = f" prior.weights={prior.options['weights']}" if own_file else ""
         return (
-            f"unknown: nobody says which labels prior={prior.name} was trained with, so tables mark it; "
+            f"unknown: nobody says which labels prior={prior.name}{whose} was trained with, so tables mark it; "
             f"say prior.card.labels_seen=[cifar10], or [] for none"
         )
     return None

@@ -36,6 +36,7 @@ FLOORS: list[set[str]] = [
         "streams",
         "parts",
         "kinds",
+        "older",
         "weights",
         "model_folder",
         "onnx_file",
@@ -60,7 +61,18 @@ FLOORS: list[set[str]] = [
     {"__main__"},
 ]
 BESIDE = {
-    "report": {"report", "artifacts", "called", "config", "errors", "sealed", "terminal", "arguments", "__init__"}
+    "report": {
+        "report",
+        "artifacts",
+        "called",
+        "config",
+        "errors",
+        "older",
+        "sealed",
+        "terminal",
+        "arguments",
+        "__init__",
+    }
 }  # reads what runs have left, no more
 LIGHT = {
     "arguments",
@@ -87,6 +99,7 @@ LIGHT = {
     "model_folder",
     "memory",
     "neighbours",
+    "older",
     "ls",
     "owner",
     "network",

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from rela_cli.parts import build
 from rela_cli.report import table
 from rela_cli.representation import representations
 from rela_cli.runs import Run
-from rela_cli.seen import labels_seen
+from rela_cli.seen import labels_seen, note
 
 from .factories import config
 
@@ -147,7 +148,7 @@ def test_the_embedded_prior_is_what_its_card_says(tmp_path: Path) -> None:
     path, card = weights.EMBEDDED / "backbone.safetensors", made.prior.card
     assert path.stat().st_size <= 3e6
     assert file_sha256(path) == card.sha256
-    assert card.labels_seen == ()
+    assert labels_seen(made.prior) == ()
     assert card.features == load_backbone(weights.EMBEDDED).feature_dim
     assert sum(p.numel() for p in load_backbone(weights.EMBEDDED).parameters()) / 1e6 == pytest.approx(
         card.parameters, rel=0.01
@@ -176,7 +177,8 @@ def test_a_run_whose_prior_saw_the_labels_says_so(tmp_path: Path, capsys, classe
     torch.save(resnet18("cifar", 8).state_dict(), tmp_path / "w.pth")
     root = folder_of_images(tmp_path / "images", classes)
     words = [f"dataset.root={root}", "batch_size=10", "epochs=1", "probe.protocols=[knn]", "learner.width=4"]
-    prior = ["prior=cifar10_resnet18", f"prior.weights={tmp_path}/w.pth"]
+    own = tmp_path / "w.pth"  # the very file that the card is about, by its hash
+    prior = ["prior=cifar10_resnet18", f"prior.weights={own}", f"prior.card.sha256={file_sha256(own)}"]
     outputs = tmp_path / "outputs"
     made = compose(["dataset=image_folder", *words, *prior, f"paths.outputs={outputs}"])
     assert pipeline.run(made).status == "run"
@@ -240,11 +242,36 @@ def test_whose_labels_a_card_has() -> None:
         "prior=torchvision prior.model=resnet18": ("imagenet",),
         "prior=torchvision prior.model=resnet18 prior.weights=own.pth": None,
         "prior=torchvision prior.model=resnet18 prior.weights=random": (),
+        "prior=clip_vitb16 prior.weights=own.safetensors": None,
+        "prior=cifar10_resnet18 prior.weights=own.bin": None,
+        "prior=cifar10_resnet18 prior.weights=own.bin prior.card.labels_seen=[cifar10]": ("cifar10",),
+        "prior=imagenet_resnet50 prior.weights=own.pth": None,
+        "prior=embedded": (),
         "prior=timm prior.model=resnet18": None,
         "prior=exported prior.weights=x.pt2": None,
         "prior=open_clip prior.model=RN50 prior.tag=x prior.card.labels_seen=[]": (),
     }
     assert {words: labels_seen(config(*words.split()).prior) for words in seen} == seen
+
+
+def test_your_own_copy_of_the_published_file_is_known_by_its_hash(tmp_path: Path) -> None:
+    """What a card says is about the published weights, and holds wherever they lie."""
+    (tmp_path / "own.pth").write_bytes(b"weights")
+    words = ("prior=imagenet_resnet50", f"prior.weights={tmp_path}/own.pth")
+    assert labels_seen(config(*words, "prior.card.sha256=9f9f9f9f").prior) is None
+    digest = file_sha256(tmp_path / "own.pth")
+    assert labels_seen(config(*words, f"prior.card.sha256={digest}").prior) == ("imagenet",)
+
+
+def test_a_named_prior_with_a_file_of_ones_own_is_said_to_be_unknown() -> None:
+    prior = config("prior=cifar10_resnet18", "prior.weights=own.bin").prior
+    assert "which labels prior=cifar10_resnet18 prior.weights=own.bin was" in str(note(prior, of_cifar10()))
+    assert "was trained with the labels of this" in str(note(config("prior=cifar10_resnet18").prior, of_cifar10()))
+
+
+def of_cifar10() -> Any:
+    """As much of a data set as a card is judged by."""
+    return SimpleNamespace(label_set="cifar10")
 
 
 def test_a_learner_that_does_not_fit_says_so_before_any_stage(tmp_path: Path) -> None:

@@ -785,6 +785,19 @@ def test_a_prior_that_saw_the_labels_is_marked_and_never_best(make: Make, tmp_pa
     assert r"95.0\textdagger{}" in shown(tmp_path, capsys, "--format", "latex")
 
 
+def test_of_files_in_older_results_nobody_knows_the_labels(make: Make, tmp_path, capsys):
+    """They do not say it, so a file of the user's own is marked; one whose labels they name, or said since, is not."""
+    make(0.70)
+    make(0.71, prior="checkpoint")
+    make(0.72, prior="clip_vitb16", called={"file": "own.pth"})
+    make(0.73, prior="timm")
+    make(0.74, prior="exported", labels_unknown=False)
+    row = markdown_rows(shown(tmp_path, capsys, "--format", "md"))[0]
+    numbers = {column: row[column].strip("*") for column in row if column in ("checkpoint", "timm", "exported")}
+    assert numbers == {"checkpoint": "71.0?", "timm": "73.0", "exported": "74.0"}
+    assert [value for value in row.values() if value.startswith("72")] == ["72.0?"]
+
+
 def test_without_such_a_prior_the_legend_does_not_speak_of_one(make: Make, tmp_path, capsys):
     make(0.70)
     make(0.75, prior="random", prior_alone=0.5)

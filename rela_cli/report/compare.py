@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rela_cli.errors import ConfigError, RelaError, nearest
+from rela_cli.older import is_unknown
 from rela_cli.report.formats import MISSING, SEEN, UNKNOWN
 from rela_cli.report.names import part_name, prior_names
 
@@ -309,7 +310,7 @@ def label_mark(runs: Sequence[Run], row: Row, column: Column) -> str:
     """What stands behind a number whose prior has seen the labels, or of which nobody says; mostly nothing."""
     if saw_labels(runs, row, column):
         return SEEN
-    return UNKNOWN * any(run.result.get("labels_unknown") for run in behind(runs, row, column))
+    return UNKNOWN * any(is_unknown(run.result) for run in behind(runs, row, column))
 
 
 def behind(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
