@@ -45,6 +45,10 @@ class RunFolder:
         return self.folder.name if self.folder.parent.name == "runs" else str(self.folder)
 
     @property
+    def made(self) -> str:
+        return when(self.facts)
+
+    @property
     def result(self) -> Facts:
         return read_json(self.folder / "result.json") or {}
 
@@ -77,6 +81,10 @@ class CacheEntry:
     @property
     def title(self) -> str:
         return f"{self.kind}/{self.folder.name}"
+
+    @property
+    def made(self) -> str:
+        return when(self.facts)
 
     @property
     def lock(self) -> Lock:
@@ -201,6 +209,11 @@ def numbers(result: Facts) -> dict[str, float]:
     """top-1 by protocol, of whatever a result.json holds."""
     probe = section(result, "probe")
     return {key: n["top1"] for key, n in probe.items() if isinstance(n, dict) and isinstance(n.get("top1"), float)}
+
+
+def when(facts: Facts) -> str:
+    """Day and minute at which a manifest says that its folder was begun, for a column."""
+    return str(facts.get("created", "?"))[:16].replace("T", " ").ljust(16)
 
 
 def shown(size: int) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 from rela_cli.arguments import Parser
 from rela_cli.artifacts import megabytes
-from rela_cli.inventory import CacheEntry, Inventory, RunFolder, numbers, shown, take
-from rela_cli.terminal import line
+from rela_cli.inventory import Inventory, RunFolder, numbers, shown, take
+from rela_cli.terminal import item, line, whole
 
 
 def main(argv: list[str]) -> int:
@@ -18,7 +19,7 @@ def main(argv: list[str]) -> int:
     if given.json:
         print(json.dumps(as_json(found), indent=1))
     else:
-        show(found)
+        show(found, given.all)
     return 0
 
 
@@ -26,6 +27,7 @@ def parser() -> Parser:
     """The command line of `rela ls`."""
     made = Parser("ls", "What lies under outputs/, and what it is used by.", ["rela ls", "rela ls --outputs FOLDER"])
     made.add_outputs()
+    made.add("--all", action="store_true", help="each number to compare with, too (baselines, a kilobyte each)")
     made.add("--json", action="store_true", help="one JSON object")
     made.add_old_outputs()
     return made
@@ -36,13 +38,20 @@ def as_json(found: Inventory) -> dict[str, object]:
     return {
         "outputs": str(found.outputs),
         "runs": [
-            {"folder": str(r.folder), "status": r.status, "bytes": r.bytes, "top1": numbers(r.result)}
-            for r in found.runs
+            {
+                "folder": str(run.folder),
+                "status": run.status,
+                "bytes": run.bytes,
+                "created": run.facts.get("created"),
+                "top1": numbers(run.result),
+            }
+            for run in found.runs
         ],
         "cache": [
             {
                 "folder": str(e.folder),
                 "bytes": e.bytes,
+                "created": e.facts.get("created"),
                 "problem": e.problem,
                 "used_by": [run.folder.name for run in e.users],
             }
@@ -52,14 +61,20 @@ def as_json(found: Inventory) -> dict[str, object]:
     }
 
 
-def show(found: Inventory) -> None:
-    """One line a run, one an entry of the cache, and the totals."""
+def show(found: Inventory, every: bool = False) -> None:
+    """One line a run, one an entry of the cache, and the totals; of whole baselines one for all, unless `every`."""
     line(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
-        line(f"  {run.status:<9}{shown(run.bytes)}  {run.title}{top1(run)}")
+        item(f"  {run.status:<9}{shown(run.bytes)}  {run.made}", f"{run.title}{top1(run)}", 40)
     line(f"cache  {len(found.entries)} entries, {megabytes(sum(entry.bytes for entry in found.entries))}")
-    for entry in found.entries:
-        line(f"  {'damaged' if entry.problem else 'whole':<9}{shown(entry.bytes)}  {entry.title:<27} {users(entry)}")
+    summed = [] if every else [e for e in found.entries if e.kind == "baselines" and not e.problem]
+    for entry in (entry for entry in found.entries if entry not in summed):
+        state = "damaged" if entry.problem else "whole"
+        item(f"  {state:<9}{shown(entry.bytes)}  {entry.made}", f"{entry.title:<27} {users(entry.users)}", 40)
+    if summed:
+        room, unused = sum(entry.bytes for entry in summed), sum(not entry.users for entry in summed)
+        free = f", {unused} of them used by no run" if unused else ""
+        item(f"  {'whole':<9}{shown(room)}", f"baselines, {len(summed)} entries{free} (--all lists each)", 40)
     if found.leftovers:
         size = megabytes(sum(x.bytes for x in found.leftovers))
         line(f"leftovers  {len(found.leftovers)}, {size}: rela clean")
@@ -68,13 +83,13 @@ def show(found: Inventory) -> None:
 def top1(run: RunFolder) -> str:
     """'  rela 94.7, knn 95.6', or nothing yet."""
     found = numbers(run.result)
-    return "  " + ", ".join(f"{key} {100 * value:.1f}" for key, value in found.items()) if found else ""
+    return "  " + ", ".join(whole(f"{key} {100 * value:.1f}") for key, value in found.items()) if found else ""
 
 
-def users(entry: CacheEntry) -> str:
+def users(runs: Sequence[RunFolder]) -> str:
     """'used by 3 runs (2 finished, 1 stopped)'."""
-    if not entry.users:
+    if not runs:
         return "used by no run"
-    states = Counter(run.status for run in entry.users)
-    several = "1 run" if len(entry.users) == 1 else f"{len(entry.users)} runs"
-    return f"used by {several} ({', '.join(f'{count} {state}' for state, count in states.most_common())})"
+    states = Counter(run.status for run in runs)
+    several = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return whole(f"used by {several} ({', '.join(f'{count} {state}' for state, count in states.most_common())})")

@@ -9,7 +9,8 @@ from pathlib import Path
 from rela_cli.arguments import Parser
 from rela_cli.artifacts import damage, section
 from rela_cli.inventory import RunFolder, find_run, numbers, run_names, shown, size_of
-from rela_cli.terminal import line
+from rela_cli.screen import beside, cost
+from rela_cli.terminal import item, whole
 
 SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
 
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"folder": str(run.folder), "status": run.status, **described(run)}, indent=1))
     else:
         for key, value in lines(run, given.outputs):
-            line(f"{key:<9} {value}")
+            item(key, value, 10)
     return 0
 
 
@@ -46,14 +47,17 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     facts, result = run.facts, run.result
     yield "run", str(run.folder)
     yield "status", run.status + (f": {facts['reason']}" if facts.get("reason") else "")
-    yield "made", f"{facts.get('created', '?')} by process {facts.get('pid', '?')} on {facts.get('host', '?')}"
+    yield "made", f"{run.made.strip()} by process {facts.get('pid', '?')} on {facts.get('host', '?')}"
     yield "command", str(facts.get("command", "?"))
-    yield "versions", ", ".join(f"{name} {version}" for name, version in section(facts, "versions").items())
+    yield "versions", ", ".join(whole(f"{name} {version}") for name, version in section(facts, "versions").items())
     for key, value in numbers(result).items():
-        yield "top-1", f"{100 * value:5.1f} %  {key}"
+        compared = beside(result, key)
+        yield "top-1", f"{100 * value:5.1f} %  {key}" + (f"  ({compared})" if compared else "")
+    if spent := cost(result):
+        yield "cost", spent
     known = {key: result[key] for key in SETTINGS if result.get(key) is not None}
     if known:
-        yield "settings", ", ".join(f"{key} {value}" for key, value in known.items())
+        yield "settings", ", ".join(whole(f"{key} {value}") for key, value in known.items())
     if skipped := section(result, "skipped").get("count"):
         yield "skipped", f"{skipped} images that cannot be decoded (result.json lists them)"
     yield from inputs(run, outputs)

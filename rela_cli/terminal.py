@@ -6,8 +6,11 @@ what libraries draw (colours, a progress bar) does where the stream is a termina
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
@@ -18,6 +21,14 @@ ALL = re.compile(f"[{HARMFUL}]")
 BUT_LINES = re.compile(f"(?!\n)[{HARMFUL}]")
 BUT_PROGRESS = re.compile(f"(?![\n\r])[{HARMFUL}]")
 BUT_DRAWING = re.compile(rf"(\x1b\[(?:\d*[AK]|[\d;]*m|\?25[lh]))|(?![\n\r])[{HARMFUL}]")
+UNLIMITED = 10**6  # columns where no terminal says how many: a line for a program stays one
+NARROW, INDENT = 30, 4  # columns: the least that text is laid out on, and where what is too wide for its column begins
+GLUE = "\xa0"  # a space that no line ends at
+STYLES = {
+    **dict.fromkeys(("ok", "whole", "finished"), "green"),
+    **dict.fromkeys(("warn", "running", "stopped", "killed"), "yellow"),
+    **dict.fromkeys(("fail", "failed", "damaged"), "red"),
+}
 SHORT = {"\n": "\\n", "\r": "\\r"}
 
 
@@ -50,6 +61,49 @@ def readable(tree: Any) -> Any:
 def line(text: str) -> None:
     """One line on stdout, whatever stands in it."""
     print(printable(text))
+
+
+def item(head: str, text: str, column: int) -> None:
+    """A line on stdout, `text` from a column on; what the terminal has no room for goes on below, never in mid-word.
+
+    Where the head is too long, or a word of the text too wide, the text begins on the next line. A first word of either
+    that is one of `STYLES` has its colour on a terminal.
+    """
+    head, text, width = printable(head), printable(text), columns()
+    widest = max(map(len, text.split(" ")), default=0)
+    fits = len(head) < column and max(widest, NARROW) <= width - column
+    indent = column if fits else INDENT
+    room = max(width - indent, NARROW)
+    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    first = [f"{head:<{column}}{''.join(lines[:1])}"] if fits else [head] if head else []
+    below = [" " * indent + rest for rest in lines[fits:]]
+    words = (word.rstrip(":") for word in (*head.split()[:1], *text.split()[:1]))
+    shown = "\n".join(part.rstrip() for part in (*first, *below))
+    coloured(shown.replace(GLUE, " "), next((w for w in words if w in STYLES), ""))
+
+
+def columns() -> int:
+    """How wide stdout is: $COLUMNS, or the terminal; nothing else has a width."""
+    known = "COLUMNS" in os.environ or sys.stdout.isatty()
+    return shutil.get_terminal_size((UNLIMITED, 24)).columns if known else UNLIMITED
+
+
+def whole(phrase: str) -> str:
+    """A phrase whose words `item` keeps on one line."""
+    return phrase.replace(" ", GLUE)
+
+
+def coloured(text: str, word: str) -> None:
+    """Text on stdout; on a terminal that shows colours the first place of a word of `STYLES` in its own."""
+    if not word or not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    shown, start = Text(text), text.index(word)
+    shown.stylize(STYLES[word], start, start + len(word))
+    Console().print(shown, soft_wrap=True)
 
 
 def indented(message: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rela_cli import cli
+from rela_cli import cli, terminal
 from rela_cli.artifacts import warn, write_json
 from rela_cli.errors import RelaError
 from rela_cli.terminal import Guarded, guarded, indented, printable
@@ -84,6 +84,36 @@ def outputs(tmp_path: Path) -> Path:
     write_json(entry / "manifest.json", {"files": {}})
     (run / EVIL).write_text("")
     return tmp_path / "outputs"
+
+
+def test_a_long_line_goes_on_below_and_no_word_is_broken(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal.item("ok    outputs", "a folder of runs that can be written to, with 12.5 GB free", 14)
+    terminal.item("file", "/a/path/of/more/than/fifty/letters/that/has/no/place/to/break", 10)
+    assert capsys.readouterr().out.splitlines() == [
+        "ok    outputs a folder of runs that can be written to, with",
+        "              12.5 GB free",
+        "file",
+        "    /a/path/of/more/than/fifty/letters/that/has/no/place/to/break",
+    ]
+    terminal.item("a name longer than its column", f"one, {terminal.whole('two words')}", 10)
+    assert capsys.readouterr().out == "a name longer than its column\n    one, two words\n"
+    monkeypatch.delenv("COLUMNS")
+    terminal.item("ok", "word " * 100, 4)
+    assert capsys.readouterr().out == "ok  " + ("word " * 100).rstrip() + "\n", "a program gets one line"
+
+
+@pytest.mark.parametrize(("environment", "start"), [({}, "\x1b[32mok\x1b[0m "), ({"NO_COLOR": "1"}, "ok ")])
+def test_states_have_colours_on_a_terminal(monkeypatch, environment, start):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm", "COLUMNS": "80", **environment}.items():
+        monkeypatch.setenv(name, value)
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdout", screen)
+    terminal.item("ok    disk", "well", 14)
+    assert screen.getvalue() == start + "   disk    well\n"
 
 
 COMMANDS = ("ls", "show evil --outputs", "table", "table --format=md", "table --format=csv", "table --format=latex")

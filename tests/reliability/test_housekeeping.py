@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,45 @@ def test_ls_without_torch(rela: Rela, outputs: Path) -> None:
     assert done.stdout.count("  finished ") == 2
     assert done.stdout.count("used by 2 runs (2 finished)") == 3, "images, features, targets"
     assert done.stdout.count("used by no run") == 1, "the features of another prior"
+    assert len(re.findall(r"^  finished .* kB  20\d\d-\d\d-\d\d \d\d:\d\d  fake-", done.stdout, re.MULTILINE)) == 2
+
+
+def test_ls_sums_baselines(outputs: Path, capsys: Capture) -> None:
+    """Whole ones are one line, a damaged one stands by itself, and --all lists each."""
+    spec = {"images": entries(outputs, "images")[0].name}
+    for name, of in (("a" * 16, spec), ("b" * 16, spec), ("c" * 16, {"images": "gone"})):
+        folder = outputs / "cache" / "baselines" / name
+        folder.mkdir(parents=True)
+        write_json(folder / "manifest.json", {"kind": "baselines", "spec": of, "files": {}})
+    (outputs / "cache" / "baselines" / ("d" * 16)).mkdir()
+    size = sum(path.stat().st_size for path in outputs.glob("cache/baselines/[abc]*/*"))
+    assert ls.main([f"paths.outputs={outputs}"]) == 0
+    summed, each = capsys.readouterr().out.splitlines(), f"baselines/{'a' * 16}"
+    assert (
+        "  whole         1 kB" + 20 * " " + "baselines, 3 entries, 1 of them used by no run (--all lists each)"
+        in summed
+    )
+    assert size < 1000 and not any(each in line for line in summed)
+    assert [line.split()[0] for line in summed if f"baselines/{'d' * 16}" in line] == ["damaged"]
+    assert ls.main([f"paths.outputs={outputs}", "--all"]) == 0
+    every = capsys.readouterr().out
+    assert each in every and "lists each" not in every
+
+
+def test_show_has_what_a_number_is_compared_with_and_its_cost(outputs: Path) -> None:
+    run = run_of(outputs, 0)
+    result = {
+        "probe": {"lbfgs": {"top1": 0.5}, "knn": {"top1": 0.25}},
+        "baselines": {"untrained": {"lbfgs": {"top1": 0.4}}, "prior_alone": {"lbfgs": {"top1": 0.963}, "knn": "?"}},
+        "seconds": {"extract": 1.25, "train": 7.5, "probe": None},
+        "flops": {"extract": 10**9, "train": 13 * 10**10},
+    }
+    write_json(run / "result.json", result)
+    text = shown("s0", outputs)
+    assert "top-1      50.0 %  lbfgs  (untrained 40.0, prior alone 96.3)\n" in text
+    assert "top-1      25.0 %  knn\n" in text
+    assert "cost      8.8 s (extract 1.2, train 7.5); 131 GFLOP\n" in text
+    assert re.search(r"^made      20\d\d-\d\d-\d\d \d\d:\d\d by process \d+ on ", text, re.MULTILINE)
 
 
 def test_ls_as_json(outputs: Path, capsys: Capture) -> None:
