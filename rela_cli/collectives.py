@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from rela_cli import ranks
+from rela_cli.pulse import waiting
 
 
 class Gather(torch.autograd.Function):
@@ -22,7 +23,8 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
         total = gradients[0].contiguous().clone()
-        distributed.all_reduce(total)
+        with waiting():
+            distributed.all_reduce(total)
         return total.chunk(ranks.world())[ranks.rank()]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rela_cli import owner
+from rela_cli import owner, pulse
 from rela_cli.artifacts import warn
 from rela_cli.config import Config
 from rela_cli.errors import RelaError, Stopped
@@ -49,6 +49,7 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
     Raises:
         Stopped: a signal came, and they have left.
         RanksFailed: with the exit status of the first that failed.
+        RelaError: one of them hangs.
     """
     count = config.runtime.devices
     children: list[subprocess.Popen[bytes]] = []
@@ -56,7 +57,8 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
         try:
             for rank in range(count):
                 children.append(start([command, *words], environment(folder, rank, count)))
-            statuses = watch(children, signals)
+            moves = pulse.Watch(Path(folder), [child.pid for child in children], warn)
+            statuses = watch(children, signals, moves)
         finally:
             end(children, 0.0)
     if signals:
@@ -90,7 +92,7 @@ def loopback() -> str:
     return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
-def watch(children: Ranks, signals: Sequence[Stopped]) -> list[int | None]:
+def watch(children: Ranks, signals: Sequence[Stopped], moves: pulse.Watch) -> list[int | None]:
     """Wait until all have left, or the first has failed; their exit statuses then, None for those still there."""
     deadline, told = math.inf, False
     while None in (statuses := [child.poll() for child in children]):
@@ -108,6 +110,7 @@ def watch(children: Ranks, signals: Sequence[Stopped]) -> list[int | None]:
             late = [str(rank) for rank, status in enumerate(statuses) if status is None]
             warn(f"process {', '.join(late)} of {len(children)} did not leave within {GRACE:.0f} s, and is ended now")
             break
+        moves.look([rank for rank, status in enumerate(statuses) if status is None])
         time.sleep(POLL)
     return statuses
 
@@ -159,11 +162,13 @@ def note_start(rank: int) -> None:
     owner.follow(os.environ.get(owner.OWNER))
     if folder := os.environ.get(STATUS):
         (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
+        pulse.begin(Path(folder) / f"at-{rank}")
 
 
 def note_end(rank: int) -> None:
     """Say that it leaves; the last one, where nobody is left to do it, removes the folder."""
     if folder := os.environ.get(STATUS):
+        pulse.end()
         with suppress(OSError):
             (Path(folder) / f"pid-{rank}").unlink()
         starter = os.environ.get(owner.OWNER)

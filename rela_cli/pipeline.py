@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rela_cli import ranks, seen, space, weights
+from rela_cli import pulse, ranks, seen, space, weights
 from rela_cli.artifacts import (
     Entry,
     Facts,
@@ -484,6 +484,7 @@ class Pipeline:
     def clock(self, stage: str) -> Iterator[None]:
         """Put the seconds of a block on a stage's account."""
         started = time.perf_counter()
+        pulse.at(f"stage {stage}")
         try:
             yield
         finally:

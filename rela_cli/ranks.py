@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rela_cli.errors import RelaError
+from rela_cli.pulse import waiting
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,9 @@ def joined(device: str) -> Iterator[None]:
     if use_gpu:
         torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
-    distributed.init_process_group(backend, store=meeting_place(), rank=rank(), world_size=world(), timeout=PATIENCE)
+    with waiting():
+        store = meeting_place()
+        distributed.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
     try:
         yield
     except RuntimeError as error:
@@ -112,6 +115,7 @@ def everyones(value: T) -> list[T]:
     return [told_by(number, value) for number in range(world())]
 
 
+@waiting()
 def told_by(source: int, value: T) -> T:
     """One rank's value, for everybody."""
     if world() == 1:
@@ -130,6 +134,7 @@ def told_by(source: int, value: T) -> T:
 # ------------------------------------------------------------------------------------------------------------- tensors
 
 
+@waiting()
 def mean_over(value: Tensor) -> Tensor:
     """The mean of each rank's `value`, without gradient."""
     if world() == 1:
@@ -146,6 +151,7 @@ def sum_over(value: Tensor) -> Tensor:
     return mean_over(value) * world()
 
 
+@waiting()
 def gathered(value: Tensor) -> Tensor:
     """Each rank's (B, ...), which all have the same shape, one below the other: (world * B, ...), with gradient.
 
@@ -168,6 +174,7 @@ def averaged(value: Tensor) -> Tensor:
     return Mean.apply(value)  # type: ignore[no-any-return, no-untyped-call]
 
 
+@waiting()
 def gather_rows(rows: Tensor, count: int) -> list[Tensor]:
     """Each rank's rows (n, D), where no rank has more than `count`, which need not be the same: one tensor a rank."""
     if world() == 1:
@@ -183,6 +190,7 @@ def gather_rows(rows: Tensor, count: int) -> list[Tensor]:
     return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
 
 
+@waiting()
 def same(module: nn.Module) -> None:
     """Give every rank rank 0's parameters and buffers."""
     if world() == 1:
@@ -193,6 +201,7 @@ def same(module: nn.Module) -> None:
         distributed.broadcast(tensor, src=0)
 
 
+@waiting()
 def averaging(module: nn.Module, has_idle: bool) -> nn.Module:
     """The module with the mean of all ranks' gradients; `has_idle` says that not all parameters get one each time."""
     from inspect import signature

@@ -14,7 +14,7 @@ from rela_cli.config import CONF_DIR
 PACKAGE = Path(__file__).parent.parent / "rela_cli"
 PARTS = {"data", "priors", "transports", "learners", "methods", "matching", "switch", "representation"}
 FLOORS: list[set[str]] = [
-    {"__init__", "errors", "redact", "progress", "hashing", "terminal", "sealed", "arguments"},
+    {"__init__", "errors", "redact", "progress", "hashing", "terminal", "sealed", "arguments", "pulse"},
     {"ranks", "collectives"},
     {"config", "called"},
     {"faults", "owner"},
@@ -108,6 +108,7 @@ LIGHT = {
     "plan",
     "planning",
     "progress",
+    "pulse",
     "rank",
     "rank_line",
     "seen",

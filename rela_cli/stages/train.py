@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rela_cli import ranks, threads
+from rela_cli import pulse, ranks, threads
 from rela_cli.artifacts import Entry, Facts, write_atomic
 from rela_cli.checkpoint import Checkpoints, Saved, tensor_bytes
 from rela_cli.config import Config, Lengths, View
@@ -261,6 +261,7 @@ class Trainer:
                 for batch, images in meter.waiting(load(self.images, batches, self.device)):
                     self.at_boundary(signals)
                     self.step += 1
+                    pulse.at(f"step {self.step} of {self.lengths.total_steps}", in_steps=True)
                     self.maybe_switch()
                     loss, waited = self.take_step(batch, images, epoch)
                     meter.add(self.of_all(loss, signals), waited)
@@ -269,6 +270,7 @@ class Trainer:
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
                     metrics.write(self.record(epoch, meter))
                     meter.restart()
+            pulse.at("the end of training")
             self.at_boundary(signals)
 
     def batches(self, epoch: int, taken: int = 0) -> Iterator[Tensor]:

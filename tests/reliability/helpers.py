@@ -40,10 +40,10 @@ def start(folder: Path, *words: str, env: dict[str, str] | None = None, **option
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True, **options)
 
 
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+def python(code: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """A Python process with our package."""
     words = [sys.executable, "-c", "import sys, time, os\nfrom pathlib import Path\n" + code, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

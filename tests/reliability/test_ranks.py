@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from rela_cli.pulse import Note, Watch
+
 from ..conftest import ROOT
-from .helpers import FAKE, RANDOM, SHORT, only, read, start, wait_until
+from .helpers import FAKE, RANDOM, SHORT, only, python, read, start, wait_until
 
 LONG = ("epochs=60", "checkpoint.every_seconds=0", "runtime.eval_every_epochs=0", "runtime.device=cpu")
 TWO = ("train", *FAKE, *SHORT, *RANDOM, *LONG)
@@ -65,7 +70,8 @@ def test_nothing_listens_but_to_this_machine_and_nothing_is_left(tmp_path: Path)
     assert only(tmp_path / "tmp", "rela-*").stat().st_mode & 0o777 == 0o700
     process.terminate()
     assert process.wait(60) == 143
-    assert list((tmp_path / "tmp").iterdir()) == []
+    left = {path.name for path in (tmp_path / "tmp").iterdir()}
+    assert {name for name in left if not name.startswith("torchinductor_")} == set(), "that one is torch's, of a user"
 
 
 def again(folder: Path, *words: str) -> tuple[str, dict[str, object]]:
@@ -118,6 +124,49 @@ def test_a_killed_rank_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
     output, result = again(tmp_path, "runtime.devices=2")
     assert "resumed at step" in output
     assert (result["world_size"], result["batch_per_rank"], result["steps"]) == (2, 8, 180)
+
+
+def test_a_hung_rank_is_named_and_the_run_ends(tmp_path: Path) -> None:
+    """Hung without a signal: the other waits inside torch, and only who started both can say so."""
+    code = "from rela_cli import cli, pulse\npulse.QUIET, pulse.LIMIT = 2, 5\nsys.exit(cli.main(sys.argv[1:]))"
+    words = (*TWO, "runtime.devices=2", f"paths.outputs={tmp_path / 'outputs'}")
+    process = python(code, *words, env={"TMPDIR": str(tmp_path)})
+    begun(tmp_path, process)
+    pids = [pid_of(tmp_path, rank) for rank in range(2)]
+    os.kill(pids[1], signal.SIGSTOP)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1, error
+    hung = (
+        rf"waits for process 1 of 2 \(pid {pids[1]}, last at (?:stage train|step \d+ of 180)\), which does not answer"
+    )
+    assert len(re.findall(hung, error)) >= 2, error
+    assert "the same command goes on from the last checkpoint" in error
+    assert not any(map(is_alive, pids)) and not list(tmp_path.glob("rela-*"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        (
+            Note(waits=1, place="stage extract"),
+            Note(place="stage extract"),
+            "process 1 of 2 (pid 8, last at stage extract)",
+        ),
+        (Note(place="step 3 of 9", in_steps=True), Note(waits=1), "process 0 of 2 (pid 7, last at step 3 of 9)"),
+        (Note(place="stage extract"), Note(waits=1), None),  # it may decode, or wait for another run's lock
+    ],
+)
+def test_who_answers_and_does_not_go_on(tmp_path: Path, first: Note, second: Note, named: str | None) -> None:
+    said: list[str] = []
+    watch = Watch(tmp_path, [7, 8], said.append)
+    for _ in range(200):
+        for rank, note in enumerate((first, second)):
+            note.pulse += 1
+            (tmp_path / f"at-{rank}").write_text(json.dumps(asdict(note)))
+        watch.looked -= 1.0
+        watch.look([0, 1])
+    assert len(said) == (2 if named else 0), "after 60 s and after 120 s"
+    assert all(f"waits for {named}, which answers but does not go on; after 6 h" in words for words in said)
 
 
 def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:

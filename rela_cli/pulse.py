@@ -1,0 +1,138 @@
+"""Whether the processes of one run still move: each notes where it is, and the one that started them looks.
+
+A process that dies is seen by itself; one that hangs keeps the others waiting without a word. So a thread in each
+writes a small file every second: that it is written says that the process answers. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rela_cli.errors import RelaError
+
+EVERY = 1.0  # seconds between two notes of a process, and two looks at them
+QUIET = 60.0  # seconds in which none has gone on until it is said; then after twice as long, and so on
+LIMIT = 6 * 3600.0  # seconds in which none has gone on until the run is ended
+
+
+@dataclass
+class Note:
+    """Where a process is. Without any news of it: at its start."""
+
+    pulse: int = 0  # notes so far
+    moves: int = 0  # steps and answers of the others so far
+    place: str = "its start"
+    waits: int = 0  # for how many answers of the others; more than 0 is waiting
+    in_steps: bool = False  # between two training steps, which are never hours apart
+
+
+own = Note()
+_ended = threading.Event()
+
+
+def at(place: str, in_steps: bool = False) -> None:
+    """Note where this process is."""
+    own.place, own.in_steps = place, in_steps
+    own.moves += 1
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """The others have to do the same before this goes on; also a decorator."""
+    own.waits += 1
+    yield  # an error ends the process
+    own.waits -= 1
+    own.moves += 1
+
+
+def begin(path: Path) -> None:
+    """Write this process's note to `path` from now on."""
+    _ended.clear()
+    threading.Thread(target=_write, args=(path,), name="pulse", daemon=True).start()
+
+
+def end() -> None:
+    """No more notes."""
+    _ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "pulse":
+            thread.join()
+
+
+def _write(path: Path) -> None:
+    while not _ended.is_set():
+        own.pulse += 1
+        with suppress(OSError):
+            path.write_text(json.dumps(asdict(own)))
+        _ended.wait(EVERY)
+
+
+class Watch:
+    """Says which process the others wait for. It has no opinion while the first is at work outside the training steps.
+
+    That one may decode a large dataset, or wait for another run that does, and says so itself.
+    """
+
+    def __init__(self, folder: Path, pids: Sequence[int], warn: Callable[[str], None]) -> None:
+        self.folder, self.pids, self.warn = folder, pids, warn
+        self.notes = [Note() for _ in pids]
+        self.silent = [0.0 for _ in pids]  # seconds since a process's last note
+        self.quiet, self.due = 0.0, QUIET
+        self.looked = time.monotonic()
+
+    def look(self, running: Sequence[int]) -> None:
+        """Look at the processes that run, by their ranks.
+
+        Raises:
+            RelaError: none has gone on for `LIMIT`.
+        """
+        passed = time.monotonic() - self.looked
+        if passed < EVERY:
+            return
+        self.looked += passed
+        self.count(running, min(passed, 2 * EVERY))  # no more: this process was stopped too, or the machine slept
+        if self.quiet >= LIMIT:
+            raise RelaError(f"{self.words(running)}. Ended; the same command goes on from the last checkpoint")
+        if self.quiet >= self.due:
+            self.due *= 2
+            self.warn(f"{self.words(running)}; after {LIMIT / 3600:g} h of it the run is ended")
+
+    def count(self, running: Sequence[int], seconds: float) -> None:
+        """Read the notes, `seconds` after the last time."""
+        before, self.notes = self.notes, [self.read(rank) for rank in range(len(self.pids))]
+        for rank, (old, new) in enumerate(zip(before, self.notes, strict=True)):
+            self.silent[rank] = 0.0 if new.pulse != old.pulse else self.silent[rank] + seconds
+        moved = any(self.notes[rank].moves != before[rank].moves for rank in running)
+        if moved or (0 in running and self.is_at_work(0)):
+            self.quiet, self.due = 0.0, QUIET
+        else:
+            self.quiet += seconds
+
+    def read(self, rank: int) -> Note:
+        """The last note of a process; one that is being written is not yet there."""
+        try:
+            return Note(**json.loads((self.folder / f"at-{rank}").read_text()))
+        except (OSError, ValueError):
+            return self.notes[rank]
+
+    def is_at_work(self, rank: int) -> bool:
+        """Whether a process answers, waits for no other, and does what may take hours."""
+        note = self.notes[rank]
+        return self.silent[rank] < QUIET / 2 and not note.waits and not note.in_steps
+
+    def words(self, running: Sequence[int]) -> str:
+        """Who is waited for, and where it is."""
+        silent = [rank for rank in running if self.silent[rank] >= QUIET / 2]
+        behind = silent or [rank for rank in running if not self.notes[rank].waits] or running
+        names = ", ".join(
+            f"process {rank} of {len(self.pids)} (pid {self.pids[rank]}, last at {self.notes[rank].place})"
+            for rank in behind
+        )
+        why = "which does not answer" if silent else "which answers but does not go on"
+        return f"nothing has moved for {self.quiet:.0f} s: the run waits for {names}, {why}"
