@@ -20,17 +20,20 @@ from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from rela_cli import __version__, memory
 from rela_cli.arguments import Parser
 from rela_cli.artifacts import Lock, cannot_lock, existing, lock_problem, megabytes
+from rela_cli.cells import cores
 from rela_cli.inventory import size_of, take
 from rela_cli.network import unreachable
-from rela_cli.terminal import line
+from rela_cli.terminal import item
 from rela_cli.weights import Source
 
 PACKAGES = (
     *("torch", "torchvision", "hydra-core", "omegaconf", "timm", "open_clip_torch", "wandb", "rich", "lightly"),
     *("safetensors", "filelock", "scikit-learn", "scipy", "numpy", "pillow", "matplotlib"),
 )
+OWN_LINE = ("torch", "torchvision", "hydra-core")  # packages that a check of their own names
 FREE_GB = 2.0
 
 
@@ -53,9 +56,9 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"ok": good, "checks": [asdict(check) for check in checks]}, indent=1))
     else:
         for check in checks:
-            line(f"{check.status:<5} {check.name:<12} {check.text}")
+            item(f"{check.status:<5} {check.name}", check.text, 19)
             if check.way_out:
-                line(f"{'':<18} -> {check.way_out}")
+                item("", f"-> {check.way_out}", 19)
     return 0 if good else 1
 
 
@@ -69,7 +72,24 @@ def parser() -> Parser:
 def examine() -> list[Check]:
     """All answers; a check that itself breaks is a failed check."""
     parts: tuple[Callable[[], Check], ...] = (
-        *(python, packages, hydra, torch, pair, device, images, outputs, locks, cache, weights, hub, wandb, data),
+        *(
+            rela,
+            python,
+            packages,
+            hydra,
+            torch,
+            pair,
+            device,
+            load,
+            images,
+            outputs,
+            locks,
+            cache,
+            weights,
+            hub,
+            wandb,
+            data,
+        ),
     )
     return [_safely(part) for part in parts]
 
@@ -81,6 +101,11 @@ def _safely(part: Callable[[], Check]) -> Check:
         return Check(part.__name__, "fail", f"{type(error).__name__}: {_first_line(error)}")
 
 
+def rela() -> Check:
+    """rela itself: which one of several this is."""
+    return Check("rela", "ok", f"{__version__} in {Path(__file__).parent}")
+
+
 def python() -> Check:
     """Python itself."""
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
@@ -88,10 +113,10 @@ def python() -> Check:
 
 
 def packages() -> Check:
-    """Every core package, with its version."""
+    """Every core package, with its version, but for those that have a line of their own."""
     found = {name: _version(name) for name in PACKAGES}
     missing = [name for name, version in found.items() if not version]
-    text = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    text = ", ".join(f"{name} {version}" for name, version in found.items() if version and name not in OWN_LINE)
     if missing:
         return Check(
             "packages", "fail", f"missing: {', '.join(missing)}; found: {text}", f"pip install {' '.join(missing)}"
@@ -102,6 +127,8 @@ def packages() -> Check:
 def hydra() -> Check:
     """The security floor: older Hydras run os.system from a config."""
     version = _version("hydra-core")
+    if not version:
+        return Check("hydra", "fail", "hydra-core is missing", "pip install 'hydra-core>=1.3.8,<1.5'")
     if _numbers(version) < (1, 3, 8):
         way_out = "pip install 'hydra-core>=1.3.8,<1.5'"
         return Check("hydra", "fail", f"hydra-core {version} can run os.system from a config", way_out)
@@ -132,7 +159,7 @@ def pair() -> Check:
         return Check(
             "torchvision", "warn", f"torchvision {vision.__version__} wants torch{wanted}, not {ours}", reinstall
         )
-    return Check("torchvision", "ok", f"torchvision {vision.__version__} fits torch {ours}")
+    return Check("torchvision", "ok", f"torchvision {vision.__version__} is made for this torch")
 
 
 def device() -> Check:
@@ -146,8 +173,21 @@ def device() -> Check:
             "ok",
             ", ".join(f"cuda:{i} {p.name} {p.total_memory / 2**30:.0f} GiB" for i, p in enumerate(names)),
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("device", "ok", f"CPU, {cores} cores, torch uses {torch.get_num_threads()} threads; no GPU found")
+    return Check(
+        "device", "ok", f"CPU, {len(cores())} cores, torch uses {torch.get_num_threads()} threads; no GPU found"
+    )
+
+
+def load() -> Check:
+    """What else this machine is at: with work on every core all times get longer."""
+    if not hasattr(os, "getloadavg"):
+        return Check("load", "ok", "this system does not tell")
+    (last, _, before), free = os.getloadavg(), memory.free()
+    text = f"{last:.1f} processes at work in the last minute, {before:.1f} in the last 15, on {len(cores())} cores"
+    text += f"; {free / 1e9:.1f} GB of memory free" if free is not None else ""
+    if last >= len(cores()):
+        return Check("load", "warn", text, "other work slows runs down, and their times and ETAs are longer for it")
+    return Check("load", "ok", text)
 
 
 def images() -> Check:

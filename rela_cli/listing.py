@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
-import textwrap
 from typing import Any
 
 from rela_cli.arguments import Parser
 from rela_cli.config import CONF_DIR, GROUPS
+from rela_cli.terminal import item
 
 PROTOCOLS = {
     "rela": "The paper's: a linear layer on raw features, Adam, fixed epochs; test accuracy at the end",
@@ -19,6 +18,7 @@ PROTOCOLS = {
 }
 CARDED = ("prior", "learner")  # groups whose yamls have a card
 HEADS = ("features", "params", "licence", "labels seen")
+SENTENCE = re.compile(r"(?:`[^`]*`|[^`])*?(?<!\.)(?<!\bal)(?<!\be\.g)(?<!\bi\.e)\.(?=\s|$)")  # a command in `` is whole
 PLURALS = {"switch": "switches", "matching": "matching"}
 
 
@@ -70,8 +70,8 @@ def first_sentence(text: str) -> str:
         if "@package" not in line:
             lines.append(line.lstrip("# "))
     comment = " ".join(lines)
-    end = re.search(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)\.(?=\s|$)", comment)
-    return comment[: end.start()] if end else comment
+    found = SENTENCE.match(comment)
+    return found[0].removesuffix(".") if found else comment
 
 
 def defaults() -> dict[str, str]:
@@ -86,10 +86,12 @@ def print_cards(name: str, group: str, choices: dict[str, str], default: str | N
     rows = {choice: facts(card(group, choice))[: len(heads)] for choice in choices}
     widths = [max(len(head), *(len(row[i]) for row in rows.values())) for i, head in enumerate(heads)]
     print(f"{name} ({group}=...)")
-    print(" " * 22 + "  ".join(head.rjust(width) for head, width in zip(heads, widths, strict=True)))
+    column = 4 + max(map(len, choices))
+    print(" " * column + "  ".join(head.rjust(width) for head, width in zip(heads, widths, strict=True)))
     for choice, sentence in choices.items():
         columns = "  ".join(fact.rjust(width) for fact, width in zip(rows[choice], widths, strict=True))
-        print(f" {'*' if choice == default else ' '} {choice:<18} {columns}  {sentence}")
+        head = f" {'*' if choice == default else ' '} {choice:<{column - 3}}{columns}"
+        item(head, sentence, len(head) + 2)
     print()
 
 
@@ -113,11 +115,10 @@ def print_group(name: str, group: str, choices: dict[str, str], default: str | N
     """One block: the plural, how it is written on the command line, and its choices."""
     spelling = "probe.protocols=[...]" if group == "probe" else f"{group}=..."
     print(f"{name} ({spelling})")
-    columns = shutil.get_terminal_size((110, 24)).columns
+    column = 4 + max(map(len, choices), default=0)
     for choice, sentence in choices.items():
         mark = "*" if choice == default or group == "probe" else " "
-        indent = " " * 19
-        print(textwrap.fill(f" {mark} {choice:<15} {sentence}", max(columns, 50), subsequent_indent=indent))
+        item(f" {mark} {choice}", sentence, max(column, 19))
     if not choices:
         print("   none yet")
     print()

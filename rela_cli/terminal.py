@@ -22,7 +22,7 @@ BUT_LINES = re.compile(f"(?!\n)[{HARMFUL}]")
 BUT_PROGRESS = re.compile(f"(?![\n\r])[{HARMFUL}]")
 BUT_DRAWING = re.compile(rf"(\x1b\[(?:\d*[AK]|[\d;]*m|\?25[lh]))|(?![\n\r])[{HARMFUL}]")
 UNLIMITED = 10**6  # columns where no terminal says how many: a line for a program stays one
-NARROW, INDENT = 30, 4  # columns: the least that text is laid out on, and where what is too wide for its column begins
+NARROW, INDENT = 30, 6  # columns: the least that text is laid out on, and where what is too wide for its column begins
 GLUE = "\xa0"  # a space that no line ends at
 STYLES = {
     **dict.fromkeys(("ok", "whole", "finished"), "green"),

@@ -413,6 +413,34 @@ def test_list(rela: Rela) -> None:
     assert re.findall(r"^ \* (\w+)", one, re.MULTILINE) == ["adaptive", "rela", "lbfgs", "knn", "sgd_grid", "few_shot"]
 
 
+def test_list_in_80_columns(rela: Rela) -> None:
+    """Columns stay columns whatever a name is long, and a description is a sentence, to its end."""
+    done = rela("list", stub=NO_HYDRA.replace('"yaml", ', ""), env={"COLUMNS": "80"})
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and max(map(len, lines)) <= 80
+    text = re.sub(r"\s+", " ", done.stdout)
+    assert "packed Images in a few large files, as `rela data pack dataset=... --to FOLDER` writes them; only" in text
+    assert "rela train -m sweep=budgets_priors priors Every prior" in text, "the second sentence is left out"
+    rows = lines[lines.index("experiments (experiment=...)") + 1 : lines.index("sweeps (sweep=...)") - 1]
+    begins = {re.match(r" {3}\w+ +| +", row).end() for row in rows}  # type: ignore[union-attr]
+    assert len(begins) == 1, "every description and what it goes on with begins in one column"
+
+
+def test_every_part_says_what_it_is_in_a_sentence() -> None:
+    from rela_cli.config import CONF_DIR, GROUPS
+    from rela_cli.listing import first_sentence
+
+    for path in (path for group in GROUPS for path in (CONF_DIR / group).glob("*.yaml")):
+        text = path.read_text()
+        comment = " ".join(re.findall(r"^# ?(?!@package)(.*)", text.partition("\n\n")[0], re.MULTILINE))
+        assert f"{first_sentence(text)}." in re.sub(r"\s+", " ", comment), path
+        assert first_sentence(text).count("`") % 2 == 0, path
+    assert (
+        first_sentence("# As `a b=... --to c. d` has it, et al. say. More.")
+        == "As `a b=... --to c. d` has it, et al. say"
+    )
+
+
 def test_list_names_every_protocol() -> None:
     import typing
 
@@ -458,7 +486,7 @@ def test_doctor(rela: Rela, doctor_env: dict[str, str]) -> None:
     report = json.loads(done.stdout)
     by_name = {check["name"]: check for check in report["checks"]}
     assert set(by_name) == {
-        *("python", "packages", "hydra", "torch", "torchvision"),
+        *("rela", "python", "packages", "hydra", "torch", "torchvision", "load"),
         *("device", "images", "outputs", "locks", "cache", "weights", "hub", "wandb", "data"),
     }
     assert by_name["hub"]["status"] == "warn"
@@ -466,6 +494,26 @@ def test_doctor(rela: Rela, doctor_env: dict[str, str]) -> None:
     assert (by_name["locks"]["status"], by_name["cache"]["text"]) == ("ok", "no outputs/ here yet")
     assert (by_name["outputs"]["status"], by_name["hydra"]["status"], by_name["data"]["status"]) == ("ok", "ok", "ok")
     assert report["ok"] == (done.returncode == 0) == all(c["status"] != "fail" for c in report["checks"])
+    assert by_name["rela"]["text"] == f"{__version__} in {ROOT / 'rela_cli'}"
+    said = [check["text"] for check in report["checks"]]
+    assert [
+        sum(bool(re.search(rf"\b{name} \d", text)) for text in said) for name in ("torch", "torchvision", "hydra-core")
+    ] == [1, 1, 1]
+    assert re.match(
+        r"\d+\.\d processes at work in the last minute, \d+\.\d in .* on \d+ cores", by_name["load"]["text"]
+    )
+
+
+@pytest.mark.parametrize(("average", "status"), [(0.5, "ok"), (2.0, "warn")])
+def test_doctor_warns_of_a_busy_machine(monkeypatch: pytest.MonkeyPatch, average: float, status: str) -> None:
+    from rela_cli import doctor
+
+    monkeypatch.setattr("os.getloadavg", lambda: (average, 0.25, 1.75))
+    monkeypatch.setattr("rela_cli.doctor.cores", lambda: [0, 1])
+    monkeypatch.setattr("rela_cli.memory.free", lambda: 3 * 10**9)
+    check = doctor.load()
+    said = f"{average} processes at work in the last minute, 1.8 in the last 15, on 2 cores; 3.0 GB of memory free"
+    assert (check.status, check.text) == (status, said)
 
 
 def test_doctor_sees_what_killed_processes_left(rela: Rela, tmp_path: Path, doctor_env: dict[str, str]) -> None:

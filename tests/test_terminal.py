@@ -94,10 +94,10 @@ def test_a_long_line_goes_on_below_and_no_word_is_broken(monkeypatch, capsys):
         "ok    outputs a folder of runs that can be written to, with",
         "              12.5 GB free",
         "file",
-        "    /a/path/of/more/than/fifty/letters/that/has/no/place/to/break",
+        "      /a/path/of/more/than/fifty/letters/that/has/no/place/to/break",
     ]
     terminal.item("a name longer than its column", f"one, {terminal.whole('two words')}", 10)
-    assert capsys.readouterr().out == "a name longer than its column\n    one, two words\n"
+    assert capsys.readouterr().out == "a name longer than its column\n      one, two words\n"
     monkeypatch.delenv("COLUMNS")
     terminal.item("ok", "word " * 100, 4)
     assert capsys.readouterr().out == "ok  " + ("word " * 100).rstrip() + "\n", "a program gets one line"
