@@ -31,6 +31,7 @@ from rela_cli.artifacts import warn
 from rela_cli.commandline import CommandLine, without_plus
 from rela_cli.config import CONF_DIR, Config, from_tree
 from rela_cli.errors import ConfigError, nearest
+from rela_cli.lent import hidden
 from rela_cli.loader import Loader
 from rela_cli.text import holds_text
 
@@ -73,11 +74,14 @@ def config_of(tree: DictConfig, overrides: Sequence[str]) -> Config:
     try:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(hidden(_first_line(error), tree)) from error
     assert isinstance(plain, dict)
     if plain.get("allow") and not any(word.startswith("allow=") for word in overrides):
         raise ConfigError(f"allow={plain['allow']} stands in a yaml; only the command line can allow a package")
-    return from_tree({str(key): value for key, value in plain.items()})
+    try:
+        return from_tree({str(key): value for key, value in plain.items()})
+    except ConfigError as error:
+        raise ConfigError(hidden(str(error), tree)) from None
 
 
 class Composer:

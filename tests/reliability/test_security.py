@@ -288,6 +288,28 @@ def test_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "abcdefghij" not in (tmp_path / "x.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("seed=${oc.env:LENT}", "seed=${oc.env:LENT} must be a whole number"),
+        ("budget=${seed} seed=${oc.env:LENT}", "budget=${seed} must be a number"),
+        ("probe.protocols=[knn,'${oc.env:LENT}']", "probe.protocols[1]=${oc.env:LENT} must be one of"),
+        ("on_collapse=a-${oc.env:LENT}", "on_collapse=a-${oc.env:LENT} must be one of"),
+        ("seed=${oc.env:LENT} batch_size=${budget} budget=0.5", "batch_size=0.5 must be a whole number"),
+    ],
+)
+@pytest.mark.parametrize("value", ["hunter2hunter2", "pin7"])
+def test_what_the_environment_says_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, words: str, shown: str, value: str
+) -> None:
+    """In a variable of any name: a mistyped key is no reason to print it."""
+    monkeypatch.setenv("LENT", value)
+    with pytest.raises(ConfigError) as refused:
+        compose(("dataset=fake", "prior=random", *words.split()))
+    assert shown in str(refused.value)
+    assert value not in str(refused.value)
+
+
 def test_a_fetched_file_is_checked_against_its_card(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"x")
     part = Part("mine", "rela_cli.priors.timm.TimmPrior", {}, Card(sha256="ab" * 32))
