@@ -194,6 +194,23 @@ def test_dinov2_in_its_authors_form_at_another_size(tmp_path: Path) -> None:
         assert torch.allclose(features(ours, IMAGES[:1]), theirs.eval()(ours.preprocess(IMAGES[:1])), atol=1e-5)
 
 
+def test_images_that_patches_do_not_fill_are_cut_as_timm_cuts_them_and_it_is_said(tmp_path: Path, capsys) -> None:
+    import timm
+
+    torch.manual_seed(3)
+    theirs = filled(timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=40))
+    torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+    words = ("prior=timm", "prior.model=vit_tiny_patch16_224", f"prior.weights={tmp_path}/vit.pth")
+    ours = prior(*words, "prior.image_size=40")
+    told = capsys.readouterr().err
+    assert "so it sees 32 x 32 px of an image and not the last 8 at the right and at the bottom" in told
+    assert "prior.image_size=32 or 48" in told
+    with torch.no_grad():
+        assert torch.allclose(features(ours), theirs.eval()(ours.preprocess(IMAGES)), atol=1e-5)
+    prior(*words, "prior.image_size=48")
+    assert not capsys.readouterr().err
+
+
 def test_torchvision_pth(tmp_path: Path) -> None:
     from torchvision import models
 

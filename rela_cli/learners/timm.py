@@ -12,8 +12,10 @@ from rela_cli.errors import ConfigError, nearest
 RESIZABLE = {"vision_transformer", "deit"}  # timm's modules whose positions can be resampled on the way
 
 
-def timm_model(model: str, image_size: int, **options: Any) -> nn.Module:
+def timm_model(model: str, image_size: int, one_size: bool = False, **options: Any) -> nn.Module:
     """timm's `model`, untrained: (B, 3, S, S) -> (B, D). Transformers get positions for `image_size`.
+
+    With `one_size` they take no other, and images that patches do not fill are cut, as timm's own default has it.
 
     Raises:
         ConfigError: unknown to timm, with the nearest name.
@@ -21,7 +23,7 @@ def timm_model(model: str, image_size: int, **options: Any) -> nn.Module:
     check_name(model)
     if has_fixed_size(model):
         options["img_size"] = image_size
-    if timm.models.is_model_in_modules(model, RESIZABLE):
+    if not one_size and timm.models.is_model_in_modules(model, RESIZABLE):
         options |= {"dynamic_img_size": True, "dynamic_img_pad": True}  # views of other sizes: DINO's local crops
     network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0, **options)
     network.classifiers = classifiers(model)  # type: ignore[assignment]

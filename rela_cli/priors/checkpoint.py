@@ -94,7 +94,7 @@ def filled_library_model(
         from rela_cli.priors.timm import translation
 
         with built_at(model, image_size), seeded(0, "prior"):
-            network = timm_model(name, image_size)
+            network = timm_model(name, image_size, one_size=True)
         return fill(network, weights, trust, prefix, ignore, translation(network))
     if library == "torchvision" and name:
         from rela_cli.learners.torchvision import arguments, torchvision_model

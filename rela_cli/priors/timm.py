@@ -48,7 +48,7 @@ class TimmPrior(NetworkPrior):
                 f"prior.model={model} is made for images that are not square; say prior.image_size=PIXELS"
             )
         with built_at(model, preprocess.image_size), seeded(0, "prior"):
-            network = timm_model(model, preprocess.image_size)
+            network = timm_model(model, preprocess.image_size, one_size=True)
         fill(network, weights, trust, prefix, ignore, translation(network))
         super().__init__(network, preprocess, model, pool=pool)
 
