@@ -34,6 +34,7 @@ from rela_cli.errors import ConfigError, nearest
 from rela_cli.lent import hidden
 from rela_cli.loader import Loader
 from rela_cli.text import holds_text
+from rela_cli.without_effect import of_other_protocols, of_sweeps, overruled
 
 CHECKED_CELLS = 1000  # of a larger sweep the rest is checked when its turn comes
 SHOWN_CELLS = 20  # failing cells that are looked into
@@ -88,7 +89,7 @@ class Composer:
     """Hydra's own config loader over rela's conf/ and the user's --config-dir."""
 
     def __init__(self, line: CommandLine) -> None:
-        self.notes: dict[str, None] = {}  # what falls away of a preset, once
+        self.notes: dict[str, None] = {}  # what falls away of a preset, what has no effect, once
         if not _is_hydra_1_4():
             version.setbase("1.3")
         setup_globals()
@@ -104,7 +105,7 @@ class Composer:
         self.loader = Loader(path, self.config_name)
 
     def say_notes(self) -> None:
-        """What falls away of a preset, a line each on stderr."""
+        """What falls away of a preset, and what has no effect, a line each on stderr."""
         for note in self.notes if ranks.is_first() else ():
             warn(note)
 
@@ -123,7 +124,10 @@ class Composer:
             raise ConfigError("\n".join(self.problems(words) or [_first_line(error)])) from error
         if node.mode == RunMode.MULTIRUN or node.runtime.choices.get("sweep"):
             raise ConfigError("this is a sweep; say -m: rela train -m " + " ".join(words))
-        return self._checked(tree, node, words)
+        config = self._checked(tree, node, words)
+        idle = (*overruled(words), *of_sweeps(words), *of_other_protocols(words, config.probe.protocols))
+        self.notes |= dict.fromkeys(idle)
+        return config
 
     def plan(self) -> tuple[list[Cell], Config]:
         """The cells of a sweep, each composed and validated, and the first one's config.
@@ -148,6 +152,7 @@ class Composer:
         problems = self._problems_of([(*fixed, *cell) for cell in cells[:CHECKED_CELLS]])
         if problems:
             raise ConfigError("\n".join(problems))
+        self.notes |= dict.fromkeys(overruled(words))
         return cells, self._checked(*self._load((*fixed, *cells[0])), cells[0])
 
     def launcher(self) -> dict[str, Any]:

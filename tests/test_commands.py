@@ -90,6 +90,30 @@ def test_an_old_spelling_goes_on_with_a_word(rela: Rela, line: str, said: str, a
     assert answer in error
 
 
+IDLE = [
+    ("seed=1 budget=0.5 seed=2", ["seed=1 has no effect: seed=2 comes after it"]),
+    ("-m seed=1 seed=2,3", ["seed=1 has no effect: seed=2,3 comes after it"]),
+    ("dataset=digits dataset=fake", ["dataset=digits has no effect: dataset=fake comes after it"]),
+    ("seed=1 seed=1 hydra/launcher=basic", ["hydra/launcher=basic has no effect without -m: this is a single run"]),
+    ("-m hydra/launcher=basic seed=1", []),
+    (
+        "probe.knn_k=5 probe.few_shot_k=2 probe.protocols=[rela,knn]",
+        ["probe.few_shot_k=2 has no effect: few_shot is not one of probe.protocols=[rela,knn]"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), IDLE, ids=[line for line, _ in IDLE])
+def test_what_has_no_effect_is_said(line: str, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from rela_cli.commandline import parse
+    from rela_cli.composer import Composer
+
+    composer = Composer(parse(line.split()))
+    composer.plan() if composer.line.is_sweep else composer.check()
+    composer.say_notes()
+    assert capsys.readouterr().err == "".join(f"rela: {one}\n" for one in said)
+
+
 @pytest.mark.parametrize("command", ["ls", "table", "plot", "report", "show", "clean", "switch-trace"])
 @pytest.mark.parametrize("spelling", ["--outputs nowhere", "--outputs=nowhere", "paths.outputs=nowhere"])
 def test_the_folder_of_runs_is_named_alike(command: str, spelling: str) -> None:

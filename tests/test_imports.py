@@ -50,7 +50,7 @@ FLOORS: list[set[str]] = [
     {"enough"},
     {"pipeline"},
     {"cells", "slurm", "together"},
-    {"commandline", "text", "loader", "lent", "composer", "job", "sweep", "rank_line"},
+    {"commandline", "text", "without_effect", "loader", "lent", "composer", "job", "sweep", "rank_line"},
     {"neighbours"},
     {"plan"},
     {"listing", "ls", "show", "clean", "doctor", "check", "pack", "fetch", "rank", "replay", "reporting", "planning"},
@@ -130,6 +130,7 @@ LIGHT = {
     "sweep",
     "terminal",
     "weights",
+    "without_effect",
 }
 HEAVY = {"torch", "torchvision", "timm", "open_clip", "lightly", "wandb"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
