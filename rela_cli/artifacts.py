@@ -81,7 +81,7 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object], way_out: str = OUTPUTS_KEY) -> None:
     """Let `write` fill a temporary file in the same folder, then put it in place in one step.
 
     Raises:
@@ -89,7 +89,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     name = re.split(r"[.-]", path.name)[0]  # what its faults are called by
-    with disk_errors(path):
+    with disk_errors(path, way_out=way_out):
         try:
             fault(f"{name}.before_write")
             write(temporary)
@@ -218,6 +218,9 @@ class Entry:
         temporary = self.part if goes_on else self.folder.with_name(f".{self.hash}.tmp")
         if not goes_on:
             remove_tree(temporary)  # of a killed process; we hold the lock
+        elif os.path.lexists(temporary) and not temporary.is_dir():
+            warn(f"{temporary} is no folder, or a link to nothing: removed, and the work begins anew")
+            remove_tree(temporary)
         if self.folder.is_symlink() and not self.folder.exists():
             raise MissingError(
                 f"{self.folder} is a link to {os.readlink(self.folder)}, which is not there. "

@@ -28,6 +28,7 @@ from rela_cli.data.images import Blob, decode, has_sound_exif
 from rela_cli.errors import MissingError
 from rela_cli.parts import build
 from rela_cli.progress import counted
+from rela_cli.terminal import line, printable
 
 CHUNK = 2048  # images under way at a time
 PIXELS = 50_000  # images of a dataset that holds pixels, in memory at a time
@@ -56,7 +57,7 @@ def main(words: list[str]) -> int:
     show(config, report, read_json(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**report, **provenance()})
-    print(f"  report       {path}")
+    line(f"  report       {path}")
     return MissingError.exit_code if report["broken"] or report["empty_classes"] else 0
 
 
@@ -193,33 +194,33 @@ def pixels_of(dataset: Dataset, split: str) -> Facts:
 
 def show(config: Config, report: Facts, before: Facts | None) -> None:
     """The report as people read it."""
-    print(f"{config.dataset.name}  {config.dataset.options.get('root') or ''}")
+    line(f"{config.dataset.name}  {config.dataset.options.get('root') or ''}")
     for name, split in report["splits"].items():
-        print(f"  {name:<12} {split['images']} images{classes_of(split)}")
+        line(f"  {name:<12} {split['images']} images{classes_of(split)}")
         if "min_size" in split:
             sizes = " / ".join("x".join(map(str, split[f"{which}_size"])) for which in ("min", "median", "max"))
             modes = ", ".join(f"{mode} {count}" for mode, count in split["modes"].items())
-            print(f"  {'':<12} width x height, min / median / max: {sizes}" + (f"; {modes}" if modes else ""))
+            line(f"  {'':<12} width x height, min / median / max: {sizes}" + (f"; {modes}" if modes else ""))
         show_notes(split)
     if report["left_out"]:
-        print(f"  not used     {report['left_out']}")
+        line(f"  not used     {report['left_out']}")
     if report["empty_classes"]:
-        print(f"  empty        class folders without an image: {', '.join(report['empty_classes'])}")
+        line(f"  empty        class folders without an image: {', '.join(report['empty_classes'])}")
     for problem in report["broken"][:SHOWN]:
-        print(f"  broken       {problem}", file=sys.stderr)
-    print(f"  broken       {len(report['broken']) or 'none'} of {report['found']}")
+        print(printable(f"  broken       {problem}"), file=sys.stderr)
+    line(f"  broken       {len(report['broken']) or 'none'} of {report['found']}")
     if report["unprobed"]:
-        print(f"  no numbers   a run will train and not be probed: {report['unprobed']}")
-    print(f"  fingerprint  {report['fingerprint']}; contents {report['contents']}{compared(report, before)}")
+        line(f"  no numbers   a run will train and not be probed: {report['unprobed']}")
+    line(f"  fingerprint  {report['fingerprint']}; contents {report['contents']}{compared(report, before)}")
 
 
 def show_notes(split: Facts) -> None:
     """What is known of a split's images only by a rule, or not at all."""
     if by_range := sum(count for mode, count in split["modes"].items() if mode in ("I", "F")):
-        print(f"  {'':<12} {by_range} of 32 bits: white is 1, 255 or 65,535, by the largest value of each")
+        line(f"  {'':<12} {by_range} of 32 bits: white is 1, 255 or 65,535, by the largest value of each")
     if nameless := split.get("exif_unreadable"):
         names = named_few(nameless)
-        print(f"  {'':<12} {len(nameless)} with EXIF that cannot be read, taken as they are stored: {names}")
+        line(f"  {'':<12} {len(nameless)} with EXIF that cannot be read, taken as they are stored: {names}")
 
 
 def classes_of(split: Facts) -> str:

@@ -45,9 +45,10 @@ def main(argv: Sequence[str]) -> int:
     )
     text = printable(page.page(found), lines=True)
     out = arguments.out or arguments.outputs / "report.html"
-    with disk_errors(out, way_out="--out=FILE"):
+    way_out = "--out=FILE"
+    with disk_errors(out, way_out=way_out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_atomic(out, lambda temporary: temporary.write_text(text, encoding="utf-8"), way_out)
     write(f"{out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
     return 0
 

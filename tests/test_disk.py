@@ -369,12 +369,12 @@ def test_data_check(rela: Rela, root: Path) -> None:
     assert done.returncode == 0, done.stderr
     for text in ("25 images, 2 classes of 12 to 13", "RGB 24, L 1", "10x30 / ", "none of 37", "12 images"):
         assert text in done.stdout, done.stdout
-    (root / "train" / "a" / "bad.jpg").write_bytes(b"<html>")
-    (root / "train" / "empty").mkdir()
+    (root / "train" / "a" / "bad\n  broken       none of 37.jpg").write_bytes(b"<html>")
+    (root / "train" / "empty\n  broken       none").mkdir()
     done = rela(*words)
     assert done.returncode == 3
-    assert "a/bad.jpg cannot be read as an image" in done.stderr
-    assert "class folders without an image: empty" in done.stdout
+    assert r"a/bad\n  broken       none of 37.jpg cannot be read as an image" in done.stderr, "a name forges no line"
+    assert r"class folders without an image: empty\n  broken       none" in done.stdout
     assert "NOT those of the check of" in done.stdout
     report = read_json(next((root.parent / "outputs" / "cache" / "index").glob("*/check.json"))) or {}
     assert report["splits"]["train"]["images_of_class"] == {"a": 14, "b": 12}

@@ -55,9 +55,9 @@ def finish(cells: Cells, out: Path, profile: str) -> None:
         markdown += ["## The paper's claims\n", f"By {JUDGED[profile]}. {' '.join(standing(profile))}\n"]
         markdown += [f"- {line.strip()}" for line in stands]
     text = "\n".join(markdown) + "\n"
-    write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"), "--out=FOLDER")
     csv = text_of("report.table", [*every, "--format", "csv"])
-    write_atomic(out / "table.csv", lambda path: path.write_text(csv, encoding="utf-8"))
+    write_atomic(out / "table.csv", lambda path: path.write_text(csv, encoding="utf-8"), "--out=FOLDER")
     run("report.plot", [*every, "--out", str(out / "plots")])
     run("reporting", [*every, "--out", str(out / "report.html")])
     say(f"\n  table, plots and report: {out}")

@@ -251,6 +251,26 @@ def test_every_librarys_full_disk_is_told_as_one(tmp_path: Path, library: str) -
         assert entry.manifest is None
 
 
+@pytest.mark.parametrize(("command", "way_out"), [("plot", "--out=FOLDER"), ("report --no-neighbours", "--out=FILE")])
+def test_plots_and_reports_have_no_room_or_no_leave(rela: Rela, tmp_path: Path, command: str, way_out: str) -> None:
+    go(tmp_path / "outputs", *WORDS)
+    with small_disk(tmp_path / "disk", "4k") as disk:
+        full = rela(*command.split(), "--out=disk/out")
+        assert [path for path in disk.rglob("*") if path.is_file() and path.suffix == ".html"] == []
+        remount(disk, "ro")
+        locked = rela(*command.split(), "--out=disk/new/out")
+    (tmp_path / "file").touch()
+    taken = rela(*command.split(), "--out=file/out")
+    for done, said in (
+        (full, "no room for disk/out"),
+        (locked, "Read-only file system"),
+        (taken, "cannot be written to"),
+    ):
+        assert done.returncode == DiskError.exit_code, done.stderr
+        assert said in done.stderr and way_out in done.stderr and "Traceback" not in done.stderr
+        assert "unexpected" not in done.stderr
+
+
 def test_a_failing_image_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
     def fill(folder: Path) -> Facts:
         raise PermissionError(13, "Permission denied", "/elsewhere/photo.jpg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_killed_it_goes_on(tmp_path: Path, expected: dict[str, bytes], point: st
     found = features(tmp_path)
     found.pop(".train.blocks", None), found.pop(".test.blocks", None)  # of one killed behind its last step
     assert found == expected
+
+
+@pytest.mark.parametrize("kind", ["a link to nothing", "a file"])
+def test_a_beginning_that_is_no_folder_is_let_go(tmp_path: Path, expected: dict[str, bytes], kind: str) -> None:
+    assert call(tmp_path, "extract", *WORDS, env={"RELA_FAULT": "rows.after_line:3"}) == -signal.SIGKILL
+    part = only(tmp_path, "outputs/cache/features/.*.part")
+    shutil.rmtree(part)
+    part.symlink_to("gone") if "link" in kind else part.write_text("x")
+    assert call(tmp_path, "extract", *WORDS, env={"RELA_FAULT": ""}) == 0
+    assert f"{part.name} is no folder, or a link to nothing: removed" in (tmp_path / "err").read_text()
+    assert features(tmp_path) == expected
 
 
 def third_block_hangs() -> None:

@@ -94,6 +94,24 @@ def test_force_needs_a_checkpoint(tmp_path: Path, mine: Path, monkeypatch: pytes
     assert {path.name: path.stat().st_mtime_ns for path in mine.iterdir()} == before
 
 
+def test_force_that_fails_before_its_first_checkpoint_changes_nothing(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the folder would be neither run: the original command is refused, and its own has nothing to show."""
+    kept = {
+        path.name: path.read_bytes() for path in mine.iterdir() if path.suffix in (".json", ".yaml", ".safetensors")
+    }
+    with monkeypatch.context() as dying:
+        dying.setattr(Trainer, "take_step", lambda *_: die())
+        with pytest.raises(Killed):
+            go(tmp_path, f"paths.run={mine}", "optimizer.lr=0.01", "resume=force")
+    assert f"{mine} stays the run that it was" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in mine.iterdir() if path.name in kept} == kept
+    assert go(tmp_path, f"paths.run={mine}").status == "run"
+    assert "resumed at step 8 of 24" in capsys.readouterr().out
+    assert "forced" not in read(mine / "manifest.json")
+
+
 def test_a_finished_run_that_keeps_its_checkpoint_is_prolonged(
     tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
