@@ -29,7 +29,7 @@ from rela_cli.parts import build
 from rela_cli.report import table
 from rela_cli.representation import representations
 from rela_cli.runs import Run
-from rela_cli.seen import labels_seen, note
+from rela_cli.seen import is_right, labels_seen, note
 
 from .factories import config
 
@@ -266,6 +266,15 @@ def test_a_named_prior_with_a_file_of_ones_own_is_said_to_be_unknown() -> None:
     prior = config("prior=cifar10_resnet18", "prior.weights=own.bin").prior
     assert "which labels prior=cifar10_resnet18 prior.weights=own.bin was" in str(note(prior, of_cifar10()))
     assert "was trained with the labels of this" in str(note(config("prior=cifar10_resnet18").prior, of_cifar10()))
+
+
+def test_an_older_record_of_a_file_is_brought_up_to_what_its_card_says() -> None:
+    """Otherwise its table would say unknown for ever: older versions did not write that a file had seen none."""
+    older = {"prior": "checkpoint", "labels_seen": [], "prior_saw_labels": False}
+    prior = config("prior=checkpoint", "prior.model=resnet18", "prior.weights=x", "prior.card.labels_seen=[]").prior
+    assert not is_right(older, prior, of_cifar10())
+    assert is_right({**older, "prior_labels_seen": [], "labels_unknown": False}, prior, of_cifar10())
+    assert is_right({**older, "prior": "timm"}, prior, of_cifar10())
 
 
 def of_cifar10() -> Any:
