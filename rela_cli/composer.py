@@ -89,7 +89,7 @@ class Composer:
     """Hydra's own config loader over rela's conf/ and the user's --config-dir."""
 
     def __init__(self, line: CommandLine) -> None:
-        self.notes: dict[str, None] = {}  # what falls away of a preset, what has no effect, once
+        self.notes: dict[str, None] = {}  # what becomes of a preset, what has no effect, once
         if not _is_hydra_1_4():
             version.setbase("1.3")
         setup_globals()
@@ -105,7 +105,7 @@ class Composer:
         self.loader = Loader(path, self.config_name)
 
     def say_notes(self) -> None:
-        """What falls away of a preset, and what has no effect, a line each on stderr."""
+        """What falls away of a preset or holds for another part, and what has no effect, a line each on stderr."""
         for note in self.notes if ranks.is_first() else ():
             warn(note)
 
@@ -163,7 +163,7 @@ class Composer:
     def _load(self, words: Sequence[str], mode: RunMode = RunMode.RUN) -> tuple[DictConfig, DictConfig]:
         """The composed tree, and Hydra's own node taken out of it."""
         tree = self.loader.load_configuration(self.config_name, list(words), mode)
-        self.notes |= dict.fromkeys(map(str, self.loader.fallen)) if mode is RunMode.RUN else {}
+        self.notes |= dict.fromkeys(map(str, (*self.loader.fallen, *self.loader.kept))) if mode is RunMode.RUN else {}
         with open_dict(tree):
             return tree, tree.pop("hydra")
 

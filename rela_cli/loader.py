@@ -3,6 +3,7 @@
 Text keys keep what was typed (`text`). And what a preset sets for a part holds for the part that it was written for:
 `experiment=table1_cifar10 switch=never` chooses a switch that has no key `constants`, which the preset sets. Where the
 part that is chosen lacks one of these keys, all of the preset's keys for that part fall away, and `fallen` says so.
+Where it has them all they hold, and `kept` says that: a rate that suits adamw is seldom one for sgd.
 """
 
 from __future__ import annotations
@@ -45,13 +46,26 @@ class Fallen:
         )
 
 
+class Kept(Fallen):
+    """What a preset sets for a part that is not the one typed, and that has all of these keys."""
+
+    def __str__(self) -> str:
+        keys = ", ".join(f"{self.group}.{key}={value}" for key, value in self.values.items())
+        return (
+            f"{self.preset} sets {keys} for {self.group}={self.written_for}; "
+            f"{self.group}={self.chosen} takes that, too, unless you say something else"
+        )
+
+
 class Loader(ConfigLoaderImpl):
-    """A config loader; `fallen` is about the tree that it composed last."""
+    """A config loader; `fallen` and `kept` are about the tree that it composed last."""
 
     def __init__(self, config_search_path: ConfigSearchPath, config_name: str | None = None) -> None:
         super().__init__(config_search_path)
         self.config_name = config_name
         self.fallen: list[Fallen] = []
+        self.kept: list[Kept] = []
+        self.words: list[str] = []  # the overrides of that tree
         self.standing: dict[str, dict[str, str | None]] = {}  # the parts that a preset by itself stands on
 
     def load_configuration(
@@ -71,7 +85,7 @@ class Loader(ConfigLoaderImpl):
         compose: Callable[[Sequence[str]], DictConfig] = lambda words: super(Loader, self).load_configuration(  # noqa: E731
             config_name, list(words), run_mode, from_shell, validate_sweep_overrides
         )
-        words = self.typed(overrides)
+        words = self.words = self.typed(overrides)
         if deleted := [word for word in words if word.startswith("~") and "." in word]:
             compose([word for word in words if word not in deleted])
             gone = {f"~{fallen.group}.{key}" for fallen in self.fallen for key in fallen.values}
@@ -98,6 +112,7 @@ class Loader(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: Any) -> DictConfig:
         """Hydra's own, with the presets' keys for parts looked through first."""
         self.fallen = list(self.misfits(defaults, repo))
+        self.kept = list(self.strangers(defaults, repo))
         return super()._compose_config_from_defaults_list(defaults, repo)
 
     def _load_single_config(self, default: ResultDefault, repo: Any) -> ConfigResult:
@@ -128,14 +143,37 @@ class Loader(ConfigLoaderImpl):
                     if files and lacking:
                         yield self.misfit(choice_of(default), choice_of(files[-1]), values, lacking[0], own)
 
-    def misfit(self, preset: str, part: str, values: dict[str, Any], lacking: str, own: set[str]) -> Fallen:
-        """One of them, if the preset was written for another part."""
-        group, _, chosen = part.partition("=")
+    def strangers(self, defaults: Sequence[ResultDefault], repo: Any) -> Iterator[Kept]:
+        """What a preset sets for another part than the one that is typed, and what holds because nothing else is."""
+        said = {word.partition("=")[0].lstrip("~") for word in self.words}  # by the line, then by a preset on top
+        typed = said & {*PARTS}
+        chosen = {group_of(default): choice_of(default).partition("=")[2] for default in defaults}
+        gone = {(fallen.preset, fallen.group) for fallen in self.fallen}
+        for default in reversed(defaults):
+            preset = choice_of(default)
+            content = repo.load_config(default.config_path).config if group_of(default) in PRESETS else None
+            for group in sorted(typed & chosen.keys()) if content else ():
+                node = node_at(content, group)
+                if not isinstance(node, DictConfig) or (preset, group) in gone:
+                    continue
+                plain = typing.cast(Any, OmegaConf.to_container(node))
+                values = {key: value for key, value in plain.items() if f"{group}.{key}" not in said}
+                said |= {f"{group}.{key}" for key in values}
+                if values and (meant := str(self.stands_on(preset)[group])) != chosen[group]:
+                    yield Kept(preset, group, meant, chosen[group], values)
+
+    def stands_on(self, preset: str) -> dict[str, str | None]:
+        """The parts that a preset by itself chooses."""
         if preset not in self.standing:
             words = [as_typed(preset, lambda key: False)]
             found = self.compute_defaults_list(self.config_name, words, RunMode.RUN)
             self.standing[preset] = found.overrides.known_choices
-        written_for = self.standing[preset][group]
+        return self.standing[preset]
+
+    def misfit(self, preset: str, part: str, values: dict[str, Any], lacking: str, own: set[str]) -> Fallen:
+        """One of them, if the preset was written for another part."""
+        group, _, chosen = part.partition("=")
+        written_for = self.stands_on(preset)[group]
         if written_for == chosen:
             raise ConfigError(f"{preset}: unknown key {group}.{lacking} for {part}{nearest(lacking, sorted(own))}")
         return Fallen(preset, group, str(written_for), chosen, values)

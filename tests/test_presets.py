@@ -108,9 +108,35 @@ def test_it_is_said_and_shown(rela: Rela) -> None:
     words = ("experiment=cifar10_mini_byol", "method=simclr", "dataset=fake", "runtime.dry_run=true")
     done = rela("train", "-m", *words, "seed=0,1", stub=NO_TORCH)
     said = "experiment=cifar10_mini_byol sets method.ema=0.9 for method=byol; with method=simclr that falls away"
-    assert (done.returncode, done.stderr) == (0, f"rela: {said}\n")
+    kept = "experiment=cifar10_mini sets dataset.limit=5000 for dataset=image_folder; dataset=fake takes that, too"
+    assert (done.returncode, done.stderr) == (0, f"rela: {said}\nrela: {kept}, unless you say something else\n")
     shown = yaml.safe_load(rela("train", "--cfg", "job", *words[:3], stub=NO_TORCH).stdout)
     assert (shown["method"]["name"], "ema" in shown["method"], shown["optimizer"]["lr"]) == ("simclr", False, 2e-3)
+
+
+KEPT = [
+    (
+        "experiment=cifar10_mini_byol optimizer=sgd",
+        [
+            "cifar10_mini_byol sets optimizer.lr=0.002 for optimizer=adamw; optimizer=sgd takes that, too",
+            "cifar10_mini sets optimizer.schedule=cosine for optimizer=adamw; optimizer=sgd takes that, too",
+        ],
+    ),
+    ("experiment=cifar10_mini_byol optimizer=sgd optimizer.lr=0.1 optimizer.schedule=constant", []),
+    ("experiment=cifar10_mini_byol optimizer=adamw", []),
+    (
+        "experiment=cifar10_mini dataset=cifar10",
+        ["cifar10_mini sets dataset.limit=5000 for dataset=image_folder; dataset=cifar10 takes that, too"],
+    ),
+    ("experiment=cifar10_mini budget=0.5 seed=1", []),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), KEPT, ids=[words for words, _ in KEPT])
+def test_what_a_preset_sets_for_another_part_and_holds_is_said(words: str, said: list[str]) -> None:
+    composer = Composer(parse(words.split()))
+    composer.check()
+    assert [note.partition("=")[2].partition(", unless ")[0] for note in composer.notes] == said
 
 
 def test_in_a_sweep_each_cell_by_itself() -> None:
