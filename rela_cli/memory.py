@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # bytes; what a cgroup of version 1 calls no limit is beyond that
 
 
+STATUS = Path("/proc/self/status")
+
+
 def held() -> int:
-    """Bytes of this process in memory, mapped files included; 0 where the system does not say (Linux does)."""
-    return field(Path("/proc/self/status"), "VmRSS")
+    """Bytes of its own that this process holds now; 0 where the system does not say (Linux does).
+
+    Pages of files, such as libraries and mapped features, do not count: the kernel takes them back when it needs them,
+    and how many of them it keeps differs from machine to machine.
+    """
+    return field(STATUS, "RssAnon") + field(STATUS, "RssShmem")
+
+
+def peak() -> int:
+    """The most bytes of its own that this process has held; with its pages of files where the system does not say."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max(held(), most - field(STATUS, "RssFile"))
 
 
 def free(root: Path = Path("/")) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rela_cli import ranks
+from rela_cli import memory, ranks
 from rela_cli.config import Runtime
 from rela_cli.errors import ConfigError
 from rela_cli.precision import set_backends
@@ -62,11 +61,8 @@ def count_flops(work: Callable[[], Any]) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the GPU's peak since the start of the run, or the process' own on the CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Bytes: the GPU's peak since the start of the run, or the most that the process itself has held on the CPU."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else memory.peak()
 
 
 def wait(device: torch.device) -> None:

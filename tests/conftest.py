@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 for _variable in ("RELA_DEBUG", "HYDRA_FULL_ERROR", "NO_COLOR", "COLUMNS"):
     os.environ.pop(_variable, None)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; processes of the tests would ignore it as well
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 ROOT = Path(__file__).parent.parent
 Rela = Callable[..., "subprocess.CompletedProcess[str]"]

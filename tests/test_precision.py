@@ -49,6 +49,7 @@ def test_auto_is_fp32_on_a_cpu() -> None:
 def features(folder: Path, precision: str) -> Tensor:
     images = pixels(40, 8)
     made = config("prior=random", "prior.width=8", f"runtime.extract_precision={precision}", "runtime.block_size=16")
+    folder.mkdir()
     facts = extract(made, {"train": Split(images, None)}, stats_of(images), folder)
     assert facts["precision"] == precision
     return load_file(folder / "train.safetensors")["features"].clone()  # mapped until then
@@ -57,7 +58,7 @@ def features(folder: Path, precision: str) -> Tensor:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_prior_may_compute_in_half_precision(tmp_path: Path, precision: str) -> None:
     """On a CPU here, where it is asked for by name: the path is the GPU's, its kernels and its speed are not."""
-    exact, half = (features(tmp_path, name) for name in ("fp32", precision))
+    exact, half = (features(tmp_path / name, name) for name in ("fp32", precision))
     assert half.dtype == exact.dtype == torch.float16, "stored alike"
     limit = {"fp16": 0.005, "bf16": 0.04}[precision]
     assert 0 < (exact - half).abs().max() < limit * exact.abs().max(), "rounded, and no more than that"
