@@ -15,11 +15,11 @@ __version__ = "0.1.0"
 __all__ = ["Config", "RelaError", "__version__", "compose", "load_backbone", "run"]
 
 _HOMES = {
-    "Config": "config",
+    "Config": "config.schema",
     "RelaError": "errors",
-    "compose": "composer",
+    "compose": "config.compose",
     "load_backbone": "learners.build",
-    "run": "pipeline",
+    "run": "pipeline.pipeline",
 }
 
 

@@ -16,7 +16,7 @@ from rela_cli.errors import ConfigError, RelaError, explained, has_folder, neare
 from rela_cli.terminal import guarded, indented
 
 if TYPE_CHECKING:
-    from rela_cli.composer import Composer
+    from rela_cli.config.compose import Composer
 
 HELP = """\
 rela: self-supervised training that starts from the features of models that are already there (ReLA).
@@ -81,21 +81,21 @@ STAGED = {  # what they do, and an example each that is this command's own
         "rela probe method=byol probe.network=target",
     ),
 }
-OTHERS = {  # the modules of the other commands
+OTHERS = {  # the other commands: modules of commands/
     "fetch": "fetch",
-    "plan": "planning",
-    "rank": "rank",
-    "switch-trace": "replay",
-    "table": "report.table",
-    "plot": "report.plot",
-    "report": "reporting",
+    "plan": "plan",
+    "rank": "rank.command",
+    "switch-trace": "switch_trace",
+    "table": "table",
+    "plot": "plot",
+    "report": "report.command",
     "reproduce": "reproduce.command",
     "bench": "bench.command",
     "ls": "ls",
     "show": "show",
     "clean": "clean",
-    "list": "listing",
-    "data": "data_command",
+    "list": "list",
+    "data": "data.verbs",
     "doctor": "doctor",
 }
 SCREEN = {"COLUMNS": 20, "LINES": 2}  # the least that text can be laid out on
@@ -114,11 +114,12 @@ def of_rank(words: Sequence[str]) -> int:
     """The same for one of several ranks, which leaves word of its beginning and its end; a single process need not."""
     if "RANK" not in os.environ:
         return attempt(words)
-    from rela_cli import launch, ranks
+    from rela_cli.distributed import ranks
+    from rela_cli.launch import rank_processes
 
-    launch.note_start(ranks.rank())
+    rank_processes.note_start(ranks.rank())
     status = attempt(words)
-    launch.note_end(ranks.rank())
+    rank_processes.note_end(ranks.rank())
     return status
 
 
@@ -171,8 +172,8 @@ def dispatch(words: Sequence[str]) -> int:
     if words[0] in STAGED:
         return staged(words[0], words[1:])
     if words[0] in OTHERS:
-        command = import_module(f"rela_cli.{OTHERS[words[0]]}")
-        from rela_cli import signals
+        command = import_module(f"rela_cli.commands.{OTHERS[words[0]]}")
+        from rela_cli.machine import signals
 
         with signals.between():
             return int(command.main(list(words[1:])))
@@ -181,12 +182,12 @@ def dispatch(words: Sequence[str]) -> int:
 
 def staged(command: str, words: Sequence[str]) -> int:
     """A command that Hydra composes the config for."""
-    from rela_cli.commandline import parse
+    from rela_cli.config.overrides import parse
 
     line = parse(words)
-    from rela_cli import sweep
-    from rela_cli.composer import Composer, hand_over
-    from rela_cli.job import Job, Single
+    from rela_cli.config.compose import Composer, hand_over
+    from rela_cli.launch import sweep
+    from rela_cli.launch.job import Job, Single
 
     job = Job(command, line)
     if line.shows:
@@ -208,8 +209,8 @@ def _show(command: str, composer: Composer) -> int:
     from contextlib import redirect_stdout
     from io import StringIO
 
-    from rela_cli.composer import hand_over
-    from rela_cli.redact import redact
+    from rela_cli.config.compose import hand_over
+    from rela_cli.store.secrets import redact
 
     shown = StringIO()
     if "--help" in composer.line.flags:
@@ -236,7 +237,7 @@ def _nothing(tree: object) -> None:
 
 def complete(words: list[str]) -> int:
     """`rela -sc install=bash`, and the query that the installed script sends: Hydra's own, below our commands."""
-    from rela_cli.commandline import CommandLine
+    from rela_cli.config.overrides import CommandLine
 
     if words and words[0].startswith("query="):
         typed = os.environ.get("COMP_LINE")
@@ -248,7 +249,7 @@ def complete(words: list[str]) -> int:
             return 0
         flag = rest.rpartition(" ")[2].startswith("-")
         if command in OTHERS and (flag or command not in ("fetch", "plan", "rank")):
-            from rela_cli.completion import candidates
+            from rela_cli.commands.completion import candidates
 
             print("\n".join(candidates(OTHERS[command], rest.split(" "))))
             return 0
@@ -257,7 +258,7 @@ def complete(words: list[str]) -> int:
         os.environ["COMP_LINE"] = f"{program} {rest}"
     elif not words or words[0].partition("=")[2] not in ("bash", "zsh", "fish"):
         raise ConfigError('say install=bash, install=zsh or install=fish: eval "$(rela -sc install=bash)"')
-    from rela_cli.composer import hand_over
+    from rela_cli.config.compose import hand_over
 
     hand_over("", CommandLine({"--shell-completion": None}, tuple(words)), _nothing)
     return 0
@@ -271,8 +272,8 @@ def _unknown(word: str, commands: Sequence[str]) -> str:
 
 def _say(message: str, status: int, of_all: bool = False) -> int:
     """An error on stderr; what all ranks of a run have to say the first says alone."""
-    from rela_cli import ranks
-    from rela_cli.redact import redact
+    from rela_cli.distributed import ranks
+    from rela_cli.store.secrets import redact
 
     if ranks.rank():
         if of_all:

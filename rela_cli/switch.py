@@ -6,17 +6,14 @@ waits for the device, so the loop asks as seldom as it likes. Steps count from 1
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 REFERENCE_TIMES = (1 / -math.log(0.999), 1 / -math.log(0.99))  # steps, of the fast and the slow average
-SHARE_TIMES = (1 / 4, 1 / 40)  # the same two as shares of the run: leaves at 0.7 to 0.85 of it (docs/results.md)
 
-COLUMNS = ("loss", "fast", "slow", "rho")  # of a trace
+SHARE_TIMES = (1 / 4, 1 / 40)  # the same two as shares of the run: leaves at 0.7 to 0.85 of it (docs/results.md)
 
 
 class Switch:
@@ -48,34 +45,6 @@ class Switch:
     def leaves(self) -> bool:
         """Whether it is time to leave, or was before; waits for the device."""
         return bool(self.state[4].item())
-
-
-class Trace:
-    """switch.jsonl: step, loss, fast, slow and rho of each step of phase 1, so that other rules can be tried later.
-
-    Rows stay on the device until `flush`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.written = path, 0
-        self.rows: list[Tensor] = []
-        path.touch()
-
-    def add(self, loss: Tensor, switch: Switch) -> None:
-        """After a step: the loss that it had, and the switch as it is now."""
-        self.rows.append(torch.stack((loss.double(), *switch.state[:3])))
-
-    def flush(self) -> None:
-        """Write down what has come since the last time."""
-        if not self.rows:
-            return
-        lines = []
-        for number, row in enumerate(torch.stack(self.rows).tolist(), self.written + 1):
-            lines.append(json.dumps({"step": number, **dict(zip(COLUMNS, row, strict=True))}) + "\n")
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(lines)
-        self.written += len(self.rows)
-        self.rows = []
 
 
 class Adaptive(Switch):

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rela_cli.composer import compose
-from rela_cli.config import Config, lengths
-from rela_cli.data.cache import ImageStats, Split, channel_stats
-from rela_cli.stages.train import Trainer
+from rela_cli.config.compose import compose
+from rela_cli.config.lengths import lengths
+from rela_cli.config.schema import Config
+from rela_cli.data.batches.cache import ImageStats, Split, channel_stats
+from rela_cli.training.trainer import Trainer
 
 NEEDS = {  # what a choice cannot do without
     "prior=checkpoint": ["prior.weights=some.pth"],

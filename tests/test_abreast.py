@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rela_cli.abreast import abreast
+from rela_cli.numerics.side_by_side import abreast
 from rela_cli.transports.moments import Moments
 from rela_cli.transports.pca import Whitening
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.artifacts import Entry, Facts, RunLock, file_sha256, fingerprint, read_json, write_atomic, write_json
 from rela_cli.errors import DiskError, RelaError
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import Facts, file_sha256, fingerprint, read_json, write_atomic, write_json
+from rela_cli.store.locks import RunLock
 
 from .conftest import ROOT
 
@@ -121,7 +123,7 @@ def test_an_entry_with_a_damaged_file_is_set_aside_and_made_again(tmp_path: Path
 
 
 KILLED = """
-from rela_cli.artifacts import Entry
+from rela_cli.store.entries import Entry
 def fill(folder):
     (folder / "half.bin").write_bytes(b"12")
     Path(sys.argv[2]).touch()
@@ -144,7 +146,7 @@ def test_kill_9_inside_fill_leaves_nothing_that_is_ever_read(tmp_path: Path) -> 
 
 
 COUNTED = """
-from rela_cli.artifacts import Entry
+from rela_cli.store.entries import Entry
 def fill(folder):
     with open(sys.argv[2], "a") as log: log.write("x")
     time.sleep(0.5)
@@ -247,7 +249,7 @@ def test_kill_9_inside_a_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"n": 0})
     code = """
-from rela_cli.artifacts import write_atomic
+from rela_cli.store.entries import write_atomic
 def write(temporary):
     temporary.write_text('{"n"')
     os.kill(os.getpid(), 9)
@@ -269,7 +271,7 @@ def test_a_broken_json_file_is_as_good_as_none(tmp_path: Path, text: str) -> Non
 # ---------------------------------------------------------------------------------------------------------------- locks
 
 HOLDING = """
-from rela_cli.artifacts import RunLock
+from rela_cli.store.entries import RunLock
 with RunLock(Path(sys.argv[1]), "rela train seed=1"):
     Path(sys.argv[2]).touch()
     time.sleep(600)

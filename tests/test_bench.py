@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rela_cli.bench import contest, registry, show
-from rela_cli.bench.contest import Bench, Comparison, Results
-from rela_cli.bench.memory import STATUS, peak
-from rela_cli.bench.timing import Contestant, Record, Spread, Timing, clock, race, ratios, turned
+from rela_cli.commands.bench import contest, registry, show
+from rela_cli.commands.bench.contest import Bench, Comparison, Results
+from rela_cli.commands.bench.memory import STATUS, peak
+from rela_cli.commands.bench.timing import Contestant, Record, Spread, Timing, clock, race, ratios, turned
 
 from .conftest import NO_TORCH, ROOT, Rela
 
@@ -63,7 +63,7 @@ def test_a_warm_up_of_its_own() -> None:
 
 
 def test_time_on_a_share_of_the_work_counts_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rela_cli.bench.timing.clock", lambda work: (Timing(cpu=2.0, wall=3.0), work()))
+    monkeypatch.setattr("rela_cli.commands.bench.timing.clock", lambda work: (Timing(cpu=2.0, wall=3.0), work()))
     records = race([Contestant("a", lambda: 7, share=0.25)], 2, pytest.fail)
     assert records["a"].rounds == [Timing(8.0, 12.0)] * 2
     assert (records["a"].warm_up, records["a"].result) == (Timing(2.0, 3.0), 7)
@@ -213,7 +213,7 @@ def test_json_of_small_runs(rela: Rela, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_augment_is_exact_and_skips_the_gpu(bench: Bench) -> None:
-    from rela_cli.bench import augment
+    from rela_cli.commands.bench import augment
 
     bench.peers = ("torchvision-v1",)
     torch._dynamo.config.disable = True  # compiling takes half a minute and is not what is looked at
@@ -229,7 +229,7 @@ def test_augment_is_exact_and_skips_the_gpu(bench: Bench) -> None:
 
 HOLD = """
 import time
-from rela_cli.bench.memory import watched
+from rela_cli.commands.bench.memory import watched
 
 def hold():
     held = bytearray(80_000_000)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from rela_cli import pipeline
-from rela_cli.called import called, run_called, slug
-from rela_cli.composer import compose
-from rela_cli.config import Config
+from rela_cli.commands import table
+from rela_cli.config.compose import compose
+from rela_cli.config.schema import Config
 from rela_cli.learners.cifar_resnet import cifar_resnet
-from rela_cli.report import table
-from rela_cli.report.names import prior_names
-from rela_cli.runs import Run
+from rela_cli.pipeline import pipeline
+from rela_cli.pipeline.run import Run
+from rela_cli.report.prior_names import prior_names
+from rela_cli.store.names import called, run_called, slug
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ NO_HYDRA = NO_TORCH.replace('("torch",', '("hydra", "omegaconf", "yaml", "rich",
 PIPELINE = """
 import os, sys, types
 from pathlib import Path
-pipeline, table = types.ModuleType("rela_cli.pipeline"), types.ModuleType("rela_cli.report.table")
+pipeline, table = types.ModuleType("rela_cli.pipeline.pipeline"), types.ModuleType("rela_cli.report.tables")
+command = types.ModuleType("rela_cli.commands.table")
 pipeline.STAGES = ("extract", "transport", "train", "probe")
 def run(config, until="probe", command=""):
     from rela_cli import errors
@@ -44,8 +45,9 @@ table.print_table = lambda folders: print(f"TABLE of {len(folders)}")
 def main(argv):
     print("table", argv)
     return 5
-table.main = main
-sys.modules["rela_cli.pipeline"], sys.modules["rela_cli.report.table"] = pipeline, table
+command.main = main
+sys.modules[command.__name__] = command
+sys.modules["rela_cli.pipeline.pipeline"], sys.modules["rela_cli.report.tables"] = pipeline, table
 """
 
 
@@ -64,8 +66,8 @@ def test_top_level_needs_the_standard_library_only(rela: Rela, words: tuple[str,
 
 
 def test_imports_without_torch() -> None:
-    code = NO_TORCH + "import rela_cli.cli, rela_cli.config, rela_cli.pipeline, rela_cli.composer, rela_cli.sweep"
-    code += "\nimport rela_cli.report.table, rela_cli.listing, rela_cli.doctor; print(rela_cli.compose().budget)"
+    names = ("pipeline.pipeline", "launch.sweep", "report.tables", "commands.list", "commands.doctor")
+    code = NO_TORCH + "".join(f"import rela_cli.{name}\n" for name in names) + "print(rela_cli.compose().budget)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "1.0\n"), done.stderr
 
@@ -427,8 +429,8 @@ def test_list_in_80_columns(rela: Rela) -> None:
 
 
 def test_every_part_says_what_it_is_in_a_sentence() -> None:
-    from rela_cli.config import CONF_DIR, GROUPS
-    from rela_cli.listing import first_sentence
+    from rela_cli.commands.list import first_sentence
+    from rela_cli.config.schema import CONF_DIR, GROUPS
 
     for path in (path for group in GROUPS for path in (CONF_DIR / group).glob("*.yaml")):
         text = path.read_text()
@@ -444,8 +446,8 @@ def test_every_part_says_what_it_is_in_a_sentence() -> None:
 def test_list_names_every_protocol() -> None:
     import typing
 
-    from rela_cli.config import Probe
-    from rela_cli.listing import PROTOCOLS
+    from rela_cli.commands.list import PROTOCOLS
+    from rela_cli.config.schema import Probe
 
     protocols = typing.get_type_hints(Probe, include_extras=True)["protocols"]
     one_of = typing.get_args(typing.get_args(protocols)[0])[1]
@@ -506,11 +508,11 @@ def test_doctor(rela: Rela, doctor_env: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("average", "status"), [(0.5, "ok"), (2.0, "warn")])
 def test_doctor_warns_of_a_busy_machine(monkeypatch: pytest.MonkeyPatch, average: float, status: str) -> None:
-    from rela_cli import doctor
+    from rela_cli.commands import doctor
 
     monkeypatch.setattr("os.getloadavg", lambda: (average, 0.25, 1.75))
-    monkeypatch.setattr("rela_cli.doctor.cores", lambda: [0, 1])
-    monkeypatch.setattr("rela_cli.memory.free", lambda: 3 * 10**9)
+    monkeypatch.setattr("rela_cli.commands.doctor.cores", lambda: [0, 1])
+    monkeypatch.setattr("rela_cli.machine.memory.free", lambda: 3 * 10**9)
     check = doctor.load()
     said = f"{average} processes at work in the last minute, 1.8 in the last 15, on 2 cores; 3.0 GB of memory free"
     assert (check.status, check.text) == (status, said)

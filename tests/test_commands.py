@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.arguments import Parser
 from rela_cli.cli import HELP, OTHERS, STAGED
-from rela_cli.data_command import VERBS
+from rela_cli.commands.data.verbs import VERBS
+from rela_cli.config.arguments import Parser
 from rela_cli.errors import ConfigError
 
 from .conftest import NO_TORCH, ROOT, Rela
@@ -105,8 +105,8 @@ IDLE = [
 
 @pytest.mark.parametrize(("line", "said"), IDLE, ids=[line for line, _ in IDLE])
 def test_what_has_no_effect_is_said(line: str, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    from rela_cli.commandline import parse
-    from rela_cli.composer import Composer
+    from rela_cli.config.compose import Composer
+    from rela_cli.config.overrides import parse
 
     composer = Composer(parse(line.split()))
     composer.plan() if composer.line.is_sweep else composer.check()
@@ -119,15 +119,15 @@ def test_what_has_no_effect_is_said(line: str, said: list[str], capsys: pytest.C
 def test_the_folder_of_runs_is_named_alike(command: str, spelling: str) -> None:
     from importlib import import_module
 
-    given = import_module(f"rela_cli.{OTHERS[command]}").parser().read(spelling.split())
+    given = import_module(f"rela_cli.commands.{OTHERS[command]}").parser().read(spelling.split())
     assert given.outputs == Path("nowhere")
 
 
 @pytest.mark.parametrize("words", [("--outputs", "o,1"), ("--outputs=o,1",), ("paths.outputs='o,1'",)])
 def test_and_by_commands_that_compose(words: tuple[str, ...]) -> None:
-    from rela_cli.commandline import parse
-    from rela_cli.composer import Composer
-    from rela_cli.planning import parser
+    from rela_cli.commands.plan import parser
+    from rela_cli.config.compose import Composer
+    from rela_cli.config.overrides import parse
 
     assert Composer(parse(words)).check().paths.outputs == "o,1"
     assert Composer(parse(parser().words(words))).check().paths.outputs == "o,1"
@@ -178,8 +178,8 @@ def test_a_dry_run_of_one_run_does_nothing(rela: Rela, tmp_path: Path) -> None:
 def test_the_next_command_finds_the_run(words: tuple[str, ...], command: str) -> None:
     from types import SimpleNamespace
 
-    from rela_cli.composer import compose
-    from rela_cli.screen import table_of
+    from rela_cli.config.compose import compose
+    from rela_cli.pipeline.screen import table_of
 
     assert table_of(SimpleNamespace(config=compose(words))) == command  # type: ignore[arg-type]
 
@@ -187,8 +187,8 @@ def test_the_next_command_finds_the_run(words: tuple[str, ...], command: str) ->
 def test_numbers_are_repeated_where_nothing_is_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     from types import SimpleNamespace
 
-    from rela_cli.runs import Step
-    from rela_cli.screen import show_plan
+    from rela_cli.pipeline.run import Step
+    from rela_cli.pipeline.screen import show_plan
 
     result = {
         "probe": {"knn": {"top1": 0.953, "network": "online"}},

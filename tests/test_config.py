@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rela_cli.commandline import CommandLine, parse
-from rela_cli.composer import Composer, compose
-from rela_cli.config import CONF_DIR, GROUPS, PARTS, Config, from_tree, lengths, to_tree
+from rela_cli.config.compose import Composer, compose
+from rela_cli.config.lengths import lengths
+from rela_cli.config.overrides import CommandLine, parse
+from rela_cli.config.reading import from_tree, to_tree
+from rela_cli.config.schema import CONF_DIR, GROUPS, PARTS, Config
 from rela_cli.errors import ConfigError
 from tests.factories import NEEDS
 
@@ -126,7 +128,7 @@ def test_budgets_by_priors_are_all_pairs() -> None:
 
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
 def test_every_yaml_says_what_it_is(path: Path) -> None:
-    from rela_cli.listing import first_sentence
+    from rela_cli.commands.list import first_sentence
 
     assert path.parent.name in GROUPS
     assert 10 < len(first_sentence(path.read_text())) < 200

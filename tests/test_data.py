@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rela_cli.artifacts import Entry
-from rela_cli.data.cache import channel_stats, read_split, read_stats, write_images
-from rela_cli.data.datasets import Cifar10, Digits, Fake, digits_table, stratified
+from rela_cli.data.base import stratified
+from rela_cli.data.batches.cache import channel_stats, read_split, read_stats, write_images
+from rela_cli.data.datasets import Cifar10, Digits, Fake, digits_table
+from rela_cli.data.decoding.images import Blob, decode, decode_all
+from rela_cli.data.decoding.modes import to_rgb
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.images import Blob, decode, decode_all
-from rela_cli.data.modes import to_rgb
 from rela_cli.errors import ConfigError, MissingError, RelaError
+from rela_cli.store.entries import Entry
 
 from .conftest import ROOT, Rela
 
@@ -604,7 +605,7 @@ def test_names_under_another_locale(tmp_path: Path) -> None:
     """Classes whose names are not ASCII, where Python takes the file system to be ASCII: the same dataset."""
     folder(tmp_path, ["train/café/0.png", "train/日本/1.png", "test/café/ü.png"])
     program = (
-        "import sys; from rela_cli.data.folders import ImageFolder; from rela_cli.artifacts import fingerprint\n"
+        "import sys; from rela_cli.data.folders import ImageFolder; from rela_cli.store.files import fingerprint\n"
         f"d = ImageFolder(root={str(tmp_path)!r}, image_size=8, limit=None, test_limit=None, seed=0, flip=True)\n"
         "images, labels = d.load('test'); print(sys.getfilesystemencoding(), d.labels('train').tolist(), labels)\n"
         "print(images.mean(), fingerprint(d.identity))"

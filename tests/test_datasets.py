@@ -20,17 +20,18 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from rela_cli import pipeline
-from rela_cli.artifacts import read_json
-from rela_cli.composer import compose
-from rela_cli.config import lengths
+from rela_cli.config.compose import compose
+from rela_cli.config.lengths import lengths
 from rela_cli.data import imagenet
+from rela_cli.data.files.downloads import quick_to_fail
 from rela_cli.data.folders import TinyImagenet
 from rela_cli.data.imagenet import Imagenet1k, Imagenet100
 from rela_cli.data.labels import CIFAR100 as NAMES
 from rela_cli.data.parquet import Parquet
-from rela_cli.data.vision import Cifar100, Stl10, Torchvision, quick_to_fail
+from rela_cli.data.vision import Cifar100, Stl10, Torchvision
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.pipeline import pipeline
+from rela_cli.store.files import read_json
 
 COMMON: dict[str, Any] = {"limit": None, "test_limit": None, "seed": 0, "flip": True}
 NOWHERE = "http://127.0.0.1:9/x.zip"  # nothing listens there
@@ -218,7 +219,7 @@ def test_what_is_not_there_is_said_at_once(
 
 
 def test_a_host_without_an_answer_is_given_up_by_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rela_cli.network.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("rela_cli.machine.network.CONNECT_SECONDS", 0.2)
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: time.sleep(5))
     with pytest.raises(OSError, match=r"example\.org: no answer in 0\.2 s"), quick_to_fail("http://example.org/x.tgz"):
         pass

@@ -12,17 +12,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rela_cli import pipeline
-from rela_cli.artifacts import Entry, fingerprint, read_json
-from rela_cli.composer import compose
-from rela_cli.data import entries
-from rela_cli.data import index as index_module
-from rela_cli.data.cache import read_labels, read_split, read_stats, write_images
+from rela_cli.config.compose import compose
+from rela_cli.data.batches.cache import read_labels, read_split, read_stats, write_images
+from rela_cli.data.batches.loader import DiskImages, centre, in_blocks, load, sampled
+from rela_cli.data.decoding.images import decode
+from rela_cli.data.files import entries
+from rela_cli.data.files import index as index_module
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.images import decode
-from rela_cli.data.loader import DiskImages, centre, in_blocks, load, sampled
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.runs import Run
+from rela_cli.pipeline import pipeline
+from rela_cli.pipeline.run import Run
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import fingerprint, read_json
 
 from .conftest import Rela
 from .reliability.helpers import flip

@@ -12,14 +12,14 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from rela_cli.composer import compose
-from rela_cli.config import CONF_DIR
+from rela_cli.config.compose import compose
+from rela_cli.config.parts import build
+from rela_cli.config.schema import CONF_DIR
 from rela_cli.learners.build import build_backbone
-from rela_cli.parts import build
-from rela_cli.pipeline import run
+from rela_cli.pipeline.pipeline import run
+from rela_cli.pipeline.run import Run
 from rela_cli.priors.base import Preprocess
-from rela_cli.runs import Run
-from rela_cli.weights import located
+from rela_cli.weights.locate import located
 
 from .factories import NEEDS, config, pixels, stats_of
 

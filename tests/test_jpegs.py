@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rela_cli.data import jpegs
-from rela_cli.data.cache import channel_stats
-from rela_cli.data.images import Blob, Turns, by_pillow, decode, decode_all, plain
+from rela_cli.data.batches.cache import channel_stats
+from rela_cli.data.decoding import jpegs
+from rela_cli.data.decoding.images import Blob, Turns, by_pillow, decode, decode_all, plain
 from rela_cli.errors import ConfigError, MissingError
 
 needed = pytest.mark.skipif(jpegs.decoder() is None, reason="simplejpeg is not installed")
@@ -160,7 +160,8 @@ def test_slow_files_are_waited_for_side_by_side() -> None:
 def test_a_decoder_with_other_pixels_is_not_used(tmp_path: Path) -> None:
     """Some Pillows are built upon other libraries, whose pixels differ by a level here and there."""
     (tmp_path / "simplejpeg.py").write_text("import numpy\ndef decode_jpeg(data): return numpy.zeros((19, 21, 3))\n")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from rela_cli.data import jpegs; print(jpegs.named())"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    code += "from rela_cli.data.decoding import jpegs; print(jpegs.named())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith("all images by Pillow"), done.stderr
 

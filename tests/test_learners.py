@@ -11,12 +11,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rela_cli import load_backbone, pipeline
-from rela_cli.composer import compose
-from rela_cli.config import Part
+from rela_cli import load_backbone
+from rela_cli.config.compose import compose
+from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.learners.build import build_backbone, feature_dim, load_state, saved_state, try_out
 from rela_cli.learners.torchvision import torchvision_model
+from rela_cli.pipeline import pipeline
 from rela_cli.stages.train import write_backbone
 
 from .reliability.helpers import FAKE, SHORT

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models._api import WeightsEnum
 
+from rela_cli.config.parts import build
 from rela_cli.errors import ConfigError
 from rela_cli.learners.timm import timm_model
 from rela_cli.learners.torchvision import published_model
-from rela_cli.parts import build
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.loading import load
 from rela_cli.priors.reading import read_state
-from rela_cli.weights import located
+from rela_cli.weights.locate import located
 
 from .factories import config, pixels, stats_of
 

@@ -10,10 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from rela_cli import logistic
-from rela_cli.config import Probe
-from rela_cli.logistic import Samples, descend, inverse_curvature, solutions, with_one
-from rela_cli.stages.probe import PENALTIES, Task, affine, probe, standardised, stratified_tenth
+from rela_cli.config.schema import Probe
+from rela_cli.evaluation.protocols import PENALTIES, Task, affine, standardised, stratified_tenth
+from rela_cli.numerics import logistic
+from rela_cli.numerics.logistic import Samples, descend, inverse_curvature, solutions, with_one
+from rela_cli.stages.probe import probe
 
 from .factories import config
 from .test_probe import task

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from rela_cli.cells import Shares, divide, settings
-from rela_cli.composer import compose
+from rela_cli.config.compose import compose
+from rela_cli.launch.shares import Shares, divide, settings
 
 from .conftest import ROOT, Rela
 
@@ -27,7 +27,7 @@ FAKE = ("dataset=fake", "learner.width=4", "prior.patches=8", "epochs=2", "batch
 PIPELINE = """
 import json, os, sys, time, types
 from pathlib import Path
-pipeline, table = types.ModuleType("rela_cli.pipeline"), types.ModuleType("rela_cli.report.table")
+pipeline, table = types.ModuleType("rela_cli.pipeline.pipeline"), types.ModuleType("rela_cli.report.tables")
 pipeline.STAGES = ("extract", "transport", "train", "probe")
 def run(config, until="probe", command=""):
     folder = Path(config.paths.outputs) / "runs" / f"{config.budget:g}-{config.seed}"
@@ -40,7 +40,7 @@ def run(config, until="probe", command=""):
     return types.SimpleNamespace(status="run", folder=folder)
 pipeline.run = run
 table.print_table = lambda folders: None
-sys.modules["rela_cli.pipeline"], sys.modules["rela_cli.report.table"] = pipeline, table
+sys.modules["rela_cli.pipeline.pipeline"], sys.modules["rela_cli.report.tables"] = pipeline, table
 """
 
 

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from rela_cli import enough, memory, planning
-from rela_cli.composer import compose
+from rela_cli.commands import plan
+from rela_cli.config.compose import compose
 from rela_cli.errors import RelaError
-from rela_cli.footprint import DEVICE, HOST, MAPPED, Footprint, Shape, counted, counted_for, of_run
-from rela_cli.runs import Run
-from rela_cli.runtime import count_flops
-from rela_cli.stages.train import Trainee
+from rela_cli.machine import memory
+from rela_cli.machine.device import count_flops
+from rela_cli.pipeline import enough_memory
+from rela_cli.pipeline.footprint import DEVICE, HOST, MAPPED, Footprint, Shape, counted, counted_for, of_run
+from rela_cli.pipeline.run import Run
+from rela_cli.training.trainee import Trainee
 
 SMALL = ("learner.width=4", "batch_size=32", "epochs=1", "budget=0.1", "runtime.threads=1")
 GB = 10**9
@@ -187,8 +189,8 @@ def needs(tmp_path: Path, *words: str) -> Run:
 
 def test_what_has_room_is_not_even_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free", lambda: 100 * GB)
-    monkeypatch.setattr(enough, "of_run", lambda run: pytest.fail("it was counted"))
-    enough.check(needs(tmp_path))
+    monkeypatch.setattr(enough_memory, "of_run", lambda run: pytest.fail("it was counted"))
+    enough_memory.check(needs(tmp_path))
 
 
 def test_what_may_not_have_room_is_a_warning(
@@ -199,8 +201,8 @@ def test_what_may_not_have_room_is_a_warning(
     train = of_run(run).train()
     free = round(train.total(HOST, DEVICE) + 30e6)
     monkeypatch.setattr(memory, "free", lambda: free)
-    monkeypatch.setattr(enough, "to_make", lambda run, of: [of.train()])
-    enough.check(run)
+    monkeypatch.setattr(enough_memory, "to_make", lambda run, of: [of.train()])
+    enough_memory.check(run)
     said = capsys.readouterr().err
     assert "stage train needs" in said and "the system may end this run. Ways out: batch_size=" in said
 
@@ -208,7 +210,7 @@ def test_what_may_not_have_room_is_a_warning(
 def test_extraction_without_room_names_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free", lambda: 100_000_000)  # 400 MB for 256 images of 32 px and 256 patches
     with pytest.raises(RelaError, match=r"stage extract needs .*\n.*256 images.*\n.*runtime.block_size=32"):
-        enough.check(needs(tmp_path))
+        enough_memory.check(needs(tmp_path))
 
 
 def test_a_probe_without_room_is_a_warning(
@@ -217,12 +219,12 @@ def test_a_probe_without_room_is_a_warning(
     """The backbone is there before it starts; so training is not refused for it."""
     run = needs(tmp_path, "prior=none", "dataset.n=200000")
     monkeypatch.setattr(memory, "free", lambda: 300_000_000)  # 200,100 x 32 features x 4 bytes x 3, and 820 MB for knn
-    monkeypatch.setattr(enough, "to_make", lambda run, of: [of.probe()])
-    enough.check(run)
+    monkeypatch.setattr(enough_memory, "to_make", lambda run, of: [of.probe()])
+    enough_memory.check(run)
     assert "stage probe needs" in capsys.readouterr().err
 
 
 def test_a_trial_without_room_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free", lambda: 100_000)
     with pytest.raises(RelaError, match="train_rate= and prior_rate="):
-        planning.main(["samples=1e4", "size=32", "prior_rate=10", *SMALL])
+        plan.main(["samples=1e4", "size=32", "prior_rate=10", *SMALL])

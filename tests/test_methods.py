@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor, distributed, nn
 
+from rela_cli.config.parts import build
 from rela_cli.methods.base import Average, Method, each
-from rela_cli.parts import build
-from rela_cli.stages.train import Trainer
+from rela_cli.training.trainer import Trainer
 
 from .conftest import Rela
 from .factories import config, fit, trainer

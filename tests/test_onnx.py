@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rela_cli import pipeline, weights
-from rela_cli.composer import compose
+from rela_cli.config.compose import compose
+from rela_cli.config.parts import build
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.onnx_file import external_files, is_onnx
-from rela_cli.parts import build
+from rela_cli.pipeline import pipeline
+from rela_cli.pipeline.run import Run
 from rela_cli.priors.base import Prior
-from rela_cli.runs import Run
+from rela_cli.weights import locate
+from rela_cli.weights.onnx_file import external_files, is_onnx
 
 from .factories import config
 
@@ -97,7 +98,7 @@ def features(pixels: Tensor) -> Tensor:
 
 
 def prior(path: Path, *words: str) -> Prior:
-    made: Prior = build(weights.located(config("prior=onnx", f"prior.weights={path}", *words).prior))
+    made: Prior = build(locate.located(config("prior=onnx", f"prior.weights={path}", *words).prior))
     return made
 
 
@@ -138,18 +139,18 @@ def test_weights_beside_the_model_are_part_of_what_it_is(tmp_path: Path) -> None
     assert external_files(path) == [tmp_path / "m.data"]
     assert torch.allclose(prior(path)(IMAGES), features(NORMAL), atol=1e-5)
     part = config("prior=onnx", f"prior.weights={path}").prior
-    before = weights.identity(part)
+    before = locate.identity(part)
     (tmp_path / "m.data").write_bytes((2 * WEIGHT).numpy().tobytes())
-    assert weights.identity(part) != before
+    assert locate.identity(part) != before
     assert torch.allclose(prior(path)(IMAGES), features(NORMAL) * 2, atol=1e-4)
     (tmp_path / "m.data").unlink()
     with pytest.raises(MissingError, match=r"keeps weights in m\.data, which is not there"):
-        weights.locate(part)
+        locate.locate(part)
     (tmp_path / "inner").mkdir()
     (tmp_path / "m.data").write_bytes(b"x")
     outside = model(tmp_path / "inner" / "m.onnx", beside="../m.data")
     with pytest.raises(ConfigError, match=r"wants to read \.\./m\.data, which lies outside its folder"):
-        weights.locate(config("prior=onnx", f"prior.weights={outside}").prior)
+        locate.locate(config("prior=onnx", f"prior.weights={outside}").prior)
 
 
 def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +166,15 @@ def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     model(path, ["n", "c", 8, 8])
     refused("it has to say 3 channels")
     with pytest.raises(ConfigError, match=r"is an ONNX model: say prior=onnx prior\.weights="):
-        weights.locate(config("prior=exported", f"prior.weights={path}", "prior.trust=true").prior)
+        locate.locate(config("prior=exported", f"prior.weights={path}", "prior.trust=true").prior)
     whole = model(path).read_bytes()
     assert is_onnx(path)
     path.write_bytes(whole[: len(whole) // 2])
     refused("truncated or damaged", error=MissingError)
     torch.save({"conv1.weight": WEIGHT}, path.with_suffix(".pth"))
     with pytest.raises(ConfigError, match="is no ONNX model: say prior=checkpoint"):
-        weights.locate(config("prior=onnx", f"prior.weights={path.with_suffix('.pth')}").prior)
-    monkeypatch.setattr("rela_cli.onnx_file.find_spec", lambda name: None)
+        locate.locate(config("prior=onnx", f"prior.weights={path.with_suffix('.pth')}").prior)
+    monkeypatch.setattr("rela_cli.weights.onnx_file.find_spec", lambda name: None)
     refused(r"needs onnxruntime: pip install 'rela-cli\[onnx\]'")
 
 

@@ -17,18 +17,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rela_cli import pipeline
-from rela_cli.artifacts import read_json
-from rela_cli.composer import compose
-from rela_cli.data import places
-from rela_cli.data.datasets import Dataset, Digits
+from rela_cli.commands.data.packing import Encoding, Packer
+from rela_cli.config.compose import compose
+from rela_cli.data.base import Dataset
+from rela_cli.data.batches.loader import DiskImages, load
+from rela_cli.data.batches.subset import epoch_indices
+from rela_cli.data.datasets import Digits
+from rela_cli.data.files import storage
+from rela_cli.data.files.storage import Address, place_of
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.loader import DiskImages, load
 from rela_cli.data.packed import Packed
-from rela_cli.data.packing import Encoding, Packer
-from rela_cli.data.places import Address, place_of
-from rela_cli.data.subset import epoch_indices
 from rela_cli.errors import ConfigError, MissingError, RelaError
+from rela_cli.pipeline import pipeline
+from rela_cli.store.files import read_json
 
 from .conftest import NO_TORCH, ROOT, Rela
 from .reliability.helpers import flip
@@ -171,7 +172,7 @@ def test_an_epoch_at_a_tenth_reads_a_tenth(tmp_path: Path, monkeypatch: pytest.M
     assert total > 200 * 30_000
     asked: list[int] = []
     pread = os.pread
-    monkeypatch.setattr(places.os, "pread", lambda f, n, at: asked.append(n) or pread(f, n, at))
+    monkeypatch.setattr(storage.os, "pread", lambda f, n, at: asked.append(n) or pread(f, n, at))
     dataset = packed(tmp_path / "pack")
     images = DiskImages(dataset, "train", torch.arange(200), 18)
     images[:1]
@@ -187,7 +188,7 @@ def test_an_epoch_at_a_tenth_reads_a_tenth(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_many_files_are_opened_one_by_one(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "KEPT_OPEN", 2)
+    monkeypatch.setattr(storage, "KEPT_OPEN", 2)
     pack(folder(root), tmp_path / "pack", 100)
     found = packed(tmp_path / "pack")
     assert np.array_equal(found.load("train")[0], folder(root).load("train")[0])
@@ -200,7 +201,8 @@ def test_many_files_are_opened_one_by_one(root: Path, tmp_path: Path, monkeypatc
 def rela_pack(root: Path, to: Path, **env: str) -> subprocess.CompletedProcess[str]:
     words = ["data", "pack", "dataset=image_folder", f"dataset.root={root}", "dataset.image_size=16", f"to={to}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    code = "import sys, rela_cli.pack as p; p.MB = 5; from rela_cli.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys, rela_cli.commands.data.pack as p; p.MB = 5\n"
+    code += "from rela_cli.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words, "shard_mb=1000"]
     return subprocess.run(command, cwd=root.parent, env=environment, capture_output=True, text=True, check=False)
 

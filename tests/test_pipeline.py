@@ -21,14 +21,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from rela_cli import pipeline
-from rela_cli.config import Config, from_tree
-from rela_cli.data.cache import read_split, read_stats
+from rela_cli.config.parts import build
+from rela_cli.config.reading import from_tree
+from rela_cli.config.schema import Config
+from rela_cli.data.batches.cache import read_split, read_stats
 from rela_cli.errors import ConfigError, RelaError
+from rela_cli.evaluation.measures import knn_top1
+from rela_cli.evaluation.representation import representations
 from rela_cli.learners.build import build_backbone
-from rela_cli.parts import build
-from rela_cli.representation import knn_top1, representations
-from rela_cli.runs import Run
+from rela_cli.pipeline import pipeline
+from rela_cli.pipeline.run import Run
 
 from .conftest import NO_TORCH, ROOT, Rela
 from .factories import config
@@ -389,14 +391,14 @@ def test_the_plain_method_does_not_care_for_what_it_lacks(words: tuple[str, ...]
 
 
 def test_a_newer_version_of_any_stage_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli import runs
+    from rela_cli.pipeline import run
 
     before = Run(config(*WORDS)).hash
     for stage in ("images", "extract", "transport", "train"):
-        monkeypatch.setitem(runs.VERSIONS, stage, runs.VERSIONS[stage] + 1)
+        monkeypatch.setitem(run.VERSIONS, stage, run.VERSIONS[stage] + 1)
         assert Run(config(*WORDS)).hash != before, stage
         monkeypatch.undo()
-    monkeypatch.setitem(runs.VERSIONS, "probe", 99)
+    monkeypatch.setitem(run.VERSIONS, "probe", 99)
     assert Run(config(*WORDS)).hash == before
 
 
@@ -441,7 +443,7 @@ def test_features_are_row_by_row_and_the_same_whatever_follows(tmp_path: Path) -
         with torch.no_grad():
             one_by_one = torch.cat([prior(image[None]) for image in split.images])
         assert torch.allclose(features.float(), one_by_one, rtol=2e-3, atol=1e-4)
-    from rela_cli.data.loader import in_blocks
+    from rela_cli.data.batches.loader import in_blocks
 
     images = read_split(run.images, "train").images  # type: ignore[union-attr]
     whole, part = (torch.cat(list(in_blocks(prior, x, 48, torch.device("cpu")))) for x in (images, images[:101]))
@@ -488,7 +490,7 @@ def test_images_without_classes_train_and_say_why_there_are_no_numbers(tmp_path:
 
 
 def folder_config(outputs: Path, root: Path, *words: str) -> Config:
-    from rela_cli.composer import compose
+    from rela_cli.config.compose import compose
 
     words = ("dataset=image_folder", f"dataset.root={root}", "learner.width=4", "runtime.threads=1", *words)
     return compose([*words, f"paths.outputs={outputs / 'outputs'}"])
@@ -656,13 +658,13 @@ def test_a_second_process_is_told_who_is_at_work(rela: Rela, tmp_path: Path) -> 
 
 
 def test_a_failure_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli.stages import train
+    from rela_cli.training import trainer
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError("of all things")
 
     with monkeypatch.context() as broken:
-        broken.setattr(train.Trainer, "fit", fail)
+        broken.setattr(trainer.Trainer, "fit", fail)
         with pytest.raises(ZeroDivisionError):
             go(tmp_path, *WORDS)
     folder = next((tmp_path / "runs").glob("fake-*"))
@@ -678,10 +680,10 @@ def test_a_failure_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_failing_probe_keeps_the_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli.stages import probe
+    from rela_cli.evaluation import protocols
 
     with monkeypatch.context() as broken:
-        broken.setitem(probe.PROTOCOLS, "knn", lambda *_: 1 / 0)
+        broken.setitem(protocols.PROTOCOLS, "knn", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             go(tmp_path, *WORDS)
     folder = next((tmp_path / "runs").glob("fake-*"))
@@ -752,7 +754,7 @@ def test_a_run_that_goes_on_stays_one_run_in_wandb(tmp_path: Path, monkeypatch: 
     tracker = Tracker()
     monkeypatch.setitem(sys.modules, "wandb", tracker)
     with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="cut off"):
-        broken.setattr("rela_cli.stages.train.Trainer.fit", Mock(side_effect=RuntimeError("cut off")))
+        broken.setattr("rela_cli.training.trainer.Trainer.fit", Mock(side_effect=RuntimeError("cut off")))
         go(tmp_path, *WORDS, "logger=wandb")
     first = tracker.keywords
     go(tmp_path, *WORDS, "logger=wandb")
@@ -828,7 +830,7 @@ def test_a_narrow_learner_on_larger_images_does_not_crash(rela: Rela) -> None:
 
 def test_channels_last_where_it_is_safe() -> None:
     from rela_cli.learners.resnet import resnet18
-    from rela_cli.stages.train import memory_format
+    from rela_cli.training.trainee import memory_format
 
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert memory_format(resnet18("cifar", 8), cpu, 32) == torch.channels_last

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli import planning
+from rela_cli.commands import plan
+from rela_cli.commands.plan import Sizes
 from rela_cli.errors import ConfigError
-from rela_cli.plan import Rate, Speed
-from rela_cli.planning import Sizes
+from rela_cli.pipeline.estimate import Rate, Speed
 
 SMALL = ("learner.width=4", "batch_size=64", "epochs=10", "budget=0.1", "runtime.threads=1")
 GIVEN = ("samples=1e6", "size=8", "train_rate=1000", "prior_rate=2000", "image_bytes=30000")
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
-    assert planning.main(list(words)) == 0
+    assert plan.main(list(words)) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     return {line.split()[0]: line.split(None, 1)[1] for line in lines if not line.startswith("    ")}
 
@@ -56,7 +56,7 @@ def test_nothing_is_tried_out_where_both_rates_are_given(
 ) -> None:
     """A ResNet-50 at 224 px with batch 512: its step is counted, and nothing of its memory is taken."""
     for name in ("trial", "prior_speed"):
-        monkeypatch.setattr(planning, name, lambda *_: pytest.fail("a trial ran"))
+        monkeypatch.setattr(f"rela_cli.commands.plan.{name}", lambda *_: pytest.fail("a trial ran"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     words = ("experiment=imagenet1k_resnet50", "samples=1281167", "size=224", "train_rate=1500", "prior_rate=5000")
     plan = printed(capsys, *words, "prior=random")
@@ -88,4 +88,4 @@ def test_the_plain_method_extracts_nothing(capsys: pytest.CaptureFixture[str]) -
 )
 def test_what_cannot_be_meant(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        planning.main(words)
+        plan.main(words)

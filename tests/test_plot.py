@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rela_cli.commands import plot
 from rela_cli.errors import ConfigError, RelaError
-from rela_cli.report import figures, plot
 from rela_cli.report.collect import collect
-from rela_cli.report.compare import Protocol, Run, runs_of
+from rela_cli.report.comparison import Protocol, Run, runs_of
+from rela_cli.report.figures import plots, series, training
 from rela_cli.report.style import LOOKS, SPARE, lighter, look, new_figure, number_points, ours, spread
 
 from .conftest import NO_TORCH, Rela
@@ -71,7 +72,7 @@ def runs_in(project: Path) -> list[Run]:
 
 def draw(project: Path, kind: str, axis: str = "flops") -> list[Any]:
     with ours():
-        return [made.draw() for made in figures.plots(runs_in(project), [LBFGS], axis, [kind])]
+        return [made.draw() for made in plots.plots(runs_in(project), [LBFGS], axis, [kind])]
 
 
 def texts(axes: Any) -> str:
@@ -175,10 +176,10 @@ def test_a_mixed_record_is_no_loss_of_either_phase(project: Path) -> None:
         {"step": 30, "phase": 2, "loss": 2.0},
         {"step": 40, "phase": 2, "loss": 5.0},
     ]
-    assert figures.picked(lines, 2, "loss", 1.0, 25) == [(40, 5.0)]
-    assert figures.picked(lines, 2, "loss", 1.0, 21) == [(30, 2.0), (40, 5.0)]  # at a border nothing is mixed
-    assert figures.picked(lines, 1, "loss", 1.0, 25) == [(20, 0.5)]
-    assert figures.picked(lines, None, "loss", 100.0, 25) == [(20, 50.0), (30, 200.0), (40, 500.0)]
+    assert training.picked(lines, 2, "loss", 1.0, 25) == [(40, 5.0)]
+    assert training.picked(lines, 2, "loss", 1.0, 21) == [(30, 2.0), (40, 5.0)]  # at a border nothing is mixed
+    assert training.picked(lines, 1, "loss", 1.0, 25) == [(20, 0.5)]
+    assert training.picked(lines, None, "loss", 100.0, 25) == [(20, 50.0), (30, 200.0), (40, 500.0)]
 
 
 def test_training_marks_the_switch(project: Path) -> None:
@@ -202,8 +203,8 @@ def test_the_matching_loss_comes_from_the_trace(project: Path) -> None:
 
 def test_a_trace_is_averaged_over_whole_steps() -> None:
     points = [(step, float(step)) for step in range(1, 6)]
-    assert figures.averaged(points, 200) == [(2, 1.5), (4, 3.5), (5, 5.0)]
-    assert figures.averaged(points, 60) == points
+    assert training.averaged(points, 200) == [(2, 1.5), (4, 3.5), (5, 5.0)]
+    assert training.averaged(points, 60) == points
 
 
 def test_panels_without_a_value_are_left_out_and_ticks_are_whole_steps(make: Make, tmp_path: Path) -> None:
@@ -402,5 +403,5 @@ def test_names_say_what_is_unusual() -> None:
     usually = {"prior": "patches", "transport": "whitening", "switch": "adaptive", "switch.threshold": "0.9"}
     others = [{"transport": "pca"}, {"transport": "zca"}, {"switch": "never"}, {}, {}]
     variants = [tuple(sorted((usually | other).items())) for other in others]
-    assert figures.usual(variants) == {"transport=whitening", "switch=adaptive"}
-    assert figures.usual(variants[:2] + variants[3:4]) == set()
+    assert series.usual(variants) == {"transport=whitening", "switch=adaptive"}
+    assert series.usual(variants[:2] + variants[3:4]) == set()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rela_cli import weights
-from rela_cli.config import Part
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError
-from rela_cli.parts import build
 from rela_cli.priors.base import Preprocess
 from rela_cli.priors.pooling import vectors
+from rela_cli.weights import locate
 
 from .factories import config
 
@@ -79,9 +79,9 @@ def test_keys_that_change_nothing_are_no_part_of_what_a_prior_is(prior: str, tmp
         f"prior={prior}", "prior.model=resnet18" if prior != "exported" else "seed=0", "prior.weights=random"
     ).prior
     assert part.options["pool"] == "none"
-    assert not {"pool", "channels"} & weights.identity(part).keys()
+    assert not {"pool", "channels"} & locate.identity(part).keys()
     other = Part(part.name, part.target, {**part.options, "pool": "mean"}, part.card)
-    assert weights.identity(other)["pool"] == "mean"
+    assert locate.identity(other)["pool"] == "mean"
 
 
 @pytest.mark.parametrize(

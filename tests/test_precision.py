@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rela_cli.data.cache import Split
-from rela_cli.data.loader import load
+from rela_cli.data.batches.cache import Split
+from rela_cli.data.batches.loader import load
 from rela_cli.errors import RelaError
-from rela_cli.precision import set_backends, uses_bf16
-from rela_cli.runs import Run
+from rela_cli.machine.precision import set_backends, uses_bf16
+from rela_cli.pipeline.run import Run
 from rela_cli.stages.extract import extract, fitted_prior, run_prior
-from rela_cli.stages.train import Trainer
+from rela_cli.training.trainer import Trainer
 from tests.factories import config, pixels, stats_of, trainer
 
 

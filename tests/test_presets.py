@@ -16,13 +16,13 @@ from hydra.core.default_element import ResultDefault
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rela_cli.commandline import CommandLine, parse
-from rela_cli.composer import Composer, compose
-from rela_cli.config import CONF_DIR, OWN_KEYS, PARTS, Part
+from rela_cli.commands.reproduce.tables import TABLES
+from rela_cli.config.compose import Composer, compose
+from rela_cli.config.loader import choice_of, group_of
+from rela_cli.config.overrides import CommandLine, parse
+from rela_cli.config.parts import find
+from rela_cli.config.schema import CONF_DIR, OWN_KEYS, PARTS, Part
 from rela_cli.errors import ConfigError
-from rela_cli.loader import choice_of, group_of
-from rela_cli.parts import find
-from rela_cli.reproduce.tables import TABLES
 
 from .conftest import NO_TORCH, Rela
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rela_cli.data.cache import ImageStats
+from rela_cli.config.parts import build
+from rela_cli.data.batches.cache import ImageStats
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.learners.build import build_backbone
-from rela_cli.parts import build
 from rela_cli.priors.base import Prior
 from rela_cli.priors.patches import EPSILON, Patches, contrast_normalised
 from rela_cli.stages.extract import run_prior

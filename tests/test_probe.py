@@ -13,22 +13,24 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.config import Probe
-from rela_cli.logistic import solutions
-from rela_cli.representation import effective_rank, knn_logits, knn_top1, representations
-from rela_cli.stages import probe as stage
-from rela_cli.stages.probe import (
+from rela_cli.config.schema import Probe
+from rela_cli.evaluation import protocols
+from rela_cli.evaluation.measures import effective_rank, knn_logits, knn_top1
+from rela_cli.evaluation.protocols import (
     FEW_SHOT_PENALTY,
     PENALTIES,
     SGD_RATES,
     Task,
     accuracy,
-    probe,
     sgd,
     some_of_each,
     stratified_tenth,
 )
-from rela_cli.streams import key, permutation, seeded
+from rela_cli.evaluation.representation import representations
+from rela_cli.numerics.logistic import solutions
+from rela_cli.numerics.randomness import key, permutation, seeded
+from rela_cli.stages import probe as stage
+from rela_cli.stages.probe import probe
 
 from .factories import config, pixels, stats_of
 
@@ -216,7 +218,7 @@ def test_knn_with_more_neighbours_than_samples() -> None:
 def test_knn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     t = task(n=50, n_test=33)
     whole = knn_logits(t.train, t.train_labels, t.test, 7, 0.1, 4)
-    monkeypatch.setattr("rela_cli.representation.QUERY_BLOCK", 8)
+    monkeypatch.setattr("rela_cli.evaluation.measures.QUERY_BLOCK", 8)
     assert torch.allclose(knn_logits(t.train, t.train_labels, t.test, 7, 0.1, 4), whole, rtol=1e-5)
 
 
@@ -247,7 +249,7 @@ def test_the_papers_protocol_is_a_plain_loop(epochs: int) -> None:
             optimizer.zero_grad()
             nn.CrossEntropyLoss()(linear(t.train[batch]), t.train_labels[batch]).backward()
             optimizer.step()
-    logits, _ = stage.rela_protocol(t, settings(rela_epochs=epochs))
+    logits, _ = protocols.rela_protocol(t, settings(rela_epochs=epochs))
     assert torch.allclose(logits, linear(t.test), atol=1e-5)
     expected = (linear(t.test).argmax(1) == t.test_labels).double().mean().item()
     assert probe(t, "rela", settings(rela_epochs=epochs))["top1"] == pytest.approx(expected, abs=1e-9)
@@ -255,9 +257,11 @@ def test_the_papers_protocol_is_a_plain_loop(epochs: int) -> None:
 
 def test_the_papers_protocol_takes_its_settings() -> None:
     t = task()
-    base, _ = stage.rela_protocol(t, settings(rela_epochs=1))
+    base, _ = protocols.rela_protocol(t, settings(rela_epochs=1))
     for change in ({"rela_epochs": 2}, {"rela_lr": 1e-2}, {"rela_batch_size": 50}):
-        assert not torch.allclose(stage.rela_protocol(t, settings(**{"rela_epochs": 1, **change}))[0], base, atol=1e-4)
+        assert not torch.allclose(
+            protocols.rela_protocol(t, settings(**{"rela_epochs": 1, **change}))[0], base, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("protocol", ["rela", "lbfgs", "knn"])

@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rela_cli import rank
-from rela_cli.composer import compose
+from rela_cli.commands.rank import command
+from rela_cli.commands.rank.command import Scores
+from rela_cli.commands.rank.request import configs_for, read
+from rela_cli.config.compose import compose
+from rela_cli.config.parts import build
 from rela_cli.data.labels import CIFAR10, CIFAR100, label_set
 from rela_cli.errors import ConfigError
+from rela_cli.evaluation.measures import effective_rank, linear_cka, mutual_neighbours, rank_of
 from rela_cli.learners.cifar_resnet import cifar_resnet
-from rela_cli.parts import build
-from rela_cli.pipeline import run
-from rela_cli.rank import Scores
-from rela_cli.rank_line import configs_for, read
-from rela_cli.representation import effective_rank, linear_cka, mutual_neighbours, rank_of
-from rela_cli.runs import Run
+from rela_cli.pipeline.pipeline import run
+from rela_cli.pipeline.run import Run
 
 FAKE = ("dataset=fake", "dataset.n=120", "dataset.n_test=60", "dataset.size=12", "learner.width=4", "runtime.threads=1")
 
@@ -29,7 +29,7 @@ FAKE = ("dataset=fake", "dataset.n=120", "dataset.n_test=60", "dataset.size=12",
 def ranked(capsys: pytest.CaptureFixture[str], tmp_path: Path, *words: str) -> list[dict]:
     """The records of `rela rank`, from its JSON."""
     capsys.readouterr()
-    assert rank.main([*words, *FAKE, f"paths.outputs={tmp_path}", "format=json"]) == 0
+    assert command.main([*words, *FAKE, f"paths.outputs={tmp_path}", "format=json"]) == 0
     found: list[dict] = json.loads(capsys.readouterr().out)
     return found
 
@@ -153,7 +153,9 @@ def test_stability_is_one_for_a_prior_that_views_do_not_move(
     """And below one for a prior that they do."""
     (moved,) = ranked(capsys, tmp_path, "priors=[patches]", "prior.patches=16")
     assert 0 < moved["stability"] < 0.9
-    monkeypatch.setattr("rela_cli.data.views.Augment.__call__", lambda self, images, rows, epoch: images.float() / 255)
+    monkeypatch.setattr(
+        "rela_cli.data.batches.views.Augment.__call__", lambda self, images, rows, epoch: images.float() / 255
+    )
     (still,) = ranked(capsys, tmp_path, "priors=[patches]", "prior.patches=16")
     assert still["stability"] == pytest.approx(1, abs=1e-6)
 
@@ -173,14 +175,14 @@ def score(prior: str, lbfgs: float | None, stable: float, saw: bool = False) -> 
 
 def test_order() -> None:
     with_labels = [score("a", 0.5, 9), score("b", 0.7, 1), score("c", 0.99, 1, saw=True)]
-    assert [s.prior for s in rank.ordered(with_labels)] == ["b", "a", "c"], "who saw the labels stands last"
+    assert [s.prior for s in command.ordered(with_labels)] == ["b", "a", "c"], "who saw the labels stands last"
     without = [score("a", None, 1), score("b", None, 9)]
-    assert [s.prior for s in rank.ordered(without)] == ["b", "a"]
+    assert [s.prior for s in command.ordered(without)] == ["b", "a"]
 
 
 def test_a_table_that_can_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["priors=[random,patches]", "prior.width=4", "prior.patches=4", *FAKE, f"paths.outputs={tmp_path}"]
-    assert rank.main([*words, "format=md"]) == 0
+    assert command.main([*words, "format=md"]) == 0
     text = capsys.readouterr().out
     assert "fake, 120 train images · targets for resnet18 · ordered by lbfgs" in text
     assert "agreement between priors" in text
@@ -191,7 +193,7 @@ def test_the_screen_holds_one_table_a_verdict_and_the_next_command(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     words = ["priors=[patches]", "patches.patches=4", *FAKE, f"paths.outputs={tmp_path}"]
-    assert rank.main(words) == 0
+    assert command.main(words) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.partition("next")[0].partition("ahead")[0].splitlines())) <= 80
     assert "agreement between" not in text
@@ -200,13 +202,15 @@ def test_the_screen_holds_one_table_a_verdict_and_the_next_command(
 
 
 def test_verdicts() -> None:
-    two = rank.ordered([score("a", 0.5, 9), score("b", 0.7, 1)])
-    assert rank.verdict(two).startswith("b is ahead by lbfgs: 70.0, before a with 50.0. The strongest prior does not")
-    unlabelled = rank.ordered([score("a", None, 0.25), score("b", None, 0.5)])
-    assert rank.verdict(unlabelled).startswith("b is ahead by stability: 50.0, before a with 25.0")
-    cheat = rank.ordered([score("a", 0.5, 9), score("b", 0.9, 1, saw=True)])
-    assert rank.verdict(cheat).startswith("a is ahead by lbfgs: 50.0. The strongest")
-    assert "none can be told" in rank.verdict([score("b", 0.9, 1, saw=True)])
+    two = command.ordered([score("a", 0.5, 9), score("b", 0.7, 1)])
+    assert command.verdict(two).startswith(
+        "b is ahead by lbfgs: 70.0, before a with 50.0. The strongest prior does not"
+    )
+    unlabelled = command.ordered([score("a", None, 0.25), score("b", None, 0.5)])
+    assert command.verdict(unlabelled).startswith("b is ahead by stability: 50.0, before a with 25.0")
+    cheat = command.ordered([score("a", 0.5, 9), score("b", 0.9, 1, saw=True)])
+    assert command.verdict(cheat).startswith("a is ahead by lbfgs: 50.0. The strongest")
+    assert "none can be told" in command.verdict([score("b", 0.9, 1, saw=True)])
 
 
 @pytest.mark.parametrize(
@@ -238,7 +242,7 @@ def test_verdicts() -> None:
 )
 def test_what_cannot_be_meant(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        rank.main([*words, f"paths.outputs={tmp_path}"] if words else ["n=50"])
+        command.main([*words, f"paths.outputs={tmp_path}"] if words else ["n=50"])
 
 
 # ----------------------------------------------------------------------------------------------------------- label sets

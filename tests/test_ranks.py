@@ -14,13 +14,16 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from rela_cli import blocks, launch, norm, ranks
-from rela_cli.data.loader import in_blocks, load
+from rela_cli.data.batches.loader import in_blocks, load
+from rela_cli.distributed import batch_norm, ranks
 from rela_cli.errors import ConfigError
-from rela_cli.pipeline import Pipeline
-from rela_cli.runs import Run
+from rela_cli.evaluation import protocols
+from rela_cli.launch import rank_processes
+from rela_cli.pipeline.pipeline import Pipeline
+from rela_cli.pipeline.run import Run
 from rela_cli.stages import probe as stage
-from rela_cli.stages.train import Trainer
+from rela_cli.store import blocks
+from rela_cli.training.trainer import Trainer
 from tests.factories import config, pixels, trainer
 
 METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
@@ -123,7 +126,7 @@ def test_four_ranks_and_a_batch_norm_with_activation(tmp_path: Path) -> None:
 def normed() -> tuple[Tensor, Tensor, list[Tensor]]:
     """torch's and timm's batch norms, ours when there are ranks, on this rank's share of 12 samples."""
     layers = nn.Sequential(BatchNormAct2d(5), nn.BatchNorm2d(5), nn.Flatten(), nn.BatchNorm1d(5 * 16, affine=False))
-    layers = layers.double() if ranks.world() == 1 else norm.convert(layers.double())
+    layers = layers.double() if ranks.world() == 1 else batch_norm.convert(layers.double())
     random = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(12, *shape, generator=random, dtype=torch.float64) for shape in ((5, 4, 4), (80,)))
     share = ranks.share(torch.arange(12))
@@ -139,15 +142,17 @@ def normed() -> tuple[Tensor, Tensor, list[Tensor]]:
 def test_the_gradient_of_a_batch_norm_over_ranks_by_finite_differences(shape: tuple[int, ...], affine: bool) -> None:
     """Two views in one pass; of one process, whose batch norm is also what torch's own makes of each view."""
     torch.manual_seed(0)
-    kind, original = (norm.BatchNorm2d, nn.BatchNorm2d) if len(shape) == 4 else (norm.BatchNorm1d, nn.BatchNorm1d)
+    kind, original = (
+        (batch_norm.BatchNorm2d, nn.BatchNorm2d) if len(shape) == 4 else (batch_norm.BatchNorm1d, nn.BatchNorm1d)
+    )
     layer, theirs = kind(3, affine=affine).double(), original(3, affine=affine).double()
     for parameter, other in zip(layer.parameters(), theirs.parameters(), strict=True):
         other.data.copy_(nn.init.normal_(parameter))
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
     def two_views(x: Tensor, *_: Tensor) -> Tensor:
-        with norm.views_apart(2):
-            return norm.whole(layer, x)
+        with batch_norm.views_apart(2):
+            return batch_norm.whole(layer, x)
 
     assert (two_views(x) - torch.cat([theirs(view) for view in x.chunk(2)])).abs().max() < 1e-12
     assert all((a - b).abs().max() < 1e-12 for a, b in zip(layer.buffers(), theirs.buffers(), strict=True))
@@ -172,7 +177,7 @@ def test_one_collective_a_batch_norm_and_direction_for_both_views(tmp_path: Path
 
 def test_a_batch_norm_of_unknown_kind_is_named() -> None:
     with pytest.raises(ConfigError, match=r"SyncBatchNorm .* runtime.devices=1"):
-        norm.convert(nn.Sequential(nn.SyncBatchNorm(4)))
+        batch_norm.convert(nn.Sequential(nn.SyncBatchNorm(4)))
 
 
 def test_float32_is_no_further_apart_than_two_orders_of_summation(tmp_path: Path) -> None:
@@ -212,7 +217,7 @@ def test_views_in_one_pass_are_those_of_two(tmp_path: Path) -> None:
     for one_pass in (False, True):
         loop = trainer("method=byol", target_dim=None)
         in_double(loop)
-        method = norm.convert(loop.trainee.method)
+        method = batch_norm.convert(loop.trainee.method)
         method.one_pass = method.target.one_pass = one_pass  # type: ignore[union-attr, assignment]
         loss = method(views)
         loss.backward()
@@ -298,11 +303,11 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_torch() -> None:
     ],
 )
 def test_whose_failure_it_was(statuses: list[int | None], expected: tuple[str, int] | None) -> None:
-    assert launch.first_failure(statuses) == expected
+    assert rank_processes.first_failure(statuses) == expected
 
 
 def test_one_that_was_killed_is_named_before_one_that_has_lost_touch_with_it() -> None:
-    found = launch.first_failure([1, -9])
+    found = rank_processes.first_failure([1, -9])
     assert found is not None and found[1] == 1
     assert found[0].startswith("process 1 of 2 ended without a word")
 
@@ -310,8 +315,8 @@ def test_one_that_was_killed_is_named_before_one_that_has_lost_touch_with_it() -
 def test_all_is_on_the_loopback_interface_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
     monkeypatch.setenv("RANK", "7")
-    found = launch.environment("/folder", 1, 4)
-    assert found["GLOO_SOCKET_IFNAME"] == found["NCCL_SOCKET_IFNAME"] == launch.loopback()
+    found = rank_processes.environment("/folder", 1, 4)
+    assert found["GLOO_SOCKET_IFNAME"] == found["NCCL_SOCKET_IFNAME"] == rank_processes.loopback()
     assert [found[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["1", "1", "4"]
 
 
@@ -322,14 +327,14 @@ def test_all_is_on_the_loopback_interface_whatever_the_environment_says(monkeypa
 def noted() -> Iterator[list[str]]:
     """The protocols that this process fits meanwhile."""
     fitted: list[str] = []
-    real = dict(stage.PROTOCOLS)
+    real = dict(protocols.PROTOCOLS)
 
     def counted(name: str) -> Callable[..., Any]:
         return lambda *given: (fitted.append(name), real[name](*given))[1]
 
-    stage.PROTOCOLS.update({name: counted(name) for name in real})
+    protocols.PROTOCOLS.update({name: counted(name) for name in real})
     yield fitted
-    stage.PROTOCOLS.update(real)
+    protocols.PROTOCOLS.update(real)
 
 
 def without_seconds(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -342,7 +347,9 @@ def probed() -> tuple[dict[str, Any], list[str]]:
     labels = torch.arange(200) % 4
     x = torch.randn(4, 12, generator=random)[labels] + torch.randn(200, 12, generator=random)
     with noted() as fitted:
-        numbers = stage.probes(stage.Task(x, labels, x.flip(0), labels.flip(0)), list(stage.PROTOCOLS), config().probe)
+        numbers = stage.probes(
+            protocols.Task(x, labels, x.flip(0), labels.flip(0)), list(protocols.PROTOCOLS), config().probe
+        )
     return without_seconds(numbers), fitted
 
 
@@ -366,7 +373,7 @@ def test_protocols_are_shared_out_and_give_the_numbers_of_one_process(tmp_path: 
     whole, _ = probed()
     torch.set_num_threads(threads)
     (first, by_first), (second, by_second) = on(2, tmp_path, probed)
-    assert first == second == whole and list(first) == list(whole) == list(stage.PROTOCOLS)
+    assert first == second == whole and list(first) == list(whole) == list(protocols.PROTOCOLS)
     assert (by_first, by_second) == (["knn", "rela", "sgd_grid"], ["knn", "lbfgs", "few_shot"])
 
 

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.kinds import kind_of
 from rela_cli.priors.reading import read_state
-from rela_cli.weights import identity, locate
+from rela_cli.weights.kinds import kind_of
+from rela_cli.weights.locate import identity, locate
 
 from .factories import config
 

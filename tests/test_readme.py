@@ -49,7 +49,7 @@ def test_own_prior_and_own_method_from_outside(rela: Rela, own_parts: Path) -> N
 
 
 def test_every_prior_of_the_table_is_there() -> None:
-    from rela_cli.listing import options
+    from rela_cli.commands.list import options
 
     table = [line for line in section("Which prior").splitlines() if line.startswith("| `")]
     named = {name for line in table for name in re.findall(r"`([a-z0-9_]+)`", line)}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.composer import compose
-from rela_cli.config import CONF_DIR, Config
-from rela_cli.pipeline import run
+from rela_cli.config.compose import compose
+from rela_cli.config.schema import CONF_DIR, Config
+from rela_cli.pipeline.pipeline import run
 
 # ------------------------------------------------------------------------------------- published recipes, as published
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli import pipeline, replay
-from rela_cli.composer import compose
+from rela_cli.commands import switch_trace
+from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.pipeline import pipeline
 
 WORDS = ("dataset=fake", "dataset.n=64", "dataset.n_test=16", "batch_size=8", "epochs=12", "learner.width=4")
 CHEAP = ("prior=patches", "prior.patches=4", "probe.protocols=[knn]", "probe.baselines=false", "runtime.threads=1")
@@ -41,7 +42,7 @@ def test_the_trace_is_one_row_a_step_of_phase_1(folder: Path) -> None:
 
 def test_its_own_rule_leaves_where_the_run_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads((folder / "manifest.json").read_text())["train"]
-    assert replay.main([str(folder), "threshold=0.995,0.9,0.999999"]) == 0
+    assert switch_trace.main([str(folder), "threshold=0.995,0.9,0.999999"]) == 0
     head, own, earlier, later = capsys.readouterr().out.splitlines()
     assert f"left at step {facts['switch_step']}" in head
     assert f"leaves at step {facts['switch_step']}" in own
@@ -50,21 +51,21 @@ def test_its_own_rule_leaves_where_the_run_did(folder: Path, capsys: pytest.Capt
 
 
 def test_other_rules(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay.main([str(folder), "switch=fixed", "at=0.1,0.05"]) == 0
+    assert switch_trace.main([str(folder), "switch=fixed", "at=0.1,0.05"]) == 0
     assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()[1:]] == [
         "leaves at step 10",
         "leaves at step 5",
     ]
-    assert replay.main([str(folder), "switch=adaptive,never"]) == 0
+    assert switch_trace.main([str(folder), "switch=adaptive,never"]) == 0
     assert "switch=never: does not leave" in capsys.readouterr().out
 
 
 def test_what_cannot_be_meant(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean threshold"):
-        replay.main([str(folder), "treshold=0.9"])
+        switch_trace.main([str(folder), "treshold=0.9"])
     with pytest.raises(ConfigError, match="unknown switch adaptiv, did you mean adaptive"):
-        replay.main([str(folder), "switch=adaptiv"])
+        switch_trace.main([str(folder), "switch=adaptiv"])
     with pytest.raises(MissingError, match="no run"):
-        replay.main([str(tmp_path)])
+        switch_trace.main([str(tmp_path)])
     with pytest.raises(ConfigError, match="cannot read thres"):
-        replay.main([str(folder), "thres"])
+        switch_trace.main([str(folder), "thres"])

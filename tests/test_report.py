@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rela_cli import neighbours, reporting
+from rela_cli.commands.report import command, neighbours
 from rela_cli.errors import RelaError
 from rela_cli.report import page
 from rela_cli.report.collect import collect
-from rela_cli.report.compare import Protocol, runs_of
-from rela_cli.report.figures import groups_of
+from rela_cli.report.comparison import Protocol, runs_of
+from rela_cli.report.figures.series import groups_of
 from rela_cli.report.ink import contrast, readable
 from rela_cli.report.page import Neighbourhood, Picture
 
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 def written(outputs: Path, *options: str) -> str:
     out = outputs.parent / "site" / "report.html"
-    assert reporting.main([str(outputs), "--out", str(out), *options]) == 0
+    assert command.main([str(outputs), "--out", str(out), *options]) == 0
     return out.read_text(encoding="utf-8")
 
 
@@ -204,7 +204,7 @@ def test_frames_count_the_same_class() -> None:
 
 def test_no_result_no_page(tmp_path: Path) -> None:
     with pytest.raises(RelaError, match="no result"):
-        reporting.main([str(tmp_path)])
+        command.main([str(tmp_path)])
 
 
 def test_without_neighbours_torch_is_not_needed(rela: Rela, project: Path) -> None:
@@ -219,8 +219,8 @@ def test_without_neighbours_torch_is_not_needed(rela: Rela, project: Path) -> No
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs of a ReLA run on tinted noise."""
-    from rela_cli.composer import compose
-    from rela_cli.pipeline import run
+    from rela_cli.config.compose import compose
+    from rela_cli.pipeline.pipeline import run
 
     outputs = tmp_path_factory.mktemp("report") / "outputs"
     small = ("dataset=fake", "dataset.size=8", "learner.width=4", "epochs=2", "budget=0.5", "runtime.threads=1")
@@ -230,9 +230,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_neighbours_are_the_nearest_of_train(trained: Path) -> None:
     """Against the backbone's own features, looked up by hand."""
-    from rela_cli.data.cache import read_split, read_stats
+    from rela_cli.data.batches.cache import read_split, read_stats
+    from rela_cli.evaluation.representation import representations
     from rela_cli.learners.build import load_backbone
-    from rela_cli.representation import representations
 
     (folder,) = (path.parent for path in trained.glob("runs/fake*/result.json"))
     found = neighbours.neighbours(folder)

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rela_cli.composer import compose
+from rela_cli.commands.reproduce import command
+from rela_cli.commands.reproduce.command import read
+from rela_cli.commands.reproduce.execute import Batch, Executor, free_lane
+from rela_cli.commands.reproduce.finish import names, standing, verdict
+from rela_cli.commands.reproduce.runs import Cells, data_words
+from rela_cli.commands.reproduce.tables import METHODS, PROFILES, TABLES
+from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.plan import Cost
-from rela_cli.report.differences import paired
-from rela_cli.reproduce import command
-from rela_cli.reproduce.cells import Cells, data_words
-from rela_cli.reproduce.command import read
-from rela_cli.reproduce.execute import Batch, Executor, free_lane
-from rela_cli.reproduce.finish import names, standing, verdict
-from rela_cli.reproduce.tables import METHODS, PROFILES, TABLES
+from rela_cli.pipeline.estimate import Cost
+from rela_cli.report.paired import paired
 
 
 def folder_of_classes(root: Path, classes: int, images: int = 1) -> Path:

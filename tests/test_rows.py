@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rela_cli.blocks import KeptWriter
-from rela_cli.rows import Rows, RowWriter
+from rela_cli.store.blocks import KeptWriter
+from rela_cli.store.row_file import Rows, RowWriter
 from tests.reliability.helpers import flip
 
 
@@ -139,7 +139,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import torch
-from rela_cli.rows import Rows, RowWriter
+from rela_cli.store.row_file import Rows, RowWriter
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 with RowWriter(folder / "x", "features", count) as rows:

@@ -16,20 +16,21 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from rela_cli import pipeline, weights
-from rela_cli.artifacts import file_sha256, read_whole, write_json
-from rela_cli.composer import compose
-from rela_cli.config import Config
-from rela_cli.data.cache import read_split, read_stats
+from rela_cli.commands import table
+from rela_cli.config.compose import compose
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Config
+from rela_cli.data.batches.cache import read_split, read_stats
 from rela_cli.data.labels import CIFAR10
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.evaluation.representation import representations
 from rela_cli.learners.build import load_backbone
 from rela_cli.learners.resnet import resnet18
-from rela_cli.parts import build
-from rela_cli.report import table
-from rela_cli.representation import representations
-from rela_cli.runs import Run
-from rela_cli.seen import is_right, labels_seen, note
+from rela_cli.pipeline import pipeline
+from rela_cli.pipeline.run import Run
+from rela_cli.store.files import file_sha256, read_whole, write_json
+from rela_cli.weights import locate, run_folder
+from rela_cli.weights.seen import is_right, labels_seen, note
 
 from .factories import config
 
@@ -66,8 +67,8 @@ def test_a_run_is_fed_as_it_was_trained(trained: Path, tmp_path: Path, network: 
 
 def test_mean_and_std_are_the_runs_own_not_the_new_datas(trained: Path, tmp_path: Path) -> None:
     made = setup(tmp_path, "prior=rela_run", f"prior.run={trained}", "dataset.classes=2", "dataset.size=16")
-    facts = weights.run_facts(trained)
-    preprocess = build(weights.located(made.prior), allow=()).preprocess
+    facts = run_folder.run_facts(trained)
+    preprocess = build(locate.located(made.prior), allow=()).preprocess
     assert (preprocess.image_size, preprocess.mean, preprocess.std) == (12, facts["mean"], facts["std"])
     pipeline.run(made)
     result = Run(made).result or {}
@@ -95,14 +96,14 @@ def test_networks_and_places(trained: Path, tmp_path: Path) -> None:
 def test_what_is_no_finished_run_is_named(tmp_path: Path, trained: Path) -> None:
     for folder, message in [(tmp_path, "has no config.yaml"), (tmp_path / "x", "is not a finished run")]:
         with pytest.raises(MissingError, match=message):
-            weights.locate(config("prior=rela_run", f"prior.run={folder}").prior)
+            locate.locate(config("prior=rela_run", f"prior.run={folder}").prior)
     with pytest.raises(ConfigError, match=r"needs prior.run=FOLDER"):
         config("prior=rela_run")
     for name in ("config.yaml", "backbone.safetensors"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     (tmp_path / "manifest.json").write_text('{"status": "finished", "train": {"steps": 3}}')
     with pytest.raises(MissingError, match=r"does not say train\.image_size; train it again"):
-        weights.identity(config("prior=rela_run", f"prior.run={tmp_path}").prior)
+        locate.identity(config("prior=rela_run", f"prior.run={tmp_path}").prior)
 
 
 def test_seen_labels_are_passed_on(trained: Path, tmp_path: Path) -> None:
@@ -145,12 +146,12 @@ def test_a_run_of_a_foreign_learner_needs_leave(trained: Path, tmp_path: Path) -
 
 def test_the_embedded_prior_is_what_its_card_says(tmp_path: Path) -> None:
     made = setup(tmp_path, "prior=embedded")
-    path, card = weights.EMBEDDED / "backbone.safetensors", made.prior.card
+    path, card = locate.EMBEDDED / "backbone.safetensors", made.prior.card
     assert path.stat().st_size <= 3e6
     assert file_sha256(path) == card.sha256
     assert labels_seen(made.prior) == ()
-    assert card.features == load_backbone(weights.EMBEDDED).feature_dim
-    assert sum(p.numel() for p in load_backbone(weights.EMBEDDED).parameters()) / 1e6 == pytest.approx(
+    assert card.features == load_backbone(locate.EMBEDDED).feature_dim
+    assert sum(p.numel() for p in load_backbone(locate.EMBEDDED).parameters()) / 1e6 == pytest.approx(
         card.parameters, rel=0.01
     )
     assert pipeline.run(made).status == "run"

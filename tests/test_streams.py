@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rela_cli.streams import first, key, mix, permutation, seeded, sort_keys, uniform, words
+from rela_cli.numerics.randomness import first, key, mix, permutation, seeded, sort_keys, uniform, words
 
 N = 50_000
 KEYS = [3943498252029117371, 2254893390724248556, 7561000660324546139]
@@ -164,5 +164,7 @@ def test_the_first_of_a_permutation(n: int, k: int) -> None:
 
 def test_the_first_where_the_keys_are_unlike_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     """All keys large: nothing lies below the bound, and everything is sorted."""
-    monkeypatch.setattr("rela_cli.streams.sort_keys", lambda stream, n: np.arange(n)[::-1].copy() + (1 << 61))
+    monkeypatch.setattr(
+        "rela_cli.numerics.randomness.sort_keys", lambda stream, n: np.arange(n)[::-1].copy() + (1 << 61)
+    )
     assert first(0, 10, 2).tolist() == [9, 8]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy import stats
 
-from rela_cli.config import lengths
-from rela_cli.data.subset import epoch_indices
+from rela_cli.config.lengths import lengths
+from rela_cli.data.batches.subset import epoch_indices
 
 from .conftest import ROOT
 from .factories import config
@@ -97,7 +97,7 @@ def test_global_generators_do_not_matter() -> None:
 
 
 def test_the_same_in_another_process_with_other_threads() -> None:
-    code = "from rela_cli.data.subset import epoch_indices; print(epoch_indices(5, 7, 5000, 2500).tolist())"
+    code = "from rela_cli.data.batches.subset import epoch_indices; print(epoch_indices(5, 7, 5000, 2500).tolist())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(epoch_indices(5, 7, 5000, 2500).tolist())

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from rela_cli.config.parts import build
 from rela_cli.matching import Matching
-from rela_cli.parts import build
 from rela_cli.switch import Switch
 
 from .factories import config, fit, trainer

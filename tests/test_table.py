@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rela_cli.artifacts import write_json
+from rela_cli.commands import table
 from rela_cli.errors import ConfigError, RelaError
-from rela_cli.report import table
+from rela_cli.report import tables
 from rela_cli.report.collect import collect
-from rela_cli.report.compare import Protocol
+from rela_cli.report.comparison import Protocol
 from rela_cli.report.formats import print_rich, speakable
+from rela_cli.store.files import write_json
 
 from .conftest import Rela
 
@@ -371,8 +372,8 @@ def test_rich_styles_on_a_terminal_and_marks_elsewhere(make: Make, tmp_path, cap
     make(0.70, budget=1.0)
     make(0.60)
     make(0.80, "patches", prior_alone=0.75)
-    runs = table.runs_of(collect([tmp_path / "outputs"]))
-    grids = table.score_grids(runs, table.protocols_of(runs))
+    runs = tables.runs_of(collect([tmp_path / "outputs"]))
+    grids = tables.score_grids(runs, tables.protocols_of(runs))
     screen = io.StringIO()
     print_rich(grids, [], Console(file=screen, force_terminal=True, color_system="standard", width=120))
     assert "\x1b[1;4m80.0\x1b[0m" in screen.getvalue() and "\x1b[4m75.0\x1b[0m" in screen.getvalue()
@@ -398,7 +399,7 @@ def test_marks_are_words_where_nothing_can_be_bold(make: Make, tmp_path, capsys,
     make(0.6)
     make(0.7, "patches")
     monkeypatch.setenv("TERM", "dumb")
-    grids = table.score_grids(table.runs_of(collect([tmp_path / "outputs"])), [Protocol("lbfgs", "online")])
+    grids = tables.score_grids(tables.runs_of(collect([tmp_path / "outputs"])), [Protocol("lbfgs", "online")])
     screen = io.StringIO()
     print_rich(grids, [], Console(file=screen, force_terminal=True, width=80))
     assert "70.0 best" in screen.getvalue() and "\x1b" not in screen.getvalue() and "bold" not in screen.getvalue()
@@ -496,9 +497,9 @@ def test_every_kind_of_path(make: Make, tmp_path, where):
 def test_print_table_of_a_sweep(make: Make, tmp_path, capsys):
     make(0.1, seed=5)
     folders = [make(0.8), make(0.6, seed=1)]
-    table.print_table(folders)
+    tables.print_table(folders)
     assert "70.0 ±14.1" in capsys.readouterr().out
-    table.print_table([tmp_path / "gone"])  # a sweep in which all cells failed must not end in an error
+    tables.print_table([tmp_path / "gone"])  # a sweep in which all cells failed must not end in an error
     assert "no table" in capsys.readouterr().out
 
 
@@ -701,7 +702,7 @@ def test_ascii_screen(make: Make, tmp_path, form):
     make(0.8, untrained=0.3)
     make(0.7, seed=1)
     make(0.7, "prior-é")
-    code = "import sys; from rela_cli.report.table import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from rela_cli.commands.table import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, str(tmp_path / "outputs"), f"--format={form}", "--cost"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "120"}
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
@@ -712,7 +713,7 @@ def test_ascii_screen(make: Make, tmp_path, form):
 
 
 def test_the_report_needs_neither_torch_nor_hydra():
-    code = "import sys; import rela_cli.report.table; print([m for m in ('torch', 'hydra') if m in sys.modules])"
+    code = "import sys; import rela_cli.report.tables; print([m for m in ('torch', 'hydra') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"[]"
 
 

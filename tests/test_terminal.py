@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from rela_cli import cli, terminal
-from rela_cli.artifacts import warn, write_json
 from rela_cli.errors import RelaError
+from rela_cli.store.files import write_json
+from rela_cli.store.notices import warn
 from rela_cli.terminal import Guarded, guarded, indented, printable
 
 EVIL = "a\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m\nrela: all is well\r\u202e\udce9"

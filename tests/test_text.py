@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rela_cli.commandline import parse
-from rela_cli.composer import Composer, compose
+from rela_cli.config.compose import Composer, compose
+from rela_cli.config.overrides import parse
+from rela_cli.config.text import holds_text, quoted_values, split
 from rela_cli.errors import ConfigError
-from rela_cli.text import holds_text, quoted_values, split
 
 from .conftest import NO_TORCH, Rela
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rela_cli import threads
-from rela_cli.checkpoint import Checkpoints
+from rela_cli.machine import threads
+from rela_cli.training.checkpoint import Checkpoints
 from tests.factories import config, trainer
 from tests.reliability.harness import differing, ending, small, train, untimed
 

@@ -11,7 +11,7 @@ from .conftest import ROOT
 CELL = """
 import os, sys
 from pathlib import Path
-from rela_cli.together import together
+from rela_cli.launch.together import together
 number, folder = int(sys.argv[1]), Path(sys.argv[2])
 with together(folder, number):
     for line in range(50):

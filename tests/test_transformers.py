@@ -16,14 +16,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rela_cli.config.parts import build
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.model_folder import file_in
-from rela_cli.parts import build
 from rela_cli.priors.checkpoint import Checkpoint
 from rela_cli.priors.clip import resized
 from rela_cli.priors.loading import State, fill
 from rela_cli.priors.timm import translation
-from rela_cli.weights import locate, located
+from rela_cli.weights.locate import locate, located
+from rela_cli.weights.model_folder import file_in
 
 from .factories import config
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from rela_cli.errors import RelaError
-from rela_cli.gram import add_gram
+from rela_cli.numerics.gram import add_gram
 from rela_cli.stages.transport import judge, transport
 from rela_cli.transports.base import Transport
 from rela_cli.transports.identity import Identity

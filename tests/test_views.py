@@ -14,9 +14,9 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import v2 as T
 from torchvision.transforms.v2 import functional as F
 
-from rela_cli.config import View
-from rela_cli.data import views
-from rela_cli.data.views import Augment
+from rela_cli.config.schema import View
+from rela_cli.data.batches import views
+from rela_cli.data.batches.views import Augment
 
 from .factories import pixels
 

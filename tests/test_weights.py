@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rela_cli.config import Card, Part
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Card, Part
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.kinds import kind_of
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.learners.resnet import resnet18
-from rela_cli.parts import build
 from rela_cli.priors.base import Prior
 from rela_cli.priors.checkpoint import Checkpoint
-from rela_cli.weights import locate, located
+from rela_cli.weights.kinds import kind_of
+from rela_cli.weights.locate import locate, located
 
 from .conftest import Rela
 from .factories import config, pixels, stats_of
@@ -445,7 +445,7 @@ def test_a_pickle_that_would_run_something_does_not(tmp_path: Path, suffix: str,
 
 
 def test_the_content_of_weights_decides_not_their_place(tmp_path: Path) -> None:
-    from rela_cli.runs import Run
+    from rela_cli.pipeline.run import Run
 
     def hashes_of(path: Path) -> tuple[str, str]:
         run = Run(config("prior=checkpoint", f"prior.weights={path}", "batch_size=16"))
@@ -587,9 +587,9 @@ def test_fetch_of_what_is_there(rela: Rela, tmp_path: Path) -> None:
 
 
 def test_random_weights_are_called_so() -> None:
-    from rela_cli.runs import Run
-    from rela_cli.seen import labels_seen
-    from rela_cli.weights import shown_name
+    from rela_cli.pipeline.run import Run
+    from rela_cli.weights.locate import shown_name
+    from rela_cli.weights.seen import labels_seen
 
     made = config("prior=imagenet_resnet18", "prior.weights=random", "batch_size=16")
     assert shown_name(made.prior) == "imagenet_resnet18 (random weights)"
@@ -599,7 +599,7 @@ def test_random_weights_are_called_so() -> None:
 
 
 def test_a_card_changes_no_fingerprint() -> None:
-    from rela_cli.runs import Run
+    from rela_cli.pipeline.run import Run
 
     plain, spoken = (
         Run(config("prior=imagenet_resnet18", "prior.weights=random", "batch_size=16", *more))

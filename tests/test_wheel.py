@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.weights import EMBEDDED
+from rela_cli.weights.locate import EMBEDDED
 
 from .conftest import ROOT
 
@@ -47,7 +47,7 @@ def test_wheel_ships_the_pages_style(wheel: Path) -> None:
 def test_wheel_ships_every_yaml(wheel: Path) -> None:
     shipped = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"rela_cli/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
-    wanted |= {f"rela_cli/embedded/{path.name}" for path in EMBEDDED.iterdir()}
+    wanted |= {f"rela_cli/weights/embedded/{path.name}" for path in EMBEDDED.iterdir()}
     assert wanted <= shipped
     assert any(name.endswith("backbone.safetensors") for name in wanted)
     assert "rela = rela_cli.cli:main" in zipfile.ZipFile(wheel).read(entry_points(shipped)).decode()
@@ -63,7 +63,7 @@ def test_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     elsewhere.mkdir()
     quiet = ("--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-compile")
     run(elsewhere, "-m", "pip", "install", *quiet, "--target", str(site), str(wheel))
-    home = run(elsewhere, "-c", "import rela_cli.config as c; print(c.CONF_DIR)", path=site).strip()
+    home = run(elsewhere, "-c", "import rela_cli.config.schema as c; print(c.CONF_DIR)", path=site).strip()
     assert Path(home) == site / "rela_cli" / "conf"
     shown = run(elsewhere, "-m", "rela_cli", "train", "--cfg", "job", "+budget=0.5", "prior=random", path=site)
     assert "budget: 0.5" in shown

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rela_cli.data import sizes
-from rela_cli.data.datasets import Array, Dataset
-from rela_cli.data.images import DECODER, Blob, Pixels, decode, decode_all, suited
+from rela_cli.data.base import Array, Dataset
+from rela_cli.data.decoding import sizes
+from rela_cli.data.decoding.images import DECODER, Blob, Pixels, decode, decode_all, suited
 from rela_cli.errors import ConfigError
 
 MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from rela_cli.artifacts import file_sha256
-from rela_cli.data.broken import Broken, left_out, named_few, say_once, tell
-from rela_cli.data.datasets import Array
+from rela_cli.data.base import Array
+from rela_cli.data.decoding.images import decode_all, is_image
+from rela_cli.data.decoding.undecodable import Broken, left_out, named_few, say_once, tell
 from rela_cli.data.encoded import Encoded
-from rela_cli.data.entries import OTHER, folders_in, told
-from rela_cli.data.images import decode_all, is_image
-from rela_cli.data.index import Index, Paths, list_images
+from rela_cli.data.files.entries import OTHER, folders_in, told
+from rela_cli.data.files.index import Index, Paths, list_images
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.store.files import file_sha256
 
 TRAIN = ("train", "training")  # names of the folder, in capitals too; the first that is there
 HELD_OUT = ("test", "testing", "val", "valid", "validation")
@@ -255,7 +255,7 @@ class TinyImagenet(ImageFolder):
 
     def get(self, root: Path, download: bool) -> None:
         """Fetch and unpack the official archive into `root`."""
-        from rela_cli.data.vision import fetch_archive
+        from rela_cli.data.files.downloads import fetch_archive
 
         way_out = f"put the unpacked folder tiny-imagenet-200 (with train/ and val/) there; it comes from {self.url}"
         if not download:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rela_cli.artifacts import file_sha256
-from rela_cli.data.archives import complete, unpack, unpack_one
-from rela_cli.data.entries import folders_in
+from rela_cli.data.files.archives import complete, unpack, unpack_one
+from rela_cli.data.files.entries import folders_in
+from rela_cli.data.files.index import Paths
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.index import Paths
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.store.files import file_sha256
 
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")

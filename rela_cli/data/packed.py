@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from rela_cli.artifacts import Facts, fingerprint
-from rela_cli.data.datasets import Array
+from rela_cli.data.base import Array
+from rela_cli.data.decoding.images import Blob, Pixels, decode, decode_all
 from rela_cli.data.encoded import Encoded
-from rela_cli.data.images import Blob, Pixels, decode, decode_all
-from rela_cli.data.places import Address, place_of, whole
+from rela_cli.data.files.storage import Address, place_of, whole
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.store.files import Facts, fingerprint
 
 FORMAT = 1
 CHUNK = 1024  # images whose encoded bytes are in memory at a time

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from rela_cli.artifacts import fingerprint
-from rela_cli.data import sizes
-from rela_cli.data.broken import Broken, left_out, say_once, tell
-from rela_cli.data.datasets import Array, Dataset
-from rela_cli.data.images import DECODER, Blob, decode_all
+from rela_cli.data.base import Array, Dataset
+from rela_cli.data.decoding import sizes
+from rela_cli.data.decoding.images import DECODER, Blob, decode_all
+from rela_cli.data.decoding.undecodable import Broken, left_out, say_once, tell
 from rela_cli.errors import ConfigError, MissingError, RelaError
+from rela_cli.store.files import fingerprint
 
 MOST_CLASSES = 1_000_000  # where nothing but the numbers says how many there are
 PATTERNS = {"train": r"train", "test": r"(test|val|valid|validation)"}  # how file or folder names start
@@ -275,7 +275,7 @@ def fetch_from_hub(hub: str, root: Path) -> None:
     Raises:
         MissingError: they cannot be fetched.
     """
-    from rela_cli.data.vision import quick_to_fail
+    from rela_cli.data.files.downloads import quick_to_fail
 
     way_out = f"put its .parquet files into dataset.root={root}"
     try:

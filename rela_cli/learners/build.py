@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rela_cli.config import Part
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError, MissingError, RelaError
-from rela_cli.parts import build
-from rela_cli.streams import seeded
-from rela_cli.weights import backbone_name, check_backbone, run_config, trained
+from rela_cli.numerics.randomness import seeded
+from rela_cli.weights.run_folder import backbone_name, check_backbone, run_config, trained
 
 IMAGE_SIZE = 32  # for runs by versions that did not write theirs down; their learners take any size
 

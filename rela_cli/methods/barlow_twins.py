@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rela_cli import ranks
-from rela_cli.config import View
+from rela_cli.config.schema import View
+from rela_cli.distributed import collectives
 from rela_cli.methods.base import Method
 from rela_cli.methods.heads import projection_head
 
@@ -17,8 +17,8 @@ EPSILON = 1e-5  # added to a variance, as the authors' batch norm does
 
 def standardize(z: Tensor) -> Tensor:
     """Mean 0 and deviation 1 over the batch of all ranks, so that ranks do not change the loss: (B, D) -> (B, D)."""
-    z = z - ranks.averaged(z.mean(0))
-    return z / (ranks.averaged(z.square().mean(0)) + EPSILON).sqrt()
+    z = z - collectives.averaged(z.mean(0))
+    return z / (collectives.averaged(z.square().mean(0)) + EPSILON).sqrt()
 
 
 class BarlowTwins(Method):
@@ -47,7 +47,7 @@ class BarlowTwins(Method):
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z1, z2 = (standardize(self.projector(h)) for h in self.represent(views))  # (B, D)
-        c = ranks.averaged(z1.T @ z2 / len(z1))  # (D, D)
+        c = collectives.averaged(z1.T @ z2 / len(z1))  # (D, D)
         invariance = (1 - c.diagonal()).square().sum()
         redundancy = (c - torch.diag(c.diagonal())).square().sum()
         return self.loss_scale * (invariance + self.redundancy * redundancy)

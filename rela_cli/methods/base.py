@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rela_cli.config import View
-from rela_cli.norm import views_apart
+from rela_cli.config.schema import View
+from rela_cli.distributed.batch_norm import views_apart
 
 
 class Method(nn.Module):

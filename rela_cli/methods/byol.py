@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from rela_cli.config import View
+from rela_cli.config.schema import View
 from rela_cli.methods.base import Average, Method
 from rela_cli.methods.from_lightly import BYOLPredictionHead, BYOLProjectionHead, NegativeCosineSimilarity
 

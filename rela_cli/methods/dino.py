@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rela_cli.config import View
+from rela_cli.config.schema import View
 from rela_cli.methods.base import Average, Method
 from rela_cli.methods.from_lightly import DINOLoss, DINOProjectionHead
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli import ranks
-from rela_cli.config import View
+from rela_cli.config.schema import View
+from rela_cli.distributed import collectives, ranks
 from rela_cli.methods.base import Average, Method
 from rela_cli.methods.heads import projection_head
 
@@ -51,7 +51,7 @@ class MoCoV3(Method):
 
     def contrast(self, q: Tensor, k: Tensor) -> Tensor:
         """2 T times the cross-entropy of each query's own key, as in the paper's pseudocode."""
-        keys = ranks.gathered(F.normalize(k, dim=1))  # of all ranks
+        keys = collectives.gathered(F.normalize(k, dim=1))  # of all ranks
         logits = F.normalize(q, dim=1) @ keys.T / self.temperature  # (B, all keys)
         own = torch.arange(len(q), device=q.device) + ranks.rank() * len(q)
         return 2 * self.temperature * F.cross_entropy(logits, own)

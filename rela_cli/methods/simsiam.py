@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from rela_cli.config import View
+from rela_cli.config.schema import View
 from rela_cli.methods.base import Method
 from rela_cli.methods.from_lightly import NegativeCosineSimilarity, SimSiamPredictionHead
 from rela_cli.methods.heads import projection_head

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.config import View
+from rela_cli.config.schema import View
 from rela_cli.methods.base import Method
 
 

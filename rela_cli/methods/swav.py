@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.config import View
+from rela_cli.config.schema import View
 from rela_cli.methods.base import Method
 from rela_cli.methods.from_lightly import SwaVLoss, SwaVProjectionHead
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.artifacts import warn_once
-from rela_cli.config import INTERPOLATIONS
+from rela_cli.config.schema import INTERPOLATIONS
 from rela_cli.errors import ConfigError
 from rela_cli.learners.build import measured, refused
 from rela_cli.priors.pooling import Pooled, vectors
+from rela_cli.store.notices import warn_once
 
 
 class Prior(nn.Module):

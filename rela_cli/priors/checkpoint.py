@@ -7,16 +7,16 @@ from pathlib import Path
 
 from torch import nn
 
-from rela_cli.artifacts import warn
-from rela_cli.config import RANDOM
+from rela_cli.config.schema import RANDOM
 from rela_cli.errors import ConfigError, nearest
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.learners.resnet import resnet18, resnet34, resnet50, resnet101
+from rela_cli.numerics.randomness import seeded
 from rela_cli.priors import from_transformers
 from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
 from rela_cli.priors.loading import fill, load, trimmed
 from rela_cli.priors.reading import read_state
-from rela_cli.streams import seeded
+from rela_cli.store.notices import warn
 
 FAMILY = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}  # the CIFAR family of He et al. 2015
 RESNETS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}

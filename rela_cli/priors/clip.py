@@ -15,10 +15,10 @@ from torch import nn
 
 from rela_cli.errors import ConfigError, nearest
 from rela_cli.learners.build import refused
+from rela_cli.numerics.randomness import seeded
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.loading import fill
 from rela_cli.priors.reading import State
-from rela_cli.streams import seeded
 
 # The text tower is not used and left out of every file we read; this one stands in for it while a model is built.
 NO_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}

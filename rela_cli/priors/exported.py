@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.kinds import ensure_intact, kind_of
 from rela_cli.learners.build import counted, first_line, refused, width_of
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.pooling import Pooled
 from rela_cli.priors.reading import load_script, reason
+from rela_cli.weights.kinds import ensure_intact, kind_of
 
 BATCHES = (1, 2, 5)  # numbers of images that a program is tried with: many are fixed to the one of their export
 

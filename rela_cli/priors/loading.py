@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rela_cli.config import RANDOM
+from rela_cli.config.schema import RANDOM
 from rela_cli.errors import ConfigError
 from rela_cli.learners.build import load_state, refused
 from rela_cli.priors import from_transformers

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rela_cli.artifacts import warn
 from rela_cli.errors import ConfigError, MissingError, nearest
-from rela_cli.onnx_file import check_installed, external_files
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.pooling import Pooled
+from rela_cli.store.notices import warn
+from rela_cli.weights.onnx_file import check_installed, external_files
 
 TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rela_cli.data.cache import ImageStats
+from rela_cli.data.batches.cache import ImageStats
 from rela_cli.errors import ConfigError
+from rela_cli.numerics.randomness import key, words
 from rela_cli.priors.base import Prior
-from rela_cli.streams import key, words
 
 SAMPLES = 100_000  # patches that the whitening is estimated from
 EPSILON = 0.1  # added to eigenvalues of contrast-normalised patches, as in the paper

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rela_cli.config import Part
-from rela_cli.data.cache import ImageStats
+from rela_cli.config.schema import Part
+from rela_cli.data.batches.cache import ImageStats
 from rela_cli.learners.build import build_backbone
 from rela_cli.learners.resnet import resnet18
+from rela_cli.numerics.randomness import seeded
 from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.streams import seeded
 
 
 class RandomResNet(NetworkPrior):

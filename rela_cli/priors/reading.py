@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rela_cli.artifacts import warn
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.kinds import ensure_intact, ensure_plausible, files_of, is_zip, kind_of, weight_map
+from rela_cli.store.notices import warn
 from rela_cli.terminal import printable
+from rela_cli.weights.kinds import ensure_intact, ensure_plausible, files_of, is_zip, kind_of, weight_map
 
 State = dict[str, Tensor]
 

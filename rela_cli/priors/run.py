@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rela_cli.learners.build import load_backbone
 from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.weights import run_facts
+from rela_cli.weights.run_folder import run_facts
 
 
 class RelaRun(NetworkPrior):

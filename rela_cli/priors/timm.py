@@ -11,10 +11,10 @@ from torch import nn
 
 from rela_cli.errors import ConfigError
 from rela_cli.learners.timm import check_name, timm_model
+from rela_cli.numerics.randomness import seeded
 from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
 from rela_cli.priors.loading import fill
 from rela_cli.priors.reading import State
-from rela_cli.streams import seeded
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # what a timm repository on the hub holds
 

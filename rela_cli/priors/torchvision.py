@@ -10,10 +10,10 @@ from torchvision import models
 
 from rela_cli.errors import ConfigError, nearest
 from rela_cli.learners.torchvision import check_name, published_model
+from rela_cli.numerics.randomness import seeded
 from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
 from rela_cli.priors.loading import fill
 from rela_cli.priors.reading import State
-from rela_cli.streams import seeded
 
 
 class TorchvisionPrior(NetworkPrior):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rela_cli.errors import ConfigError, nearest
-from rela_cli.report.compare import (
+from rela_cli.report.comparison import (
     Column,
     Protocol,
     Row,
@@ -19,8 +19,8 @@ from rela_cli.report.compare import (
     rows_of,
     saw_labels,
 )
-from rela_cli.report.differences import Difference, flat, paired, paired_grid
 from rela_cli.report.formats import SEEN, Grid
+from rela_cli.report.paired import Difference, flat, paired, paired_grid
 
 
 def checked(runs: Sequence[Run], one: str, other: str) -> tuple[str, str]:

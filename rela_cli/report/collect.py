@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rela_cli.artifacts import load_json, reason_of
 from rela_cli.errors import MissingError
-from rela_cli.sealed import BY_HAND, SEAL, Damaged
+from rela_cli.store.disk import OUTPUTS
+from rela_cli.store.files import load_json, reason_of
+from rela_cli.store.sealed import BY_HAND, SEAL, Damaged
 from rela_cli.terminal import readable
 
-OUTPUTS = Path("outputs")
 NEEDED = {"status": str, "dataset": str, "prior": str, "learner": str, "method": str, "seed": int, "settings": dict}
 NUMBERS = ("budget", "samples_seen", "train_samples", "steps", "switch_step", "target_dim", "peak_memory_bytes")
 ACCOUNTS = ("seconds", "flops")  # numbers by stage

@@ -10,28 +10,19 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from rela_cli import artifacts
-from rela_cli.report import left
+from rela_cli.report import run_files
 from rela_cli.report.collect import counted
-from rela_cli.report.compare import (
-    NETWORKS,
-    TARGETS,
-    Column,
-    Protocol,
-    Run,
-    columns_of,
-    cost,
-    measured_by,
-    part_of,
-    runs_in,
-    score,
-)
-from rela_cli.report.differences import AXES, against, cost_share, signed
-from rela_cli.report.figures import KINDS, Group, Plot, folder, groups_of, plots, words_of
+from rela_cli.report.comparison import NETWORKS, Column, Protocol, Run, columns_of, measured_by, runs_in, score
+from rela_cli.report.costs import cost
+from rela_cli.report.figures.plots import KINDS, plots
+from rela_cli.report.figures.series import Group, Plot, folder, groups_of, words_of
 from rela_cli.report.formats import ABOVE, BEST, MISSING, Cell, Grid, said_once, without_empty
 from rela_cli.report.ink import readable
+from rela_cli.report.paired import AXES, against, cost_share, signed
+from rela_cli.report.settings import TARGETS, part_of
 from rela_cli.report.style import GRID, INK, LOOKS, PAPER, SOFT
-from rela_cli.report.table import Parts, duration, grids_of, notes_of
+from rela_cli.report.tables import Parts, duration, grids_of, notes_of
+from rela_cli.store import files
 
 BY_BUDGET = ("training", "trace")  # a plot for each budget: the page unfolds the one with most ways to compare
 REM_PER_INCH = 7.0  # of a plot: its text is then a little smaller than the page's
@@ -375,7 +366,7 @@ def run_line(run: Run, protocol: Protocol | None) -> Iterator[str]:
 
 def unfinished_line(path: Path) -> Iterator[str]:
     """The cells of a run without one."""
-    facts = left.manifest(path)
+    facts = run_files.manifest(path)
     reason = str(facts.get("reason") or "").partition("\n")[0]
     status = str(facts.get("status", "not started"))
     yield from (path.name, MISSING, MISSING, MISSING, f"{status}: {reason}" if reason else status)
@@ -393,7 +384,7 @@ def notes(found: Found) -> str:
 
 def commands(runs: Sequence[Run]) -> str:
     """The command of each run."""
-    every = [str(left.manifest(folder(run)).get("command") or "") for run in runs]
+    every = [str(run_files.manifest(folder(run)).get("command") or "") for run in runs]
     known = [command for command in dict.fromkeys(every) if command]
     return details("commands, one a run", f"<pre>{escape(chr(10).join(known))}</pre>") if known else ""
 
@@ -413,7 +404,7 @@ def versions(runs: Sequence[Run]) -> str:
     """What the runs were made with: each value once."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
-        for key, value in artifacts.section(left.manifest(folder(run)), "versions").items():
+        for key, value in files.section(run_files.manifest(folder(run)), "versions").items():
             found.setdefault(key, {})[str(value)] = None
     items = "".join(f"<dt>{escape(key)}<dd>{escape(', '.join(values))}" for key, values in found.items())
     return f"<dl>{items}</dl>" if items else ""

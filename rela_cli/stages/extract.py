@@ -16,18 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rela_cli import ranks
-from rela_cli.artifacts import Facts, ensure_room, size_of
-from rela_cli.blocks import KeptWriter
-from rela_cli.config import Config, Runtime
-from rela_cli.data.cache import ImageStats, Split
-from rela_cli.data.loader import Images, centre, in_blocks, sampled
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Config, Runtime
+from rela_cli.data.batches.cache import ImageStats, Split
+from rela_cli.data.batches.loader import Images, centre, in_blocks, sampled
+from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError
-from rela_cli.parts import build
-from rela_cli.precision import extracts_in, in_half
+from rela_cli.machine.device import count_flops, pick_device
+from rela_cli.machine.precision import extracts_in, in_half
+from rela_cli.machine.progress import Progress
 from rela_cli.priors.base import Prior
-from rela_cli.runtime import Progress, count_flops, pick_device
-from rela_cli.weights import located
+from rela_cli.store.blocks import KeptWriter
+from rela_cli.store.disk import ensure_room
+from rela_cli.store.files import Facts, size_of
+from rela_cli.weights.locate import located
 
 HALF = 2  # bytes of a feature
 

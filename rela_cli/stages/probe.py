@@ -6,50 +6,28 @@ tenth of train, never on test.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rela_cli import ranks
-from rela_cli.artifacts import Entry, Facts, warn_once
-from rela_cli.config import Config, Probe
-from rela_cli.data.cache import read_labels, read_split, read_stats
-from rela_cli.data.datasets import Dataset
+from rela_cli.config.schema import Config, Probe
+from rela_cli.data.base import Dataset
+from rela_cli.data.batches.cache import read_labels, read_split, read_stats
+from rela_cli.distributed import ranks
 from rela_cli.errors import MissingError
+from rela_cli.evaluation.protocols import PROTOCOLS, Task, accuracy
+from rela_cli.evaluation.representation import representations
 from rela_cli.learners.build import build_backbone, load_state
-from rela_cli.logistic import BLOCK, TOLERANCE, solutions
-from rela_cli.representation import knn_logits, representations
-from rela_cli.runtime import count_flops, pick_device
-from rela_cli.streams import key, permutation, seeded
-from rela_cli.weights import backbone_name
+from rela_cli.machine.device import count_flops, pick_device
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import Facts
+from rela_cli.weights.run_folder import backbone_name
 
-PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised weights, strongest first: each solution starts the next
-SGD_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # for 256 samples a step; scaled with the batch
-SGD_MOMENTUM = 0.9
-FEW_SHOT_PENALTY = 1e-1  # L2 on standardised weights: a few samples cannot choose their own
 SHARED = ("knn",)  # protocols that several ranks compute together
-TOP5_CLASSES = 10  # top-5 says nothing where there are fewer classes than twice five
-
-
-@dataclass(frozen=True)
-class Task:
-    """A classification task on frozen features."""
-
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-
-    @property
-    def classes(self) -> int:
-        return int(self.train_labels.max()) + 1
 
 
 def backbone_task(config: Config, run_folder: Path, images: Entry, dataset: Dataset) -> tuple[Task, Facts]:
@@ -133,173 +111,3 @@ def fitted(task: Task, protocol: str, settings: Probe) -> Facts:
     started = time.perf_counter()
     logits, extra = PROTOCOLS[protocol](task, settings)
     return {**accuracy(logits, task.test_labels), **extra, "seconds": time.perf_counter() - started}
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """top1, and top5 where there are classes enough, over all samples at once; (R, N, C) are R repetitions."""
-    ranked = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None]
-    scores = {"top1": ranked[..., 0].double().mean().item()}
-    if logits.shape[-1] > TOP5_CLASSES:
-        scores["top5"] = ranked.any(-1).double().mean().item()
-    if logits.ndim == 3 and len(logits) > 1:
-        scores["deviation"] = ranked[..., 0].double().mean(1).std().item()
-    return scores
-
-
-def rela_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
-    """The paper's: Adam, constant rate, no decay, raw features, a fixed number of epochs."""
-    with seeded(0, "probe"):
-        linear = nn.Linear(task.train.shape[1], task.classes)
-    optimizer = torch.optim.Adam(linear.parameters(), lr=settings.rela_lr, fused=True)
-    for epoch in range(settings.rela_epochs):
-        for batch in permutation(key(0, "probe", epoch), len(task.train)).split(settings.rela_batch_size):
-            loss = F.cross_entropy(linear(task.train[batch]), task.train_labels[batch])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-    with torch.no_grad():
-        return linear(task.test), {}
-
-
-def lbfgs_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
-    """Multinomial logistic regression to convergence on standardised features; penalty from a held-out tenth.
-
-    Unless `lbfgs_penalty` gives one. The chosen penalty's solution on all of train starts from the one on nine tenths.
-    Rougher solutions are enough to choose by only where the held-out tenth is large: on the digits' 144 samples they
-    chose another penalty.
-    """
-    train, test = standardised(task)
-    tolerance = settings.lbfgs_tolerance or TOLERANCE
-    penalty, start = (settings.lbfgs_penalty, None) if settings.lbfgs_penalty else chosen(train, task, tolerance)
-    (weights,) = solutions(train, task.train_labels, task.classes, (penalty,), start, tolerance)
-    return affine(test, weights), {"penalty": penalty}
-
-
-def chosen(train: Tensor, task: Task, tolerance: float) -> tuple[float, Tensor]:
-    """The penalty with the best held-out tenth, the strongest of equals, and its solution on the other nine."""
-    rest, held_out = parted(task.train_labels)
-    path, found = solutions(train[rest], task.train_labels[rest], task.classes, PENALTIES, tolerance=tolerance), {}
-    for penalty, weights in zip(PENALTIES, path, strict=True):
-        guess = affine(train[held_out], weights).argmax(1)
-        found[(guess == task.train_labels[held_out]).double().mean().item(), penalty] = weights
-    best = max(found)
-    return best[1], found[best]
-
-
-def standardised(task: Task) -> tuple[Tensor, Tensor]:
-    """Train and test features with train's mean 0 and deviation 1, float32; what does not vary is 0.
-
-    Sums are float64 over blocks in float32, around the first sample, so a constant leaves exactly nothing.
-    """
-    first, n = task.train[0].float(), len(task.train)
-    total = torch.zeros(task.train.shape[1], dtype=torch.float64)
-    squares = total.clone()
-    for block in task.train.split(BLOCK):
-        moved = block - first
-        total += moved.sum(0)
-        squares += moved.square_().sum(0)
-    deviation = ((squares - total.square() / n).clamp(min=0) / max(1, n - 1)).sqrt()
-    scale = torch.where(deviation > 1e-8 * deviation.max().clamp(min=1e-30), 1 / deviation, 0.0).float()
-    mean = (total / n).float()
-    train, test = (standard(features, first, mean, scale) for features in (task.train, task.test))
-    return train, test
-
-
-def standard(features: Tensor, first: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """(features - first - mean) * scale, a block at a time."""
-    result = torch.empty(features.shape)
-    for block, place in zip(features.split(BLOCK), result.split(BLOCK), strict=True):
-        torch.sub(block, first, out=place).sub_(mean).mul_(scale)
-    return result
-
-
-def stratified_tenth(labels: Tensor) -> Tensor:
-    """Every tenth sample of each class, in a fixed random order: (N,) bool."""
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    order = permutation(key(0, "held out"), len(labels))
-    for label in labels.unique():
-        chosen[order[labels[order] == label][::10]] = True
-    return chosen
-
-
-def parted(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What to fit by and what to judge by: (N,) bool each, nine tenths and a tenth of each class.
-
-    With one sample a class nothing can be held out; then both are all samples, which is said.
-    """
-    held_out = stratified_tenth(labels)
-    if not bool(held_out.all()):
-        return ~held_out, held_out
-    warn_once("one labelled image a class, so none can be held out: probes choose by the images they are fitted to")
-    return held_out, held_out
-
-
-def affine(features: Tensor, weights: Tensor) -> Tensor:
-    """(N, D) and (D + 1, C), the last row being the bias -> (N, C), in the weights' precision."""
-    return torch.cat([block.to(weights.dtype) @ weights[:-1] + weights[-1] for block in features.split(BLOCK)])
-
-
-def sgd_grid_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
-    """SGD, momentum 0.9, cosine, no decay, raw features; the rate from a grid, by a held-out tenth of train.
-
-    All rates are trained at once (SimCLR, appendix B.6, and DINO choose among rates; one after the other there).
-    """
-    rest, held_out = parted(task.train_labels)
-    weights = sgd(task.train[rest], task.train_labels[rest], task.classes, SGD_RATES, settings)
-    guesses = torch.stack([affine(task.train[held_out], w).argmax(1) for w in weights])  # (rates, held out)
-    scores = (guesses == task.train_labels[held_out]).double().mean(1)
-    best = SGD_RATES[int(scores.argmax())]
-    (weight,) = sgd(task.train, task.train_labels, task.classes, (best,), settings)
-    return affine(task.test, weight), {"rate": best}
-
-
-def sgd(features: Tensor, labels: Tensor, classes: int, rates: tuple[float, ...], settings: Probe) -> Tensor:
-    """A linear classifier for each rate, on the same batches: (rates, D + 1, C), the last row being the bias."""
-    x = torch.cat((features, features.new_ones(len(features), 1)), dim=1)
-    size, epochs = settings.sgd_grid_batch_size, settings.sgd_grid_epochs
-    weights = x.new_zeros(len(rates), x.shape[1], classes)
-    memory = torch.zeros_like(weights)
-    rate = torch.tensor(rates, dtype=x.dtype).view(-1, 1, 1) * size / 256
-    steps = epochs * -(-len(x) // size)
-    step = 0
-    for epoch in range(epochs):
-        for batch in permutation(key(0, "probe", epoch), len(x)).split(size):
-            truth = F.one_hot(labels[batch], classes).to(x.dtype)
-            slope = x[batch].T @ (torch.softmax(x[batch] @ weights, dim=-1) - truth) / len(batch)
-            memory = SGD_MOMENTUM * memory + slope
-            weights = weights - rate * 0.5 * (1 + math.cos(math.pi * step / steps)) * memory
-            step += 1
-    return weights
-
-
-def few_shot_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
-    """Logistic regression on a few labelled samples a class, standardised by all of train; mean over draws."""
-    train, test = standardised(task)
-    logits = []
-    for draw in range(settings.few_shot_draws):
-        chosen = some_of_each(task.train_labels, settings.few_shot_k, draw)
-        (weights,) = solutions(train[chosen], task.train_labels[chosen], task.classes, (FEW_SHOT_PENALTY,))
-        logits.append(affine(test, weights))
-    return torch.stack(logits), {}
-
-
-def some_of_each(labels: Tensor, k: int, draw: int) -> Tensor:
-    """Indices of k samples of each class, or of all where there are fewer; another set for another `draw`."""
-    order = permutation(key(0, "few shot", draw), len(labels))
-    return torch.cat([order[labels[order] == label][:k] for label in labels.unique()])
-
-
-def knn_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
-    """k nearest neighbours by cosine, votes weighted exp(cos / T)."""
-    return knn_logits(
-        task.train, task.train_labels, task.test, settings.knn_k, settings.knn_temperature, task.classes
-    ), {}
-
-
-PROTOCOLS: dict[str, Callable[[Task, Probe], tuple[Tensor, Facts]]] = {
-    "rela": rela_protocol,
-    "lbfgs": lbfgs_protocol,
-    "knn": knn_protocol,
-    "sgd_grid": sgd_grid_protocol,
-    "few_shot": few_shot_protocol,
-}

@@ -9,13 +9,14 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rela_cli import ranks
-from rela_cli.abreast import abreast
-from rela_cli.artifacts import Facts, warn
-from rela_cli.config import Config
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Config
+from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError
-from rela_cli.parts import build
-from rela_cli.rows import Rows, RowWriter, halved
+from rela_cli.numerics.side_by_side import abreast
+from rela_cli.store.files import Facts
+from rela_cli.store.notices import warn
+from rela_cli.store.row_file import Rows, RowWriter, halved
 from rela_cli.transports.base import Transport
 
 BLOCK = 8192  # rows at a time, so that float64 copies stay small

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from rela_cli import ranks
-from rela_cli.abreast import LANES, abreast
-from rela_cli.gram import add_gram, mirrored
+from rela_cli.distributed import ranks
+from rela_cli.numerics.gram import add_gram, mirrored
+from rela_cli.numerics.side_by_side import LANES, abreast
 from rela_cli.transports.single import ROWS, Deflated
 
 WIDE = 2048  # features: wider ones fill all threads with one block, and several scatters would fill the memory

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from rela_cli.streams import seeded
+from rela_cli.numerics.randomness import seeded
 from rela_cli.transports.base import Transport
 from rela_cli.transports.moments import Moments
 

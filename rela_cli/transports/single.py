@@ -12,7 +12,7 @@ import threading
 import torch
 from torch import Tensor
 
-from rela_cli.gram import add_gram
+from rela_cli.numerics.gram import add_gram
 
 ROUNDING = 5e-8  # of the largest eigenvalue, in eigenvalues, by float32 products of ROWS (measured: 1e-8 to 7e-8)
 BEARABLE = 1e-3  # of the weakest kept eigenvalue: 0.0005 in its targets, as much as storing them in fp16 does

@@ -16,11 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rela_cli import cli
-from rela_cli.checkpoint import Checkpoints
-from rela_cli.config import CONF_DIR
-from rela_cli.runtime import Metrics
-from rela_cli.stages.train import Trainer
-from rela_cli.switch import Trace
+from rela_cli.config.schema import CONF_DIR
+from rela_cli.training.checkpoint import Checkpoints
+from rela_cli.training.logs import Metrics, Trace
+from rela_cli.training.trainer import Trainer
 
 from ..factories import trainer
 
@@ -135,7 +134,14 @@ RUN = (*TINY, "runtime.eval_every_epochs=2", "runtime=cpu", *SWITCH, "method=byo
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["rela_cli.cli", "rela_cli.sweep", "rela_cli.stages.train", "rela_cli.stages.probe", "lightly.loss", "torchvision"]
+    [
+        "rela_cli.cli",
+        "rela_cli.launch.sweep",
+        "rela_cli.stages.train",
+        "rela_cli.stages.probe",
+        "lightly.loss",
+        "torchvision",
+    ]
 )
 Process = Any
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from rela_cli import artifacts, pipeline, weights
+from rela_cli.pipeline import pipeline
+from rela_cli.store import integrity
+from rela_cli.weights import run_folder
 
 from ..conftest import ROOT
 from ..factories import config
@@ -27,8 +29,8 @@ WORDS = (*FAKE, *SHORT, *RANDOM, "runtime.eval_every_epochs=0")
 
 def go(outputs: Path, *words: str, until: str = "probe") -> pipeline.Outcome:
     """The same as a process would do, but here, with nothing remembered of earlier calls."""
-    artifacts._hashes.clear()
-    weights._digest.cache_clear()
+    integrity._hashes.clear()
+    run_folder._digest.cache_clear()
     return pipeline.run(config(*words, f"paths.outputs={outputs}"), until=until)
 
 

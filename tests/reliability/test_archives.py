@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.data.archives import count, unpack_one
+from rela_cli.data.files.archives import count, unpack_one
 from rela_cli.errors import MissingError
 
 from .helpers import python, wait_until
 
 FILES = 600
 UNPACK = """
-from rela_cli.data.archives import unpack_one
+from rela_cli.data.files.archives import unpack_one
 print("begun", flush=True)
 unpack_one(Path(sys.argv[1]), Path(sys.argv[2]))
 print(len(list(Path(sys.argv[2]).rglob("*.txt"))), flush=True)

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.artifacts import Entry, Facts, Lock, RunLock, damage, read_json, sweep_up, write_json
 from rela_cli.errors import MissingError, RelaError
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import Facts, read_json, sweep_up, write_json
+from rela_cli.store.integrity import damage
+from rela_cli.store.locks import Lock, RunLock
 
 from .helpers import FAKE, SHORT, WORDS, flip, go, only, python, read, start, wait_until
 
@@ -77,14 +80,14 @@ def test_a_damaged_manifest_too(tmp_path: Path, text: str, capsys: pytest.Captur
 
 
 def test_contents_are_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli import artifacts
+    from rela_cli.store import files, integrity
 
     entry = Entry("features", {"a": 1}, tmp_path)
     entry.make(fill)
     hashed: list[Path] = []
-    original = artifacts.file_sha256
-    monkeypatch.setattr(artifacts, "_hashes", {})
-    monkeypatch.setattr(artifacts, "file_sha256", lambda path: hashed.append(path) or original(path))
+    original = files.file_sha256
+    monkeypatch.setattr(integrity, "_hashes", {})
+    monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path) or original(path))
     assert entry.manifest is not None
     assert hashed == [], "whether it is there is told by sizes"
     for _ in range(3):
@@ -94,30 +97,30 @@ def test_contents_are_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_large_file_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process believes the one before; not when a program has been at the file, nor tomorrow."""
-    from rela_cli import artifacts
+    from rela_cli.store import files, integrity
 
     entry = Entry("features", {"a": 1}, tmp_path)
     entry.make(fill)
     large = entry.folder / "train.safetensors"
     hashed: list[Path] = []
-    original = artifacts.file_sha256
-    monkeypatch.setattr(artifacts, "file_sha256", lambda path: hashed.append(path) or original(path))
-    monkeypatch.setattr(artifacts, "LARGE", 1)
+    original = files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path) or original(path))
+    monkeypatch.setattr(integrity, "LARGE", 1)
 
     def hashes_of_another_process() -> int:
-        artifacts._hashes.clear()
+        integrity._hashes.clear()
         hashed.clear()
         damage(entry.folder, contents=True)
         return len(hashed)
 
     assert [hashes_of_another_process() for _ in range(2)] == [1, 1], "just written: too young to tell"
-    monkeypatch.setattr(artifacts, "RACY", -1.0)
+    monkeypatch.setattr(integrity, "RACY", -1.0)
     assert [hashes_of_another_process() for _ in range(3)] == [1, 0, 0]
-    (entry.folder / artifacts.INTACT).write_text("[")
+    (entry.folder / integrity.INTACT).write_text("[")
     assert [hashes_of_another_process() for _ in range(2)] == [1, 0], "a broken note is no note"
-    monkeypatch.setattr(artifacts, "DAY", 0.0)
+    monkeypatch.setattr(integrity, "DAY", 0.0)
     assert hashes_of_another_process() == 1
-    monkeypatch.setattr(artifacts, "DAY", 86_400.0)
+    monkeypatch.setattr(integrity, "DAY", 86_400.0)
     time.sleep(0.05)  # a kernel's clock ticks every few milliseconds
     flip(large)  # and puts back the time of its last change
     assert hashes_of_another_process() == 1
@@ -125,15 +128,15 @@ def test_a_large_file_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_large_file_is_not_hashed_again_after_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli import artifacts
+    from rela_cli.store import files, integrity
 
-    monkeypatch.setattr(artifacts, "LARGE", 1)
+    monkeypatch.setattr(integrity, "LARGE", 1)
     entry = Entry("features", {"a": 1}, tmp_path)
     entry.make(fill)
-    monkeypatch.setattr(artifacts, "_hashes", {})
-    monkeypatch.setattr(artifacts, "file_sha256", lambda path: pytest.fail(f"{path} is hashed again"))
+    monkeypatch.setattr(integrity, "_hashes", {})
+    monkeypatch.setattr(files, "file_sha256", lambda path: pytest.fail(f"{path} is hashed again"))
     assert entry.make(fill) is False
-    assert {path.name for path in entry.folder.iterdir()} == {"train.safetensors", "manifest.json", artifacts.INTACT}
+    assert {path.name for path in entry.folder.iterdir()} == {"train.safetensors", "manifest.json", integrity.INTACT}
     monkeypatch.undo()
     time.sleep(0.05)  # a kernel's clock ticks every few milliseconds
     flip(entry.folder / "train.safetensors")
@@ -141,16 +144,16 @@ def test_a_large_file_is_not_hashed_again_after_it_was_made(tmp_path: Path, monk
 
 
 def test_files_are_on_the_disk_before_the_entry_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli import artifacts
+    from rela_cli.store import files
 
-    entry, original = Entry("features", {"a": 1}, tmp_path), artifacts.sync
+    entry, original = Entry("features", {"a": 1}, tmp_path), files.sync
     synced: list[tuple[str, bool]] = []
 
     def sync(path: Path) -> None:
         synced.append((path.name, entry.folder.exists()))
         original(path)
 
-    monkeypatch.setattr(artifacts, "sync", sync)
+    monkeypatch.setattr(files, "sync", sync)
     entry.make(fill)
     assert ("train.safetensors", False) in synced
     assert any("manifest.json" in name and not there for name, there in synced)
@@ -264,7 +267,7 @@ def test_four_processes_compute_features_once_and_another_takes_over_from_a_kill
 
 
 IN_A_RUN_FOLDER = """
-from rela_cli.artifacts import RunLock
+from rela_cli.store.entries import RunLock
 from rela_cli.errors import RelaError
 while not Path(sys.argv[2]).exists(): time.sleep(0.001)
 try:
@@ -314,7 +317,7 @@ def test_what_killed_processes_left_is_swept_at_the_next_start(tmp_path: Path) -
     for file in (old, fresh):
         file.write_text("{")
     os.utime(old, (1e9, 1e9))
-    holder = python("from rela_cli.artifacts import Lock\n"
+    holder = python("from rela_cli.store.locks import Lock\n"
                     "with Lock(Path(sys.argv[1]), 'x').held():\n    print('in', flush=True)\n    time.sleep(600)",
                     cache / "features" / ".bbbbbbbbbbbbbbbb.lock")  # fmt: skip
     assert holder.stdout is not None
@@ -363,7 +366,7 @@ def test_outputs_on_another_file_system(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_lock_waits_and_says_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / ".x.lock"
-    code = "from rela_cli.artifacts import Lock\nwith Lock(Path(sys.argv[1]), 'x', 'rela one').held():\n"
+    code = "from rela_cli.store.locks import Lock\nwith Lock(Path(sys.argv[1]), 'x', 'rela one').held():\n"
     code += "    print('in', flush=True)\n    time.sleep(1)"
     holder: subprocess.Popen[str] = python(code, path)
     assert holder.stdout is not None

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rela_cli import checkpoint
-from rela_cli.artifacts import RunLock
-from rela_cli.checkpoint import Checkpoints, pack, unpack
 from rela_cli.errors import RelaError
+from rela_cli.store.locks import RunLock
+from rela_cli.training import checkpoint
+from rela_cli.training.checkpoint import Checkpoints, pack, unpack
 
 STATE: dict[str, Any] = {
     "model": {"a.weight": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "b": torch.tensor(3)},

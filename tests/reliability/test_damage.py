@@ -11,10 +11,16 @@ from typing import Any
 
 import pytest
 
-from rela_cli import clean, cli, ls, weights
-from rela_cli.artifacts import Entry, RunLock, damage, read_json, read_whole, warn_once, write_json
+from rela_cli import cli
+from rela_cli.commands import clean, ls
 from rela_cli.errors import MissingError, RelaError
-from rela_cli.sealed import DEEPEST, SEAL, Damaged, opened, sealed
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import read_json, read_whole, write_json
+from rela_cli.store.integrity import damage
+from rela_cli.store.locks import RunLock
+from rela_cli.store.notices import warn_once
+from rela_cli.store.sealed import DEEPEST, SEAL, Damaged, opened, sealed
+from rela_cli.weights import run_folder
 
 from .helpers import WORDS, go, only, read
 
@@ -201,16 +207,16 @@ def test_a_run_as_a_prior_with_a_bit_in_its_manifest(outputs: Path) -> None:
     run = run_of(outputs)
     change_digit(run / "manifest.json", '"mean"')
     with pytest.raises(MissingError, match=r"manifest.json is damaged: it does not hold what was written"):
-        weights.run_facts(run)
+        run_folder.run_facts(run)
     with pytest.raises(MissingError, match=r"manifest.json is damaged"):
-        weights.check_backbone(run, "online")
+        run_folder.check_backbone(run, "online")
 
 
 def test_a_run_as_a_prior_with_a_bit_in_its_config(outputs: Path) -> None:
     run = run_of(outputs)
     change_digit(run / "config.yaml", "width:")
     with pytest.raises(MissingError, match=r"config.yaml is damaged: its hash"):
-        weights.run_facts(run)
+        run_folder.run_facts(run)
 
 
 def unfinished(outputs: Path) -> Path:

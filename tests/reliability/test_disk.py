@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from rela_cli import space
-from rela_cli.artifacts import Entry, Facts, damage, free_bytes, read_json, write_atomic, write_json
-from rela_cli.checkpoint import Checkpoints
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import DiskError, MissingError
-from rela_cli.runs import Run
-from rela_cli.stages.train import Trainer
+from rela_cli.pipeline import preflight
+from rela_cli.pipeline.run import Run
+from rela_cli.store.disk import free_bytes
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import Facts, read_json, write_atomic, write_json
+from rela_cli.store.integrity import damage
+from rela_cli.training.checkpoint import Checkpoints
+from rela_cli.training.trainer import Trainer
 
 from ..conftest import NO_TORCH, Rela
 from ..factories import config
@@ -79,13 +82,13 @@ def test_data_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_what_is_needed_is_estimated(tmp_path: Path) -> None:
     """Against what is then written: never more, and nearly all of it."""
     run = Run(config(*WORDS, f"paths.outputs={tmp_path}"))
-    assert space.needs(run, "probe") == {"images": 128 * (3 * 8 * 8 + 8)}, "random features have any width"
+    assert preflight.needs(run, "probe") == {"images": 128 * (3 * 8 * 8 + 8)}, "random features have any width"
     go(tmp_path, *WORDS, until="extract")
     written = sum(path.stat().st_size for path in run.images.folder.glob("*.safetensors"))
-    assert space.image_bytes(run) <= written <= 1.05 * space.image_bytes(run)  # type: ignore[operator]
-    assert space.needs(run, "probe") == {}
+    assert preflight.image_bytes(run) <= written <= 1.05 * preflight.image_bytes(run)  # type: ignore[operator]
+    assert preflight.needs(run, "probe") == {}
     known = Run(config(*FAKE, *SHORT, "prior=embedded", f"paths.outputs={tmp_path}"))
-    assert space.needs(known, "probe") == {}, "a run of ours says its width to whoever builds it"
+    assert preflight.needs(known, "probe") == {}, "a run of ours says its width to whoever builds it"
 
 
 CHECKPOINTS = re.compile(r"no room for (\S+): about [\d.]+ [kMG]B needed, .* free \(estimated before training: (\d) x ")
@@ -138,7 +141,7 @@ def test_no_room_for_checkpoints_is_said_before_the_first_step(tmp_path: Path, m
 
 
 def test_checkpoints_that_are_there_need_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rela_cli.artifacts.free_bytes", lambda _: 2_500)
+    monkeypatch.setattr("rela_cli.store.disk.free_bytes", lambda _: 2_500)
     for number, fits in enumerate((False, True, True, True)):
         checkpoints = Checkpoints(tmp_path, 0)
         with nullcontext() if fits else pytest.raises(DiskError, match="3 kB needed, 3 kB free"):
@@ -184,7 +187,7 @@ def test_a_disk_that_fills_in_mid_run_and_the_run_goes_on_later(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_disk_that_fills_under_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoints, "rewind", lambda *_: None)  # it would put a new file into the link's place
-    monkeypatch.setattr("rela_cli.checkpoint.synced", lambda _: 0)  # a device cannot be synced
+    monkeypatch.setattr("rela_cli.training.checkpoint.synced", lambda _: 0)  # a device cannot be synced
     run = Run(config(*WORDS, f"paths.outputs={tmp_path}"))
     run.folder.mkdir(parents=True)
     (run.folder / "metrics.jsonl").symlink_to("/dev/full")

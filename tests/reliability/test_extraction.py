@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from rela_cli import blocks
-from rela_cli.inventory import take
+from rela_cli.store import blocks
+from rela_cli.store.outputs import take
 
 from .harness import TINY, Process, call, finish, spawn
 from .helpers import only, wait_until

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from rela_cli import pipeline
-from rela_cli.artifacts import RunLock
-from rela_cli.checkpoint import Checkpoints
 from rela_cli.errors import RelaError
+from rela_cli.pipeline import pipeline
 from rela_cli.report.collect import collect
-from rela_cli.stages.train import Trainer
+from rela_cli.store.locks import RunLock
+from rela_cli.training.checkpoint import Checkpoints
+from rela_cli.training.trainer import Trainer
 
 from ..factories import config
 from .harness import RUN, Killed
@@ -58,9 +58,9 @@ def test_another_config_is_refused_with_the_difference(tmp_path: Path, mine: Pat
 
 
 def test_what_is_no_key_is_named_too(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli import runs
+    from rela_cli.pipeline import run
 
-    monkeypatch.setitem(runs.VERSIONS, "images", 99)
+    monkeypatch.setitem(run.VERSIONS, "images", 99)
     with pytest.raises(RelaError, match=r"inputs\.images: [0-9a-f]{16} there, [0-9a-f]{16} here"):
         go(tmp_path, f"paths.run={mine}")
 
@@ -172,7 +172,7 @@ def test_values_that_cannot_be_meant(words: tuple[str, ...]) -> None:
 
 
 def test_none_of_it_is_part_of_a_runs_name(tmp_path: Path) -> None:
-    from rela_cli.runs import Run
+    from rela_cli.pipeline.run import Run
 
     words = ("resume=force", "on_collapse=stop", "checkpoint.every_seconds=1", "checkpoint.keep=true")
     assert Run(config(*RUN, *words)).hash == Run(config(*RUN)).hash

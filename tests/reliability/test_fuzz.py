@@ -29,18 +29,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from rela_cli.artifacts import Entry, damage, fingerprint, read_json
-from rela_cli.composer import compose
-from rela_cli.config import from_tree, lengths, to_tree
+from rela_cli.config.compose import compose
+from rela_cli.config.lengths import lengths
+from rela_cli.config.reading import from_tree, to_tree
+from rela_cli.data.batches.subset import epoch_indices
+from rela_cli.data.decoding.images import Blob, decode, is_image
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.images import Blob, decode, is_image
-from rela_cli.data.subset import epoch_indices
 from rela_cli.errors import ConfigError, MissingError, RelaError
-from rela_cli.inventory import take
-from rela_cli.kinds import kind_of
 from rela_cli.priors.reading import read_state
-from rela_cli.redact import redact
-from rela_cli.weights import run_facts
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import fingerprint, read_json
+from rela_cli.store.integrity import damage
+from rela_cli.store.outputs import take
+from rela_cli.store.secrets import redact
+from rela_cli.weights.kinds import kind_of
+from rela_cli.weights.run_folder import run_facts
 
 from ..factories import config
 
@@ -337,8 +340,8 @@ def test_any_manifest_of_an_entry(tmp_path_factory: pytest.TempPathFactory, mani
 @given(manifest=MANIFESTS, result=JSON)
 def test_any_manifest_of_a_run(tmp_path_factory: pytest.TempPathFactory, manifest: Any, result: Any) -> None:
     """`rela ls` and `rela show` have something to say about it."""
-    from rela_cli.ls import as_json, show
-    from rela_cli.show import lines
+    from rela_cli.commands.ls import as_json, show
+    from rela_cli.commands.show import lines
 
     outputs = tmp_path_factory.mktemp("outputs")
     run, entry = outputs / "runs" / "a", outputs / "cache" / "targets" / "b"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from rela_cli import cli
-from rela_cli.artifacts import warn_once
 from rela_cli.errors import RelaError
-from rela_cli.runs import Run
+from rela_cli.pipeline.run import Run
+from rela_cli.store.notices import warn_once
 
 from ..factories import config
 from .helpers import WORDS, go

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli import clean, ls, show
-from rela_cli.artifacts import Entry, RunLock, read_json, write_json
+from rela_cli.commands import clean, ls, show
 from rela_cli.errors import MissingError
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import read_json, write_json
+from rela_cli.store.locks import RunLock
 
 from ..conftest import NO_TORCH, Rela
 from .helpers import WORDS, flip, go, only, python, remount, small_disk, wait_until
@@ -120,7 +122,7 @@ def test_a_run_that_says_running_is_running_only_while_somebody_holds_its_lock(
     run = run_of(outputs, 0)
     set_status(run, "running")
     assert listed(outputs, capsys)["runs"][0]["status"] == "killed"
-    code = "from rela_cli.artifacts import RunLock\nwith RunLock(Path(sys.argv[1])):\n"
+    code = "from rela_cli.store.locks import RunLock\nwith RunLock(Path(sys.argv[1])):\n"
     holder = python(code + "    print('in', flush=True)\n    time.sleep(600)", run)
     assert holder.stdout is not None
     holder.stdout.readline()
@@ -250,7 +252,7 @@ def test_a_run_elsewhere_is_known_to_its_cache(outputs: Path, tmp_path: Path, ca
     mine = tmp_path / "mine"
     words = (*WORDS, "prior.seed=7", f"paths.run={mine}")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("rela_cli.stages.train.Trainer.take_step", raise_interrupt)
+        patch.setattr("rela_cli.training.trainer.Trainer.take_step", raise_interrupt)
         go(outputs, *words)
     assert str(mine) in [run["folder"] for run in listed(outputs, capsys)["runs"]]
     clean.main([str(outputs), "--unused", "--finished"])

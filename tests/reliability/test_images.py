@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rela_cli.artifacts import read_json
-from rela_cli.composer import compose
+from rela_cli.config.compose import compose
+from rela_cli.data.decoding.images import decode
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.images import decode
 from rela_cli.data.parquet import Parquet
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.runs import Run
+from rela_cli.pipeline.run import Run
+from rela_cli.store.files import read_json
 
 from ..conftest import Rela
 from .helpers import go
@@ -155,11 +155,11 @@ def test_what_is_left_out_is_part_of_the_fingerprint_and_the_word_itself_is_not(
 def test_the_scan_is_remembered_until_a_file_changes(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rela_cli.data import broken
+    from rela_cli.data.decoding import undecodable
 
     looked: list[object] = []
-    original = broken.problem
-    monkeypatch.setattr(broken, "problem", lambda source: looked.append(source) or original(source))
+    original = undecodable.problem
+    monkeypatch.setattr(undecodable, "problem", lambda source: looked.append(source) or original(source))
     first = folder(root, cache=tmp_path)
     assert names(first) == BROKEN
     assert len(looked) == 37

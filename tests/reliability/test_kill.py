@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from rela_cli.artifacts import read_json
-from rela_cli.checkpoint import Checkpoints
-from rela_cli.faults import POINTS
+from rela_cli.store.faults import POINTS
+from rela_cli.store.files import read_json
+from rela_cli.training.checkpoint import Checkpoints
 
 from .harness import RUN, call, differing, finish, left, run_folder, spawn, temporaries
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rela_cli import logger
+from rela_cli.training import logger
 
 from ..factories import config
 from .helpers import FAKE, RANDOM, SHORT, WORDS, go, only, read, start, wait_until

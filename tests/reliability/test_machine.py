@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rela_cli import artifacts, clean, cli, doctor
-from rela_cli.artifacts import RunLock, disk_errors, warn_once, write_json
+from rela_cli import cli
+from rela_cli.commands import clean, doctor
 from rela_cli.errors import DiskError, RelaError
-from rela_cli.stages.probe import parted
+from rela_cli.evaluation.protocols import parted
+from rela_cli.store import locks
+from rela_cli.store.disk import disk_errors
+from rela_cli.store.files import write_json
+from rela_cli.store.locks import RunLock
+from rela_cli.store.notices import warn_once
 
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
@@ -52,7 +57,7 @@ def test_lock_files_in_place_of_locks_have_a_way_out(tmp_path: Path, monkeypatch
     with RunLock(tmp_path / "run"):
         content = lock.read_text().replace(socket.gethostname(), "elsewhere")
     lock.write_text(content)
-    monkeypatch.setattr(artifacts, "NOTE_SECONDS", 0)
+    monkeypatch.setattr(locks, "NOTE_SECONDS", 0)
     with pytest.raises(RelaError, match=rf"is in use by .*\n.*if the process is gone, remove {lock}"):
         RunLock(tmp_path / "run").__enter__()
     lock.unlink()

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rela_cli.checkpoint import Checkpoints
 from rela_cli.errors import NonFiniteError
+from rela_cli.evaluation.measures import deviation
 from rela_cli.methods.simsiam import SimSiam
-from rela_cli.representation import deviation
-from rela_cli.stages.train import COLLAPSED_DEVIATION, SETTLED, Trainer
+from rela_cli.stages.train import COLLAPSED_DEVIATION
+from rela_cli.training.checkpoint import Checkpoints
+from rela_cli.training.trainer import Trainer
+from rela_cli.training.watch import SETTLED
 
 from ..factories import fit, trainer
 from .harness import FAKE, METHODS, RUN, SWITCH, call, run_folder, small, train, words

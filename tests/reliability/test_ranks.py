@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.pulse import Note, Watch
+from rela_cli.distributed.pulse import Note, Watch
 
 from ..conftest import ROOT
 from .helpers import FAKE, RANDOM, SHORT, only, python, read, start, wait_until
@@ -128,7 +128,8 @@ def test_a_killed_rank_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
 
 def test_a_hung_rank_is_named_and_the_run_ends(tmp_path: Path) -> None:
     """Hung without a signal: the other waits inside torch, and only who started both can say so."""
-    code = "from rela_cli import cli, pulse\npulse.QUIET, pulse.LIMIT = 2, 5\nsys.exit(cli.main(sys.argv[1:]))"
+    code = "from rela_cli import cli\nfrom rela_cli.distributed import pulse\npulse.QUIET, pulse.LIMIT = 2, 5\n"
+    code += "sys.exit(cli.main(sys.argv[1:]))"
     words = (*TWO, "runtime.devices=2", f"paths.outputs={tmp_path / 'outputs'}")
     process = python(code, *words, env={"TMPDIR": str(tmp_path)})
     begun(tmp_path, process)

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rela_cli import checkpoint
-from rela_cli.config import lengths
-from rela_cli.data import loader
-from rela_cli.data.cache import Split
+from rela_cli.config.lengths import lengths
+from rela_cli.data.batches import loader
+from rela_cli.data.batches.cache import Split
+from rela_cli.data.batches.loader import DiskImages
 from rela_cli.data.folders import ImageFolder
-from rela_cli.data.loader import DiskImages
 from rela_cli.errors import RelaError
-from rela_cli.stages.train import Trainer
+from rela_cli.training import checkpoint
+from rela_cli.training.trainer import Trainer
 
 from ..factories import config, pixels, stats_of
 from .harness import (
@@ -245,7 +245,7 @@ def test_the_number_of_workers_does_not_matter(
 
 def test_what_was_drawn_before_training_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's generator starts anew with the training, so a run whose stages were cached has the same dropout."""
-    from rela_cli import pipeline
+    from rela_cli.pipeline import pipeline
     from rela_cli.stages import train as stage
 
     build = stage.build_backbone

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from rela_cli import weights
-from rela_cli.artifacts import write_json
-from rela_cli.composer import compose
-from rela_cli.config import CONF_DIR, Card, Part
-from rela_cli.data.archives import unpack
+from rela_cli.config.compose import compose
+from rela_cli.config.parts import build, find
+from rela_cli.config.schema import CONF_DIR, Card, Part
+from rela_cli.data.files.archives import unpack
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.parts import build, find
-from rela_cli.redact import redact
+from rela_cli.store.files import write_json
+from rela_cli.store.secrets import redact
+from rela_cli.weights import sources
 
 from ..conftest import NO_TORCH, ROOT, Rela
 from .helpers import FAKE, SHORT, go
@@ -84,8 +84,17 @@ def test_a_python_tag_in_a_yaml_is_not_run(rela: Rela, tmp_path: Path) -> None:
 
 FOREIGN = ["os.system", "urllib.request.urlretrieve", "subprocess.run", "builtins.exec", "torch.hub.load"]
 OURS = [
-    *("rela_cli.artifacts.write_json", "rela_cli.weights.import_module", "rela_cli.sweep.scrub", "rela_cli.cli.main"),
-    *("rela_cli.data.archives.unpack", "rela_cli.data.vision.fetch_archive", "rela_cli.data.broken.write_json"),
+    *(
+        "rela_cli.store.files.write_json",
+        "rela_cli.weights.locate.import_module",
+        "rela_cli.launch.sweep.scrub",
+        "rela_cli.cli.main",
+    ),
+    *(
+        "rela_cli.data.files.archives.unpack",
+        "rela_cli.data.files.downloads.fetch_archive",
+        "rela_cli.data.decoding.undecodable.write_json",
+    ),
     *(
         "rela_cli.priors.checkpoint.fill",
         "rela_cli.learners.build.load_file",
@@ -314,4 +323,4 @@ def test_a_fetched_file_is_checked_against_its_card(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"x")
     part = Part("mine", "rela_cli.priors.timm.TimmPrior", {}, Card(sha256="ab" * 32))
     with pytest.raises(MissingError, match="is not the file that prior=mine names"):
-        weights._check_sha256(part, tmp_path / "w.safetensors")
+        sources._check_sha256(part, tmp_path / "w.safetensors")

@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
-from rela_cli import checkpoint, cli, ls, signals
+from rela_cli import cli
+from rela_cli.commands import ls
+from rela_cli.machine import signals
 from rela_cli.stages import extract
-from rela_cli.stages.train import Trainer
+from rela_cli.training import checkpoint
+from rela_cli.training.trainer import Trainer
 
 from ..conftest import ROOT
 from .harness import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
@@ -163,7 +166,7 @@ def test_every_command_says_what_has_stopped_it(
 def test_what_is_said_to_a_closed_terminal_is_no_error() -> None:
     """A terminal of its own that closes: the run saves, and leaves with 129."""
     code = (
-        "import os, signal, time\nfrom rela_cli import signals\n"
+        "import os, signal, time\nfrom rela_cli.machine import signals\n"
         "try:\n    with signals.between():\n        print('there', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt as error:\n    print('saved', flush=True); os._exit(error.exit_code)\n"
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli import cli, sweep
+from rela_cli import cli
+from rela_cli.launch import sweep
 
 from ..conftest import Rela
 from .helpers import FAKE, SHORT, only, read, start, wait_until

@@ -1,0 +1,112 @@
+"""`rela bench`: the command line. Nothing heavy is imported before it is understood."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from rela_cli.commands.bench.contest import Bench, Score
+from rela_cli.commands.bench.registry import PEERS, ROWS, missing
+from rela_cli.config.arguments import Parser
+from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.store.files import write_json
+
+DESCRIPTION = """\
+Times this code against its peers: in one run, in turns, by processor and wall time, with what came out beside each
+speed. A ratio is the peer's time over ours (ours over the peer's where the target is an upper bound), the median over
+rounds with the least and the most. Warm-up and compile time are kept apart. A peer that is not installed is named and
+skipped: pip install 'rela-cli[bench]'."""
+
+
+def parser() -> Parser:
+    """All options; values are checked by us, so that their errors say what is allowed."""
+    made = Parser("bench", DESCRIPTION, ["rela bench --list", "rela bench augment knn --rounds 3"])
+    made.add("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)} or all (default: all)", offers=lambda: ROWS)
+    made.add_argument("--peer", action="append", default=[], metavar="NAME", help=f"only: {', '.join(PEERS)}")
+    made.add_argument("--rounds", default="7", metavar="N", help="how often each takes its turn (default: 7)")
+    made.add_argument("--data", type=Path, metavar="FOLDER", help="train/<class>/* and test/<class>/*, 32 px JPEGs")
+    made.add_argument("--device", default="all", metavar="all|cpu|cuda", help="which rows (default: all that can run)")
+    made.add_argument("--size", default="full", metavar="full|tiny", help="tiny: does it run? Its figures mean nothing")
+    made.add_argument("--json", type=Path, metavar="FILE", help="rows, versions and load; written after each row")
+    made.add_argument("--markdown", action="store_true", help="end with the table of docs/performance.md")
+    made.add_argument("--list", action="store_true", help="rows and peers, and which of them are here")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Race the rows that are asked for; 0 whether or not they reach their targets.
+
+    Raises:
+        ConfigError: no such row, peer or option. MissingError: --data is no folder.
+    """
+    asked = parser().read(argv)
+    rows = chosen(asked.rows)
+    peers = tuple(one_of("--peer", name, PEERS) for name in asked.peer)
+    rounds = whole(asked.rounds)
+    device = one_of("--device", asked.device, ("all", "cpu", "cuda"))
+    size = one_of("--size", asked.size, ("full", "tiny"))
+    if asked.list:
+        print(listing())
+        return 0
+    if asked.data and not asked.data.is_dir():
+        raise MissingError(f"--data {asked.data} is not a folder (looked at {asked.data.absolute()})")
+    if asked.json and not asked.json.absolute().parent.is_dir():
+        raise MissingError(f"--json {asked.json}: there is no folder {asked.json.absolute().parent}")
+    with tempfile.TemporaryDirectory(prefix="rela-bench-") as folder:
+        devices = ("cpu", "cuda") if device == "all" else (device,)
+        bench = Bench(Path(folder), rounds, peers, asked.data, size == "tiny", devices)
+        return run(bench, rows, asked.json, asked.markdown)
+
+
+def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool) -> int:
+    """Row by row, each printed when it is done; --json is whole after each of them."""
+    from rela_cli.commands.bench.machine import load, versions
+    from rela_cli.commands.bench.show import content, line, markdown
+
+    scores: list[Score] = []
+    begin = load()
+    for name in rows:
+        for score in import_module(f"rela_cli.commands.bench.{name}").run(bench):
+            scores.append(score)
+            print(line(score), flush=True)
+        if path:
+            write_json(path, content(scores, bench.skipped, versions(), {"begin": begin, "end": load()}))
+    for note in bench.skipped:
+        print(f"{note['name']:<10} {note['peer']} skipped: {note['why']}", file=sys.stderr)
+    if as_markdown:
+        print(markdown(scores, versions(), {"begin": begin, "end": load()}))
+    return 0
+
+
+def chosen(words: Sequence[str]) -> tuple[str, ...]:
+    """Rows in the registry's order."""
+    named = {one_of("row", word, (*ROWS, "all")) for word in words} or {"all"}
+    return tuple(name for name in ROWS if name in named or "all" in named)
+
+
+def one_of(option: str, name: str, names: Sequence[str]) -> str:
+    """`name`, if it is one of `names`."""
+    if name not in names:
+        raise ConfigError(f"{option} {name} must be one of {', '.join(names)}{nearest(name, names)}")
+    return name
+
+
+def whole(text: str) -> int:
+    """The number of rounds."""
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--rounds {text} must be a whole number of at least 1")
+    return int(text)
+
+
+def listing() -> str:
+    """Rows with their peers; of peers that are not here what is missing."""
+    lines = []
+    for name, row in ROWS.items():
+        peers = [peer + (f" (needs {package})" if (package := missing(peer)) else "") for peer in row.peers]
+        lines.append(f"{name:<10} {row.does}\n{'':<10} against {', '.join(peers)}")
+        if row.gpu:
+            lines.append(f"{'':<10} with a GPU: {row.gpu}")
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""A prior's features: our stage's loop with its file, a bare loop over the network, and the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from rela_cli.commands.bench import material
+from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score, measured
+from rela_cli.commands.bench.paper import OneView
+from rela_cli.commands.bench.timing import Contestant, race, ratios, spread
+from rela_cli.config.compose import compose
+from rela_cli.data.batches.cache import Split
+from rela_cli.machine.device import wait
+from rela_cli.priors.base import NetworkPrior
+from rela_cli.stages.extract import fitted_prior, run_prior
+from rela_cli.store.row_file import RowWriter
+
+NAME = "extract"
+WORKERS = 2
+HALF = "runtime.extract_precision=fp16"
+GPU_TARGET = 12_000.0  # images a second, CLIP ViT-B/16
+
+
+class Work:
+    """Some images and a prior, and the three ways to bring them together."""
+
+    def __init__(self, bench: Bench, n: int, *words: str) -> None:
+        pixels, labels = material.images(bench, n)
+        self.pixels, self.data, self.path = pixels, material.stats(pixels), bench.folder / "features.safetensors"
+        self.config = compose(["dataset=fake", *words])
+        prior, self.device = fitted_prior(self.config, Split(pixels, labels), self.data)
+        assert isinstance(prior, NetworkPrior)
+        self.prior, self.block = prior, self.config.runtime.block_size
+
+    def ours(self) -> Path:
+        """Stage extract's loop, into its file."""
+        with RowWriter(self.path, "features", len(self.pixels)) as features:
+            size, title = self.data.size, "bench"
+            for block in run_prior(self.prior, self.pixels, size, self.block, self.device, title):
+                features.add(block)
+        wait(self.device)
+        return self.path
+
+    def bare(self) -> Tensor:
+        """The network alone, on blocks of its own size that lie ready on the device."""
+        if not hasattr(self, "ready"):
+            with torch.inference_mode():
+                self.ready = [self.prior.preprocess(x.to(self.device)) for x in self.pixels.split(self.block)]
+        with torch.inference_mode():
+            features = [self.prior.backbone(block) for block in self.ready]
+        wait(self.device)
+        return torch.cat(features)
+
+    def paper(self) -> Tensor:
+        """Pillow images in loader workers, single precision, everything kept in a list."""
+        from torchvision import transforms as T
+
+        view = T.Compose([T.ToTensor(), T.Normalize(self.data.mean.tolist(), self.data.std.tolist())])
+        loader = DataLoader(OneView(self.pixels, view), 128, num_workers=WORKERS)
+        with torch.no_grad():
+            return torch.cat([self.prior.backbone(block.to(self.device)).cpu() for block in loader])
+
+    def said(self, results: Results, peer: str) -> str:
+        """How near our fp16 file comes to what a peer holds in single precision."""
+        ours = load_file(results["ours"])["features"].float()
+        cosine = F.cosine_similarity(ours, results[peer].float().cpu(), dim=1).min()
+        return f"cosine of each image's features, ours (fp16) and theirs (fp32): {cosine:.6f} at least"
+
+
+def run(bench: Bench) -> Iterator[Score]:
+    """An untrained ResNet-18 on the CPU; CLIP's ViT-B/16, untrained, on a GPU."""
+    if "cpu" in bench.devices:
+        n = bench.size(512, 32)
+        work = Work(bench, n, "prior=random", f"prior.width={bench.size(64, 4)}", "runtime.device=cpu")
+        contestants = [
+            Contestant("ours", work.ours, is_ours=True),
+            *(Contestant(name, getattr(work, name)) for name in ("bare", "paper")),
+        ]
+        title = f"prior=random, {n:,} images of 32 px, into a file"
+        pairs = [Comparison("ours", name, title, None, "wall") for name in ("bare", "paper")]
+        yield from bench.scores(NAME, contestants, pairs, work.said)
+    if "cuda" in bench.devices:
+        if torch.cuda.is_available():
+            yield from on_gpu(bench)
+        else:
+            bench.skip(NAME, "GPU rows", "torch sees no GPU here")
+
+
+def on_gpu(bench: Bench) -> Iterator[Score]:
+    """Images a second, in fp16, resized on the device and written to a file; the bare loop is in fp32."""
+    n = bench.size(24_576, 64)
+    work = Work(bench, n, "prior=clip_vitb16", "prior.weights=random", "runtime.device=cuda", HALF)
+    contestants = [Contestant("ours", work.ours, is_ours=True), Contestant("bare", work.bare, is_ours=True)]
+    records = race(contestants, bench.rounds, lambda who, error: None)
+    rates = [spread(n / timing.wall for timing in records[name].rounds) for name in ("ours", "bare")]
+    title = f"CLIP ViT-B/16, random weights, {n:,} images of 32 px, {torch.cuda.get_device_name()}"
+    said = work.said({name: record.result for name, record in records.items()}, "bare")
+    text = f"ours computes in fp16; bare loop in fp32 {rates[1].median:,.0f} images/s; {said}"
+    ratio = ratios(records["bare"], records["ours"], "wall")
+    yield measured(NAME, title, "bare", ratio, rates[0], GPU_TARGET, "images/s", text)

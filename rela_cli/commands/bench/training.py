@@ -1,0 +1,49 @@
+"""A trainer as stage train makes it, on images at hand, and its loop by the epoch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rela_cli.commands.bench import material
+from rela_cli.config.compose import compose
+from rela_cli.config.lengths import lengths
+from rela_cli.data.batches.cache import Split
+from rela_cli.data.batches.loader import load
+from rela_cli.machine.device import wait
+from rela_cli.training.trainer import Trainer
+from rela_cli.transports.pca import Whitening
+
+COMMON = ("dataset=fake", "prior=patches", "switch=never", "learner=resnet18", "learner.stem=cifar", "method=byol")
+LONG = 1000  # epochs that nobody waits for
+
+
+def trainer(pixels: Tensor, labels: Tensor, targets: Tensor | None, *words: str) -> Trainer:
+    """BYOL with a ResNet-18 on some images; phase 1 for ever with targets, phase 2 without."""
+    config = compose([*COMMON, f"epochs={LONG}", "runtime.eval_every_epochs=0", *words])
+    made = Trainer(config, lengths(config, len(pixels)), Split(pixels, labels), targets, material.stats(pixels))
+    made.trainee.train()
+    return made
+
+
+def thumbnails(pixels: Tensor) -> Tensor:
+    """Targets that need no prior: (N, 3, S, S) uint8 -> (N, 48), each image at 4 x 4 pixels, whitened."""
+    small = F.adaptive_avg_pool2d(pixels.float() / 255, 4).flatten(1)
+    mapping = Whitening(small.shape[1])
+    mapping.fit(small.split(8192))
+    return mapping(small).float()
+
+
+def one_epoch(loop: Trainer, steps: int | None = None) -> float:
+    """The next epoch, or its first steps, as `Trainer.fit` takes them; the mean loss."""
+    losses = []
+    epoch = loop.step // loop.lengths.steps_per_epoch
+    for batch, images in load(loop.images, loop.batches(epoch), loop.device):
+        loop.step += 1
+        losses.append(loop.take_step(batch, images, epoch)[0])
+        loop.check_finite()
+        if len(losses) == steps:
+            break
+    wait(loop.device)
+    return float(torch.stack(losses).mean())

@@ -1,0 +1,126 @@
+"""Features to whitened targets, from file to file: ours in a stream, the paper's with everything in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rela_cli.commands.bench import material
+from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score, measured
+from rela_cli.commands.bench.memory import peak
+from rela_cli.commands.bench.paper import whitened
+from rela_cli.commands.bench.timing import Contestant, spread
+from rela_cli.stages.transport import BLOCK, write_targets
+from rela_cli.store.row_file import Rows, RowWriter
+from rela_cli.transports.pca import Whitening
+
+WIDTH, DIM = 1024, 512
+SHARE = 8  # scikit-learn is timed on an eighth of the rows: it takes a minute and more for all
+
+
+def run(bench: Bench) -> Iterator[Score]:
+    """Time in one process, memory in processes of their own, on an eighth of the rows and on all."""
+    if "cpu" not in bench.devices:
+        return
+    n = bench.size(400_000, SHARE * DIM)
+    large, small = (write_features(bench.folder / f"features-{count}", count) for count in (n, n // SHARE))
+    ways = {"ours": (ours, large, 1.0), "paper": (paper, large, 1.0), "scikit-learn": (scikit_learn, small, 1 / SHARE)}
+    contestants = [
+        Contestant(
+            name,
+            partial(way, path, bench.folder / name),
+            share,
+            partial(way, small, bench.folder / name),
+            name == "ours",
+        )
+        for name, (way, path, share) in ways.items()
+    ]
+    work = f"{n:,} x {WIDTH:,} to {DIM} whitened targets"
+    comparisons = [
+        Comparison("ours", "paper", work, 1.5, "wall"),
+        Comparison("ours", "scikit-learn", f"{work}; IncrementalPCA timed on 1/{SHARE} of the rows", 7.0, "wall"),
+    ]
+    yield from bench.scores("transport", contestants, comparisons, partial(said, bench.folder))
+    if bench.wants("transport", "paper"):
+        yield from memory(bench, work, small, large)
+
+
+def write_features(path: Path, n: int) -> Path:
+    """fp16 features as stage extract leaves them."""
+    with RowWriter(path, "features", n) as rows:
+        for number, start in enumerate(range(0, n, BLOCK)):
+            rows.add(material.features(min(BLOCK, n - start), WIDTH, number)[0])
+    return path
+
+
+def ours(source: str | Path, target: str | Path) -> None:
+    """Stage transport: a stream to fit, a stream to map."""
+    rows, mapping = Rows(Path(source), "features"), Whitening(DIM)
+    mapping.fit(rows.blocks(BLOCK))
+    write_targets(mapping, rows, Path(target))
+
+
+def paper(source: str | Path, target: str | Path) -> None:
+    """All of it in memory."""
+    features = load_file(source)["features"].float()
+    save_file({"targets": whitened(features, DIM).half()}, target)
+
+
+def scikit_learn(source: str | Path, target: str | Path) -> None:
+    """IncrementalPCA over the same blocks."""
+    from sklearn.decomposition import IncrementalPCA
+
+    rows, pca = Rows(Path(source), "features"), IncrementalPCA(DIM, whiten=True)
+    for block in rows.blocks(BLOCK):
+        if len(block) >= DIM:  # it takes no smaller ones
+            pca.partial_fit(block.float().numpy())
+    mapped = [pca.transform(block.float().numpy()) for block in rows.blocks(BLOCK)]
+    save_file({"targets": torch.from_numpy(np.concatenate(mapped)).half()}, target)
+
+
+def said(folder: Path, results: Results, peer: str) -> str:
+    """How alike the targets are, whatever the axes' signs and order: cosine of their Gram matrices."""
+    grams = [gram(folder / name) for name in ("ours", peer)]
+    return f"cosine of the Gram matrices of 512 targets, ours and theirs: {cosine(*grams):.6f}"
+
+
+def gram(path: Path) -> Tensor:
+    """(512, 512)"""
+    rows = next(Rows(path, "targets").blocks(512)).double()
+    return rows @ rows.T
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Of two matrices, as long vectors."""
+    return float((one * other).sum() / (one.norm() * other.norm()))
+
+
+def memory(bench: Bench, work: str, small: Path, large: Path) -> Iterator[Score]:
+    """Growth of peak anonymous memory from an eighth of the rows to all of them."""
+    found = [
+        peak(f"transport:{way}", str(path), str(bench.folder / "out"))
+        for way in ("ours", "paper")
+        for path in (small, large)
+    ]
+    if None in found:
+        bench.skip("transport", "memory", "no /proc here that tells anonymous memory")
+        return
+    mine, all_mine, theirs, all_theirs = (value or 0.0 for value in found)
+    text = f"{mine:.3f} to {all_mine:.3f} GB; the paper's way {theirs:.2f} to {all_theirs:.2f} GB"
+    growth = spread([all_mine / mine])
+    yield measured(
+        "transport",
+        f"{work}: memory, 8 times the rows",
+        "paper",
+        spread([all_mine / all_theirs]),
+        growth,
+        1.05,
+        "x",
+        text,
+    )

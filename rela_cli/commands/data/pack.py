@@ -1,0 +1,116 @@
+"""`rela data pack`: the images of any dataset in a few large files, for dataset=packed."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rela_cli.commands.data.packing import Encoding, Packer
+from rela_cli.config.compose import Composer
+from rela_cli.config.overrides import CommandLine, RunParser, parse
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Config
+from rela_cli.data.base import Dataset
+from rela_cli.data.files.storage import Folder, Place, place_of
+from rela_cli.errors import ConfigError
+from rela_cli.store.disk import disk_errors, megabytes
+from rela_cli.store.files import Facts
+from rela_cli.store.locks import Lock
+
+MB = 1_000_000
+BOUNDS = {"size": (4, 100_000), "quality": (1, 100), "shard_mb": (1, 1_000_000)}
+OWN = ("to", *BOUNDS)  # keys that are not the config's
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    to: str
+    encoding: Encoding
+    shard_bytes: int
+
+
+def main(words: list[str]) -> int:
+    """Pack a dataset, or go on with a pack that was interrupted; say how it is used."""
+    line = parse(parser().words(words))
+    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN}
+    request = read(own)
+    rest = tuple(word for word in line.overrides if word.partition("=")[0] not in OWN)
+    config = Composer(CommandLine(line.flags, rest)).check()
+    dataset: Dataset = build(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
+    place = place_of(request.to)
+    with ExitStack() as stack:
+        if isinstance(place, Folder):
+            stack.enter_context(disk_errors(place.root))
+            place.root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(Lock(place.root / ".lock", f"the pack {place}").held())
+            for leftover in place.root.glob(".*.tmp"):  # of a killed process; we hold the lock
+                leftover.unlink()
+        if place.exists("pack.json"):
+            print(f"  already there: {place}")
+        facts = Packer(dataset, place, request.encoding, request.shard_bytes).run()
+    show(config, place, facts)
+    return 0
+
+
+def parser() -> RunParser:
+    """The command line of `rela data pack`."""
+    made = RunParser(
+        "data pack",
+        "The images of a dataset in a few large files, for dataset=packed. Interrupted, the same command goes on.",
+        [
+            "rela data pack dataset=image_folder dataset.root=photos dataset.image_size=224 --to pack",
+            "rela data pack dataset=imagenet1k dataset.root=FOLDER --to s3://bucket/pack --size 256 --quality 90",
+        ],
+    )
+    made.add("--to", metavar="PLACE", help="a folder, or an address such as s3://bucket/pack")
+    made.add("--size", metavar="PIXELS", help="encode anew, the shorter side so long (default: as they are stored)")
+    made.add("--quality", metavar="1..100", help="of JPEGs that are encoded anew (default: 90)")
+    made.add("--shard-mb", metavar="MB", help="the size of a file (default: 1024)")
+    return made
+
+
+def read(own: dict[str, str]) -> Request:
+    """The command's own keys.
+
+    Raises:
+        ConfigError: with every problem found, one a line.
+    """
+    problems = [] if own.get("to") else ["say where to: --to FOLDER, or an address such as --to s3://bucket/pack"]
+    numbers: dict[str, int] = {}
+    for name, (least, most) in BOUNDS.items():
+        if name not in own:
+            continue
+        if own[name].isdigit() and least <= int(own[name]) <= most:
+            numbers[name] = int(own[name])
+        else:
+            problems.append(f"--{name.replace('_', '-')} {own[name]} must be a whole number from {least} to {most}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    encoding = Encoding(numbers.get("size"), numbers.get("quality"))
+    return Request(own["to"], encoding, numbers.get("shard_mb", 1024) * MB)
+
+
+def encoded_anew(how: Facts) -> str:
+    """An encoding in words."""
+    size = f"{how['size']}x{how['size']} pixels" if how["size"] else "the sizes that they had"
+    return f"encoded anew as JPEGs of quality {how['quality']}, {size}"
+
+
+def show(config: Config, place: Place, facts: Facts) -> None:
+    """What was packed, and the command that trains on it."""
+    for split, part in facts["splits"].items():
+        size = sum(shard["bytes"] for shard in part["shards"])
+        print(f"  {split:<12} {part['samples']} images in {len(part['shards'])} files, {megabytes(size)}")
+    how = facts["encoding"]
+    print(f"  images       {'as they were stored' if how is None else encoded_anew(how)}")
+    options = config.dataset.options
+    words = ["rela", "train", "dataset=packed", f"dataset.root={place}"]
+    if side := options.get("image_size") or options.get("size"):
+        words.append(f"dataset.image_size={side}")
+    if not options.get("flip", True):
+        words.append("dataset.flip=false")
+    print(f"  to use it    {shlex.join(words)}")

@@ -1,0 +1,323 @@
+"""`rela doctor`: is everything in place? Each check answers ok, warn or fail, with a way out."""
+
+from __future__ import annotations
+
+import errno
+import json
+import netrc
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+
+from filelock import FileLock
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from rela_cli import __version__
+from rela_cli.config.arguments import Parser
+from rela_cli.config.schema import HERE
+from rela_cli.machine import memory
+from rela_cli.machine.network import unreachable
+from rela_cli.machine.processors import cores
+from rela_cli.store.disk import existing, megabytes
+from rela_cli.store.locks import Lock, cannot_lock, lock_problem
+from rela_cli.store.outputs import size_of, take
+from rela_cli.terminal import item
+from rela_cli.weights.sources import Source
+
+PACKAGES = (
+    *("torch", "torchvision", "hydra-core", "omegaconf", "timm", "open_clip_torch", "wandb", "rich", "lightly"),
+    *("safetensors", "filelock", "scikit-learn", "scipy", "numpy", "pillow", "matplotlib"),
+)
+OWN_LINE = ("torch", "torchvision", "hydra-core")  # packages that a check of their own names
+FREE_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer. Only `fail` makes the exit status 1."""
+
+    name: str
+    status: str
+    text: str
+    way_out: str = ""
+
+
+def main(argv: list[str]) -> int:
+    """Run every check and print the answers."""
+    as_json = parser().read(argv).json
+    checks = examine()
+    good = all(check.status != "fail" for check in checks)
+    if as_json:
+        print(json.dumps({"ok": good, "checks": [asdict(check) for check in checks]}, indent=1))
+    else:
+        for check in checks:
+            item(f"{check.status:<5} {check.name}", check.text, 19)
+            if check.way_out:
+                item("", f"-> {check.way_out}", 19)
+    return 0 if good else 1
+
+
+def parser() -> Parser:
+    """The command line of `rela doctor`."""
+    made = Parser("doctor", "Is everything in place? Exit status 1 if not.", ["rela doctor", "rela doctor --json"])
+    made.add("--json", action="store_true", help="one JSON object")
+    return made
+
+
+def examine() -> list[Check]:
+    """All answers; a check that itself breaks is a failed check."""
+    parts: tuple[Callable[[], Check], ...] = (
+        *(
+            rela,
+            python,
+            packages,
+            hydra,
+            torch,
+            pair,
+            device,
+            load,
+            images,
+            outputs,
+            locks,
+            cache,
+            weights,
+            hub,
+            wandb,
+            data,
+        ),
+    )
+    return [_safely(part) for part in parts]
+
+
+def _safely(part: Callable[[], Check]) -> Check:
+    try:
+        return part()
+    except Exception as error:
+        return Check(part.__name__, "fail", f"{type(error).__name__}: {_first_line(error)}")
+
+
+def rela() -> Check:
+    """rela itself: which one of several this is."""
+    return Check("rela", "ok", f"{__version__} in {HERE}")
+
+
+def python() -> Check:
+    """Python itself."""
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
+    return Check("python", "ok" if sys.version_info >= (3, 10) else "fail", text)
+
+
+def packages() -> Check:
+    """Every core package, with its version, but for those that have a line of their own."""
+    found = {name: _version(name) for name in PACKAGES}
+    missing = [name for name, version in found.items() if not version]
+    text = ", ".join(f"{name} {version}" for name, version in found.items() if version and name not in OWN_LINE)
+    if missing:
+        return Check(
+            "packages", "fail", f"missing: {', '.join(missing)}; found: {text}", f"pip install {' '.join(missing)}"
+        )
+    return Check("packages", "ok", text)
+
+
+def hydra() -> Check:
+    """The security floor: older Hydras run os.system from a config."""
+    version = _version("hydra-core")
+    if not version:
+        return Check("hydra", "fail", "hydra-core is missing", "pip install 'hydra-core>=1.3.8,<1.5'")
+    if _numbers(version) < (1, 3, 8):
+        way_out = "pip install 'hydra-core>=1.3.8,<1.5'"
+        return Check("hydra", "fail", f"hydra-core {version} can run os.system from a config", way_out)
+    return Check("hydra", "ok", f"hydra-core {version}")
+
+
+def torch() -> Check:
+    """It imports, and loads weights only as weights."""
+    version = str(import_module("torch").__version__)
+    if _numbers(version) < (2, 10):
+        text = f"torch {version}: loading a .pth from somebody else is safer from 2.10 on"
+        return Check("torch", "warn", text, "pip install --upgrade torch torchvision, or use .safetensors files")
+    return Check("torch", "ok", f"torch {version}")
+
+
+def pair() -> Check:
+    """torchvision is built for one torch; with another its operators are missing."""
+    ours, wanted = _version("torch"), _wanted_torch()
+    reinstall = f"pip install --force-reinstall torchvision 'torch{wanted}' (both from the same index)"
+    try:
+        vision = import_module("torchvision")
+    except Exception as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        text = f"torchvision was built for another torch than the {ours} here ({_first_line(error)})"
+        return Check("torchvision", "fail", text, reinstall)
+    if not SpecifierSet(wanted).contains(ours, prereleases=True):
+        return Check(
+            "torchvision", "warn", f"torchvision {vision.__version__} wants torch{wanted}, not {ours}", reinstall
+        )
+    return Check("torchvision", "ok", f"torchvision {vision.__version__} is made for this torch")
+
+
+def device() -> Check:
+    """What will compute."""
+    torch = import_module("torch")
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        names = [torch.cuda.get_device_properties(i) for i in range(count)]
+        return Check(
+            "device",
+            "ok",
+            ", ".join(f"cuda:{i} {p.name} {p.total_memory / 2**30:.0f} GiB" for i, p in enumerate(names)),
+        )
+    return Check(
+        "device", "ok", f"CPU, {len(cores())} cores, torch uses {torch.get_num_threads()} threads; no GPU found"
+    )
+
+
+def load() -> Check:
+    """What else this machine is at: with work on every core all times get longer."""
+    if not hasattr(os, "getloadavg"):
+        return Check("load", "ok", "this system does not tell")
+    (last, _, before), free = os.getloadavg(), memory.free()
+    text = f"{last:.1f} processes at work in the last minute, {before:.1f} in the last 15, on {len(cores())} cores"
+    text += f"; {free / 1e9:.1f} GB of memory free" if free is not None else ""
+    if last >= len(cores()):
+        return Check("load", "warn", text, "other work slows runs down, and their times and ETAs are longer for it")
+    return Check("load", "ok", text)
+
+
+def images() -> Check:
+    """What decodes images; either way gives the same pixels."""
+    from rela_cli.data.decoding import jpegs
+
+    way_out = "" if jpegs.decoder() else "optional: pip install 'rela-cli[fast]' decodes small JPEGs in less time"
+    return Check("images", "ok", jpegs.named(), way_out)
+
+
+def outputs() -> Check:
+    """The folder that runs are written to."""
+    folder = Path("outputs").resolve()
+    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        way_out = "choose another folder: paths.outputs=FOLDER"
+        return Check("outputs", "fail", f"{folder} cannot be written to: {error.strerror}", way_out)
+    free = shutil.disk_usage(there).free / 1e9
+    text = f"{folder} can be written to, {free:.1f} GB free"
+    if free < FREE_GB:
+        return Check("outputs", "warn", text, "make room, or choose another disk: paths.outputs=FOLDER")
+    return Check("outputs", "ok", text)
+
+
+def locks() -> Check:
+    """Whether the file system of outputs/ can lock files: without that two processes could make the same twice."""
+    there = existing(Path("outputs"))
+    if problem := lock_problem(there):
+        if problem.errno != errno.ENOSYS:
+            return Check("locks", "fail", cannot_lock(there, problem.strerror))
+        way_out = "choose another disk for paths.outputs=; a killed process leaves its lock file, and rela names it"
+        return Check("locks", "warn", f"{there} keeps no locks ({problem.strerror}): lock files stand in", way_out)
+    lock = there / f".rela-doctor-{os.getpid()}.lock"
+    try:
+        with FileLock(lock, timeout=0):
+            free = Lock(lock, "").is_free()
+    finally:
+        lock.unlink(missing_ok=True)
+    if free:
+        way_out = "choose another disk for paths.outputs=, or run one process at a time"
+        return Check("locks", "warn", f"{there} does not keep locks", way_out)
+    return Check("locks", "ok", f"{there} keeps locks")
+
+
+def cache() -> Check:
+    """What earlier runs have left: entries, damaged ones, leftovers of killed processes."""
+    folder = Path("outputs")
+    if not folder.is_dir():
+        return Check("cache", "ok", "no outputs/ here yet")
+    found = take(folder)
+    text = f"{len(found.runs)} runs, {len(found.entries)} entries, {megabytes(sum(e.bytes for e in found.entries))}"
+    damaged = sum(entry.problem is not None for entry in found.entries)
+    if damaged or found.leftovers:
+        text += f"; {damaged} damaged, {len(found.leftovers)} leftovers of killed processes"
+        return Check("cache", "warn", text, "rela clean removes leftovers; damaged entries are made again when needed")
+    return Check("cache", "ok", text)
+
+
+def weights() -> Check:
+    """Where downloaded weights lie."""
+    places = [Source("hf://owner/repository/file").folder.parent, Source("https://host/file").folder]
+    text = ", ".join(f"{place} {megabytes(size_of(place))}" if place.is_dir() else f"{place} empty" for place in places)
+    there = existing(places[0])
+    if not os.access(there, os.W_OK):
+        return Check("weights", "warn", f"{there} cannot be written to", "set HF_HOME to a folder that can be")
+    return Check("weights", "ok", text)
+
+
+def hub() -> Check:
+    """The model hub; only priors that are downloaded need it."""
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    why = unreachable(address)
+    if why is None:
+        return Check("hub", "ok", f"{address} answers")
+    return Check(
+        "hub", "warn", f"{address}: {why}", "optional: digits, patches, random and local weights need no network"
+    )
+
+
+def wandb() -> Check:
+    """A login; optional."""
+    host = re.sub(r"^https?://|/.*$", "", os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    if os.environ.get("WANDB_API_KEY") or _in_netrc(host):
+        return Check("wandb", "ok", "logged in")
+    return Check("wandb", "ok", "no login, which is fine: logger=wandb then records offline (wandb login changes that)")
+
+
+def data() -> Check:
+    """$RELA_DATA, where later commands and tests look for images."""
+    root = os.environ.get("RELA_DATA")
+    if not root:
+        return Check("data", "ok", "$RELA_DATA is not set; digits and fake need none, image_folder takes dataset.root=")
+    if not Path(root).is_dir():
+        return Check(
+            "data", "warn", f"$RELA_DATA={root} is not a folder", "unset it, or set it to the folder of your data"
+        )
+    return Check("data", "ok", f"$RELA_DATA={root}")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _wanted_torch() -> str:
+    """The version specifier for torch in torchvision's own metadata."""
+    try:
+        needs = metadata.requires("torchvision") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    return next((str(need.specifier) for need in map(Requirement, needs) if need.name == "torch"), "")
+
+
+def _in_netrc(host: str) -> bool:
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

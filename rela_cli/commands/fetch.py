@@ -1,0 +1,60 @@
+"""`rela fetch`: the weights and the data that runs need, beforehand, so that the runs themselves need no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rela_cli.config.compose import Composer, compose
+from rela_cli.config.overrides import PLACES, RunParser, parse
+from rela_cli.config.parts import build
+from rela_cli.config.schema import PRETRAINED, Config
+from rela_cli.weights import locate, run_folder
+
+
+def main(argv: list[str]) -> int:
+    """Fetch for one config, or with -m for every cell of a sweep: `rela fetch -m prior=clip_rn50,dinov2_vits14`.
+
+    Raises:
+        MissingError: something is not in the cache and cannot be had.
+    """
+    line = parse(parser().words(argv))
+    composer = Composer(line)
+    if line.is_sweep:
+        cells, _ = composer.plan()
+        configs = [compose(cell, line.flags.get("--config-dir")) for cell in cells]
+    else:
+        configs = [composer.check()]
+    for config in configs:
+        fetch_weights(config)
+    for config in {str(config.dataset.identity): config for config in configs}.values():
+        fetch_data(config)
+    return 0
+
+
+def parser() -> RunParser:
+    """The command line of `rela fetch`."""
+    return RunParser(
+        "fetch",
+        "The weights and the data that runs need, beforehand, so that the runs themselves need no network.",
+        ["rela fetch prior=clip_vitb16 dataset=cifar10", "rela fetch -m prior=clip_rn50,dinov2_vits14"],
+        (*PLACES, "--multirun"),
+    )
+
+
+def fetch_weights(config: Config) -> None:
+    """The prior's file, and where it lies."""
+    path = locate.locate(config.prior)
+    if path is None:
+        print(f"prior={config.prior.name} needs no weights")
+        return
+    how = "" if config.prior.options.get("weights") == PRETRAINED else " (yours)"
+    print(
+        f"prior={config.prior.name}{how}: {path}, {path.stat().st_size / 1e6:.1f} MB, sha256 {run_folder.digest(path)}"
+    )
+
+
+def fetch_data(config: Config) -> None:
+    """The dataset's files; a dataset in memory or in a folder of the user's has nothing to fetch."""
+    dataset = build(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
+    dataset.fetch()
+    print(f"dataset={config.dataset.name}: {dataset.count('train')} train, {dataset.count('test')} test images")

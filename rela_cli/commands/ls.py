@@ -1,0 +1,95 @@
+"""`rela ls`: the runs and the cache, what they take, and who uses what."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from rela_cli.config.arguments import Parser
+from rela_cli.store.disk import megabytes
+from rela_cli.store.outputs import Inventory, RunFolder, numbers, shown, take
+from rela_cli.terminal import item, line, whole
+
+
+def main(argv: list[str]) -> int:
+    """Print what lies in an outputs folder."""
+    given = parser().read(argv)
+    found = take(given.outputs)
+    if given.json:
+        print(json.dumps(as_json(found), indent=1))
+    else:
+        show(found, given.all)
+    return 0
+
+
+def parser() -> Parser:
+    """The command line of `rela ls`."""
+    made = Parser("ls", "What lies under outputs/, and what it is used by.", ["rela ls", "rela ls --outputs FOLDER"])
+    made.add_outputs()
+    made.add("--all", action="store_true", help="each number to compare with, too (baselines, a kilobyte each)")
+    made.add("--json", action="store_true", help="one JSON object")
+    made.add_old_outputs()
+    return made
+
+
+def as_json(found: Inventory) -> dict[str, object]:
+    """The same for programs."""
+    return {
+        "outputs": str(found.outputs),
+        "runs": [
+            {
+                "folder": str(run.folder),
+                "status": run.status,
+                "bytes": run.bytes,
+                "created": run.facts.get("created"),
+                "top1": numbers(run.result),
+            }
+            for run in found.runs
+        ],
+        "cache": [
+            {
+                "folder": str(e.folder),
+                "bytes": e.bytes,
+                "created": e.facts.get("created"),
+                "problem": e.problem,
+                "used_by": [run.folder.name for run in e.users],
+            }
+            for e in found.entries
+        ],
+        "leftovers": [{"path": str(x.path), "bytes": x.bytes, "why": x.why} for x in found.leftovers],
+    }
+
+
+def show(found: Inventory, every: bool = False) -> None:
+    """One line a run, one an entry of the cache, and the totals; of whole baselines one for all, unless `every`."""
+    line(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
+    for run in found.runs:
+        item(f"  {run.status:<9}{shown(run.bytes)}  {run.made}", f"{run.title}{top1(run)}", 40)
+    line(f"cache  {len(found.entries)} entries, {megabytes(sum(entry.bytes for entry in found.entries))}")
+    summed = [] if every else [e for e in found.entries if e.kind == "baselines" and not e.problem]
+    for entry in (entry for entry in found.entries if entry not in summed):
+        state = "damaged" if entry.problem else "whole"
+        item(f"  {state:<9}{shown(entry.bytes)}  {entry.made}", f"{entry.title:<27} {users(entry.users)}", 40)
+    if summed:
+        room, unused = sum(entry.bytes for entry in summed), sum(not entry.users for entry in summed)
+        free = f", {unused} of them used by no run" if unused else ""
+        item(f"  {'whole':<9}{shown(room)}", f"baselines, {len(summed)} entries{free} (--all lists each)", 40)
+    if found.leftovers:
+        size = megabytes(sum(x.bytes for x in found.leftovers))
+        line(f"leftovers  {len(found.leftovers)}, {size}: rela clean")
+
+
+def top1(run: RunFolder) -> str:
+    """'  rela 94.7, knn 95.6', or nothing yet."""
+    found = numbers(run.result)
+    return "  " + ", ".join(whole(f"{key} {100 * value:.1f}") for key, value in found.items()) if found else ""
+
+
+def users(runs: Sequence[RunFolder]) -> str:
+    """'used by 3 runs (2 finished, 1 stopped)'."""
+    if not runs:
+        return "used by no run"
+    states = Counter(run.status for run in runs)
+    several = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return whole(f"used by {several} ({', '.join(f'{count} {state}' for state, count in states.most_common())})")

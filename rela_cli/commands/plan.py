@@ -1,0 +1,237 @@
+"""`rela plan`: what a run will take, before it runs: steps, images, operations, bytes, memory, time.
+
+Sizes are arithmetic, and memory is counted. Rates are tried out here, on a few random images, unless they are given;
+with `--samples` the data need not be there at all, so ImageNet on eight GPUs can be planned on a laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rela_cli.config.compose import Composer, compose
+from rela_cli.config.overrides import PLACES, CommandLine, RunParser, parse
+from rela_cli.config.schema import Config, Part
+from rela_cli.errors import ConfigError
+from rela_cli.machine import memory
+from rela_cli.pipeline.estimate import Rate, Speed, prior_speed, trial
+from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.screen import say, scaled
+from rela_cli.store.disk import megabytes
+
+if TYPE_CHECKING:
+    from rela_cli.pipeline.footprint import Footprint, Stage
+
+OWN = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
+TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
+NOTABLE = 0.1  # of a time, from which on another one is worth its words
+HALF, WORD = 2, 8  # bytes of a feature, and of a row number
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """All that a plan says, in images, bytes, FLOPs and seconds. Rates are per process."""
+
+    samples: int
+    test_samples: int
+    subset: int
+    steps: int
+    seen: int
+    devices: int
+    batch: int
+    width: int  # of the prior's features; 0 without a prior
+    targets: int  # components kept
+    image_bytes: float
+    rate: Rate
+    prior: Speed | None  # None without a prior
+    switch: str
+
+    @property
+    def images(self) -> int:
+        return self.samples + self.test_samples
+
+    @property
+    def extract_seconds(self) -> float:
+        return self.prior.before + self.images * self.prior.seconds / self.devices if self.prior else 0.0
+
+    @property
+    def train_seconds(self) -> float:
+        return self.rate.training(self.seen, self.switch) / self.devices
+
+    @property
+    def cache_bytes(self) -> float:
+        """Features and targets in fp16, and row numbers with labels."""
+        return HALF * self.images * (self.width + self.targets) + 2 * WORD * self.images
+
+
+def main(argv: list[str]) -> int:
+    """Print the plan of one run.
+
+    Raises:
+        ConfigError: a command line that cannot be meant.
+    """
+    given, line = read(argv)
+    from rela_cli.pipeline.footprint import of_run
+
+    config = Composer(line).check()
+    run = Run(pretended(config, given) if "samples" in given else config)
+    of = of_run(run)
+    stages = of.stages()  # before any trial: what that leaves in memory is none of the run's
+    show(config, sizes(run, of, given))
+    show_memory(stages, config.runtime.devices)
+    return 0
+
+
+def parser() -> RunParser:
+    """The command line of `rela plan`."""
+    made = RunParser(
+        "plan",
+        """What `rela train key=value ...` would take. Nothing is run but a few steps on random images, for their
+speed; nothing at all where both rates are given.""",
+        [
+            "rela plan budget=0.1 dataset=image_folder dataset.root=FOLDER",
+            "rela plan --samples 1281167 --size 224 experiment=imagenet1k_resnet50 runtime.devices=8 --train-rate 1500",
+        ],
+        (*PLACES, "--multirun"),
+    )
+    made.add("--samples", metavar="N", help="so many train images, instead of those that are there (data need not be)")
+    made.add("--size", metavar="S", help="pixels a side, with --samples")
+    made.add("--train-rate", metavar="R", help="images a second that one process trains on, instead of trying it out")
+    made.add("--prior-rate", metavar="R", help="images a second that one process extracts")
+    made.add("--image-bytes", metavar="B", help="of an image as it is stored")
+    return made
+
+
+def read(argv: Sequence[str]) -> tuple[dict[str, float], CommandLine]:
+    """Our own keys as numbers, and the rest of the line."""
+    line = parse(parser().words(argv))
+    if line.is_sweep:
+        raise ConfigError("rela plan is of one run; `rela reproduce ... --dry-run` plans a table")
+    pairs = dict(word.partition("=")[::2] for word in line.overrides)
+    given = {key: number(key, pairs.pop(key)) for key in OWN if key in pairs}
+    if "size" in given and "samples" not in given:
+        raise ConfigError("--size goes with --samples; the data that are there have a size (dataset.image_size=)")
+    return given, CommandLine(line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in OWN))
+
+
+def number(key: str, text: str) -> float:
+    """A positive number, 1e9 as well as 1000000000."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    flag = "--" + key.replace("_", "-")
+    if not 0 < value < 1e15:
+        raise ConfigError(f"{flag} {text} must be a number above 0, such as {flag} 1e6")
+    return value
+
+
+def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> Sizes:
+    """Everything, from the config and what is given; rates that are not given are tried out."""
+    config, n = run.config, run.lengths
+    return Sizes(
+        n.train_samples,
+        run.dataset.count("test"),
+        n.subset_size,
+        n.total_steps,
+        n.samples_seen,
+        config.runtime.devices,
+        config.batch_size,
+        of.features,
+        of.targets,
+        given.get("image_bytes", 3.0 * of.shape.size**2),
+        rate_of(of, given.get("train_rate")),
+        None if config.is_plain else speed_of(of, given.get("prior_rate")),
+        "" if config.is_plain else config.switch.name,
+    )
+
+
+def rate_of(of: Footprint, given: float | None) -> Rate:
+    """Of training, as it is given or by trial."""
+    if given:
+        return Rate(1 / given, 1 / given, of.step(2).flops / of.images_a_pass, of.trained)
+    import torch
+
+    # where others are at work, threads that wait for each other are slower than one alone
+    tried = {of.config.runtime.threads or torch.get_num_threads(), 1}
+    return min((trial(of, threads) for threads in tried), key=lambda rate: rate.seconds)
+
+
+def speed_of(of: Footprint, given: float | None) -> Speed:
+    """Of extraction, as it is given or by trial."""
+    return Speed(1 / given, 0.0) if given else prior_speed(of)
+
+
+def pretended(config: Config, given: Mapping[str, float]) -> Config:
+    """The same on as many images that nobody has."""
+    count = round(given["samples"])
+    side = round(given.get("size") or config.dataset.options.get("image_size") or 32)
+    words = [f"dataset.n={count}", f"dataset.n_test={max(1, round(TEST_SHARE * count))}", f"dataset.size={side}"]
+    part: Part = compose(["dataset=fake", *words]).dataset
+    return replace(config, dataset=part)
+
+
+def show(config: Config, plan: Sizes) -> None:
+    """The plan, a line a thing."""
+    shared = f" on each of {plan.devices} processes" if plan.devices > 1 else ""
+    say(f"{config.prior.name}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
+    checkpoint = scaled(32 * plan.rate.parameters)
+    lines = {
+        "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
+        "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
+        "extract": duration(plan.extract_seconds) if plan.width else "nothing: no prior",
+        "train": f"{duration(plan.train_seconds)}{matched(plan)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
+        "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
+        "read": f"{scaled(plan.image_bytes * plan.subset)}B an epoch; all is {scaled(plan.image_bytes * plan.images)}B",
+        "disk": f"{scaled(plan.cache_bytes)}B of features, targets and rows; {checkpoint}B a checkpoint",
+    }
+    for name, text in lines.items():
+        say(f"  {name:<10}{text}")
+    say("  times suppose that processes do not wait for each other, nor for the disk")
+
+
+def matched(plan: Sizes) -> str:
+    """How long it takes where the switch never leaves matching, if that is known to differ."""
+    matching, own = plan.rate.matching * plan.seen / plan.devices, plan.train_seconds
+    differs = plan.prior and plan.switch != "never" and abs(matching / own - 1) > NOTABLE
+    return f" ({duration(matching)} if matching never ends)" if differs else ""
+
+
+def extraction(plan: Sizes) -> str:
+    """The prior's rate, where there is one."""
+    return f", {1 / plan.prior.seconds:,.0f} extracted" if plan.prior else ""
+
+
+def show_memory(stages: Sequence[Stage], devices: int) -> None:
+    """The most memory that a process takes, and what each stage takes at its peak, term by term."""
+    most = max(stages, key=lambda stage: stage.total())
+    from rela_cli.pipeline.footprint import DEVICE, MAPPED
+
+    shared = f" for each of {devices} processes" if devices > 1 else ""
+    free = memory.free()
+    here = f"; {megabytes(free)} are free here" if free is not None else ""
+    say(f"  memory    {megabytes(round(most.total()))} at the most{shared}, to {most.name}{here}")
+    for stage in stages:
+        mapped = f"; mapped files: {files}" if (files := stage.words(MAPPED)) else ""
+        say(f"    {stage.name:<10}{megabytes(round(stage.total()))}: {stage.words()}{mapped}")
+    if any(stage.total(MAPPED) for stage in stages):
+        say("    mapped files come on top as long as there is room; the system takes that back when it needs it")
+    if devices > 1 or has_gpu():
+        own = ", ".join(f"{s.name} {megabytes(round(s.total(DEVICE)))}" for s in stages if s.total(DEVICE))
+        say(f"    on a GPU so much of it is the GPU's own, if it computes in fp32 as here: {own}")
+
+
+def has_gpu() -> bool:
+    """Whether torch sees one."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would use."""
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.1f} s"

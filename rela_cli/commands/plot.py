@@ -1,0 +1,78 @@
+"""`rela plot`: the plots of finished runs as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rela_cli.config.arguments import OneOf
+from rela_cli.errors import RelaError
+from rela_cli.report.collect import counted
+from rela_cli.report.comparison import Protocol, Run, protocols_of
+from rela_cli.report.figures.plots import KINDS, plots
+from rela_cli.report.formats import write
+from rela_cli.report.options import Parser, runs_at, some_of
+from rela_cli.report.paired import AXES
+from rela_cli.store.disk import disk_errors
+
+PREFERRED = "lbfgs"  # converged and free of the features' scale; the first protocol measured where it is missing
+
+
+def main(argv: Sequence[str]) -> int:
+    """`rela plot [PATH...]`: draw what the runs found have to show; returns the exit status.
+
+    Raises:
+        ConfigError: for a command line that cannot be meant.
+        RelaError: when there is nothing to draw.
+    """
+    arguments = parser().read(argv)
+    problems: list[str] = []
+    runs = runs_at(arguments, problems)
+    protocols = chosen(runs, arguments.protocol, arguments.network)
+    out = arguments.out or arguments.outputs / "plots"
+    with disk_errors(out, way_out="--out=FOLDER"):
+        written = draw(runs, protocols, arguments.axis, arguments.kind, out)
+    for note in problems:
+        write(f"note: {note}\n")
+    if not written:
+        raise RelaError(f"nothing to draw: no finished run here has anything for {', '.join(arguments.kind)}")
+    write(f"{counted(len(written), 'plot')}, each as .png and .svg\n")
+    return 0
+
+
+def draw(
+    runs: Sequence[Run], protocols: Sequence[Protocol], axis: str, kinds: Sequence[str], out: Path
+) -> dict[str, Path]:
+    """Draw and save; what each plot shows, and its PNG."""
+    from rela_cli.report.style import ours, save
+
+    written: dict[str, Path] = {}
+    with ours():
+        for plot in plots(runs, protocols, axis, kinds):
+            written[plot.name], _ = save(plot.draw(), out / plot.name)
+            write(f"{written[plot.name]}  {plot.words}\n")
+    return written
+
+
+def chosen(runs: Sequence[Run], name: str | None, network: str) -> list[Protocol]:
+    """The protocols asked for; without a word one of them, on the online network if it was measured."""
+    found = protocols_of(runs, name or "all", network)
+    if name or not found:
+        return found
+    return [next((protocol for protocol in found if protocol.name == PREFERRED), found[0])]
+
+
+def parser() -> Parser:
+    """The command line of `rela plot`."""
+    made = Parser(
+        "plot",
+        "Draw the runs found at PATH, as PNG and SVG.",
+        ["rela plot", "rela plot --kind budget,cost --out FOLDER"],
+    )
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/plots")
+    kinds = some_of("--kind", tuple(KINDS))
+    made.add_argument("--kind", type=kinds, default=tuple(KINDS), help=f"some of {','.join(KINDS)} (default: all)")
+    axes = OneOf("--axis", tuple(AXES))
+    made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
+    made.add_protocol(f"{PREFERRED} if measured")
+    return made

@@ -1,0 +1,288 @@
+"""`rela rank`: which free model should I take? Priors side by side on a sample of the data, before any training.
+
+Each prior goes through stages extract and transport as in a run, and what is scored are the very targets that the
+learner would be matched to. Where there are labels the order is by the `lbfgs` probe of those targets, elsewhere by
+LABEL_FREE; docs/results.md says how well either foretells the order of the trained learners.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rela_cli.commands.rank.request import Entry, command, configs_for, read
+from rela_cli.commands.rank.request import parser as parser
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Config
+from rela_cli.errors import ConfigError
+from rela_cli.pipeline.pipeline import Pipeline
+from rela_cli.pipeline.run import Run
+from rela_cli.report import formats
+from rela_cli.report.formats import MISSING, SEEN, UNKNOWN, Cell, Grid
+from rela_cli.weights import locate, seen
+
+NEIGHBOURS = 10  # that two priors may agree about
+VIEWED = 500  # images whose targets are compared with those of a view of theirs
+LABEL_FREE = "stability"  # what orders priors where there are no labels
+
+
+@dataclass
+class Scores:
+    """What is known of one prior; None where it cannot be known."""
+
+    prior: str
+    saw_labels: bool
+    labels_unknown: bool  # whether nobody says which labels it has seen
+    features: int
+    targets: int
+    explained: float | None  # share of the features' variance in the targets' components
+    effective_rank: float
+    stability: float  # mean cosine between the targets of an image and those of a light view of it
+    lbfgs: float | None
+    knn: float | None
+    milliseconds: float  # an image, on this machine
+    flops: float  # an image
+    neighbours: dict[str, float] = field(default_factory=dict)  # share of neighbours in common with each other prior
+    cka: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean share of neighbours in common with the other priors."""
+        return sum(self.neighbours.values()) / len(self.neighbours) if self.neighbours else None
+
+
+def main(argv: list[str]) -> int:
+    """Score the priors named and print them in order.
+
+    Raises:
+        ConfigError: no priors named, or a command line that cannot be meant. MissingError: weights that are not there.
+    """
+    request = read(argv)
+    configs = configs_for(request)
+    for config in configs:
+        seen.check(config.prior)
+        locate.locate(config.prior)  # all that is missing is said before anything is computed
+    runs = [made_targets(config) for config in configs]
+    found = [scores(entry, run) for entry, run in zip(request.entries, runs, strict=True)]
+    add_agreement(found, runs)
+    best_first = ordered(found)
+    show(best_first, runs[0], request.form)
+    if request.form == "rich":
+        print(textwrap.fill(verdict(best_first), 80))
+        winner = request.entries[found.index(best_first[0])]
+        print(f"next  {command(request, winner)}")
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- scores
+
+
+def made_targets(config: Config) -> Run:
+    """The prior's features and targets of the sample, from the cache or made now."""
+    run = Run(config)
+    if config.is_plain:
+        raise ConfigError("prior=none has no targets to score")
+    Pipeline(run, "rela rank").make_targets("transport")
+    return run
+
+
+def scores(entry: Entry, run: Run) -> Scores:
+    """Everything that one prior can be scored by alone."""
+    features, targets = run.features.manifest or {}, run.targets.manifest or {}
+    width = min(Pipeline(run, "rela rank").learner_width(), targets["dim"]) if targets["ordered"] else targets["dim"]
+    explained, rank = spectrum(run, width)
+    by_labels = label_scores(run, width)
+    labels, images = seen.label_facts(run.config.prior, run.dataset), run.lengths.train_samples
+    return Scores(
+        prior=entry.name if entry.is_named else shown(run),
+        saw_labels=labels["prior_saw_labels"],
+        labels_unknown=labels["labels_unknown"],
+        features=features["feature_dim"],
+        targets=width,
+        explained=explained,
+        effective_rank=rank,
+        stability=stability(run, width),
+        lbfgs=by_labels.get("lbfgs"),
+        knn=by_labels.get("knn"),
+        milliseconds=1000 * features["seconds"] / images,
+        flops=features["flops"] / images,
+    )
+
+
+def shown(run: Run) -> str:
+    """The prior as tables call it."""
+    return locate.shown_name(replace(run.config.prior, name=run.called["prior"]))
+
+
+def spectrum(run: Run, width: int) -> tuple[float | None, float]:
+    """Share of the variance in the first `width` components, and the effective rank of the features."""
+    from safetensors.torch import load_file
+
+    from rela_cli.evaluation.measures import effective_rank, rank_of
+
+    values = load_file(run.targets.folder / "map.safetensors").get("eigenvalues")
+    if values is None:  # a transport without components
+        return None, effective_rank(train_features(run))
+    return float(values[:width].sum() / values.sum()), rank_of(values.sqrt())
+
+
+def stability(run: Run, width: int) -> float:
+    """Mean cosine between an image's targets and those of one of its light views.
+
+    Matching pulls views to the image's own target, so this is what the prior itself would reach at it; of the
+    label-free scores it is the one that orders priors as their trained learners come out (docs/results.md).
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from rela_cli.data.batches.cache import read_split, read_stats
+    from rela_cli.data.batches.views import Augment
+    from rela_cli.stages.extract import fitted_prior, run_prior
+    from rela_cli.stages.transport import blocks
+
+    split, data = read_split(run.images, "train", run.dataset), read_stats(run.images)
+    assert split is not None
+    prior, device = fitted_prior(run.config, split, data)
+    images = split.images[:VIEWED]
+    draw = Augment(run.config.matching.view, data.size, torch.zeros(3), torch.ones(3), 0, 0, run.dataset.flip)
+    views = (draw(images, torch.arange(len(images)), 0) * 255).round().clamp(0, 255).to(torch.uint8)
+    mapping = build(run.config.transport)
+    mapping.fit(blocks(train_features(run)))
+    size = run.config.runtime.block_size
+    clean, seen = (
+        mapping(torch.cat(list(run_prior(prior, x, data.size, size, device, "views"))).half())[:, :width].float()
+        for x in (images, views)
+    )
+    return float(F.cosine_similarity(clean, seen, dim=1).mean())
+
+
+def label_scores(run: Run, width: int) -> dict[str, float]:
+    """Probes of the targets, as the `prior alone` column of a table has them; nothing without labels."""
+    if not run.can_probe:
+        return {}
+    from rela_cli.stages.probe import prior_task, probe
+
+    task = prior_task(run.targets, width, run.images)[0]
+    return {name: probe(task, name, run.config.probe)["top1"] for name in ("lbfgs", "knn")}
+
+
+def add_agreement(found: Sequence[Scores], runs: Sequence[Run]) -> None:
+    """What each pair of priors has in common: neighbours and linear CKA of their features."""
+    from rela_cli.evaluation.measures import linear_cka, mutual_neighbours
+
+    features = [train_features(run) for run in runs]
+    for i, one in enumerate(found):
+        for j, other in enumerate(found[:i]):
+            one.neighbours[other.prior] = other.neighbours[one.prior] = mutual_neighbours(
+                features[i], features[j], NEIGHBOURS
+            )
+            one.cka[other.prior] = other.cka[one.prior] = linear_cka(features[i], features[j])
+
+
+def train_features(run: Run) -> Any:
+    """(n, D_p) float32."""
+    from safetensors.torch import load_file
+
+    return load_file(run.features.folder / "train.safetensors")["features"].float()
+
+
+def ordered(found: Sequence[Scores]) -> list[Scores]:
+    """Best first; a prior that has seen these labels comes last, since its scores say nothing about others."""
+    by = "lbfgs" if all(score.lbfgs is not None for score in found) else LABEL_FREE
+    return sorted(found, key=lambda score: (score.saw_labels, -getattr(score, by)))
+
+
+# ----------------------------------------------------------------------------------------------------------- screen
+
+COLUMNS: dict[str, Callable[[Scores], Cell]] = {
+    "lbfgs": lambda score: percent(score.lbfgs),
+    "knn": lambda score: percent(score.knn),
+    "stable": lambda score: percent(score.stability),
+    "explained\nvariance": lambda score: percent(score.explained),
+    "effective\nrank": lambda score: Cell(f"{score.effective_rank:.1f}"),
+    "agrees": lambda score: percent(score.agreement),
+    "features": lambda score: Cell(str(score.features)),
+    "targets": lambda score: Cell(str(score.targets)),
+    "ms an\nimage": lambda score: Cell(f"{score.milliseconds:.3g}"),
+    "FLOP an\nimage": lambda score: Cell(formats.si(score.flops)),
+}
+ON_SCREEN = ("lbfgs", "knn", "stable", "effective\nrank", "features", "ms an\nimage")  # within 80 columns
+LEGEND = (
+    ("lbfgs, knn", "top-1 % of the targets themselves, the `prior alone` of a table"),
+    ("stable", "cosine between the targets of an image and those of a light view of it, %"),
+    ("explained", "variance of the features that the learner's components carry, %"),
+    ("agrees", f"mean share of {NEIGHBOURS} nearest neighbours in common with the other priors, %"),
+    (MISSING, "not known"),
+)
+SEEN_LEGEND = (SEEN, "trained with the labels of this very dataset: not comparable, so it stands last")
+UNKNOWN_LEGEND = (UNKNOWN, "nobody says which labels it was trained with: NAME.card.labels_seen=[cifar10], [] for none")
+
+
+def show(found: Sequence[Scores], run: Run, form: str) -> None:
+    """Print the order, and who agrees with whom."""
+    if form in ("csv", "json"):
+        rows = [record(score) for score in found]
+        formats.write(formats.to_csv(rows) if form == "csv" else formats.to_json(rows))
+        return
+    if form == "rich":
+        formats.print_rich([ranking(found, run, ON_SCREEN)], [])
+        return
+    grids = [ranking(found, run, tuple(COLUMNS)), *([agreement(found)] if len(found) > 1 else [])]
+    formats.write((formats.markdown if form == "md" else formats.latex)(grids, []))
+
+
+def verdict(found: Sequence[Scores]) -> str:
+    """What the order says in one sentence, and what it does not say."""
+    best, by = found[0], "lbfgs" if found[0].lbfgs is not None else LABEL_FREE
+    if best.saw_labels:
+        return "Each of these priors has seen the labels of this dataset, so none can be told to be the best."
+    points = [f"{100 * getattr(score, by):.1f}" for score in found]
+    second = f", before {found[1].prior} with {points[1]}" if len(found) > 1 and not found[1].saw_labels else ""
+    lead = f"{best.prior} is ahead by {by}: {points[0]}{second}"
+    return f"{lead}. The strongest prior does not always give the best learner: train with the first two."
+
+
+def record(score: Scores) -> dict[str, Any]:
+    """One line of CSV or JSON."""
+    single = {key: value for key, value in vars(score).items() if not isinstance(value, Mapping)}
+    pairs = {f"{kind}:{name}": v for kind in ("neighbours", "cka") for name, v in getattr(score, kind).items()}
+    return {**single, "agreement": score.agreement, **pairs}
+
+
+def ranking(found: Sequence[Scores], run: Run, heads: tuple[str, ...]) -> Grid:
+    """The table of scores, best first, with some of the columns."""
+    by = "lbfgs" if found[0].lbfgs is not None else LABEL_FREE
+    learner, images = run.called["learner"], f"{run.called['dataset']}, {run.lengths.train_samples} train images"
+    title = f"{images} · targets for {learner} · ordered by {by.replace('_', ' ')}"
+    labels = tuple((str(i + 1), score.prior + mark(score)) for i, score in enumerate(found))
+    marks = {mark(score) for score in found}
+    legend = tuple(line for line in LEGEND if any(line[0].split(",")[0] in head for head in heads))
+    legend += tuple(line for line in (SEEN_LEGEND, UNKNOWN_LEGEND) if line[0] in marks)
+    rows = tuple(tuple(COLUMNS[head](score) for head in heads) for score in found)
+    return Grid(title, ("", "prior"), heads, labels, rows, legend)
+
+
+def mark(score: Scores) -> str:
+    """What stands behind the name of a prior whose scores by labels may not be comparable."""
+    judged = score.lbfgs is not None
+    return SEEN * score.saw_labels or UNKNOWN * (judged and score.labels_unknown)
+
+
+def agreement(found: Sequence[Scores]) -> Grid:
+    """Neighbours in common, and linear CKA behind the stroke."""
+    names = tuple(score.prior for score in found)
+    lines = tuple(tuple(Cell() if name == score.prior else pair(score, name) for name in names) for score in found)
+    legend = (("a / b", f"{NEIGHBOURS} nearest neighbours in common, % / linear CKA of the features, %"),)
+    return Grid("agreement between priors", ("prior",), names, tuple((name,) for name in names), lines, legend)
+
+
+def pair(score: Scores, name: str) -> Cell:
+    """What a prior has in common with another."""
+    return Cell(f"{100 * score.neighbours[name]:.0f} / {100 * score.cka[name]:.0f}")
+
+
+def percent(value: float | None) -> Cell:
+    """One digit behind the point, or a dash."""
+    return Cell() if value is None else Cell(f"{100 * value:.1f}")

@@ -1,0 +1,194 @@
+"""The command line of `rela rank`: which priors, what each of them is given, and what they all share.
+
+`--priors a=checkpoint,b=checkpoint a.weights=one.pth b.weights=two.pth dataset.root=FOLDER`: a key under an entry's
+name is a key of that prior alone; `prior.KEY=` is for a key that one of them has; everything else is every run's.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rela_cli.config.compose import Composer
+from rela_cli.config.overrides import PLACES, CommandLine, RunParser, parse
+from rela_cli.config.schema import GROUPS, Config
+from rela_cli.errors import ConfigError, nearest
+
+SAMPLE = 2000  # train images looked at, and as many test images for the label-using scores; `n=` changes it
+FORMATS = ("rich", "md", "csv", "json", "latex")
+NAME = re.compile(r"[A-Za-z_]\w*")
+SAY_WHICH = "say which: rela rank --priors random,patches,embedded (`rela list priors` shows them)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the ranking: a prior, under its own name or under one that the user gave it."""
+
+    name: str
+    prior: str
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the user gave it a name of its own."""
+        return self.name != self.prior
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    entries: tuple[Entry, ...]
+    n: int
+    form: str
+    line: CommandLine  # the overrides that are the runs' own
+
+
+def read(argv: Sequence[str]) -> Request:
+    """Our own keys, and the rest of the line.
+
+    Raises:
+        ConfigError: no priors named, two under one name, or a value that cannot be meant.
+    """
+    line = parse(parser().words(argv))
+    if line.is_sweep:
+        raise ConfigError("rela rank compares --priors by itself; leave -m out")
+    own = {
+        key: value for key, equals, value in map(_pair, line.overrides) if equals and key in ("priors", "n", "format")
+    }
+    entries = entries_of(own.get("priors", ""))
+    if not entries or names_key(line.overrides, "prior"):
+        raise ConfigError(SAY_WHICH)
+    n, form = own.get("n", str(SAMPLE)), own.get("format", "rich")
+    if not n.isdigit() or int(n) < 20:
+        raise ConfigError(f"--n {n} must be a whole number of at least 20")
+    if form not in FORMATS:
+        raise ConfigError(f"--format {form} must be one of {', '.join(FORMATS)}")
+    rest = tuple(word for word in line.overrides if _pair(word)[0] not in ("priors", "n", "format"))
+    return Request(entries, int(n), form, CommandLine(line.flags, rest))
+
+
+def parser() -> RunParser:
+    """The command line of `rela rank`."""
+    made = RunParser(
+        "rank",
+        """Which free model should I take? Each prior sees a seeded sample of images; what is scored are the targets
+that the learner would be matched to. Nothing is trained.
+
+  checkpoint.weights=FILE  a.model=M   a key of that prior alone, under its name in the list
+  prior.KEY=VALUE                      the same, where one prior of the list has the key
+  dataset.root=FOLDER ...              everything else is for all of them""",
+        [
+            "rela rank --priors random,patches,embedded dataset=image_folder dataset.root=photos dataset.image_size=64",
+            "rela rank --priors a=checkpoint,b=checkpoint a.weights=one.pth b.weights=two.pth b.model=resnet50 --n 500",
+        ],
+        (*PLACES, "--multirun"),
+    )
+    made.add(
+        "--priors", metavar="A,B,...", help="the priors (`rela list priors`); a=timm,b=timm names two of the same kind"
+    )
+    made.add("--n", metavar="N", help=f"images that they see (default: {SAMPLE})")
+    made.add("--format", metavar="|".join(FORMATS), help="how the table is written (default: rich)")
+    return made
+
+
+def entries_of(text: str) -> tuple[Entry, ...]:
+    """The entries of `[patches,a=checkpoint]`.
+
+    Raises:
+        ConfigError: a name that cannot be one, or that stands twice.
+    """
+    entries = []
+    for item in filter(None, re.split(r"[\s,]+", text.strip("[]() "))):
+        name, equals, prior = _pair(item)
+        entries.append(Entry(name, prior if equals else name))
+    for entry in entries:
+        if entry.is_named and (not NAME.fullmatch(entry.name) or entry.name in (*GROUPS, "runtime", "paths")):
+            raise ConfigError(f"priors: {entry.name} cannot be a name; say one such as a={entry.prior}")
+        if sum(entry.name == other.name for other in entries) > 1:
+            raise ConfigError(
+                f"priors: {entry.name} stands twice; give each a name of its own: "
+                f"--priors a={entry.prior},b={entry.prior} a.KEY=VALUE b.KEY=VALUE"
+            )
+    return tuple(entries)
+
+
+def configs_for(request: Request) -> list[Config]:
+    """One config an entry, on the same sample.
+
+    Raises:
+        ConfigError: a key that no entry has, or one that several have and nobody says whose it is.
+    """
+    composer = Composer(request.line)
+    keys = {entry.name: composer.keys("prior", entry.prior) for entry in request.entries}
+    own, common = dealt(request.line.overrides, keys)
+    sample = [
+        f"dataset.{key}={request.n}" for key in ("limit", "test_limit") if not names_key(common, f"dataset.{key}")
+    ]
+    small = [] if names_key(common, "batch_size") else ["batch_size=2"]  # no step is taken
+    shared = (*common, *sample, *small)
+    return [composed(entry, request.line.flags, (*shared, *own[entry.name])) for entry in request.entries]
+
+
+def command(request: Request, entry: Entry) -> str:
+    """The line that trains with an entry's prior, on all of the data."""
+    composer = Composer(request.line)
+    own, common = dealt(request.line.overrides, {e.name: composer.keys("prior", e.prior) for e in request.entries})
+    flags = [f"{flag}={value}" for flag, value in request.line.flags.items() if value]
+    return shlex.join(["rela", "train", f"prior={entry.prior}", *own[entry.name], *common, *flags])
+
+
+def composed(entry: Entry, flags: dict[str, str | None], words: Sequence[str]) -> Config:
+    """The config of one entry; what is wrong with it is said under its name."""
+    try:
+        return Composer(CommandLine(flags, (f"prior={entry.prior}", *words))).check()
+    except ConfigError as error:
+        raise ConfigError(f"{entry.name}: {error}" if entry.is_named else str(error)) from error
+
+
+def dealt(words: Sequence[str], keys: dict[str, set[str]]) -> tuple[dict[str, list[str]], list[str]]:
+    """What each entry alone is given, as overrides of `prior`, and what is for all; `keys` are those of each entry.
+
+    Raises:
+        ConfigError: as `configs_for`.
+    """
+    own: dict[str, list[str]] = {name: [] for name in keys}
+    common: list[str] = []
+    for word in words:
+        name, _, option = word.partition(".")  # no name of an entry has a = in it
+        if not option or name not in ("prior", *keys):
+            common.append(word)
+            continue
+        key = _pair(option)[0]
+        owner = owner_of(key, word, keys) if name == "prior" else name
+        if key not in keys[owner]:
+            shown = sorted(known for known in keys[owner] if known not in ("name", "_target_") and "." not in known)
+            raise ConfigError(f"{owner} has no {key}{nearest(key, shown)} (allowed: {', '.join(shown)})")
+        own[owner].append(f"prior.{option}")
+    return own, common
+
+
+def owner_of(key: str, word: str, keys: dict[str, set[str]]) -> str:
+    """The one entry that has a key.
+
+    Raises:
+        ConfigError: none has it, or several.
+    """
+    owners = [name for name, known in keys.items() if key in known]
+    if not owners:
+        raise ConfigError(f"none of these priors has prior.{key}")
+    if len(owners) > 1:
+        value = _pair(word)[2]
+        ways = " or ".join(f"{name}.{key}={value}" for name in owners)
+        raise ConfigError(f"{word}: {' and '.join(owners)} have this key; say whose it is: {ways}")
+    return owners[0]
+
+
+def names_key(words: Sequence[str], key: str) -> bool:
+    """Whether one of the overrides sets `key`."""
+    return any(word.startswith(f"{key}=") for word in words)
+
+
+def _pair(word: str) -> tuple[str, str, str]:
+    return word.partition("=")

@@ -1,0 +1,1 @@
+"""`rela report`: one HTML page about some runs."""

@@ -1,0 +1,83 @@
+"""`rela report`: one HTML file about some runs, to be looked at and sent on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rela_cli.commands.plot import chosen
+from rela_cli.config.arguments import OneOf
+from rela_cli.report import page
+from rela_cli.report.collect import unfinished
+from rela_cli.report.comparison import Protocol, Run, protocols_of, runs_in
+from rela_cli.report.figures.series import folder, groups_of
+from rela_cli.report.formats import write
+from rela_cli.report.options import Parser, runs_at
+from rela_cli.report.paired import AXES
+from rela_cli.store.disk import disk_errors
+from rela_cli.store.files import write_atomic
+from rela_cli.store.notices import warn
+from rela_cli.terminal import printable
+
+EXAMPLES = ["rela report", "rela report outputs/runs/latest --out run.html --no-neighbours"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """`rela report [PATH...]`: write the page; returns the exit status.
+
+    Raises:
+        ConfigError: for a command line that cannot be meant.
+        RelaError: when there is no result at all.
+    """
+    arguments = parser().read(argv)
+    problems: list[str] = []
+    runs = runs_at(arguments, problems)
+    protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
+    shown = next(iter(chosen(runs, arguments.protocol, arguments.network)), None)
+    near = {} if arguments.no_neighbours else pictures(runs, shown)
+    found = page.Found(
+        runs,
+        unfinished(arguments.paths or [arguments.outputs]),
+        protocols,
+        shown,
+        arguments.axis,
+        near,
+        problems,
+        arguments.title or "",
+    )
+    text = printable(page.page(found), lines=True)
+    out = arguments.out or arguments.outputs / "report.html"
+    way_out = "--out=FILE"
+    with disk_errors(out, way_out=way_out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, lambda temporary: temporary.write_text(text, encoding="utf-8"), way_out)
+    write(f"{out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
+    return 0
+
+
+def pictures(runs: Sequence[Run], protocol: Protocol | None) -> Mapping[str, Sequence[page.Neighbourhood] | str]:
+    """Neighbours by the best run of each group, or why there are none."""
+    from rela_cli.commands.report.neighbours import neighbours_or_why
+
+    found = {}
+    for group in groups_of(runs):
+        best = page.best_cell(group, protocol) if protocol else None
+        cell = runs_in(group.runs, group.row(best[2]), best[3]) if best else list(group.runs)
+        run = min((run for run in cell if run.finished), key=lambda run: run.seed)
+        warn(f"nearest neighbours by {folder(run).name}")
+        found[folder(run).name] = neighbours_or_why(folder(run))
+    return found
+
+
+def parser() -> Parser:
+    """The command line of `rela report`."""
+    made = Parser(
+        "report", "One HTML file about the runs found at PATH: tables, plots, neighbours, cost, commands.", EXAMPLES
+    )
+    made.add_argument("--out", type=Path, metavar="FILE", help="default: outputs/report.html")
+    made.add_argument("--title", help="the heading; default: dataset, learner and method")
+    axes = OneOf("--axis", tuple(AXES))
+    made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
+    made.add_argument("--no-neighbours", action="store_true", help="leave out the images; torch is not loaded then")
+    made.add_protocol("all, the first of them lbfgs")
+    return made

@@ -1,0 +1,238 @@
+"""`rela reproduce`: one of the paper's tables, from what is there to a table, plots and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rela_cli.commands.reproduce.execute import Executor
+from rela_cli.commands.reproduce.finish import finish
+from rela_cli.commands.reproduce.runs import Cell, Cells, checked
+from rela_cli.commands.reproduce.tables import PROFILES, TABLES, Table
+from rela_cli.config.arguments import Parser
+from rela_cli.config.compose import compose
+from rela_cli.errors import ConfigError, MissingError, RelaError, nearest
+from rela_cli.machine import signals
+from rela_cli.machine.processors import gpus
+from rela_cli.pipeline.estimate import Cost, Estimator
+from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.screen import say, scaled
+
+NOTES = {"smoke": "smoke shows that a table comes out; its runs are far too short for their numbers to mean anything"}
+OPEN = ("to do", "waits")  # states of runs that will be made
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    table: Table
+    profile: str
+    data: Path | None
+    out: Path
+    outputs: Path
+    jobs: int
+    launcher: str
+    dry_run: bool
+
+
+def main(argv: list[str]) -> int:
+    """Plan, run, show; 1 when a run failed, 3 when there is nothing that could be run.
+
+    Raises:
+        ConfigError: no such table, profile or key. MissingError: none of its data is here.
+    """
+    request = read(argv)
+    cells = Cells(request.table, request.data, common_words(request))
+    checked(cells)
+    show_plan(cells, request)
+    if all(cell.state == "not available" for cell in cells):
+        raise MissingError(f"no column of {request.table.name} can be run: {next(iter(cells)).missing}")
+    if request.dry_run:
+        return 0
+    executor = Executor(cells, request.jobs, request.out, say, request.launcher, gpus())
+    with signals.collected() as caught:
+        executor.run(caught)
+    finish(cells, request.out, request.profile)
+    for failure in executor.failed:
+        say(f"failed: {failure}")
+    return 1 if executor.failed else 0
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+def parser() -> Parser:
+    """The command line of `rela reproduce`."""
+    made = Parser(
+        "reproduce",
+        """A table of the paper: prints the plan, makes the runs that are missing, and leaves table.md, table.csv,
+plots and report.html. Called again it makes what is still missing.""",
+        [
+            "rela reproduce table1-cifar10 --profile mini --data FOLDER",
+            "rela reproduce table-ablation --profile full --data FOLDER --dry-run",
+        ],
+        """profiles:
+  full    the paper's protocol, for GPUs
+  mini    two CPU cores, half an hour
+  smoke   the digits, a minute or two: shows what comes out, its numbers mean nothing""",
+    )
+    made.add("table", nargs="?", default="", metavar="TABLE", help=", ".join(TABLES), offers=lambda: TABLES)
+    made.add("--profile", default="mini", metavar="|".join(PROFILES), help="default: mini", offers=lambda: PROFILES)
+    made.add(
+        "--data", default="", metavar="FOLDER", help="the dataset's folder, or one that holds several by their names"
+    )
+    made.add("--out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE")
+    made.add_outputs()
+    made.add("--jobs", default="", metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
+    made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")
+    made.add("--dry-run", action="store_true", help="stop after the plan")
+    return made
+
+
+def read(argv: Sequence[str]) -> Request:
+    """Table and flags.
+
+    Raises:
+        ConfigError: one that is not known, with the nearest name.
+    """
+    given = parser().read(argv)
+    name, profile = given.table, given.profile or "mini"
+    if not name:
+        raise ConfigError(f"say which table: {', '.join(TABLES)}")
+    if name not in TABLES:
+        raise ConfigError(f"unknown table {name}{nearest(name, TABLES)} (allowed: {', '.join(TABLES)})")
+    if profile not in PROFILES:
+        raise ConfigError(f"unknown profile {profile}{nearest(profile, PROFILES)} (allowed: {', '.join(PROFILES)})")
+    outputs = given.outputs.expanduser()
+    return Request(
+        TABLES[name](profile),
+        profile,
+        folder_of(given.data),
+        Path(given.out or outputs / "tables" / f"{name}-{profile}").expanduser(),
+        outputs,
+        whole(given.jobs or str(default_jobs())),
+        given.launcher,
+        given.dry_run,
+    )
+
+
+def folder_of(text: str) -> Path | None:
+    """The data folder.
+
+    Raises:
+        MissingError: it is not there.
+    """
+    if not text:
+        return None
+    path = Path(text).expanduser().absolute()
+    if not path.is_dir():
+        raise MissingError(f"--data {text} is not a folder (looked at {path})")
+    return path
+
+
+def whole(text: str) -> int:
+    """A count from the command line."""
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--jobs {text} must be a whole number of at least 1")
+    return int(text)
+
+
+def default_jobs() -> int:
+    """One run a GPU, or two on a CPU."""
+    return gpus() or min(2, os.cpu_count() or 1)
+
+
+def common_words(request: Request) -> list[str]:
+    """What every run is told besides its column's own words."""
+    threads = max(1, (os.cpu_count() or 1) // request.jobs)
+    shared = [f"runtime.threads={threads}"] if request.jobs > 1 else []
+    return [*shared, f'paths.outputs="{request.outputs}"']
+
+
+# ---------------------------------------------------------------------------------------------------------- the plan
+
+
+def show_plan(cells: Cells, request: Request) -> None:
+    """A line for each column and budget; then what is missing and what it will take."""
+    say(f"{request.table.name}, {request.profile}")
+    if note := NOTES.get(request.profile):
+        say(f"  {note}")
+    if any(cell.state in OPEN for cell in cells):
+        say("  trying out a few steps of each kind of run, to know how long it takes here")
+    estimator = Estimator(max(1, (os.cpu_count() or 1) // request.jobs) if request.jobs > 1 else None)
+    totals, reasons, seen = Totals(), dict[str, list[str]](), set[int]()
+    for (_, name, budget), group in entries(cells):
+        own = [cell for cell in group if id(cell) not in seen]
+        seen |= {id(cell) for cell in own}
+        states = [cell.state for cell in group]
+        took = totals.add(cost for cell in own if cell.state in OPEN and (cost := cost_of(cell, estimator)))
+        if "not available" in states:
+            reasons.setdefault(group[0].missing, []).append(name)
+        say(
+            f"  {name:<26} budget {budget:<5g} {counts(states):<26} {f'about {minutes(took)}' if took else ''}".rstrip()
+        )
+    if any(cell.state == "waits" for cell in cells):
+        say("  waits: its prior is a run of this table, which is trained first")
+    for missing, names in reasons.items():
+        say(f"  not available: {', '.join(dict.fromkeys(names))}: {missing}")
+    say(totals.words(request.jobs))
+
+
+@dataclass
+class Totals:
+    """Of what is to do."""
+
+    seconds: float = 0.0
+    memory: float = 0.0
+    disk: float = 0.0
+
+    def add(self, costs: Iterable[Cost]) -> float:
+        """Take in some runs; their seconds."""
+        took = 0.0
+        for cost in costs:
+            took += cost.seconds
+            self.disk += cost.disk_bytes
+            self.memory = max(self.memory, cost.memory_bytes)
+        self.seconds += took
+        return took
+
+    def words(self, jobs: int) -> str:
+        if not self.seconds:
+            return "  nothing to do"
+        return (
+            f"  in all about {minutes(self.seconds / jobs)} with {jobs} at a time, {scaled(self.disk)}B of disk; "
+            f"each run at a time takes {scaled(self.memory)}B of memory to train"
+        )
+
+
+def entries(cells: Cells) -> list[tuple[tuple[int, str, float], list[Cell]]]:
+    """Columns and budgets of the table, and before them the priors that are trained for it."""
+    teachers = [cell for cell in cells if any(cell is other.teacher for other in cells)]
+    own = {id(cell) for group in cells.of.values() for cell in group}
+    first = [((0, f"{cell.column.name} (a prior)", cell.budget), [cell]) for cell in teachers if id(cell) not in own]
+    return [*first, *cells.of.items()]
+
+
+def cost_of(cell: Cell, estimator: Estimator) -> Cost | None:
+    """What a run will cost; one that waits for its prior is taken for plain, None where it cannot be told."""
+    if not cell.waits:
+        return estimator.cost(cell.run)
+    words = [word for word in cell.words if not word.startswith("prior=")]
+    try:
+        return estimator.cost(Run(compose([*words, "prior=none"])))
+    except RelaError:
+        return None
+
+
+def counts(states: Sequence[str]) -> str:
+    """3 runs: 1 cached, 2 to do."""
+    named = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    return named[0] if len(named) == 1 else ", ".join(named)
+
+
+def minutes(seconds: float) -> str:
+    """1.5 min, or 3.2 h."""
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,163 @@
+"""Run what a table is missing, a few processes at a time. One process makes the seeds of a column at one budget."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rela_cli.commands.reproduce.runs import Cell, Cells
+from rela_cli.errors import RelaError, Stopped
+from rela_cli.store.files import read_json
+
+POLL = 0.2  # seconds between looks at the processes
+GRACE = 60  # seconds that stopped processes have to save and leave
+
+
+@dataclass
+class Batch:
+    """Runs that differ in their seed only: one `rela train -m`."""
+
+    cells: list[Cell]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    lane: int = 0  # which share of the machine it has
+
+    @property
+    def name(self) -> str:
+        return f"{self.cells[0].column.name}, budget {self.cells[0].budget:g}"
+
+    @property
+    def waits(self) -> bool:
+        return any(cell.waits for cell in self.cells)
+
+    def command(self, launcher: str) -> list[str]:
+        """What a shell would be told."""
+        words = [word for word in self.cells[0].all_words if not word.startswith("seed=")]
+        seeds = ",".join(str(cell.seed) for cell in self.cells)
+        sweep = ["-m", *([f"hydra/launcher={launcher}"] if launcher else [])] if len(self.cells) > 1 or launcher else []
+        return [sys.executable, "-m", "rela_cli", "train", *sweep, *words, f"seed={seeds}"]
+
+    def start(self, launcher: str, environment: dict[str, str]) -> None:
+        self.started = time.monotonic()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command(launcher), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+            )
+
+
+@dataclass
+class Executor:
+    """Up to `jobs` processes, each with its share of the cores, or its GPU where there are several."""
+
+    cells: Cells
+    jobs: int
+    out: Path
+    say: Callable[[str], None]
+    launcher: str = ""
+    gpus: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def run(self, signals: Sequence[Stopped]) -> None:
+        """Everything that is to do; a failed run is noted and the others go on.
+
+        Raises:
+            Stopped: the first of `signals`, once there is one; what was running has been told to save.
+        """
+        waiting, running = self.batches(), list[Batch]()
+        self.total, self.left = len(waiting), len(waiting)
+        while waiting or running:
+            running = [batch for batch in running if not self.ended(batch)]
+            for batch in [b for b in waiting if not b.waits][: self.jobs - len(running)]:
+                waiting.remove(batch)
+                batch.lane = free_lane(running)
+                batch.start(self.launcher, self.environment(batch.lane))
+                running.append(batch)
+            if signals:
+                stop(running)
+                raise signals[0]
+            if not running and waiting:
+                self.give_up(waiting)
+                return
+            time.sleep(POLL)
+
+    def batches(self) -> list[Batch]:
+        """What is to do, long ones first, so that no long one is left to run alone at the end."""
+        groups: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.state in ("to do", "waits"):
+                words = [word for word in cell.words if not word.startswith("seed=")]
+                groups.setdefault(" ".join(words) + (cell.teacher.key if cell.teacher else ""), []).append(cell)
+        teachers = {id(cell.teacher) for cell in self.cells if cell.teacher}
+        ordered = sorted(groups.values(), key=lambda g: (-any(id(c) in teachers for c in g), -g[0].budget))
+        return [Batch(group, self.out / "logs" / f"{number}.log") for number, group in enumerate(ordered, 1)]
+
+    def environment(self, lane: int) -> dict[str, str]:
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        own = {"OMP_NUM_THREADS": str(threads)} if self.jobs > 1 else {}
+        return own | ({"CUDA_VISIBLE_DEVICES": str(lane % self.gpus)} if self.gpus > 1 else {})
+
+    def ended(self, batch: Batch) -> bool:
+        """Whether a process is over; says what came of it."""
+        assert batch.process is not None
+        if batch.process.poll() is None:
+            return False
+        self.left -= 1
+        minutes = (time.monotonic() - batch.started) / 60
+        bad = [cell for cell in batch.cells if not fresh(cell).done]
+        noun = "run" if len(batch.cells) == 1 else "runs"
+        result = f"{len(bad)} of {len(batch.cells)} failed, see {batch.log}" if bad else f"{len(batch.cells)} {noun}"
+        self.say(f"  [{self.total - self.left}/{self.total}] {batch.name}: {result}, {minutes:.1f} min")
+        self.failed += [f"{batch.name}, seed {cell.seed}: {reason(cell, batch)}" for cell in bad]
+        return True
+
+    def give_up(self, waiting: Sequence[Batch]) -> None:
+        """What waits for a prior that has failed."""
+        for batch in waiting:
+            self.say(f"  {batch.name}: not run, its prior is not there")
+            self.failed.append(f"{batch.name}: its prior is not there")
+
+
+def free_lane(running: Sequence[Batch]) -> int:
+    """The lowest that nothing runs in; they end in any order."""
+    taken = {batch.lane for batch in running}
+    return next(lane for lane in range(len(running) + 1) if lane not in taken)
+
+
+def fresh(cell: Cell) -> Cell:
+    """The cell, looked at anew."""
+    vars(cell).pop("run", None)
+    return cell
+
+
+def reason(cell: Cell, batch: Batch) -> str:
+    """Why a run is not finished: its own words, else the last line of the log."""
+    try:
+        manifest = read_json(cell.run.folder / "manifest.json") or {}
+    except RelaError as error:
+        return str(error).splitlines()[0]
+    if manifest.get("reason"):
+        return str(manifest["reason"]).splitlines()[0]
+    lines = batch.log.read_text(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else f"exit status {batch.process.returncode if batch.process else '?'}"
+
+
+def stop(running: Sequence[Batch]) -> None:
+    """Tell processes to save and leave; those that do not are killed."""
+    for batch in running:
+        if batch.process and batch.process.poll() is None:
+            batch.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    for batch in running:
+        if batch.process:
+            try:
+                batch.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                batch.process.kill()

@@ -1,0 +1,136 @@
+"""What a table leaves behind: table.md, table.csv, plots, report.html, and how the paper's claims stand."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+
+from rela_cli.commands.reproduce.runs import Cells
+from rela_cli.pipeline.screen import say
+from rela_cli.report.collect import collect
+from rela_cli.report.prior_names import prior_names
+from rela_cli.store.files import read_json, write_atomic
+
+WIDTH = 78  # letters of a line of explanation
+JUDGED = {"full": "rela", "mini": "lbfgs", "smoke": "lbfgs"}  # the protocol that claims are judged by
+STANDING = (
+    "Each is a difference of mean top-1 at the same seeds, n of them, with its 95 % interval (Student's t).",
+    "It holds where all of the interval lies above 0, does not hold where all lies below, is open where 0 lies in it.",
+    "With one seed there is no interval: then the sign alone is shown.",
+)
+WORTHLESS = (
+    "These runs were far too short: whatever stands here, a claim neither holds nor fails by it (profile=smoke)."
+)
+
+
+def finish(cells: Cells, out: Path, profile: str) -> None:
+    """Write everything into `out`; print the tables and the claims."""
+    out.mkdir(parents=True, exist_ok=True)
+    markdown, every, told = [f"# {cells.table.name}, {profile}\n"], list[str](), list[str]()
+    for number, section in enumerate(cells.table.sections):
+        folders = [str(folder) for folder in cells.folders(number)]
+        if not folders:
+            continue
+        every += folders
+        told += names(cells, number)
+        say(f"\n{section.title}")
+        words = [*folders, *names(cells, number)]
+        run("table", [*words, "--protocol", JUDGED[profile]])
+        markdown += [f"## {section.title}\n", text_of("table", [*words, "--format", "md"])]
+    stands = list(claims(cells, JUDGED[profile]))
+    if stands:
+        say(f"\nThe paper's claims, by {JUDGED[profile]}")
+    for line in standing(profile) if stands else ():
+        say(f"  {line}")
+    for line in stands:
+        say(line)
+    if not every:
+        return
+    every += told
+    if stands:
+        markdown += ["## The paper's claims\n", f"By {JUDGED[profile]}. {' '.join(standing(profile))}\n"]
+        markdown += [f"- {line.strip()}" for line in stands]
+    text = "\n".join(markdown) + "\n"
+    write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"), "--out=FOLDER")
+    csv = text_of("table", [*every, "--format", "csv"])
+    write_atomic(out / "table.csv", lambda path: path.write_text(csv, encoding="utf-8"), "--out=FOLDER")
+    run("plot", [*every, "--out", str(out / "plots")])
+    run("report.command", [*every, "--out", str(out / "report.html")])
+    say(f"\n  table, plots and report: {out}")
+
+
+def standing(profile: str) -> list[str]:
+    """How to read the claims, in lines of a screen's width."""
+    lines = (*STANDING, WORTHLESS) if profile == "smoke" else STANDING
+    return textwrap.wrap(" ".join(lines), WIDTH)
+
+
+def names(cells: Cells, section: int) -> list[str]:
+    """What a table has to be told to call the priors that were trained for it by their columns."""
+    found = {}
+    for (number, name, _), group in cells.of.items():
+        for cell in group if number == section else ():
+            if cell.teacher and not cell.missing and cell.done:
+                found[cell.run.folder] = name
+    results = collect(list(found), []) if found else []
+    ours = zip(prior_names(results, {}), results, strict=True)
+    by_folder = {folder.resolve(): name for folder, name in found.items()}
+    told = {f"--name={prior}={by_folder[Path(result['path'])]}": None for prior, result in ours}
+    return list(told)
+
+
+def run(module: str, words: Sequence[str]) -> None:
+    """Another command of ours."""
+    import_module(f"rela_cli.commands.{module}").main(list(words))
+
+
+def text_of(module: str, words: Sequence[str]) -> str:
+    """What another command prints."""
+    text = StringIO()
+    with redirect_stdout(text):
+        run(module, words)
+    return text.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------------- claims
+
+
+def claims(cells: Cells, protocol: str) -> Iterator[str]:
+    """One line a claim: holds, does not hold, or open, with the difference in points and its interval."""
+    from rela_cli.report.paired import paired
+
+    for claim in cells.table.claims:
+        better = scores(cells, claim.section, claim.better, claim.budget, protocol)
+        than = scores(cells, claim.section, claim.than, claim.than_budget, protocol)
+        difference = paired({seed: better[seed] - than[seed] for seed in sorted(better.keys() & than.keys())})
+        yield f"  {claim.text}: {verdict(difference)}"
+
+
+def scores(cells: Cells, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
+    """Top-1 by seed."""
+    found = {}
+    for cell in cells.of.get((section, name, budget), []):
+        if cell.missing or not cell.done:
+            continue
+        number = (read_json(cell.run.folder / "result.json") or {}).get("probe", {}).get(protocol)
+        if number:
+            found[cell.seed] = float(number["top1"])
+    return found
+
+
+def verdict(difference: object) -> str:
+    """`holds: +4.1 points [+3.0, +5.2] (n 3)`, as `STANDING` explains it."""
+    from rela_cli.report.paired import Difference
+
+    if not isinstance(difference, Difference):
+        return "not measured"
+    points, n = 100 * difference.mean, len(difference.seeds)
+    if difference.low is None or difference.high is None:
+        word = "holds" if points > 0 else "does not hold"
+        return f"{word} by its sign alone: {points:+.1f} points (n {n}, no interval)"
+    word = "holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "open"
+    return f"{word}: {points:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}] (n {n})"

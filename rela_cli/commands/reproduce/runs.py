@@ -1,0 +1,206 @@
+"""From a table's columns to runs: which words, which data, what of it is there. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+
+from rela_cli.commands.reproduce.tables import Column, Table
+from rela_cli.config.compose import compose
+from rela_cli.config.schema import Config
+from rela_cli.errors import MissingError, RelaError
+from rela_cli.pipeline.run import Run
+
+TRAIN, TEST = ("train",), ("test", "val")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset looks on disk: its own loader's marks, or so many class folders; and folders people keep it in."""
+
+    dataset: str
+    marks: tuple[str, ...]
+    classes: int
+    folders: tuple[str, ...]
+
+    def words(self, root: Path) -> list[str] | None:
+        """The overrides that read it from `root`, or None when it is not there."""
+        if any((root / mark).exists() for mark in self.marks):
+            return [f"dataset={self.dataset}", f"dataset.root={quoted(root)}"]
+        train = root / "train"
+        if not train.is_dir() or not any((root / name).is_dir() for name in TEST):
+            return None
+        if sum(folder.is_dir() for folder in train.iterdir()) != self.classes:
+            return None
+        return ["dataset=image_folder", f"dataset.root={quoted(root)}"]
+
+
+LAYOUTS = {
+    "digits": None,  # scikit-learn's; nothing to look for
+    "cifar10": Layout("cifar10", ("cifar-10-batches-py",), 10, ("cifar10", "cifar-10", "CIFAR10")),
+    "cifar100": Layout("cifar100", ("cifar-100-python",), 100, ("cifar100", "cifar-100", "CIFAR100")),
+    "tin": Layout("tiny_imagenet", ("wnids.txt",), 200, ("tiny-imagenet-200", "tiny_imagenet", "tin")),
+    "in1k": Layout("imagenet1k", ("ILSVRC", "LOC_val_solution.csv"), 1000, ("imagenet", "imagenet1k", "in1k")),
+}
+
+
+def quoted(path: Path) -> str:
+    """A path as Hydra reads it, whatever is in it."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def data_words(data: str, given: Path | None, limited: bool) -> list[str]:
+    """Where a dataset is read from: `given` itself, or a folder of its usual names in it.
+
+    Raises:
+        MissingError: it is not there.
+    """
+    layout = LAYOUTS[data]
+    if layout is None:
+        return []
+    limit = ["dataset.limit=5000"] if limited else []
+    places = [given, *(given / name for name in layout.folders)] if given else []
+    for place in places:
+        if found := layout.words(place):
+            return [*found, *limit]
+    if given is None:
+        raise MissingError(f"say where {layout.dataset} is: DATA=FOLDER")
+    raise MissingError(
+        f"no {layout.dataset} in {given}: it would have {' or '.join(layout.marks)}, or train/ with {layout.classes} "
+        f"class folders and test/ or val/; it is looked for there and in {', '.join(layout.folders)} below it"
+    )
+
+
+@dataclass
+class Cell:
+    """One run of a column, or why there is none."""
+
+    column: Column
+    budget: float
+    seed: int
+    given: Path | None
+    common: tuple[str, ...]  # of every run: where outputs lie, threads
+    teacher: Cell | None = None
+    missing: str = ""
+    words: tuple[str, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        limited = "experiment=cifar10_mini" in " ".join(self.column.words)
+        try:
+            data = data_words(self.column.data, self.given, limited)
+        except MissingError as error:
+            data, self.missing = [], str(error)
+        # groups first and data last: a preset names a dataset of its own, which the folder given replaces
+        own = (f"budget={self.budget:g}", f"seed={self.seed}")
+        self.words = (*self.column.words, *data, *own, *self.common)
+        if self.teacher and self.teacher.missing:
+            self.missing = self.missing or f"its prior cannot be trained: {self.teacher.missing}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether its prior has to be trained first."""
+        return self.teacher is not None and not self.teacher.done
+
+    @property
+    def all_words(self) -> list[str]:
+        """The overrides of `rela train`.
+
+        Raises:
+            MissingError: its prior is not trained yet.
+        """
+        if self.teacher is None:
+            return list(self.words)
+        return [*self.words, f"prior.run={quoted(self.teacher.run.folder.absolute())}"]
+
+    @cached_property
+    def config(self) -> Config:
+        """Composed once for all seeds: that takes as long as all else of a plan."""
+        return replace(composed(tuple(w for w in self.all_words if not w.startswith("seed="))), seed=self.seed)
+
+    @cached_property
+    def run(self) -> Run:
+        return Run(self.config)
+
+    @property
+    def done(self) -> bool:
+        """Whether it is finished, numbers and all."""
+        return self.state == "cached"
+
+    @property
+    def state(self) -> str:
+        """cached, to do, waits, or not available; finds out in the last case why."""
+        if self.missing:
+            return "not available"
+        if self.waits:
+            return "waits"
+        try:
+            steps = self.run.plan("probe")
+        except MissingError as error:
+            self.missing = str(error).splitlines()[0]
+            return "not available"
+        return "to do" if any(step.state == "to do" for step in steps) else "cached"
+
+    @property
+    def key(self) -> str:
+        """The same for the same run, whichever column it stands in and however it is asked for."""
+        if not self.missing and not self.waits:
+            try:
+                return str(self.run.folder)
+            except MissingError:
+                pass
+        return " ".join(sorted(self.words)) + (self.teacher.key if self.teacher else "")
+
+
+@cache
+def composed(words: tuple[str, ...]) -> Config:
+    """The config of some words."""
+    return compose(list(words))
+
+
+class Cells:
+    """All runs of a table, teachers included; a run that two columns share is there once."""
+
+    def __init__(self, table: Table, given: Path | None, common: Sequence[str]) -> None:
+        self.table, self.given, self.common = table, given, tuple(common)
+        self.by_key: dict[str, Cell] = {}
+        self.of: dict[tuple[int, str, float], list[Cell]] = {}
+        for number, section in enumerate(table.sections):
+            for column in section.columns:
+                for budget in column.budgets:
+                    seeds = [self.cell(column, budget, seed) for seed in column.seeds]
+                    self.of[number, column.name, budget] = seeds
+
+    def cell(self, column: Column, budget: float, seed: int) -> Cell:
+        """A run, made known once."""
+        teacher = self.cell(column.teacher, 1.0, column.teacher.seeds[0]) if column.teacher else None
+        cell = Cell(column, budget, seed, self.given, self.common, teacher)
+        return self.by_key.setdefault(cell.key, cell)
+
+    def __iter__(self) -> Iterator[Cell]:
+        """Every run once, teachers before those they teach."""
+        return iter(self.by_key.values())
+
+    def folders(self, section: int) -> list[Path]:
+        """The finished runs of a section."""
+        cells = [cell for (number, *_), found in self.of.items() if number == section for cell in found]
+        return list(dict.fromkeys(cell.run.folder for cell in cells if not cell.missing and cell.done))
+
+
+def checked(cells: Cells) -> None:
+    """Every run that can be composed now is: a table that cannot be meant stops before any work.
+
+    Raises:
+        RelaError: with the run's words.
+    """
+    for cell in cells:
+        if cell.missing or cell.waits:
+            continue
+        try:
+            _ = cell.config
+        except MissingError:
+            continue
+        except RelaError as error:
+            raise type(error)(f"{' '.join(cell.words)}: {error}") from error

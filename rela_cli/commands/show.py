@@ -1,0 +1,77 @@
+"""`rela show RUN`: one run: its state, its numbers, what it was made of, its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rela_cli.config.arguments import Parser
+from rela_cli.pipeline.screen import beside, cost
+from rela_cli.store.files import section
+from rela_cli.store.integrity import damage
+from rela_cli.store.outputs import RunFolder, find_run, numbers, run_names, shown, size_of
+from rela_cli.terminal import item, whole
+
+SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
+
+
+def main(argv: list[str]) -> int:
+    """Print what is known of one run."""
+    given = parser().read(argv)
+    run = find_run(given.run, given.outputs)
+    if given.json:
+        print(json.dumps({"folder": str(run.folder), "status": run.status, **described(run)}, indent=1))
+    else:
+        for key, value in lines(run, given.outputs):
+            item(key, value, 10)
+    return 0
+
+
+def parser() -> Parser:
+    """The command line of `rela show`."""
+    made = Parser("show", "One run: its state, numbers, inputs and files.", ["rela show", "rela show b0.5-s1 --json"])
+    a_run = "a folder, a name or a part of one (default: latest)"
+    made.add("run", nargs="?", default="latest", metavar="RUN", help=a_run, offers=run_names)
+    made.add_outputs()
+    made.add("--json", action="store_true", help="one JSON object")
+    return made
+
+
+def described(run: RunFolder) -> dict[str, object]:
+    """Manifest and result, as they are."""
+    return {"bytes": run.bytes, "manifest": run.facts, "result": run.result}
+
+
+def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
+    """What people read, line by line."""
+    facts, result = run.facts, run.result
+    yield "run", str(run.folder)
+    yield "status", run.status + (f": {facts['reason']}" if facts.get("reason") else "")
+    yield "made", f"{run.made.strip()} by process {facts.get('pid', '?')} on {facts.get('host', '?')}"
+    yield "command", str(facts.get("command", "?"))
+    yield "versions", ", ".join(whole(f"{name} {version}") for name, version in section(facts, "versions").items())
+    for key, value in numbers(result).items():
+        compared = beside(result, key)
+        yield "top-1", f"{100 * value:5.1f} %  {key}" + (f"  ({compared})" if compared else "")
+    if spent := cost(result):
+        yield "cost", spent
+    known = {key: result[key] for key in SETTINGS if result.get(key) is not None}
+    if known:
+        yield "settings", ", ".join(whole(f"{key} {value}") for key, value in known.items())
+    if skipped := section(result, "skipped").get("count"):
+        yield "skipped", f"{skipped} images that cannot be decoded (result.json lists them)"
+    yield from inputs(run, outputs)
+    for path in sorted(p for p in run.folder.iterdir() if p.name[0] != "."):
+        yield "file", f"{shown(size_of(path))}  {path.name}"
+    if run.is_open:
+        yield "next", str(facts.get("command", "the same command goes on"))
+
+
+def inputs(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
+    """Each cache entry that the run was made of, and whether it is there."""
+    own = run.folder.parent.parent / "cache"
+    cache = own if own.is_dir() else outputs / "cache"
+    for kind, name in section(run.facts, "inputs").items():
+        problem = damage(cache / kind / str(name))
+        yield "input", f"{kind}/{name}  {problem or 'there'}"

@@ -1,0 +1,442 @@
+"""The schema: one frozen dataclass a config group, units in the names, ranges in the types.
+
+Hydra composes a tree; `from_tree` turns it into a `Config` once, at the door, and reports every problem at
+once. Nothing below ever sees the tree, nobody writes to a `Config`, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from rela_cli.errors import nearest
+
+HERE = Path(__file__).parent.parent  # the package
+
+CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # a wheel, else a checkout
+
+PARTS = ("dataset", "prior", "transport", "switch", "learner", "method", "optimizer")  # groups whose yaml names a class
+
+HOMES = {  # where the classes of each group are; a config can call nothing else of ours
+    "dataset": "rela_cli.data.",
+    "prior": "rela_cli.priors.",
+    "transport": "rela_cli.transports.",
+    "switch": "rela_cli.switch.",
+    "learner": "rela_cli.learners.",
+    "method": "rela_cli.methods.",
+    "optimizer": "rela_cli.optim.",
+}
+
+GROUPS = (*PARTS, "matching", "probe", "runtime", "logger", "experiment", "sweep")
+
+
+# ---------------------------------------------------------------------------------------------------- rules
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both allowed; `above` leaves `low` itself out."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def complaint(self, value: float) -> str | None:
+        if math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high:
+            return None
+        low = f"{'above' if self.above else 'at least'} {self.low:.10g}" if self.low > -math.inf else ""
+        high = f"at most {self.high:.10g}" if self.high < math.inf else ""
+        return "must be " + (" and ".join(filter(None, (low, high))) or "finite")
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few names."""
+
+    names: tuple[str, ...]
+
+    def complaint(self, value: str) -> str | None:
+        if value in self.names:
+            return None
+        return f"must be one of {', '.join(self.names)}{nearest(value, self.names)}"
+
+
+PRETRAINED, RANDOM = "pretrained", "random"  # what prior.weights may say instead of a path
+
+NETWORKS = ("online", "target")
+
+PROTOCOLS = ("rela", "lbfgs", "knn", "sgd_grid", "few_shot")
+
+STEMS = ("imagenet", "cifar")
+
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+POOLS = ("cls", "mean", "none")
+
+CHANNELS = ("rgb", "bgr")
+
+
+@dataclass(frozen=True)
+class GridOrOneOf:
+    """A whole number for the prior `patches`, a name for networks: the yaml of the prior says which it is."""
+
+    names: tuple[str, ...]
+
+    def complaint(self, value: Any) -> str | None:
+        is_grid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        return (
+            None
+            if is_grid or value in self.names
+            else f"must be one of {', '.join(self.names)} (of patches: 1, 2, ...)"
+        )
+
+
+Count = Annotated[int, Range(1)]
+
+Seed = Annotated[int, Range(0, 2**31 - 1)]
+
+Share = Annotated[float, Range(0, 1)]
+
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
+
+Positive = Annotated[float, Range(0, above=True)]
+
+NonNegative = Annotated[float, Range(0)]
+
+
+# --------------------------------------------------------------------------------------------------- groups
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a yaml says about its part for people and tables to know; it changes no bytes, so no fingerprint has it.
+
+    features: the width D that `tests/test_every_part.py` measures; parameters in millions, of the part that is used.
+    source: where weights are fetched from, hf://OWNER/REPOSITORY/FILE or https://...; sha256 of that file, or its
+    first digits; megabytes: its size. labels_seen: the label sets that training used (`data/labels.py` names them);
+    None: nobody says, () for none. pretrained_labels_seen: the same of the weights that `weights=pretrained` fetches.
+    """
+
+    features: Count | None = None
+    parameters: Positive | None = None
+    source: str | None = None
+    sha256: str | None = None
+    megabytes: Positive | None = None
+    licence: str | None = None
+    trained_on: str | None = None
+    labels_seen: tuple[str, ...] | None = None
+    pretrained_labels_seen: tuple[str, ...] | None = None
+
+
+OWN_KEYS = ("name", "_target_", "card")  # of every part's yaml; all others are keywords of its class
+
+
+def targets_in(value: Any) -> list[str]:
+    """Every `_target_` inside some options."""
+    if isinstance(value, Mapping):
+        own = [str(value["_target_"])] if "_target_" in value else []
+        return own + [target for inner in value.values() for target in targets_in(inner)]
+    return [target for inner in value for target in targets_in(inner)] if isinstance(value, list | tuple) else []
+
+
+def without_cards(value: Any) -> Any:
+    """An option that is a part's own yaml, such as `prior.learner`, without its card."""
+    return {k: v for k, v in value.items() if k != "card"} if isinstance(value, Mapping) else value
+
+
+def class_name(target: str) -> str:
+    """How an identity names a class: ours by its own name, unique in its group; anyone else's by its whole path."""
+    return target.rpartition(".")[2] if target.startswith("rela_cli.") else target
+
+
+def identity_of(tree: Any) -> Any:
+    """A group as identities and results hold it: without the card, and a class of ours without its module."""
+    if not isinstance(tree, dict):
+        return tree
+    own = {"class": class_name(tree["_target_"])} if isinstance(tree.get("_target_"), str) else {}
+    return own | {key: value for key, value in tree.items() if key not in ("card", "_target_")}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One choice of a config group: a class of ours (or of a package the user allowed) and its keywords."""
+
+    name: str
+    target: str
+    options: dict[str, Any] = field(default_factory=dict)
+    card: Card = Card()
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Part:
+        """From a yaml's own form, unchecked."""
+        return cls(tree["name"], tree["_target_"], {k: v for k, v in tree.items() if k not in OWN_KEYS})
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a fingerprint has to cover: name, class and options. A class of ours may move to another module."""
+        options = {k: without_cards(v) for k, v in self.options.items()}
+        return {"name": self.name, "class": class_name(self.target), **options}
+
+    def foreign(self, packages: Sequence[str]) -> list[str]:
+        """Classes that the part names, at any depth, from packages other than these."""
+        return [
+            target for target in (self.target, *targets_in(self.options)) if target.partition(".")[0] not in packages
+        ]
+
+
+@dataclass(frozen=True)
+class View:
+    """How one view is drawn from an image; every number is per sample. Names and order follow torchvision."""
+
+    crop_scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    flip_p: Share = 0.5
+    jitter: tuple[NonNegative, NonNegative, NonNegative, Annotated[float, Range(0, 0.5)]] = (0.8, 0.8, 0.8, 0.2)
+    jitter_p: Share = 0.8
+    gray_p: Share = 0.2
+    blur_p: Share = 0.0
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    solarize_p: Share = 0.0
+    size_scale: PositiveShare = 1.0  # pixels a side, as a share of the image's: below 1 for local crops
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Phase 1: the learner's representation, through a linear transfer layer, is pulled to its target."""
+
+    name: str
+    transfer: Annotated[str, OneOf(("trained", "frozen"))]
+    view: View
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a frozen backbone is judged. Every number carries the protocol's name and the network probed."""
+
+    protocols: tuple[Annotated[str, OneOf(PROTOCOLS)], ...]
+    network: Annotated[str, OneOf(NETWORKS)]
+    baselines: bool
+    rela_epochs: Count
+    rela_lr: Positive
+    rela_batch_size: Count
+    knn_k: Count
+    knn_temperature: Positive
+    lbfgs_penalty: Positive | None
+    lbfgs_tolerance: Positive | None
+    sgd_grid_epochs: Count
+    sgd_grid_batch_size: Count
+    few_shot_k: Count
+    few_shot_draws: Count
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how it runs; no part of a run's identity but `read_every_steps` and 16 bits of `extract_precision`."""
+
+    device: Annotated[str, OneOf(("auto", "cpu", "cuda"))]
+    threads: Count | None
+    block_size: Count
+    log_every_epochs: Count
+    eval_every_epochs: Annotated[int, Range(0)]
+    read_every_steps: Count | None
+    devices: Count
+    precision: Annotated[str, OneOf(("auto", "fp32", "bf16"))]
+    extract_precision: Annotated[str, OneOf(("fp32", "fp16", "bf16"))]
+    compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]
+    deterministic: bool
+    cells_at_once: Count | None
+    cells_per_gpu: Count
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Logger:
+    """Where metrics go besides metrics.jsonl."""
+
+    name: Annotated[str, OneOf(("none", "wandb"))]
+    project: str
+    entity: str | None
+    mode: Annotated[str, OneOf(("online", "offline"))]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders; relative ones start at the working directory."""
+
+    outputs: str
+    run: str | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How often the state of training is written down, and whether the last one outlives the training."""
+
+    every_seconds: NonNegative
+    keep: bool
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, validated. The run's `seed` moves init, subset, order and augmentation, and nothing else."""
+
+    dataset: Part
+    prior: Part
+    transport: Part
+    matching: Matching
+    switch: Part
+    learner: Part
+    method: Part
+    optimizer: Part
+    probe: Probe
+    runtime: Runtime
+    logger: Logger
+    paths: Paths
+    checkpoint: Checkpoint
+    budget: PositiveShare
+    epochs: Count
+    batch_size: Annotated[int, Range(2)]
+    accumulate: Count
+    seed: Seed
+    allow: tuple[str, ...]
+    resume: Annotated[str, OneOf(("auto", "force", "never"))]
+    on_collapse: Annotated[str, OneOf(("warn", "stop"))]
+
+    @property
+    def is_plain(self) -> bool:
+        """True for the method by itself: no prior, so no targets, no matching and no switch."""
+        return self.prior.name == "none"
+
+
+# ------------------------------------------------------------------- what the keys of our own parts may hold
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    root: str | None
+    download: bool
+    limit: Count | None
+    test_limit: Count | None
+    image_size: Annotated[int, Range(4)] | None
+    decode_size: Annotated[int, Range(4)] | None
+    on_disk: bool | None
+    unlabelled: bool
+    unpack: bool
+    class_list: str | None
+    dataset: str
+    hub: str | None
+    on_error: Annotated[str, OneOf(("raise", "skip"))]
+    max_errors: Annotated[int, Range(0)]
+    image_column: str
+    label_column: str
+    seed: Seed
+    n: Count
+    n_test: Count
+    size: Annotated[int, Range(4)]
+    classes: Annotated[int, Range(2)]
+    flip: bool
+
+
+@dataclass(frozen=True)
+class PriorOptions:
+    seed: Seed
+    width: Count
+    model: str
+    tag: str
+    weights: str
+    trust: bool
+    prefix: str | None
+    ignore: tuple[str, ...]
+    quick_gelu: bool | None
+    stem: Annotated[str, OneOf(STEMS)]
+    image_size: Annotated[int, Range(4)] | None
+    crop: PositiveShare | None
+    interpolation: Annotated[str, OneOf(INTERPOLATIONS)] | None
+    mean: tuple[float, float, float] | None
+    std: tuple[Positive, Positive, Positive] | None
+    run: str
+    network: Annotated[str, OneOf(NETWORKS)]
+    patches: Count
+    patch_size: Annotated[int, Range(2)]
+    pool: Annotated[object, GridOrOneOf(POOLS)]
+    channels: Annotated[str, OneOf(CHANNELS)]
+    output: str | None
+
+
+@dataclass(frozen=True)
+class TransportOptions:
+    max_dim: Count
+    seed: Seed
+
+
+@dataclass(frozen=True)
+class SwitchOptions:
+    constants: Annotated[str, OneOf(("reference", "share"))]
+    threshold: PositiveShare
+    at: Share
+
+
+@dataclass(frozen=True)
+class LearnerOptions:
+    model: str
+    stem: Annotated[str, OneOf(STEMS)]
+    width: Count
+    depth: Count
+    patch_size: Count
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    hidden_dim: Count | None
+    projection_dim: Count
+    projector_layers: Annotated[int, Range(2)]
+    predictor_dim: Count
+    prototypes: Count
+    temperature: Positive
+    student_temperature: Positive
+    teacher_temperature: Positive
+    warmup_teacher_temperature: Positive
+    temperature_warmup: PositiveShare
+    ema: Share
+    ema_schedule: Annotated[str, OneOf(("constant", "cosine"))]
+    redundancy: NonNegative
+    loss_scale: Positive
+    invariance: NonNegative
+    variance: NonNegative
+    covariance: NonNegative
+    sinkhorn_epsilon: Positive
+    sinkhorn_iterations: Count
+    frozen_prototypes: Share
+    label_smoothing: Annotated[float, Range(0, 0.999)]
+    view: View
+    view1: View
+    view2: View
+    local_views: Annotated[int, Range(0)]
+    local_view: View
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    lr: Positive
+    momentum: Annotated[float, Range(0, 0.9999)]
+    nesterov: bool
+    weight_decay: NonNegative
+    decay_norm_and_bias: bool
+    exclude_bias_and_norm: bool
+    trust_coefficient: Positive
+    clip: bool
+    schedule: Annotated[str, OneOf(("constant", "cosine"))]
+    warmup_epochs: NonNegative
+
+
+OPTIONS: dict[str, type] = {
+    "dataset": DatasetOptions,
+    "prior": PriorOptions,
+    "transport": TransportOptions,
+    "switch": SwitchOptions,
+    "learner": LearnerOptions,
+    "method": MethodOptions,
+    "optimizer": OptimizerOptions,
+}

@@ -1,0 +1,33 @@
+"""What somebody typed and what changes nothing: a line each, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rela_cli.config.schema import PROTOCOLS
+
+OF_SWEEPS = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.sweep.")
+
+
+def overruled(words: Sequence[str]) -> Iterator[str]:
+    """Keys that are typed more than once with different values: the last one holds, unless it adds to the others."""
+    last = {word.partition("=")[0]: word for word in words if "=" in word}
+    for word in words:
+        if (after := last.get(word.partition("=")[0], word)) != word and "=extend_list(" not in after:
+            yield f"{word} has no effect: {after} comes after it"
+
+
+def of_sweeps(words: Sequence[str]) -> Iterator[str]:
+    """Settings of a sweep in what is a single run."""
+    for word in words:
+        if word.startswith(OF_SWEEPS):
+            yield f"{word} has no effect without -m: this is a single run"
+
+
+def of_other_protocols(words: Sequence[str], chosen: Sequence[str]) -> Iterator[str]:
+    """Keys of a probe protocol that is not among those chosen; they begin with its name."""
+    idle = {f"probe.{protocol}_": protocol for protocol in PROTOCOLS if protocol not in chosen}
+    for word in words:
+        for start, protocol in idle.items():
+            if word.startswith(start):
+                yield f"{word} has no effect: {protocol} is not one of probe.protocols=[{','.join(chosen)}]"

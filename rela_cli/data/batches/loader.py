@@ -1,0 +1,151 @@
+"""Images for a loop: taken from memory, or decoded from disk ahead of their use; the order is the caller's own.
+
+Either kind of images has a length and gives some of its rows as (n, 3, S, S) uint8.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rela_cli.data.base import Dataset
+from rela_cli.data.decoding.images import Pixels
+from rela_cli.distributed import ranks
+from rela_cli.numerics.randomness import key, permutation
+
+JOB = 16  # images that a thread decodes at a time, at most
+AHEAD = 3  # batches that are being decoded while one is used
+SAMPLE = 2000  # images that statistics and priors look at where not all are in memory
+Pending = tuple[Tensor, "list[Future[None]]"]  # a batch, and what still has to be decoded into it
+
+
+class DiskImages:
+    """Images of a split that are decoded whenever they are asked for, by threads: Pillow works outside the lock.
+
+    Row i is the sample `rows[i]` of the dataset's split; all are squares of the same `size`.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, rows: Tensor, size: int) -> None:
+        self.dataset, self.split, self.rows, self.size = dataset, split, rows, size
+        self.pool = ThreadPoolExecutor(cores())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """(n, 3, S, S) uint8.
+
+        Raises:
+            MissingError: naming the file that cannot be decoded.
+        """
+        return finished(self.start(rows))
+
+    def start(self, rows: Tensor | slice) -> Pending:
+        """Let threads decode some rows."""
+        samples = self.rows[rows].numpy()
+        shape = (len(samples), 3, self.size, self.size)
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        pixels, image = batch.numpy(), self.dataset.start(self.split, samples)
+        return batch, [self.pool.submit(put, pixels, image, rows) for rows in shared_out(len(samples))]
+
+
+def shared_out(count: int) -> list[range]:
+    """Rows of a batch for each job: few enough that all threads have some, enough that handing over costs nothing."""
+    step = max(1, min(JOB, count // (4 * cores())))
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def put(pixels: np.ndarray, image: Callable[[int], Pixels], rows: range) -> None:
+    """Some images into their places in (B, 3, S, S)."""
+    for i in rows:
+        pixels[i] = image(i).transpose(2, 0, 1)
+
+
+Images = Tensor | DiskImages  # (N, 3, S, S) uint8
+
+
+def finished(pending: Pending) -> Tensor:
+    """A batch, once all of it is decoded."""
+    batch, jobs = pending
+    for job in jobs:
+        job.result()
+    return batch
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load(images: Images, batches: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each batch of rows (B,) with its images (B, 3, S, S) uint8, both on `device`."""
+    if isinstance(images, Tensor):
+        for batch in batches:
+            yield batch.to(device), images[batch.to(images.device)].to(device)
+        return
+    for batch, pending in ahead(images, batches):
+        yield batch.to(device), finished(pending).to(device, non_blocking=True)
+
+
+def ahead(images: DiskImages, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Pending]]:
+    """Batches in order, each with those that follow it already under way; what nobody waits for is called off."""
+    waiting: deque[tuple[Tensor, Pending]] = deque()
+    try:
+        for batch in batches:
+            waiting.append((batch, images.start(batch)))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for _, (_, jobs) in waiting:
+            for job in jobs:
+                job.cancel()
+
+
+def in_blocks(
+    compute: Callable[[Tensor], Tensor], images: Images, block_size: int, device: torch.device, first: int = 0
+) -> Iterator[Tensor]:
+    """`compute` over blocks of exactly `block_size` images, the last one padded; results on the CPU, in order.
+
+    From block `first` on.
+
+    Borders depend on nothing but the data, so a restart or another machine layout gives the same bits. Of several ranks
+    each computes every so manieth block, and all get all results.
+    """
+    blocks = torch.arange(len(images)).split(block_size)[first:]
+    rounds = -(-len(blocks) // ranks.world())
+    own = blocks[ranks.rank() :: ranks.world()]
+    spare = [torch.tensor([0])] * (
+        rounds - len(own)
+    )  # where a rank has no block left, it still takes part in the round
+    for number, (rows, block) in enumerate(load(images, [*own, *spare], device)):
+        with torch.inference_mode():
+            result = compute(padded(block, block_size))[: len(rows) if number < len(own) else 0]
+        for part in ranks.gather_rows(result, block_size):
+            if len(part):
+                yield part.cpu()
+
+
+def padded(block: Tensor, size: int) -> Tensor:
+    """A block of exactly `size` images, the last one repeated."""
+    return torch.cat((block, block[-1:].expand(size - len(block), *block.shape[1:]))) if len(block) < size else block
+
+
+def centre(images: Tensor, size: int) -> Tensor:
+    """The clean view: the middle S x S of (B, 3, H, W); all of it where images are no larger than they are shown."""
+    top, left = ((side - size) // 2 for side in images.shape[-2:])
+    return images[..., top : top + size, left : left + size]
+
+
+def sampled(images: Images) -> Tensor:
+    """All images where they are in memory, else the same 2,000 of them each time: (n, 3, S, S) uint8."""
+    if isinstance(images, Tensor):
+        return images
+    return images[permutation(key(0, "sample"), len(images))[:SAMPLE].sort().values]

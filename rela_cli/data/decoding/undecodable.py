@@ -1,0 +1,103 @@
+"""Images that cannot be decoded: an error when their turn comes, or left out by `dataset.on_error=skip`.
+
+Which samples exist has to be known before the first step, and must not depend on what an epoch happens to draw. So with
+`skip` every image is decoded once, also where images stay on disk; what was found is remembered under the files' names,
+sizes and times. The names that were left out are part of the dataset's fingerprint, and stand in result.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rela_cli.data.decoding.images import Blob, decode, reason
+from rela_cli.distributed import ranks
+from rela_cli.errors import MissingError
+from rela_cli.store.files import fingerprint, read_json, write_atomic
+from rela_cli.store.notices import warn
+
+Broken = dict[str, dict[str, str]]  # split -> name -> reason
+Named = Iterable[tuple[str, Path | Blob]]
+CHUNK = 2048  # images under way at a time
+SHOWN = 3  # names in a message
+
+
+def left_out(splits: Mapping[str, Named], listing: str, cache: Path | None) -> Broken:
+    """The images of each split that cannot be decoded; `listing` is the fingerprint that they are remembered under."""
+    path = cache / "index" / listing / "broken.json" if cache else None
+    note = (read_json(path) or {}) if path else {}
+    found: Any = note.get("broken")
+    if not is_broken(found) or note.get("check") != fingerprint(found):
+        warn("decoding every image once, to find those that cannot be (dataset.on_error=skip)")
+        found = {split: problems(named) for split, named in splits.items()}
+        if path:
+            with suppress(OSError):  # it would only have saved time
+                path.parent.mkdir(parents=True, exist_ok=True)
+                text = json.dumps({"broken": found, "check": fingerprint(found)}, indent=2)
+                write_atomic(path, lambda place: place.write_text(text, encoding="utf-8"))
+    broken: Broken = found
+    return broken
+
+
+def is_broken(value: object) -> bool:
+    """Whether what a file held is what we once wrote into it."""
+    return isinstance(value, dict) and all(isinstance(names, dict) for names in value.values())
+
+
+def tell(found: Broken, most: int) -> None:
+    """One line about what is left out.
+
+    Raises:
+        MissingError: there are more than `most`.
+    """
+    names = [f"{split}/{name}" for split, reasons in found.items() for name in reasons]
+    if len(names) > most:
+        raise MissingError(
+            f"{len(names)} images cannot be decoded, more than dataset.max_errors={most} allows: {named_few(names)}. "
+            f"`rela data check` names them all"
+        )
+    if names:
+        count = (
+            "1 image cannot be decoded and is" if len(names) == 1 else f"{len(names)} images cannot be decoded and are"
+        )
+        warn(f"{count} left out: {named_few(names)} (result.json lists them)")
+
+
+def named_few(names: Sequence[str]) -> str:
+    """The first names, and dots for the rest."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+@cache
+def say_once(line: str) -> None:
+    """A line on stderr, once a process, from the first of several ranks."""
+    if ranks.is_first():
+        warn(line)
+
+
+def problems(named: Named) -> dict[str, str]:
+    """Why images cannot be decoded, by name; those that can are not in it."""
+    return {name: problem for name, problem in looked_at(iter(named)) if problem}
+
+
+def looked_at(named: Iterator[tuple[str, Path | Blob]]) -> Iterator[tuple[str, str]]:
+    """Every image, decoded in full by threads, in order."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while chunk := list(islice(named, CHUNK)):
+            yield from zip((name for name, _ in chunk), pool.map(problem, (source for _, source in chunk)), strict=True)
+
+
+def problem(source: Path | Blob) -> str:
+    """Why one image cannot be decoded; empty when it can."""
+    try:
+        decode(source, None)
+    except MissingError as error:
+        return reason(error.__cause__) if isinstance(error.__cause__, Exception) else str(error)
+    return ""

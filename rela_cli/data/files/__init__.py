@@ -1,0 +1,1 @@
+"""Files of a dataset: listed, unpacked, downloaded, read from a folder or from an address."""

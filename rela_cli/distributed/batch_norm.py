@@ -1,0 +1,180 @@
+"""Batch norm whose batch is that of all ranks, and of one view alone when several views go through in one pass.
+
+Statistics are those that one process with the whole batch would have, so the number of ranks changes no result but by
+rounding. torch's SyncBatchNorm does this for GPUs only, and knows no views. Shapes: B images a rank, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from rela_cli.distributed import collectives, ranks
+from rela_cli.errors import ConfigError
+
+_views = 1  # how many views the batch of the present pass holds, one behind the other
+
+
+@contextmanager
+def views_apart(count: int) -> Iterator[None]:
+    """Inside, a batch is `count` views of the same images, and each keeps statistics of its own."""
+    global _views
+    _views = count
+    try:
+        yield
+    finally:
+        _views = 1
+
+
+def whole(norm: Any, x: Tensor) -> Tensor:
+    """A batch norm in training mode over all ranks, each view apart: (V B, C, ...) -> the same; statistics moved."""
+    mean, variance = statistics(x)
+    for of_view in zip(mean, variance, strict=True):
+        follow(norm, *of_view, count=ranks.world() * (x.numel() // x.shape[1] // _views))
+    return Normalise.apply(x, mean, variance, norm.weight, norm.bias, norm.eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@torch.no_grad()
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (V, C) of each view over all ranks, which hold equally many values: one collective."""
+    exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    own = torch.stack([torch.stack(torch.batch_norm_update_stats(v, None, None, 0.0)) for v in exact.chunk(_views)])
+    every = collectives.gathered(own[None])  # (world, V, 2, C)
+    mean = every[:, :, 0].mean(0)
+    return mean, (every[:, :, 1] + (every[:, :, 0] - mean).square()).mean(0)
+
+
+class Normalise(torch.autograd.Function):
+    """w (x - mean) / sqrt(variance + eps) + b of V views (V B, C, ...), by torch's own kernels.
+
+    Mean and variance (V, C) are those of all ranks' x, and the gradient knows that: with dy what a rank's loss wants of
+    its output, r = 1 / sqrt(variance + eps), x^ = (x - mean) r, and means over all ranks,
+    dx = w r (dy - mean(dy) - x^ mean(dy x^)), as Ioffe and Szegedy (2015) have it. One collective for all views.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        context.save_for_backward(x, mean, variance, weight)
+        context.eps = eps
+        return torch.cat(
+            [
+                F.batch_norm(view, m, v, weight, bias, eps=eps)
+                for view, m, v in zip(x.chunk(len(mean)), mean, variance, strict=True)
+            ]
+        )
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, variance, weight = context.saved_tensors
+        scale = torch.ones_like(mean[0]) if weight is None else weight
+        views = list(zip(x.chunk(len(mean)), mean, variance, strict=True))
+        wanted = [True, True, True]
+        parts = [
+            torch.ops.aten.native_batch_norm_backward(dy, view, scale, m, v, None, None, False, context.eps, wanted)
+            for dy, (view, m, v) in zip(gradient.chunk(len(mean)), views, strict=True)
+        ]  # as if mean and variance were constants: w r dy, and this rank's sums of dy x^ and dy
+        sums = torch.stack([torch.stack(part[1:]) for part in parts])  # (V, 2, C)
+        means = ranks.mean_over(sums) * (mean.shape[0] * x.shape[1] / x.numel())
+        slope = -scale * (variance + context.eps).rsqrt()  # (V, C)
+        dx = [
+            part[0].add_(F.batch_norm(view, m, v, s * of_view[0], s * of_view[1], eps=context.eps))
+            for part, (view, m, v), s, of_view in zip(parts, views, slope, means, strict=True)
+        ]
+        dw, db = sums.sum(0)
+        return torch.cat(dx), None, None, None if weight is None else dw, None if weight is None else db, None
+
+
+@torch.no_grad()
+def follow(norm: Any, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running statistics; the variance is the unbiased one of `count` values a channel, as torch's is."""
+    if norm.running_mean is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var.dtype), momentum)
+
+
+def normalised(norm: Any, x: Tensor) -> Tensor:
+    """(V B, C, ...) -> the same: by running statistics in eval mode, else each view by its own."""
+    if not norm.training:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    if ranks.world() > 1:
+        return whole(norm, x)
+    return torch.cat([own(norm, view) for view in x.chunk(_views)])
+
+
+def own(norm: Any, x: Tensor) -> Tensor:
+    """torch's batch norm of one view, in its own fast kernel."""
+    momentum = norm.momentum
+    if norm.running_mean is not None:
+        norm.num_batches_tracked.add_(1)
+        momentum = 1 / float(norm.num_batches_tracked) if momentum is None else momentum
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, momentum or 0.0, norm.eps)
+
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """torch's, over all ranks and views apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        return normalised(self, x)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's, over all ranks and views apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        return normalised(self, x)
+
+
+def with_activation(kind: type) -> type:
+    """The same for a batch norm that drops and activates as well, as timm's networks have them."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.act(self.drop(normalised(self, x)))  # type: ignore[no-any-return]
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+OURS: dict[type, type] = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}
+
+
+def convert(network: nn.Module) -> nn.Module:
+    """Let every batch norm of a network be ours; weights, buffers and names stay as they are.
+
+    Raises:
+        ConfigError: one is of a kind whose forward pass is not known here.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in OURS.values():
+            module.__class__ = ours(type(module))
+    return network
+
+
+def ours(kind: type) -> type:
+    """Our class for a batch norm of `kind`."""
+    if kind not in OURS:
+        if kind.__name__ != "BatchNormAct2d":
+            raise ConfigError(
+                f"{kind.__module__}.{kind.__name__} is a batch norm that rela cannot compute over several ranks; "
+                f"train this learner with runtime.devices=1"
+            )
+        OURS[kind] = with_activation(kind)
+    return OURS[kind]
+
+
+def is_known(network: nn.Module) -> bool:
+    """Whether every batch norm of a network can be made ours."""
+    kinds = {type(m) for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    return all(kind in OURS or kind in OURS.values() or kind.__name__ == "BatchNormAct2d" for kind in kinds)

@@ -1,0 +1,68 @@
+"""Collectives with a gradient. torch's own are deprecated, and its synchronised batch norm wants a GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed
+
+from rela_cli.distributed import ranks
+from rela_cli.distributed.pulse import waiting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+from rela_cli.distributed.ranks import world
+
+
+class Gather(torch.autograd.Function):
+    """(B, ...) of every rank -> (world * B, ...); backward, the sum of what all ranks' losses want of this rank's."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(ranks.world())]
+        distributed.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradients[0].contiguous().clone()
+        with waiting():
+            distributed.all_reduce(total)
+        return total.chunk(ranks.world())[ranks.rank()]
+
+
+class Mean(torch.autograd.Function):
+    """The mean of every rank's value; backward, the mean of what all ranks' losses want of it."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        return ranks.mean_over(value)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
+        return ranks.mean_over(gradients[0])
+
+
+@waiting()
+def gathered(value: Tensor) -> Tensor:
+    """Each rank's (B, ...), which all have the same shape, one below the other: (world * B, ...), with gradient.
+
+    The gradient that reaches a rank is that of the sum of all ranks' losses; DistributedDataParallel takes the mean of
+    what each makes of it, and so the whole is the gradient of the mean loss.
+    """
+    if world() == 1:
+        return value
+    from rela_cli.distributed.collectives import Gather
+
+    return Gather.apply(value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def averaged(value: Tensor) -> Tensor:
+    """The mean of each rank's `value`, with gradient as `gathered` has it; ranks stand for equally many samples."""
+    if world() == 1:
+        return value
+    from rela_cli.distributed.collectives import Mean
+
+    return Mean.apply(value)  # type: ignore[no-any-return, no-untyped-call]

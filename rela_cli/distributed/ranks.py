@@ -1,0 +1,207 @@
+"""Several processes that train one run: who is who, and the few things that they say to each other.
+
+`rela` itself (launch.py) or torchrun starts them and tells each its number, its rank, by environment variables; with
+one process everything here is the identity. Rank 0 alone writes files, holds locks and speaks. A rank that dies takes
+the others with it: whoever started them sees to that. Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rela_cli.distributed.pulse import waiting
+from rela_cli.errors import RelaError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+LOST = ("Connection closed", "Connection reset", "Broken pipe", "Socket", "NCCL", "gloo")  # how a dead rank shows
+
+MEETING = "RELA_MEETING"  # names the file by which processes that rela has started find each other
+
+PATIENCE = timedelta(days=7)  # rank 0 may decode a large dataset, or wait for another process that does
+
+T = TypeVar("T")
+
+
+def world() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Which of those on this machine it is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_first() -> bool:
+    """Whether this is the one that writes and speaks."""
+    return rank() == 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """The process group, as long as there is work: NCCL between GPUs, beside gloo for what lies on the CPU.
+
+    Raises:
+        RelaError: another rank is gone.
+    """
+    if world() == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    use_gpu = device != "cpu" and torch.cuda.is_available()
+    if use_gpu:
+        torch.cuda.set_device(local_rank())
+    backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
+    with waiting():
+        store = meeting_place()
+        distributed.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
+    try:
+        yield
+    except RuntimeError as error:
+        if any(word in str(error) for word in LOST):
+            raise RelaError(f"lost touch with another process of this run ({str(error).splitlines()[0]})") from error
+        raise
+    distributed.destroy_process_group()  # not after an error: it would wait for those that are gone
+
+
+# ------------------------------------------------------------------------------------------------- values of the host
+
+
+def meeting_place() -> Any:
+    """Where ranks find each other: a file that rela names, else the store that torchrun has opened.
+
+    torchrun keeps its store over a restart, with the addresses of the dead: so, a prefix.
+    """
+    from torch._C._distributed_c10d import FileStore, PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    if path := os.environ.get(MEETING):
+        store = FileStore(path, world())
+        store.set_timeout(PATIENCE)
+        return store
+    store, _, _ = next(rendezvous("env://", rank(), world(), timeout=PATIENCE))
+    return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def one_first(work: Callable[[], T]) -> T:
+    """Rank 0 does it, then the others: what is written on the way is there for them."""
+    if is_first():
+        result = work()
+        agree(None)
+        return result
+    agree(None)
+    return work()
+
+
+def agree(value: T) -> T:
+    """Rank 0's value, for everybody, by way of JSON. What is there on disk is looked at by one alone."""
+    return told_by(0, value)
+
+
+def everyones(value: T) -> list[T]:
+    """Each rank's value, in their order, for everybody, by way of JSON."""
+    return [told_by(number, value) for number in range(world())]
+
+
+@waiting()
+def told_by(source: int, value: T) -> T:
+    """One rank's value, for everybody."""
+    if world() == 1:
+        return value
+    import torch
+    from torch import distributed
+
+    text = json.dumps(value).encode()
+    size = torch.tensor([len(text)])
+    distributed.broadcast(size, src=source)
+    content = torch.frombuffer(bytearray(text.ljust(int(size))[: int(size)]), dtype=torch.uint8)
+    distributed.broadcast(content, src=source)
+    return json.loads(bytes(content.tolist()))  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------------------------------------- tensors
+
+
+@waiting()
+def mean_over(value: Tensor) -> Tensor:
+    """The mean of each rank's `value`, without gradient."""
+    if world() == 1:
+        return value
+    from torch import distributed
+
+    value = value.clone()
+    distributed.all_reduce(value)
+    return value / world()
+
+
+def sum_over(value: Tensor) -> Tensor:
+    """The sum of each rank's `value`, without gradient."""
+    return mean_over(value) * world()
+
+
+@waiting()
+def gather_rows(rows: Tensor, count: int) -> list[Tensor]:
+    """Each rank's rows (n, D), where no rank has more than `count`, which need not be the same: one tensor a rank."""
+    if world() == 1:
+        return [rows]
+    import torch
+    from torch import distributed
+
+    lengths = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world())]
+    distributed.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
+    padded = torch.cat((rows, rows.new_zeros(count - len(rows), *rows.shape[1:]))).contiguous()
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    distributed.all_gather(parts, padded)
+    return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+
+
+@waiting()
+def same(module: nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers."""
+    if world() == 1:
+        return
+    from torch import distributed
+
+    for tensor in module.state_dict().values():
+        distributed.broadcast(tensor, src=0)
+
+
+@waiting()
+def averaging(module: nn.Module, has_idle: bool) -> nn.Module:
+    """The module with the mean of all ranks' gradients; `has_idle` says that not all parameters get one each time."""
+    from inspect import signature
+
+    from torch.nn.parallel import DistributedDataParallel
+
+    new = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch 2.14 has another name for it
+    quiet: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    return DistributedDataParallel(module, find_unused_parameters=has_idle, **quiet)
+
+
+def share(batch: Tensor) -> Tensor:
+    """This rank's part of a batch (B,): the parts are equal and follow each other, so together they are the batch."""
+    size = len(batch) // world()
+    return batch[rank() * size : (rank() + 1) * size]
+
+
+def device(kind: str) -> torch.device:
+    """This rank's own GPU, or the CPU."""
+    import torch
+
+    return torch.device(kind, local_rank()) if kind == "cuda" and world() > 1 else torch.device(kind)

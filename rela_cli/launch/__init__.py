@@ -1,0 +1,1 @@
+"""Starting processes: the ranks of one run, the cells of a sweep."""

@@ -1,0 +1,63 @@
+"""One run as Hydra calls it. Picklable, so that a launcher can send it to another process."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rela_cli.config.compose import config_of
+from rela_cli.config.overrides import CommandLine
+from rela_cli.distributed import ranks
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rela_cli.pipeline.pipeline import Outcome
+
+UNTIL = {"train": "probe", "extract": "extract", "transport": "transport", "probe": "probe"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every cell of a call has in common."""
+
+    command: str
+    line: CommandLine
+
+    def run(self, tree: DictConfig, overrides: Sequence[str]) -> Outcome:
+        """Validate a composed tree and work through the stages. torch is imported here and not before."""
+        self.line.open_imports()  # a launcher may have sent this to a process of its own
+        config = config_of(tree, overrides)
+        from rela_cli.launch import rank_processes
+        from rela_cli.pipeline import pipeline
+
+        until = UNTIL[self.command]
+        alone = ranks.world() == 1 and not config.runtime.dry_run
+        if config.runtime.devices > 1 and alone and (folder := pipeline.missing(config, until)):
+            rank_processes.run(self.command, self.words(overrides), config)
+            return pipeline.Outcome("run", folder)
+        return pipeline.run(config, until=until, command=self.text(overrides))
+
+    def words(self, overrides: Sequence[str]) -> list[str]:
+        """The command line of this run alone."""
+        return [*overrides, *(f"{k}={v}" for k, v in self.line.flags.items() if k.startswith("--config-"))]
+
+    def text(self, overrides: Sequence[str]) -> str:
+        """The command that repeats this run alone."""
+        return shlex.join(["rela", self.command, *self.words(overrides)])
+
+
+@dataclass
+class Single:
+    """Hydra's task for one run. It keeps its error: Hydra would print a line of its own about it."""
+
+    job: Job
+    error: Exception | None = field(default=None, init=False)
+
+    def __call__(self, tree: DictConfig) -> None:
+        try:
+            self.job.run(tree, self.job.line.overrides)
+        except Exception as error:
+            self.error = error

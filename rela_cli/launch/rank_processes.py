@@ -1,0 +1,177 @@
+"""runtime.devices=N: the same command again in N processes on this machine, started and watched over here.
+
+They meet by a file in a folder that only this user can enter, and talk to each other over the loopback interface:
+nothing listens to the network, and nothing that comes from outside is read. The exit status is that of the process that
+failed first, and a signal is handed on, once, as the SIGTERM that the processes save at. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rela_cli.config.schema import Config
+from rela_cli.distributed import pulse
+from rela_cli.distributed.ranks import MEETING
+from rela_cli.errors import RelaError, Stopped
+from rela_cli.launch import owner
+from rela_cli.machine.signals import collected
+from rela_cli.store.notices import warn
+
+POLL = 0.1  # seconds between looks at the processes
+GRACE = owner.GRACE  # seconds that processes which were told to stop have to end their step and save
+LOST_GRACE = 10.0  # the same where one has failed: the others cannot go on without it, nor save
+STATUS = "RELA_STATUS"  # names the folder where each process notes its pid
+STOPS = (129, 130, 143)  # exit statuses of a process that a signal has stopped in good order
+
+Ranks = Sequence["subprocess.Popen[bytes]"]
+
+
+class RanksFailed(RelaError):
+    """A process ended badly; it has said why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(command: str, words: Sequence[str], config: Config) -> None:
+    """Run `rela command words` in `runtime.devices` processes.
+
+    Raises:
+        Stopped: a signal came, and they have left.
+        RanksFailed: with the exit status of the first that failed.
+        RelaError: one of them hangs.
+    """
+    count = config.runtime.devices
+    children: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory(prefix="rela-") as folder, collected("; the same command goes on") as signals:
+        try:
+            for rank in range(count):
+                children.append(start([command, *words], environment(folder, rank, count)))
+            moves = pulse.Watch(Path(folder), [child.pid for child in children], warn)
+            statuses = watch(children, signals, moves)
+        finally:
+            end(children, 0.0)
+    if signals:
+        raise Stopped(str(signals[0]), signals[0].exit_code - 128)
+    if failure := first_failure(statuses):
+        raise RanksFailed(*failure)
+
+
+def start(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """One process, in a session of its own: a Ctrl-C is ours to hand on, once."""
+    return subprocess.Popen([sys.executable, "-m", "rela_cli", *words], env=environment, start_new_session=True)
+
+
+def environment(folder: str, rank: int, count: int) -> dict[str, str]:
+    """Ours, who this process is, where all meet, and its share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    return {
+        "OMP_NUM_THREADS": str(max(1, cores // count)),
+        **os.environ,
+        **{name: str(value) for name, value in place.items()},
+        **dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback()),
+        STATUS: folder,
+        MEETING: str(Path(folder) / "meeting"),
+        owner.OWNER: owner.stamp(),
+    }
+
+
+def loopback() -> str:
+    """The name of the interface that reaches nobody but this machine: lo, or lo0."""
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+
+
+def watch(children: Ranks, signals: Sequence[Stopped], moves: pulse.Watch) -> list[int | None]:
+    """Wait until all have left, or the first has failed; their exit statuses then, None for those still there."""
+    deadline, told = math.inf, False
+    while None in (statuses := [child.poll() for child in children]):
+        if any(is_failure(status) for status in statuses):
+            time.sleep(POLL)  # one that was killed, and one that has noticed it, may end the other way round
+            statuses = [child.poll() for child in children]
+            end(children, LOST_GRACE)
+            return statuses
+        if signals and not told:
+            tell(children)
+            told = True
+        if told or any(status in STOPS for status in statuses):
+            deadline = min(deadline, time.monotonic() + GRACE)
+        if time.monotonic() > deadline:
+            late = [str(rank) for rank, status in enumerate(statuses) if status is None]
+            warn(f"process {', '.join(late)} of {len(children)} did not leave within {GRACE:.0f} s, and is ended now")
+            break
+        moves.look([rank for rank, status in enumerate(statuses) if status is None])
+        time.sleep(POLL)
+    return statuses
+
+
+def is_failure(status: int | None) -> bool:
+    """Whether a process has ended, neither well nor because it was told to."""
+    return status not in (None, 0, *STOPS)
+
+
+def tell(children: Ranks) -> None:
+    """Let those that are there save and leave."""
+    for child in children:
+        child.terminate()
+
+
+def end(children: Ranks, grace: float) -> None:
+    """Leave nobody behind: told first, and ended after `grace` seconds."""
+    if grace:
+        tell(children)
+    until = time.monotonic() + grace
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, until - time.monotonic()))
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+
+
+def first_failure(statuses: Sequence[int | None]) -> tuple[str, int] | None:
+    """What ended the run, and its exit status: a process that was killed, else one that had more to say than 1.
+
+    Those that have lost touch with it end with 1.
+    """
+    failed = {rank: status for rank, status in enumerate(statuses) if status}
+    if not failed:
+        return None
+    rank, status = min(failed.items(), key=lambda pair: (pair[1] > 0, pair[1] == 1))
+    if status > 0:
+        return f"process {rank} of {len(statuses)} ended with status {status}", status
+    gone = f"process {rank} of {len(statuses)} ended without a word (killed, or out of memory)"
+    return f"{gone}; the same command goes on from the last checkpoint", 1
+
+
+# ----------------------------------------------------------------------------------------- in the processes themselves
+
+
+def note_start(rank: int) -> None:
+    """Say that a process is there, and leave when whoever started it is gone."""
+    owner.follow(os.environ.get(owner.OWNER))
+    if folder := os.environ.get(STATUS):
+        (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
+        pulse.begin(Path(folder) / f"at-{rank}")
+
+
+def note_end(rank: int) -> None:
+    """Say that it leaves; the last one, where nobody is left to do it, removes the folder."""
+    if folder := os.environ.get(STATUS):
+        pulse.end()
+        with suppress(OSError):
+            (Path(folder) / f"pid-{rank}").unlink()
+        starter = os.environ.get(owner.OWNER)
+        if starter and not owner.is_alive(starter) and not list(Path(folder).glob("pid-*")):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""The cells of a sweep that run at once: each has its share of this machine's cores and its GPU, or its own Slurm job.
+
+A share is a lock in the sweep's folder, held for as long as its process lives and freed by the kernel when that dies.
+So it makes no difference which launcher has started the processes, or how many: those without a share wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rela_cli.config.schema import Config
+from rela_cli.launch import owner
+from rela_cli.machine.processors import cores, visible_gpus
+
+POLL = 0.2  # seconds between looks at what is free
+
+GRACE = 60.0  # seconds that cells which were told to stop have to save and leave
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+FOREVER_MIN = 1_000_000  # minutes; a local cell has no time limit
+
+CORES_A_CELL = 2  # without GPUs, where nobody says how many cells run at once
+
+_follows = False  # whether this process ends with the sweep
+
+_taken: FileLock | None = None  # this process' share; joblib runs several cells in one process
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How this machine is divided; picklable, and the same in every process of a sweep."""
+
+    folder: Path
+    count: int
+    gpus: tuple[str, ...]
+    cores: tuple[int, ...]  # none where the user says runtime.threads
+    sweep: str = ""  # the process that waits for the cells (`owner.stamp`)
+
+    def follow(self) -> None:
+        """From now on this process ends when the sweep's is gone; a Ctrl-C is the sweep's to hand on, once."""
+        global _follows
+        if self.sweep and not _follows:
+            _follows = True
+            with suppress(OSError):  # it leads a session already
+                os.setsid()
+            owner.follow(self.sweep)
+
+    def leave_if_alone(self) -> None:
+        """Between two cells a worker waits for the next one, for ever if nobody is left to send it."""
+        if self.sweep and not owner.is_alive(self.sweep):
+            os._exit(128 + signal.SIGTERM)
+
+    def take(self) -> str:
+        """Wait for a share and confine this process to it, before torch is imported; in words."""
+        global _taken
+        if _taken is None:
+            self.folder.mkdir(exist_ok=True)
+            number, _taken = self.first_free()
+            confine(self.of(number), self.gpu(number))
+        number = int(Path(_taken.lock_file).stem)
+        words = [f"GPU {self.gpu(number)}"] if self.gpus else []
+        words += [f"{len(own)} core{'s' * (len(own) > 1)}"] if (own := self.of(number)) else []
+        return f" ({', '.join(words)})" if words else ""
+
+    def first_free(self) -> tuple[int, FileLock]:
+        while True:
+            for number in range(self.count):
+                lock = FileLock(self.folder / f"{number}.lock")
+                with suppress(Timeout):
+                    lock.acquire(timeout=0)
+                    return number, lock
+            time.sleep(POLL)
+
+    def of(self, number: int) -> tuple[int, ...]:
+        """A share's cores: an equal part of them, or one that it has in common with others."""
+        total = len(self.cores)
+        if total < self.count:
+            return (self.cores[number % total],) if total else ()
+        return self.cores[number * total // self.count : (number + 1) * total // self.count]
+
+    def gpu(self, number: int) -> str | None:
+        return self.gpus[number % len(self.gpus)] if self.gpus else None
+
+
+def confine(own: Sequence[int], gpu: str | None) -> None:
+    """Keep this process, and every library's threads in it, to some cores and one GPU."""
+    if own:
+        os.environ |= dict.fromkeys(THREADS, str(len(own)))
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, own)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def divide(config: Config, launcher: dict[str, Any], folder: Path) -> Shares | None:
+    """The shares of a sweep whose cells run at once on this machine; None where they run one by one, or on Slurm."""
+    kind = kind_of(launcher)
+    if kind not in ("JoblibLauncher", "LocalLauncher"):
+        return None
+    runtime = config.runtime
+    found = () if runtime.device == "cpu" else in_groups(visible_gpus(), runtime.devices)
+    jobs = launcher.get("n_jobs")
+    by_machine = len(found) * runtime.cells_per_gpu or max(1, len(cores()) // CORES_A_CELL)
+    count = runtime.cells_at_once or (jobs if jobs and jobs > 0 else by_machine)
+    return Shares(folder / "shares", count, found, () if runtime.threads else tuple(cores()), owner.stamp())
+
+
+def in_groups(names: Sequence[str], size: int) -> tuple[str, ...]:
+    """GPUs by the `size` that one run takes, as CUDA_VISIBLE_DEVICES has them."""
+    return tuple(",".join(names[i : i + size]) for i in range(0, len(names) - size + 1, size))
+
+
+def kind_of(launcher: dict[str, Any]) -> str:
+    """The name of a launcher's class."""
+    return str(launcher.get("_target_", "")).rpartition(".")[2]
+
+
+def settings(shares: Shares | None, launcher: dict[str, Any], said: Sequence[str]) -> list[str]:
+    """What the launcher is told besides what the user says."""
+    fitting = {"n_jobs": shares.count, "timeout_min": FOREVER_MIN} if shares else {}
+    keys = [key for key in fitting if key in launcher and not any(f"hydra.launcher.{key}=" in word for word in said)]
+    return [f"hydra.launcher.{key}={fitting[key]}" for key in keys]
+
+
+# ------------------------------------------------------------------------------------------------------- stops
+
+
+def note_pid(folder: Path, number: int) -> None:
+    """So that whoever stops the sweep can tell its cells."""
+    (folder / f"{number}.pid").write_text(json.dumps(os.getpid()))
+
+
+def tell(folder: Path, signum: int) -> None:
+    """Pass a signal on to the cells on this machine that are not done, and give them time to save."""
+    waiting = [path for path in folder.glob("*.pid") if not path.with_suffix(".json").exists()]
+    pids = {int(path.read_text() or 0) for path in waiting} - {0, os.getpid()}
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end and not all(path.with_suffix(".json").exists() or gone(path) for path in waiting):
+        time.sleep(POLL)
+
+
+def gone(path: Path) -> bool:
+    """Whether the process that a note names has ended."""
+    try:
+        os.kill(int(path.read_text()), 0)
+    except (ProcessLookupError, ValueError):
+        return True
+    return False
+
+
+@contextmanager
+def requeued() -> Iterator[None]:
+    """Under submitit on Slurm: the signal ahead of the time limit stops the run first, then submitit requeues the job.
+
+    The run stops as it does for SIGTERM, with a checkpoint, and the requeued job goes on from there.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        yield
+        return
+    if allowed := os.environ.get("SLURM_CPUS_PER_TASK"):
+        os.environ |= {name: os.environ.get(name, allowed) for name in THREADS}
+    signum = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
+    requeue = signal.getsignal(signum)
+    caught: list[FrameType | None] = []
+
+    def stop(_: int, frame: FrameType | None) -> None:
+        caught.append(frame)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signum, requeue)
+        if caught and callable(requeue):
+            requeue(signum, caught[0])  # leaves the process

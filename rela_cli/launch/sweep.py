@@ -1,0 +1,274 @@
+"""A sweep's bookkeeping. Hydra reports the first failure only, and a sys.exit in a cell ends it silently.
+
+So each cell writes its outcome as one JSON file into the sweep's folder, whichever process it runs in, and the
+parent reads them back: a cell without a file was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rela_cli.config.compose import Composer, hand_over
+from rela_cli.distributed import ranks
+from rela_cli.errors import ConfigError, RelaError
+from rela_cli.launch.job import Job
+from rela_cli.launch.shares import Shares, divide, kind_of, note_pid, requeued, settings, tell
+from rela_cli.launch.together import together
+from rela_cli.machine import signals
+from rela_cli.pipeline.screen import BRIEF
+from rela_cli.store.files import read_json, write_atomic
+from rela_cli.store.notices import warn
+from rela_cli.store.secrets import redact
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Record = dict[str, Any]
+
+
+_begun: set[int] = set()  # the cells of this process
+_unwritten: dict[int, Record] = {}  # what came of them, where it could not be written
+
+
+class SweepStopped(BaseException):
+    """Leaves Hydra's loop over the cells, which catches every `Exception`; its argument is the exit status."""
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """Hydra's task for one cell: run it, write down what came of it, and let the next one start."""
+
+    job: Job
+    folder: Path
+    total: int
+    shares: Shares | None = None  # of this machine, where cells run at once
+    one_terminal: bool = False  # whether cells that run at once write to the same one
+
+    def __call__(self, tree: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        node = HydraConfig.get()
+        number, overrides = int(node.job.num), list(node.overrides.task)
+        scrub(Path(node.sweep.dir) / "multirun.yaml")
+        if self.shares:
+            self.shares.follow()
+        try:
+            with requeued(), together(self.folder, number) if self.one_terminal else nullcontext():
+                self.run(tree, number, overrides)
+        finally:
+            if self.shares:
+                self.shares.leave_if_alone()
+
+    def run(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> None:
+        """One cell, on its share of the machine, and the file that says what came of it."""
+        started = time.monotonic()
+        with signals.between():
+            record = self.attempt(tree, number, overrides)
+        record = {"overrides": overrides, **record, "seconds": time.monotonic() - started}
+        try:
+            self.write(number, record)
+        except OSError as error:  # a full disk: the cell is what it is, and the others go on
+            warn(f"what came of cell {number + 1} cannot be written down: {error}")
+            _unwritten[number] = record
+        self.say_rest()
+        if record["status"] == "stopped":
+            raise SweepStopped(record["exit_code"])
+
+    def write(self, number: int, record: Record) -> None:
+        """The cell's files in the sweep's folder."""
+        trace = record.pop("trace", None)
+        if trace:
+            record["traceback"] = str(self.folder / f"{number}.traceback.txt")
+            Path(record["traceback"]).write_text(redact(trace))
+        _write(self.folder / f"{number}.json", record)
+
+    def say_rest(self) -> None:
+        """How many cells are done, and how long the others will take if they are like those that have run."""
+        records = [*filter(None, map(read_json, self.folder.glob("*.json"))), *_unwritten.values()]
+        left = self.total - len(records)
+        spent = [record.get("seconds", 0.0) for record in records if record["status"] == "run"]
+        if left > 0 and spent:
+            seconds = sum(spent) / len(spent) * left / min(left, self.shares.count if self.shares else 1)
+            shown = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+            print(f"{len(records)} of {self.total} cells done; all of them in about {shown}", flush=True)
+
+    def attempt(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> Record:
+        """Run the cell; nothing comes out of it but its record."""
+        try:
+            where = ""
+            _begun.add(number)
+            os.environ[BRIEF] = "1"
+            if self.shares:
+                note_pid(self.folder, number)
+                where = self.shares.take()
+            print(redact(f"\ncell {number + 1} of {self.total}{where}: {' '.join(overrides)}"), flush=True)
+            outcome = self.job.run(tree, overrides)
+            folder = str(Path(outcome.folder).resolve()) if outcome.folder else None
+            return {"status": outcome.status, "exit_code": 0, "folder": folder}
+        except KeyboardInterrupt as error:
+            return {"status": "stopped", "exit_code": getattr(error, "exit_code", 130), "message": str(error)}
+        except (Exception, SystemExit) as error:
+            return _failure(error)
+
+
+def _failure(error: Exception | SystemExit) -> Record:
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) and error.code else 1
+        message = f"something in this cell called sys.exit({error.code!r})"
+    else:
+        code = error.exit_code if isinstance(error, RelaError) else 1
+        message = f"{type(error).__name__}: {error}"
+    return {"status": "failed", "exit_code": code, "message": message, "trace": traceback.format_exc()}
+
+
+def _write(path: Path, record: Record) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(redact(record), indent=1))
+    os.replace(temporary, path)
+
+
+def scrub(path: Path) -> None:
+    """Take secrets out of Hydra's own copy of the config, which lies there before the first cell starts."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    if redact(tree) != tree:
+        write_atomic(path, lambda temporary: temporary.write_text(yaml.safe_dump(redact(tree)), encoding="utf-8"))
+
+
+def run(job: Job) -> int:
+    """Check every cell, run them all, and say what came of each; the exit status of the whole.
+
+    Raises:
+        ConfigError: when a cell cannot be meant; then nothing has been started.
+    """
+    if ranks.world() > 1:
+        raise ConfigError("a sweep under torchrun has no meaning; say rela train -m runtime.devices=N for several GPUs")
+    composer = Composer(job.line)
+    cells, first = composer.plan()
+    composer.say_notes()
+    launcher = composer.launcher()
+    if first.runtime.dry_run:
+        return dry_run(cells, launcher, Path(first.paths.outputs))
+    folder = _new_folder(Path(first.paths.outputs))
+    shares = divide(first, launcher, folder)
+    words = [*_own_folder(job, folder), *settings(shares, launcher, job.line.overrides)]
+    if kind_of(launcher) in ("LocalLauncher", "SlurmLauncher"):
+        print(f"{len(cells)} cells; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
+    stop, trouble = 0, ""
+    try:
+        with signals.between(partial(tell, folder) if shares else None):
+            task = CellTask(job, folder, len(cells), shares, kind_of(launcher) == "JoblibLauncher")
+            hand_over(job.command, job.line, task, *words)
+    except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
+        stop = getattr(interrupt, "exit_code", 130)
+    except SweepStopped as stopped:
+        stop = stopped.args[0]
+    except Exception as error:  # the launcher's: a cell's own never get here
+        trouble = f": {type(error).__name__}: {error}"
+    begun = _begun | {int(path.stem) for path in folder.glob("*.pid")}
+    if trouble and not begun and kind_of(launcher) != "SlurmLauncher":
+        raise RelaError(f"no cell was started{trouble}{_way_out(job)}")
+    records = [_read(folder, number, cell, stop, trouble, number in begun) for number, cell in enumerate(cells)]
+    return report(records, stop)
+
+
+def _way_out(job: Job) -> str:
+    """Hydra's own folder may be where nobody can write."""
+    said = [word for word in job.line.overrides if word.startswith("hydra.sweep.dir=")]
+    return f" ({said[0]} has to be a folder that can be written to)" if said else ""
+
+
+def dry_run(cells: Sequence[Sequence[str]], launcher: Record, outputs: Path) -> int:
+    """What would be started, and on Slurm the script that says so."""
+    if kind_of(launcher) == "SlurmLauncher":
+        from rela_cli.launch.slurm import script
+
+        print(script(launcher, outputs.resolve() / "sweeps" / "DATE", len(cells)))
+    for number, cell in enumerate(cells):
+        print(redact(f"cell {number + 1} of {len(cells)}: {' '.join(cell)}"))
+    return 0
+
+
+def _new_folder(outputs: Path) -> Path:
+    folder = outputs.resolve() / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise RelaError(f"cannot make {folder}: {error.strerror}; choose another place with paths.outputs=") from error
+    return folder
+
+
+def _own_folder(job: Job, folder: Path) -> list[str]:
+    """Hydra's own files go where ours go, unless the user says otherwise."""
+    if any(word.startswith("hydra.sweep.dir=") for word in job.line.overrides):
+        return []
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.sweep.dir='{quoted}'"]
+
+
+def _read(folder: Path, number: int, cell: Sequence[str], stop: int, trouble: str, begun: bool) -> Record:
+    """What came of a cell; of one that has left no record, what can be told."""
+    if record := _unwritten.get(number) or read_json(folder / f"{number}.json"):
+        return record
+    ended = "the process ended without a word (killed, or out of memory)"
+    message = (ended if begun or stop else "it was not started") + trouble
+    if (said := folder / f"{number}.out").exists():
+        message += f"; what it had said: {os.path.relpath(said)}"
+    return {
+        "status": "stopped" if stop else "failed",
+        "exit_code": stop or 1,
+        "message": message,
+        "overrides": list(cell),
+    }
+
+
+def report(records: Sequence[Record], stop: int = 0) -> int:
+    """Print the table, every failure and the closing line; the exit status."""
+    counts = Counter(record["status"] for record in records)
+    _print_table([Path(record["folder"]) for record in records if record.get("folder")])
+    failed = [(number, record) for number, record in enumerate(records) if record["status"] == "failed"]
+    for number, record in failed:
+        print(f"\nfailed: cell {number + 1}: {' '.join(record['overrides'])}")
+        print(f"  {record['message']}")
+        if "traceback" in record:
+            print(f"  traceback: {os.path.relpath(record['traceback'])}")
+    if stop:
+        print_progress(records)
+    unfinished = f", {counts['stopped']} not finished" if counts["stopped"] else ""
+    noun = "cell" if len(records) == 1 else "cells"
+    print(f"{len(records)} {noun}: {counts['run']} run, {counts['found']} found, {counts['failed']} failed{unfinished}")
+    return stop or max((record["exit_code"] for _, record in failed), default=0)
+
+
+def print_progress(records: Sequence[Record]) -> None:
+    """After a stop: which cells are done and which are not."""
+    print("\nstopped; the same command goes on with what is not done")
+    for number, record in enumerate(records):
+        word = {"run": "done", "found": "done", "failed": "failed"}.get(record["status"], "not done")
+        print(f"  {word:<9} cell {number + 1}: {' '.join(record['overrides'])}")
+
+
+def _print_table(folders: Sequence[Path]) -> None:
+    if not folders:
+        return
+    try:
+        from rela_cli.report.tables import print_table
+
+        print_table(list(dict.fromkeys(folders)))
+    except Exception as error:  # the runs are done; their summary must still come
+        print(f"rela: no table ({type(error).__name__}: {error}); try: rela table", file=sys.stderr)

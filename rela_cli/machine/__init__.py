@@ -1,0 +1,1 @@
+"""The machine under a run: devices, threads, memory, signals, progress, the network."""

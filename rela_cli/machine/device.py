@@ -1,0 +1,65 @@
+"""The machine under a run: device, threads, blocks of work, what it costs, and the lines people read."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rela_cli.config.schema import Runtime
+from rela_cli.distributed import ranks
+from rela_cli.errors import ConfigError
+from rela_cli.machine import memory
+from rela_cli.machine.precision import set_backends
+
+
+def pick_device(runtime: Runtime) -> torch.device:
+    """The device to use; sets the number of CPU threads as well.
+
+    Raises:
+        ConfigError: cuda was asked for and is not there.
+    """
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device=cuda, but torch sees no GPU here; say runtime.device=auto")
+    set_backends(runtime)
+    return ranks.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    import torchvision
+
+    from rela_cli import __version__
+
+    return {
+        "rela": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def count_flops(work: Callable[[], Any]) -> int:
+    """Multiplications and additions of one call (matrix products and convolutions), by running it once."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's peak since the start of the run, or the most that the process itself has held on the CPU."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else memory.peak()
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish, so that a clock read on the host means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

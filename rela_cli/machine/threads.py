@@ -1,0 +1,90 @@
+"""How many threads a run computes with on the CPU: all that there are, or one where they only wait for each other.
+
+On a machine with other work each product of a small network waits for the slowest of its threads, and one alone may be
+many times as fast. Another number gives other last bits, so a run that goes on keeps its number, and the number is said
+and written down.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from rela_cli.config.schema import Runtime
+from rela_cli.distributed import ranks
+from rela_cli.store.notices import warn
+
+CLEARLY = 1.5  # times as fast as all threads that one has to be: nobody wants other bits for less
+WATCHED = 1.5  # seconds of trials, by turns, after one of each to warm up; other work comes and goes
+
+
+def choose(runtime: Runtime, device: torch.device, recorded: int | None, work: Callable[[], object]) -> int:
+    """Set the number of threads for what is left of a run, by `recorded` of its beginning or by trying `work`."""
+    allowed = torch.get_num_threads()
+    if device.type != "cpu":
+        return allowed
+    number = kept(runtime, recorded, allowed) if recorded else allowed if is_said(runtime) else tried(work, allowed)
+    torch.set_num_threads(number)
+    return number
+
+
+def is_said(runtime: Runtime) -> bool:
+    """Whether the number is somebody's word: the user's, or that of whoever shares out this machine."""
+    return bool(runtime.threads or os.environ.get("OMP_NUM_THREADS")) or ranks.world() > 1
+
+
+def kept(runtime: Runtime, recorded: int, allowed: int) -> int:
+    """The number that a run was begun with, unless the user says another or this machine has not as many."""
+    number = recorded if recorded <= allowed and not runtime.threads else allowed
+    if number != recorded:
+        say(f"begun with {counted(recorded)}, it goes on with {number}: its weights may differ in their last bits")
+    elif number != allowed:
+        say(f"it goes on with {counted(number)}, as it was begun")
+    return number
+
+
+def tried(work: Callable[[], object], allowed: int) -> int:
+    """All threads, or one if that is clearly faster here and now."""
+    if allowed < 2:
+        return allowed
+    slow, quick = by_turns(work, (allowed, 1))
+    if slow < CLEARLY * quick:
+        return allowed
+    say(
+        f"one thread is {slow / quick:.1f} times as fast as {allowed} here: other work takes the cores. It trains with "
+        f"one; runtime.threads={allowed} says otherwise, and gives other last bits"
+    )
+    return 1
+
+
+def by_turns(work: Callable[[], object], numbers: Sequence[int]) -> list[float]:
+    """Mean seconds of a call by each number of threads."""
+    for number in numbers:
+        timed(work, number)
+    begun = time.perf_counter()
+    found: list[list[float]] = []
+    while not found or time.perf_counter() - begun < WATCHED:
+        found.append([timed(work, number) for number in numbers])
+    return [sum(column) / len(found) for column in zip(*found, strict=True)]
+
+
+def timed(work: Callable[[], object], number: int) -> float:
+    """Seconds of one call by so many threads."""
+    torch.set_num_threads(number)
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def counted(number: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} thread{'s' * (number > 1)}"
+
+
+def say(message: str) -> None:
+    """One line, from the first rank."""
+    if ranks.is_first():
+        warn(message)

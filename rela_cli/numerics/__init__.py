@@ -1,0 +1,1 @@
+"""Arithmetic without knowledge of runs: randomness as a function, matrices, logistic regression."""

@@ -1,0 +1,89 @@
+"""Before work: is there room in memory for what a run will take? Else the kernel would say so, by killing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rela_cli.errors import RelaError
+from rela_cli.machine import memory
+from rela_cli.machine.device import pick_device
+from rela_cli.pipeline.footprint import DEVICE, HOST, PROCESS, Footprint, Stage, of_run
+from rela_cli.pipeline.run import Run
+from rela_cli.store.disk import megabytes
+from rela_cli.store.notices import warn
+
+# Bytes for each byte of float32 images that a step keeps and that a look takes, beyond any that was measured (a ViT
+# with patches of 4 px keeps 2,100). What is small by these need not be counted, which would take a second.
+KEPT, LOOKED = 4096, 512
+PROBED = 24_000  # bytes an image: 2,048 features in float32, three times
+SMALL = 0.5  # of the free memory
+ROOMY = 0.7  # of it, for what is advised
+WAYS = {
+    "images": "dataset.on_disk=true with dataset.image_size=SIZE, decoded as they are used; dataset.limit=N",
+    "extract": "runtime.block_size={block}, fewer images at a time; a smaller prior",
+    "probe": "dataset.limit=N; the backbone is kept, whatever comes of its probe",
+    "train": "batch_size={fewer}; accumulate={parts}, a batch in parts; a smaller learner or dataset.image_size",
+}
+
+
+def check(run: Run) -> None:
+    """Compare each stage that is to be made with the memory that is free.
+
+    Tensors that are needed at the same time are counted to the byte, so a stage that has no room for them alone is
+    refused. What the process, its libraries and its heap need besides is an estimate, good to 20 %: that is a warning.
+
+    Raises:
+        RelaError: what is needed, what is free, and the ways out.
+    """
+    free = memory.free()
+    if free is None or is_small(run, free):
+        return
+    tensors = (HOST,) if pick_device(run.config.runtime).type == "cuda" else (HOST, DEVICE)  # a GPU's own are not seen
+    processes = run.config.runtime.devices
+    for stage in to_make(run, of := of_run(run)):
+        sure = processes * stage.total(*tensors)
+        likely = sure + processes * (stage.total(PROCESS) - of.libraries)  # those are here already
+        if sure > free and stage.name != "probe":
+            raise RelaError(
+                f"{told(stage, sure, free)}\n  {stage.words(*tensors)}\n  ways out: {way_out(stage, sure, free, run)}\n"
+                "  `rela plan` with the same words shows every stage"
+            )
+        if likely > free:
+            ways = way_out(stage, likely, free, run)
+            warn(f"{told(stage, likely, free)}: the system may end this run. Ways out: {ways}")
+
+
+def is_small(run: Run, free: int) -> bool:
+    """Whether nothing of the run can be large, without counting."""
+    c, size, side = run.config, run.shown_size or 0, run.dataset.side or 0
+    batch = c.batch_size // c.accumulate
+    pixels = 0 if run.dataset.on_disk else 6 * side**2 * max(run.dataset.count(split) for split in run.dataset.splits)
+    image = 3 * 4 * size**2
+    probed = PROBED * sum(run.dataset.count(split) for split in run.dataset.splits)
+    return max(probed, 2 * batch * image * KEPT, c.runtime.block_size * image * LOOKED, pixels) < SMALL * free
+
+
+def to_make(run: Run, of: Footprint) -> Iterator[Stage]:
+    """The stages that take memory and are not there yet."""
+    if run.images.manifest is None:
+        yield of.images()
+    if not run.config.is_plain and run.features.manifest is None:
+        yield of.extract()
+    if run.trained is None:
+        yield of.train()
+    if run.missing_probes():
+        yield of.probe()
+
+
+def told(stage: Stage, needed: float, free: int) -> str:
+    """Need and supply."""
+    return f"stage {stage.name} needs {megabytes(round(needed))} of memory and {megabytes(free)} are free"
+
+
+def way_out(stage: Stage, needed: float, free: int, run: Run) -> str:
+    """What a user can say instead, with numbers that have room."""
+    c, parts = run.config, 2
+    while needed / parts > ROOMY * free:
+        parts *= 2
+    fewer, block = max(2, c.batch_size // parts), max(1, c.runtime.block_size // parts)
+    return WAYS[stage.name].format(block=block, fewer=fewer, parts=parts * c.accumulate)

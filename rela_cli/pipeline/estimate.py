@@ -1,0 +1,236 @@
+"""What a run will cost, before it runs: time, operations, memory, disk.
+
+Rates are measured, not guessed: a trainer takes a few steps here, on random images, views and update included, and the
+prior looks at a few images. Operations and memory are counted (`footprint.py`). A finished run of the same learner and
+method on this machine knows better.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rela_cli.config.schema import Config
+from rela_cli.errors import RelaError
+from rela_cli.machine import memory
+from rela_cli.pipeline.run import Run
+from rela_cli.store.disk import megabytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from rela_cli.pipeline.footprint import Footprint, Taken
+
+TRIAL_FLOPS = 10e9  # of a trial step: a fraction of a second on a core
+LEAST = 2  # images of a trial step: a batch norm needs as many
+WATCHED = 0.5  # seconds that a trial lasts once it is warm, unless a single step takes longer
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a learner and its method cost on this machine."""
+
+    seconds: float  # a training step of the method itself, an image
+    matching: float  # the same of a step of matching
+    flops: float  # of the method's step, an image
+    parameters: int  # trained ones
+
+    def training(self, images: float, switch: str) -> float:
+        """Seconds for so many images: those of the method, unless matching never ends."""
+        return images * (self.matching if switch == "never" else self.seconds)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will cost."""
+
+    steps: int
+    samples: int
+    flops: float
+    seconds: float
+    memory_bytes: float
+    disk_bytes: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A prior: seconds an image, and before the first one."""
+
+    seconds: float
+    before: float
+
+
+class Estimator:
+    """Costs of runs; trials are made once for each learner, method and image size."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads
+        self.rates: dict[str, Rate] = {}
+        self.prints: dict[str, Footprint] = {}
+        self.extracts: dict[str, Speed] = {}
+        self.passed: set[str] = set()  # prior passes that an earlier run of the same plan makes
+
+    def cost(self, run: Run) -> Cost:
+        """A run that is not there yet, its prior pass included unless that is cached."""
+        config, n = run.config, run.lengths
+        rate = self.rate(run)
+        train = rate.training(n.samples_seen, config.switch.name if not config.is_plain else "")
+        probe = 3 * (n.train_samples + run.dataset.count("test")) * rate.seconds / 6  # two networks, forward alone
+        return Cost(
+            n.total_steps,
+            n.samples_seen,
+            n.samples_seen * rate.flops,
+            train + probe + self.extraction(run) + (n.total_steps and self.fixed(config)),
+            self.footprint(run).train().total(),
+            self.disk(run, rate),
+        )
+
+    def fixed(self, config: Config) -> float:
+        """Starting up and the paper's own probe, seconds."""
+        return 6.0 + (4.0 if "rela" in config.probe.protocols else 0.0)
+
+    def disk(self, run: Run, rate: Rate) -> float:
+        """Bytes: two networks, and features and targets in fp16 unless they are there."""
+        images = run.lengths.train_samples + run.dataset.count("test")
+        widths = 0 if run.config.is_plain or run.targets.manifest else 2 * (run.config.prior.card.features or 512)
+        return 8.0 * rate.parameters + 2.0 * images * widths
+
+    def rate(self, run: Run) -> Rate:
+        key = key_of(run)
+        if key not in self.rates:
+            self.rates[key] = trial(self.footprint(run), self.threads)
+        return self.rates[key]
+
+    def footprint(self, run: Run) -> Footprint:
+        from rela_cli.pipeline import footprint
+
+        key = key_of(run)
+        if key not in self.prints:
+            self.prints[key] = footprint.of_run(run)
+        return self.prints[key]
+
+    def extraction(self, run: Run) -> float:
+        """Seconds of the prior pass, none where it is cached or another run of the plan makes it."""
+        if run.config.is_plain or run.features.manifest or run.features.hash in self.passed:
+            return 0.0
+        from rela_cli.pipeline.footprint import of_run
+
+        self.passed.add(run.features.hash)
+        images = run.lengths.train_samples + run.dataset.count("test")
+        key = f"{run.config.prior.identity} {run.shown_size}"
+        if key not in self.extracts:
+            self.extracts[key] = prior_speed(of_run(run))
+        return self.extracts[key].before + images * self.extracts[key].seconds
+
+
+def key_of(run: Run) -> str:
+    """The same for runs that are as fast, and take as much memory."""
+    c = run.config
+    return f"{c.learner.identity} {c.method.identity} {c.batch_size} {c.accumulate} {run.shown_size}"
+
+
+# ------------------------------------------------------------------------------------------------------------- trials
+
+
+def trial(of: Footprint, threads: int | None) -> Rate:
+    """A few steps of a trainer on random images, of the method's own and of matching.
+
+    Raises:
+        RelaError: not even the smallest step has room in the memory that is free.
+    """
+    import torch
+
+    from rela_cli.config.lengths import Lengths
+    from rela_cli.data.batches.cache import ImageStats, Split
+    from rela_cli.training.trainer import Trainer
+
+    if threads:
+        torch.set_num_threads(threads)
+    taken, shape = of.step(2), of.shape
+    n = images_for(taken, of.images_a_pass, "a trial step")
+    config = replace(of.config, batch_size=n, accumulate=1)
+    images = torch.randint(0, 256, (n, 3, shape.side, shape.side), dtype=torch.uint8)
+    labels = torch.arange(n) % shape.classes if shape.classes else None
+    if labels is not None:
+        labels[-1] = (shape.classes or 1) - 1
+    targets = torch.randn(n, of.matched) if of.targets else None
+    grey = torch.full((3,), 0.5)
+    lengths = Lengths(n, n, 1, 1, n)
+    trainer = Trainer(config, lengths, Split(images, labels), targets, ImageStats(grey, grey / 2, shape.size))
+    trainer.trainee.train()
+    rows, shown = torch.arange(n, device=trainer.device), images.to(trainer.device)
+    seconds = {}
+    for phase in of.phases:
+        trainer.enter(phase)
+        seconds[phase] = timed(lambda: trainer.take_step(rows, shown, 0), trainer.device) / n
+    parameters = sum(p.numel() for p in trainer.trainable)
+    return Rate(seconds[2], seconds.get(1, seconds[2]), taken.flops / of.images_a_pass, parameters)
+
+
+def images_for(taken: Taken, images: int, what: str) -> int:
+    """Images of a trial: few enough for its time and for the memory that is free.
+
+    Raises:
+        RelaError: too few are.
+    """
+    free = memory.free()
+    by_memory = images if free is None else int(free / 2 / (taken.peak / images))
+    if by_memory < LEAST:
+        needed = megabytes(round(LEAST * taken.peak / images))
+        raise RelaError(
+            f"{what} of {LEAST} images would need {needed} of memory, and {megabytes(free or 0)} are free here. "
+            "With train_rate= and prior_rate=, images a second, `rela plan` tries nothing out"
+        )
+    by_time = int(TRIAL_FLOPS / (taken.flops / images)) if taken.flops else images
+    return max(LEAST, min(images, by_time, by_memory))
+
+
+def prior_speed(of: Footprint) -> Speed:
+    """How fast the prior is, tried on random images; its weights do not matter for that.
+
+    Raises:
+        RelaError: not even the smallest step has room in the memory that is free.
+    """
+    import torch
+
+    from rela_cli.data.batches.cache import ImageStats, Split
+    from rela_cli.pipeline.footprint import weightless
+    from rela_cli.stages.extract import fitted_prior
+
+    size = of.shape.size
+    block = of.outlook.block if of.outlook else of.look(of.prior, torch.uint8)  # which says what is missing
+    n = images_for(block, of.config.runtime.block_size, "a trial of the prior")
+    images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+    half = torch.full((3,), 0.5)
+    started = time.perf_counter()
+    config = replace(of.config, prior=weightless(of.config.prior))
+    prior, device = fitted_prior(config, Split(images, None), ImageStats(half, half / 2, size))
+    before = time.perf_counter() - started
+    with torch.inference_mode():
+        return Speed(timed(lambda: prior(images.to(device)), device) / n, before)
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, the middle of a few. On a CPU its own time, so that other work beside it does not count."""
+    import torch
+
+    from rela_cli.machine.device import wait
+
+    on_cpu = device.type == "cpu"
+    clock, share = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
+    found: list[float] = []
+    begun = time.perf_counter()
+    while not found[1:] or (time.perf_counter() - begun < WATCHED):  # the first one warms up
+        wait(device)
+        started = clock()
+        work()
+        wait(device)
+        found.append((clock() - started) / share)
+        if len(found) == 1:
+            if found[0] > 2 * WATCHED:
+                break
+            begun = time.perf_counter()
+    rest = sorted(found[1:] or found)
+    return rest[len(rest) // 2]

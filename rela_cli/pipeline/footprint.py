@@ -1,0 +1,413 @@
+"""What memory a run will take, stage by stage and term by term, before any of it is taken.
+
+Networks are sent through one step on torch's meta device: shapes without numbers, so a batch of any size is counted to
+the byte in a second, and no memory is touched. What lies beside the networks is arithmetic. docs/scaling.md has the
+terms beside what runs really took.
+
+Sizes are bytes; N images, B batch, S pixels a side, D width of the prior's features, k of the targets.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental import _config as shapes
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from rela_cli.config.parts import build, find
+from rela_cli.config.schema import PRETRAINED, RANDOM, Config, Part
+from rela_cli.data.batches.cache import ImageStats
+from rela_cli.data.batches.loader import AHEAD, SAMPLE
+from rela_cli.data.batches.views import Augment
+from rela_cli.errors import RelaError
+from rela_cli.evaluation.measures import QUERY_BLOCK
+from rela_cli.learners.build import build_backbone, feature_dim
+from rela_cli.machine import memory
+from rela_cli.numerics.logistic import MANY
+from rela_cli.optim import memory_bytes
+from rela_cli.pipeline.run import Run
+from rela_cli.priors.base import Prior
+from rela_cli.stages.transport import BLOCK
+from rela_cli.store.disk import megabytes
+from rela_cli.training.trainee import Trainee
+from rela_cli.transports.base import Transport
+from rela_cli.transports.pca import PCA
+from rela_cli.weights.locate import located
+
+HOLES = 0.2  # of tensors up to SMALL: what glibc's heap holds beside them; measured 0 to 0.4
+SMALL = 32 * 2**20  # bytes; larger tensors have pages of their own, which go back to the system at once
+MATRICES = 5  # D x D float64 of an eigendecomposition: covariance, eigenvectors, LAPACK's room for two, the map
+COPIES = 3  # of the features that a probe holds: as they came, standardised, and the pieces they are put together from
+DRAW = 48  # bytes an image while an epoch's subset is drawn (docs/scaling.md)
+HALF, WORD, DOUBLE = 2, 4, 8  # bytes of a stored feature, of a float32, of a float64
+FEATURES = 768  # width of a prior that cannot be built here, and whose card does not say
+FEW = (4, 8)  # images of two real steps, where a network cannot do without numbers
+UNKNOWN_SIZE = 32  # pixels a side where all images have to be decoded to know
+FITTED_TO = 16  # random images that a prior is fitted to, to see what that takes
+DEVICE, HOST, MAPPED, PROCESS = "device", "host", "mapped", "process"  # places of terms
+WARM = 80e6  # code of kernels once they are used, and what first uses leave in the heap: measured 70 to 190 MB
+NEEDED = (DEVICE, HOST, PROCESS)
+LIBRARIES = "libraries"
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a run that its memory depends on."""
+
+    train: int
+    test: int
+    size: int  # pixels a side that a network is shown
+    side: int  # that images have in memory, or are decoded to
+    on_disk: bool
+    classes: int | None
+
+
+@dataclass(frozen=True)
+class Term:
+    """Something that takes memory.
+
+    place: tensors of the device, tensors and arrays of the host, pages of files that are mapped, which the kernel can
+    take back; or what the process itself, its libraries and its heap take, which is an estimate.
+    """
+
+    name: str
+    size: float
+    place: str = HOST
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a pass through a network takes at its peak, beside its weights, and the FLOPs of it."""
+
+    peak: float
+    small: float  # of the peak, in tensors up to SMALL
+    flops: float = 0.0
+
+    def terms(self, name: str) -> list[Term]:
+        """Itself, and the holes that it leaves in the heap."""
+        return [Term(name, self.peak, DEVICE), Term("holes in the heap", HOLES * self.small, PROCESS)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage at its peak."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    def total(self, *places: str) -> float:
+        """Bytes in some places, or in all but what is mapped."""
+        return sum(term.size for term in self.terms if term.place in (places or NEEDED))
+
+    def words(self, *places: str) -> str:
+        """Its terms in some places, or in all but what is mapped, the largest first."""
+        terms = [term for term in self.terms if term.place in (places or NEEDED)]
+        return ", ".join(f"{t.name} {megabytes(round(t.size))}" for t in sorted(terms, key=lambda term: -term.size))
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that are there at a time, each storage once, and keeps the most of them."""
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage()._cdata for tensor in known}
+        self.now = self.small = 0
+        self.most = Taken(0, 0)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self.take(value.untyped_storage())
+        return result
+
+    def take(self, storage: torch.UntypedStorage) -> None:
+        """A storage is there, until nothing refers to it any more."""
+        name, size = storage._cdata, storage.nbytes()
+        if name in self.known:
+            return
+        self.known.add(name)
+        self.add(size)
+        weakref.finalize(storage, self.leave, name, size)
+
+    def leave(self, name: int, size: int) -> None:
+        self.known.discard(name)
+        self.add(size, -1)
+
+    def add(self, size: int, sign: int = 1) -> None:
+        self.now += sign * size
+        self.small += sign * size if size <= SMALL else 0
+        if self.now > self.most.peak:
+            self.most = Taken(self.now, self.small)
+
+
+def counted(work: Callable[[], object], network: nn.Module) -> Taken:
+    """The peak and the FLOPs of some work with a network, whose own weights do not count."""
+    known = [*network.parameters(), *network.buffers()]
+    # NT-Xent takes entries by a mask, whose count only numbers would tell; all of them is the most that it can be
+    with (
+        shapes.patch(meta_nonzero_assume_all_nonzero=True),  # type: ignore[attr-defined]
+        FlopCounterMode(display=False) as flops,
+        Live(known) as live,
+    ):
+        work()
+    return replace(live.most, flops=float(flops.get_total_flops()))
+
+
+def counted_for(images: int, work: Callable[[N, int, str], object], make: Callable[[], N]) -> Taken:
+    """The same for `work(network, images, device)`: on the meta device, or from two small real passes in proportion."""
+    network = make()
+    try:
+        network.to("meta")
+        return counted(lambda: work(network, images, "meta"), network)
+    except Exception:  # whatever a network, perhaps the user's, does with numbers that are not there
+        networks = [make() for _ in FEW]
+        few, more = (counted(partial(work, own, n, "cpu"), own) for own, n in zip(networks, FEW, strict=True))
+        step = (images - FEW[0]) / (FEW[1] - FEW[0])
+        pairs = ((few.peak, more.peak), (few.small, more.small), (few.flops, more.flops))
+        return Taken(*(max(0.0, low + step * (high - low)) for low, high in pairs))
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What extracting by a prior takes."""
+
+    features: int  # D
+    weights: float
+    fit: Taken
+    block: Taken
+
+
+class Footprint:
+    """The memory of one run. `libraries` is what a process holds that has imported everything and done nothing."""
+
+    def __init__(self, config: Config, shape: Shape) -> None:
+        self.config, self.shape = config, shape
+        self.steps: dict[int, Taken] = {}
+        self.optimizer([nn.Parameter(torch.zeros(1))])  # which imports torch's compiler
+        find(config.learner), find(config.method), find(config.prior)
+        self.libraries = memory.held()
+
+    # ------------------------------------------------------------------------------------------ the networks
+
+    @cached_property
+    def matched(self) -> int:
+        """Components that the learner is matched to: no more than it has features, where the first are the best."""
+        mapping: type[Transport] = find(self.config.transport)
+        width = feature_dim(build_backbone(self.config.learner, self.config.seed, self.shape.size))
+        return min(self.targets, width) if mapping.ordered else self.targets
+
+    def trainee(self) -> Trainee:
+        """The learner with its method and the matching, as stage train has it."""
+        shape = self.shape
+        return Trainee(self.config, shape.size, self.matched if self.targets else None, shape.classes).train()
+
+    @property
+    def images_a_pass(self) -> int:
+        """Images of a process that are in work at a time: its share of a batch, or of a part of one."""
+        return max(2, self.config.batch_size // self.config.runtime.devices // self.config.accumulate)
+
+    @cached_property
+    def trained(self) -> int:
+        """Parameters that are trained."""
+        return sum(parameter.numel() for parameter in self.trainee().parameters() if parameter.requires_grad)
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        return (2,) if self.config.is_plain else (1, 2)
+
+    def step(self, phase: int) -> Taken:
+        """Views, forward and backward pass of one part of a batch; gradients included."""
+        if phase not in self.steps:
+            self.steps[phase] = counted_for(
+                self.images_a_pass, lambda network, n, device: self.take_step(network, n, device, phase), self.trainee
+            )
+        return self.steps[phase]
+
+    def take_step(self, trainee: Trainee, n: int, device: str, phase: int) -> None:
+        """What `Trainer.take_step` does until the gradients are there, on images of nothing."""
+        shape, method = self.shape, trainee.method
+        views = [self.config.matching.view] * 2 if phase == 1 else list(method.views)
+        images = torch.zeros(n, 3, shape.side, shape.side, dtype=torch.uint8, device=device)
+        grey, rows = torch.full((3,), 0.5, device=device), torch.arange(n, device=device)
+        shown = [
+            Augment(view, shape.size, grey, grey, 0, number, True)(images, rows, 0) for number, view in enumerate(views)
+        ]
+        targets = torch.zeros(n, self.matched, device=device) if phase == 1 else None
+        wants_labels = phase == 2 and method.uses_labels
+        trainee(shown, targets, torch.zeros(n, dtype=torch.long, device=device) if wants_labels else None).backward()
+
+    @property
+    def features(self) -> int:
+        """D; what the prior's card says where the prior cannot be built here; 0 without a prior."""
+        if self.config.is_plain:
+            return 0
+        return self.outlook.features if self.outlook else self.config.prior.card.features or FEATURES
+
+    @property
+    def targets(self) -> int:
+        """k that are kept; 0 without a prior."""
+        return min(self.features, self.config.transport.options.get("max_dim", self.features))
+
+    @cached_property
+    def outlook(self) -> Outlook | None:
+        """None where the prior cannot be built here: its package or its file is missing."""
+        try:
+            prior = self.prior()
+        except RelaError:
+            return None
+        fit, weights, made = self.fit(prior), bytes_of(prior), iter([prior])
+        block = self.look(lambda: next(made, None) or self.prior(), torch.uint8)
+        return Outlook(prior.feature_dim, weights, fit, block)
+
+    def prior(self) -> Prior:
+        """The prior; untrained where its weights would have to be fetched, for these take the same room."""
+        grey = torch.full((3,), 0.5)
+        part = weightless(self.config.prior)
+        prior: Prior = build(part, data=ImageStats(grey, grey / 2, self.shape.size), allow=self.config.allow)
+        return prior.eval()
+
+    def look(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> Taken:
+        """A network looking at one block of images, without gradients."""
+
+        def work(network: nn.Module, n: int, device: str) -> None:
+            with torch.inference_mode():
+                network.eval()(torch.zeros(n, 3, self.shape.size, self.shape.size, device=device).to(dtype))
+
+        return counted_for(self.config.runtime.block_size, work, make)
+
+    def fit(self, prior: Prior) -> Taken:
+        """What fitting the prior takes; most have nothing to fit."""
+        if type(prior).fit is Prior.fit:
+            return Taken(0, 0)
+        size = self.shape.size
+        return counted(lambda: prior.fit(torch.randint(0, 256, (FITTED_TO, 3, size, size), dtype=torch.uint8)), prior)
+
+    # -------------------------------------------------------------------------------------------- the stages
+
+    def stages(self) -> list[Stage]:
+        """Every stage that the run has, in order."""
+        own = [] if self.config.is_plain else [self.extract(), self.transport()]
+        return [self.images(), *own, self.train(), self.probe()]
+
+    def stage(self, name: str, *terms: Term) -> Stage:
+        always = (Term(LIBRARIES, self.libraries, PROCESS), Term("first use of them", WARM, PROCESS))
+        return Stage(name, (*always, *(term for term in terms if term.size)))
+
+    def images(self) -> Stage:
+        """All pixels of a split and their bytes on the way to the disk, or the sample for the statistics."""
+        shape = self.shape
+        most = min(SAMPLE, shape.train) if shape.on_disk else max(shape.train, shape.test)
+        return self.stage("images", Term("decoded images, twice", 2 * most * 3 * shape.side**2))
+
+    def pixels(self, images: int, at_a_time: int) -> list[Term]:
+        """Decoded images: mapped from the cache, or those decoded ahead, so many at a time."""
+        side = self.shape.side
+        if self.shape.on_disk:
+            return [Term("images decoded ahead", (AHEAD + 1) * at_a_time * 3 * side**2)]
+        return [Term("images", images * 3 * side**2, MAPPED)]
+
+    def extract(self) -> Stage:
+        """The prior over blocks of images; fitted first, which is another peak."""
+        shape, outlook = self.shape, self.outlook
+        pixels = self.pixels(shape.train + shape.test, self.config.runtime.block_size)
+        if outlook is None:
+            return self.stage("extract", *pixels)
+        seen = Term("images to fit to", SAMPLE * 3 * shape.side**2 if shape.on_disk and outlook.fit.peak else 0)
+        block = outlook.block.terms(f"a block of {self.config.runtime.block_size} images")
+        terms = outlook.fit.terms("fitting the prior") if outlook.fit.peak > outlook.block.peak else block
+        return self.stage("extract", Term("weights", outlook.weights, DEVICE), *terms, seen, *pixels)
+
+    def transport(self) -> Stage:
+        """Features in blocks, and the eigenvectors of their covariance."""
+        shape = self.shape
+        mapping = find(self.config.transport)
+        rows = Term("a block of features", min(BLOCK, shape.train) * self.features * (HALF + 2 * DOUBLE))
+        matrices = MATRICES if issubclass(mapping, PCA) else 0
+        eigen = Term("covariance and eigenvectors", matrices * DOUBLE * self.features**2)
+        return self.stage("transport", eigen, rows, Term("features", HALF * shape.train * self.features, MAPPED))
+
+    def train(self) -> Stage:
+        """A step of the phase that takes more, or a checkpoint, which is written between two steps."""
+        trainee, shape = self.trainee(), self.shape
+        copies = sum(map(bytes_of, trainee.averages()))
+        trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
+        state = (
+            Term("weights", bytes_of(trainee) - copies, DEVICE),
+            Term("running average", copies, DEVICE),
+            Term("optimizer", memory_bytes(self.optimizer, trained), DEVICE),
+        )
+        step = max((self.step(phase) for phase in self.phases), key=lambda taken: taken.peak)
+        return self.stage(
+            "train",
+            *state,
+            *self.stepping_or_saving(step, sum(term.size for term in state)),
+            Term("drawing an epoch", DRAW * shape.train),
+            *self.pixels(shape.train, self.config.batch_size // self.config.runtime.devices),
+            Term("targets", HALF * shape.train * self.targets, MAPPED),
+        )
+
+    def stepping_or_saving(self, step: Taken, state: float) -> list[Term]:
+        """What takes more: a step, or a checkpoint, twice its size beside the heap that steps have left."""
+        stepping = step.terms(f"activations and gradients of {self.images_a_pass} images")
+        left = max(0.0, (1 + HOLES) * step.small - state)
+        saving = [Term("a checkpoint, twice", 2 * state), Term("heap that steps have left", left, PROCESS)]
+        return max((stepping, saving), key=lambda terms: sum(term.size for term in terms))
+
+    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        options = {k: v for k, v in self.config.optimizer.options.items() if k not in ("schedule", "warmup_epochs")}
+        optimizer: torch.optim.Optimizer = build(replace(self.config.optimizer, options=options), parameters=parameters)
+        return optimizer
+
+    def probe(self) -> Stage:
+        """Representations of all images, and what protocols make of them."""
+        shape, network = self.shape, self.trainee().method.backbone
+        width, classes = int(network.feature_dim), shape.classes or 2  # type: ignore[arg-type]
+        features = Term("features", COPIES * (shape.train + shape.test) * width * WORD)
+        curved = classes * width**2 if classes * width**2 <= MANY else width**2
+        curvature = Term("curvature", 2 * WORD * curved if "lbfgs" in self.config.probe.protocols else 0)
+        near = Term("neighbours", QUERY_BLOCK * shape.train * WORD if "knn" in self.config.probe.protocols else 0)
+        block = self.look(lambda: self.trainee().method.backbone, torch.float32)
+        looked = block.terms(f"a block of {self.config.runtime.block_size} images")
+        weights = Term("weights", bytes_of(network), DEVICE)
+        return self.stage(
+            "probe",
+            weights,
+            *looked,
+            features,
+            curvature,
+            near,
+            *self.pixels(shape.train + shape.test, self.config.runtime.block_size),
+        )
+
+
+def of_run(run: Run) -> Footprint:
+    """The memory of a run, from the sizes of its data and its config."""
+    dataset, size = run.dataset, run.shown_size or UNKNOWN_SIZE
+    others = sum(dataset.count(split) for split in dataset.splits if split != "train")
+    classes = len(dataset.classes) if dataset.classes else None
+    side = dataset.side or size
+    return Footprint(run.config, Shape(run.lengths.train_samples, others, size, side, dataset.on_disk, classes))
+
+
+def weightless(prior: Part) -> Part:
+    """The same prior untrained where its weights might have to be fetched; else with its files named by their paths."""
+    if prior.options.get("weights") == PRETRAINED:
+        return replace(prior, options={**prior.options, "weights": RANDOM})
+    return located(prior)
+
+
+def bytes_of(module: nn.Module) -> int:
+    """Its parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

@@ -1,0 +1,76 @@
+"""Before work starts: can its folders be written to, and does what will be made fit on the disk? Needs no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rela_cli.config.schema import PRETRAINED
+from rela_cli.errors import DiskError
+from rela_cli.pipeline.run import Run
+from rela_cli.store.disk import disk_errors, ensure_room, existing
+from rela_cli.store.files import size_of
+
+HALF = 2  # bytes of a feature or target
+
+
+def check(run: Run, until: str) -> None:
+    """Say now what would otherwise be said after hours.
+
+    Raises:
+        DiskError: a folder that cannot be written to, or fewer bytes free than are needed for sure.
+    """
+    folders = {run.outputs} | ({run.folder} if until in ("train", "probe") else set())
+    for folder in folders:
+        check_writable(folder)
+    needed = needs(run, until)
+    ensure_room(run.outputs / "cache", sum(needed.values()))
+
+
+def check_writable(folder: Path) -> None:
+    """Write, sync and remove a file where `folder` is or would be.
+
+    Raises:
+        DiskError: it cannot be done, with the reason.
+    """
+    there = existing(folder)
+    if not there.is_dir():
+        raise DiskError(f"{there} is a file, and a folder is needed; choose another place: paths.outputs=FOLDER")
+    path = there / f".rela-{os.getpid()}.tmp"
+    with disk_errors(path):
+        try:
+            path.write_bytes(b"x" * 4096)  # a disk without room takes an empty file
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def needs(run: Run, until: str) -> dict[str, int]:
+    """Bytes of each artifact that is still to be made, by kind; what cannot be known yet is left out.
+
+    The width of the features is known beforehand for published weights alone; `extract` looks again once it has
+    built its prior.
+    """
+    if run.trained is not None and until in ("train", "probe"):
+        return {}
+    found = {}
+    if run.images.manifest is None and (size := image_bytes(run)):
+        found["images"] = size
+    width = run.config.prior.card.features if run.config.prior.options.get("weights") == PRETRAINED else None
+    if width and run.features.manifest is None:
+        found["features"] = max(0, HALF * width * samples(run) - size_of(run.features.part))  # some may be there
+    if width and until != "extract" and run.targets.manifest is None:
+        found["targets"] = HALF * min(width, run.config.transport.options.get("max_dim", width)) * samples(run)
+    return found
+
+
+def samples(run: Run) -> int:
+    """Images of all splits."""
+    return sum(run.dataset.count(split) for split in run.dataset.splits)
+
+
+def image_bytes(run: Run) -> int | None:
+    """Decoded pixels with their labels; labels and rows alone where images stay on disk."""
+    if run.dataset.on_disk:
+        return 16 * samples(run)
+    side = run.dataset.side
+    return None if side is None else (3 * side**2 + 8) * samples(run)

@@ -1,0 +1,424 @@
+"""What a run is: its artifacts and their names, its folder, and what of it is there. Reads and names, makes nothing.
+
+A run's folder is named by a hash over everything that changes its backbone and nothing else, so the same command
+finds its own run again. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import yaml
+
+from rela_cli.config.lengths import Lengths, lengths
+from rela_cli.config.parts import build
+from rela_cli.config.reading import to_tree
+from rela_cli.config.schema import RANDOM, Config, identity_of
+from rela_cli.data.base import Dataset
+from rela_cli.errors import MissingError, RelaError
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import (
+    Facts,
+    fingerprint,
+    keep_damaged,
+    load_json,
+    provenance,
+    read_json,
+    reason_of,
+    section,
+    write_atomic,
+    write_json,
+)
+from rela_cli.store.locks import RunLock
+from rela_cli.store.names import called, run_called, slug
+from rela_cli.store.notices import warn_once
+from rela_cli.store.outputs import ELSEWHERE
+from rela_cli.store.sealed import Damaged
+from rela_cli.store.secrets import redact
+from rela_cli.store.versions import STAGES, VERSIONS
+from rela_cli.weights import locate, run_folder
+
+SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
+HISTORY = ("resumes", "forced")  # keys of a manifest that tell what was done in the folder, under whatever settings
+MATCHING = ("transport", "matching", "switch")  # mean nothing to the plain method, so they do not count there
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the plan: a stage, and whether it is "to do", "cached", or to "skip"."""
+
+    stage: str
+    state: str
+    note: str
+
+
+class Run:
+    """One run, seen from its config and from what lies on disk.
+
+    Raises:
+        RelaError: a dataset that is not there, a batch larger than the subset, or images of different sizes.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.outputs = Path(config.paths.outputs).expanduser()
+        self.dataset: Dataset = build(config.dataset, cache=self.outputs / "cache")
+        self.lengths: Lengths = lengths(config, self.dataset.count("train"))
+        if self.images.manifest is None:
+            self.dataset.check_sizes()
+
+    # ------------------------------------------------------------------------------------------ artifacts
+
+    @cached_property
+    def images(self) -> Entry:
+        """Decoded pixels and labels."""
+        return self.entry("images", "images", **self.dataset.identity)
+
+    @property
+    def shown_size(self) -> int | None:
+        """Pixels a side of what a network is shown; None where all images have to be decoded first."""
+        if manifest := self.images.manifest:
+            return int(manifest["size"])
+        with suppress(MissingError):  # an image that cannot be decoded: it will be named, or skipped, when all are
+            return self.dataset.image_size or self.dataset.side
+        return None
+
+    @cached_property
+    def features(self) -> Entry:
+        """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
+        prior = locate.identity(self.config.prior)
+        return self.entry("features", "extract", images=self.images.hash, prior=prior, **self.half)
+
+    @property
+    def half(self) -> dict[str, str]:
+        """In how many bits the prior computes, where that makes other features than fp32 would."""
+        precision = self.config.runtime.extract_precision
+        return {} if precision == "fp32" else {"extract_precision": precision}
+
+    @cached_property
+    def targets(self) -> Entry:
+        """What a learner is matched to. The same for every learner: each takes its first components."""
+        identity = self.config.transport.identity
+        return self.entry("targets", "transport", features=self.features.hash, transport=identity)
+
+    def baseline(self, what: str, protocol: str, **of: Any) -> Entry:
+        """A protocol's number for something that this run did not train."""
+        settings = self.probe_settings(protocol)
+        spec = {"what": what, "protocol": protocol, "settings": settings, "images": self.images.hash, **of}
+        return self.entry("baselines", "probe", **spec)
+
+    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
+        """An entry of the cache, made by a certain version of a stage."""
+        return Entry(kind, {"version": VERSIONS[stage], **spec}, self.outputs / "cache")
+
+    # ----------------------------------------------------------------------------------------------- names
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes the backbone, and nothing else; tables compare it."""
+        tree = to_tree(self.config)
+        groups = SETTINGS if self.config.is_plain else SETTINGS + MATCHING
+        return {
+            "version": VERSIONS["train"],
+            **{group: identity_of(tree[group]) for group in groups},
+            **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
+            **({} if self.config.is_plain else self.half),
+            "prior": locate.identity(self.config.prior),
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """8 digits over the settings; of dataset and prior what they hold counts, not the place where they lie."""
+        inputs: dict[str, Any] = {"images": self.images.hash, "flip": self.dataset.flip}
+        if not self.config.is_plain:
+            inputs |= {"targets": self.targets.hash, "read_every_steps": self.config.runtime.read_every_steps}
+        return fingerprint({**self.settings, "dataset": inputs})[:8]
+
+    @cached_property
+    def name(self) -> str:
+        """What a person reads."""
+        c, names = self.config, {group: slug(name) for group, name in self.called.items()}
+        prior = f"{names['prior']}-random" if c.prior.options.get("weights") == RANDOM else names["prior"]
+        return f"{names['dataset']}-{prior}-{names['learner']}-{c.method.name}-b{c.budget:g}-s{c.seed}"
+
+    @cached_property
+    def called(self) -> dict[str, str]:
+        """What data set, prior and learner are called, where their parts are only loaders of them; no hash has it."""
+        parts = {group: getattr(self.config, group) for group in ("dataset", "prior", "learner")}
+        found = {group: called(group, part.name, part.options) for group, part in parts.items()}
+        run = self.config.prior.name == "rela_run" and run_folder.run_name(self.config.prior)
+        return found | ({"prior": run_called(run)} if run else {})
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        by_hand = self.config.paths.run
+        if by_hand:
+            return Path(by_hand).expanduser()
+        folder = self.outputs / "runs" / f"{self.name}-{self.hash}"
+        return folder if folder.exists() else self.known_folder or folder
+
+    @property
+    def known_folder(self) -> Path | None:
+        """Where this run lies under another name, from before its data or its weights were called as they are now."""
+        found = sorted((self.outputs / "runs").glob(f"*-{self.hash}/manifest.json"))
+        return found[0].parent if found else None
+
+    # ----------------------------------------------------------------------------------------- what is there
+
+    @property
+    def manifest(self) -> Facts:
+        """The run's manifest; empty when there is none. Of another run that is gone on with by force, its history.
+
+        Raises:
+            RelaError: a folder named by hand holds another run, or a damaged manifest cannot be done without.
+        """
+        try:
+            manifest = load_json(self.folder / "manifest.json")[0]
+        except FileNotFoundError:
+            return {}
+        except (OSError, Damaged) as error:
+            self.check_replaceable(reason_of(error))
+            return {}
+        if not manifest or manifest.get("hash") == self.hash:
+            return manifest
+        if self.config.resume == "force":
+            return {key: manifest[key] for key in HISTORY if key in manifest}
+        raise RelaError(
+            f"{self.folder} holds another run; it differs in\n{shown(self.differences())}\n"
+            f"Say another paths.run=FOLDER, resume=force to go on with it under these settings, or resume=never to "
+            f"set it aside and start again"
+        )
+
+    def check_replaceable(self, reason: str) -> None:
+        """Before a damaged manifest is written anew: only where its folder's name says that the run in it is this one.
+
+        Checkpoints hold all else that an unfinished run needs. A finished one's manifest says what its backbone is.
+
+        Raises:
+            RelaError: that is not known, or training would have to be done again.
+        """
+        what = f"{self.folder / 'manifest.json'} is damaged: {reason}.\n"
+        if (self.folder / "backbone.safetensors").exists():
+            raise RelaError(
+                f"{what}Training is done there, and the manifest says what came out of it. Put back a copy of it, or "
+                f"say resume=never to set the folder aside and train again"
+            )
+        if self.config.paths.run:
+            raise RelaError(
+                f"{what}It alone says which run lies there. If it is this one, remove the file: the same command then "
+                f"goes on from the last checkpoint. If not, say another paths.run=FOLDER"
+            )
+        warn_once(f"{what}It is written anew, since the folder's name says that this run lies there")
+
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """Key by key what the folder's run has, and what this one has, of what changes a backbone; empty if it is this.
+
+        Where the configs say the same, but the data or the weights hold something else, it names the inputs.
+
+        Raises:
+            MissingError: the folder's config.yaml is damaged.
+        """
+        manifest = read_json(self.folder / "manifest.json") or {}
+        if not manifest or manifest.get("hash") == self.hash:
+            return {}
+        trees = (run_folder.run_config(self.folder), redact(self.tree))
+        pairs = [flat({g: identity_of(tree.get(g)) for g in SETTINGS + MATCHING}) for tree in trees]
+        inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
+        return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
+
+    @property
+    def trained(self) -> Facts | None:
+        """What training had to say, once it is done."""
+        facts = section(self.manifest, "train")
+        return facts if facts and (self.folder / "backbone.safetensors").exists() else None
+
+    def check_force(self) -> None:
+        """Before any work: a run that is to be gone on with under other settings has left a checkpoint.
+
+        Raises:
+            RelaError: it has not.
+        """
+        if self.config.resume != "force" or not self.differences() or [*self.folder.glob("checkpoint-*.safetensors")]:
+            return
+        raise RelaError(
+            f"{self.folder} has no checkpoint to go on from. A run that is finished keeps one only with "
+            "checkpoint.keep=true: with that, epochs=N resume=force prolongs it. resume=never sets the folder aside "
+            "and starts again"
+        )
+
+    def standing(self) -> str:
+        """From where the same command would go on; told by names alone, in the middle of anything."""
+        found = [path.name.split("-")[1] for path in self.folder.glob("checkpoint-*-*.safetensors")]
+        if found and not (self.folder / "backbone.safetensors").exists():
+            return f"step {int(max(found))} of {self.lengths.total_steps}"
+        is_begun = not self.config.is_plain and self.features.part.exists()
+        return "the last whole block of the extraction" if is_begun else "the last finished stage"
+
+    @property
+    def result(self) -> Facts | None:
+        """result.json, once there is one; one that is damaged counts as none, which is said."""
+        path = self.folder / "result.json"
+        try:
+            result = load_json(path)[0]
+        except FileNotFoundError:
+            return None
+        except (OSError, Damaged) as error:
+            warn_once(f"{path} is damaged: {reason_of(error)}. Its numbers are measured again; the old file is kept")
+            return None
+        return result if result.get("fingerprint") == self.hash else None
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether there are labels to probe with."""
+        return self.dataset.why_unprobed is None
+
+    def probe_key(self, protocol: str) -> str:
+        """The name of a number in result.json: the protocol, and the network unless it is the online one."""
+        network = self.config.probe.network
+        return protocol if network == "online" else f"{protocol}@{network}"
+
+    def missing_probes(self) -> list[str]:
+        """Protocols whose number result.json lacks, or has under other settings."""
+        done = section(self.result or {}, "probe")
+        wanted = self.config.probe.protocols if self.can_probe else ()
+        return [p for p in wanted if section(done, self.probe_key(p)).get("settings") != self.probe_settings(p)]
+
+    def probe_settings(self, protocol: str) -> dict[str, Any]:
+        """The keys of the probe group that a protocol's number depends on."""
+        tree = to_tree(self.config)["probe"]
+        return {key: value for key, value in tree.items() if key.startswith(f"{protocol}_") and value is not None}
+
+    def missing_baselines(self) -> bool:
+        """Whether the untrained learner or the prior alone lacks a number that was asked for."""
+        if not (self.can_probe and self.config.probe.baselines):
+            return False
+        done = section(self.result or {}, "baselines")
+        names = ["untrained"] if self.config.is_plain else ["untrained", "prior_alone"]
+        return any(p not in section(done, name) for name in names for p in self.config.probe.protocols)
+
+    def plan(self, until: str) -> list[Step]:
+        """The stages up to `until`, and what is to be done in each."""
+        c, n = self.config, self.lengths
+        trained = self.trained is not None and until in ("train", "probe")  # then its inputs need not be there
+        rest = self.missing_probes() or self.missing_baselines() or not self.result
+        counts = f"{n.total_steps} steps of {c.batch_size}; {n.subset_size} of {n.train_samples} images an epoch"
+        protocols = ", ".join(c.probe.protocols) if self.can_probe else f"no numbers: {self.dataset.why_unprobed}"
+        steps = [
+            self.prior_step("extract", trained or self.features.manifest is not None, self.called["prior"]),
+            self.prior_step("transport", trained or self.targets.manifest is not None, c.transport.name),
+            Step("train", "cached" if self.trained else "to do", f"{counts}, {c.epochs} epochs"),
+            Step("probe", "to do" if rest else "cached", protocols),
+        ]
+        return steps[: STAGES.index(until) + 1]
+
+    @property
+    def alike(self) -> tuple[float, str] | None:
+        """Seconds that training would take at the speed of the latest finished run like it, and that run's name."""
+        found, own = [], plain(self.settings)  # JSON knows no tuples
+        for path in (self.outputs / "runs").glob("*-*/result.json"):  # without the link `latest`
+            result = read_json(path) or {}
+            settings, seen = section(result, "settings"), result.get("samples_seen")
+            seconds = section(result, "seconds").get("train")
+            same = all(settings.get(key) == own[key] for key in ("learner", "method", "dataset", "batch_size"))
+            if same and is_positive(seen) and is_positive(seconds):
+                found.append((path.stat().st_mtime, seconds / seen, path.parent.name))
+        return (max(found)[1] * self.lengths.samples_seen, max(found)[2]) if found else None
+
+    def prior_step(self, stage: str, done: bool, note: str) -> Step:
+        """A stage that the plain method has no need of."""
+        if self.config.is_plain:
+            return Step(stage, "skip", "the plain method has no prior")
+        return Step(stage, "cached" if done else "to do", note)
+
+    # ------------------------------------------------------------------------------------------ bookkeeping
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The entries of the cache that it is made of."""
+        inputs = {"images": self.images.hash}
+        return (
+            inputs if self.config.is_plain else inputs | {"features": self.features.hash, "targets": self.targets.hash}
+        )
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The config as config.yaml has it."""
+        return dict(plain(to_tree(self.config)))
+
+    def set_aside(self) -> Path | None:
+        """Rename the folder to *.old-N, if there is a run in it; the new name.
+
+        Raises:
+            RelaError: a process is at work in it.
+        """
+        folder = self.folder.resolve()
+        if not (folder / "manifest.json").exists():
+            return None
+        numbers = (number for number in itertools.count(1) if not Path(f"{folder}.old-{number}").exists())
+        aside = Path(f"{folder}.old-{next(numbers)}")
+        with RunLock(folder):
+            os.replace(folder, aside)
+            folder.mkdir()
+        return aside
+
+    def note(self, status: str, command: str, **facts: Any) -> None:
+        """Bring manifest.json and config.yaml up to date."""
+        from rela_cli.machine.device import versions
+
+        command = command or " ".join(sys.argv)
+        self.leave_word()
+        keep_damaged(self.folder / "manifest.json")
+        fresh = {"hash": self.hash, "status": status, "command": command, "inputs": self.inputs}
+        manifest = {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
+        kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
+        content = yaml.safe_dump(redact(self.tree), sort_keys=False).encode()
+        kept["config_hash"] = run_folder.config_hash(yaml.safe_load(content))
+        write_atomic(self.folder / "config.yaml", lambda path: path.write_bytes(content))
+        write_json(self.folder / "manifest.json", kept)
+
+    def leave_word(self) -> None:
+        """Of a folder by hand, so that `rela clean` knows what is needed there."""
+        folder = str(self.folder.resolve())
+        path = self.outputs / "runs" / ELSEWHERE / f"{fingerprint({'folder': folder})}.txt"
+        if self.config.paths.run and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, lambda temporary: temporary.write_bytes(os.fsencode(folder)))
+
+
+def is_positive(value: Any) -> TypeGuard[float]:
+    """Whether a value of a file is a number above 0."""
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
+def flat(tree: Any, name: str = "") -> dict[str, Any]:
+    """A tree of mappings as one, with dotted keys."""
+    if not isinstance(tree, dict):
+        return {name: tree}
+    return {k: v for key, inner in tree.items() for k, v in flat(inner, f"{name}.{key}" if name else key).items()}
+
+
+def different(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The items that two mappings do not share."""
+    keys = {**one, **other}
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def shown(differences: dict[str, tuple[Any, Any]]) -> str:
+    """One line a key."""
+    return "\n".join(f"  {key}: {theirs} there, {ours} here" for key, (theirs, ours) in differences.items())
+
+
+def plain(value: Any) -> Any:
+    """Lists for tuples, so that any YAML reader takes it."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,115 @@
+"""What a person reads: the plan before work, the summary after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from rela_cli.distributed import ranks
+from rela_cli.pipeline.run import Run, Step
+from rela_cli.store.files import section
+from rela_cli.terminal import printable
+
+BRIEF = "RELA_BRIEF"  # set in the cells of a sweep: two lines of plan, numbers and cost
+SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is worth a line
+UNITS = ("", "K", "M", "G", "T", "P", "E")
+
+
+def show_plan(run: Run, steps: list[Step]) -> None:
+    """One line a stage: cached, to do, or not needed; of a sweep's cell, one for all."""
+    say(run.folder.name)
+    if os.environ.get(BRIEF):
+        to_do = ", ".join(step.stage for step in steps if step.state == "to do")
+        say(f"  to do {to_do}" if to_do else "  nothing to do")
+        return
+    for step in steps:
+        say(f"  {step.stage:<10}{step.state:<8}{step.note}")
+    if any(step.stage == "train" and step.state == "to do" for step in steps) and (known := run.alike):
+        seconds, name = known
+        say(f"  training will take about {seconds:.0f} s, if it goes as fast as {name}")
+    if not any(step.state == "to do" for step in steps):
+        say("  nothing to do" + (f"; see {run.folder}" if steps[-1].stage in ("train", "probe") else ""))
+        if steps[-1].stage == "probe":
+            show_numbers(run)
+
+
+def show_targets(run: Run) -> None:
+    """What the prior and the transport gave: widths, explained variance, dead components, and where they lie."""
+    if features := run.features.manifest:
+        say(f"  features  {run.lengths.train_samples} x {features['feature_dim']}  {run.features.folder}")
+    if targets := run.targets.manifest:
+        shares = [
+            f"{k} {100 * share:.1f} %" for k, share in targets.get("explained_variance", {}).items() if k in SHOWN
+        ]
+        explained = f"; variance explained by the first {', '.join(shares)}" if shares else ""
+        dead = f", {targets['dead']} dead" if targets["dead"] else ""
+        say(f"  targets   {run.lengths.train_samples} x {targets['dim']}{dead}{explained}  {run.targets.folder}")
+
+
+def show_result(run: Run) -> None:
+    """Numbers, cost, where things lie, and what to do next."""
+    result = run.result or {}
+    show_numbers(run)
+    say(f"  cost  {cost(result)}")
+    if os.environ.get(BRIEF):
+        return
+    if result["phase1_steps"]:
+        rest = result["steps"] - result["phase1_steps"]
+        say(f"  steps {result['phase1_steps']} of matching, then {rest} of {result['method']}")
+    say(f"  files {run.folder}")
+    if result["probe"]:
+        say(f"  next  {table_of(run)}")
+
+
+def show_numbers(run: Run) -> None:
+    """top-1 by protocol beside what it is compared with, or why there is none."""
+    result = run.result or {}
+    for key, number in (result.get("probe") or {}).items():
+        say(f"  top-1 {100 * number['top1']:5.1f} %  {key} ({number['network']})  {beside(result, key)}")
+    if "probe_skipped" in result:
+        say(f"  not probed: {result['probe_skipped']}")
+
+
+def table_of(run: Run) -> str:
+    """The command whose table has this run in it, wherever it lies."""
+    from shlex import join
+
+    paths = run.config.paths
+    if paths.run:
+        return join(["rela", "table", paths.run])
+    return join(["rela", "table", *(["--outputs", paths.outputs] if paths.outputs != "outputs" else [])])
+
+
+def cost(result: Mapping[str, Any]) -> str:
+    """'8.8 s (extract 1.2, train 7.6); 131 GFLOP', of whatever a result.json holds; empty where it says nothing."""
+    seconds, flops = (
+        {stage: float(n) for stage, n in section(result, key).items() if isinstance(n, int | float) and abs(n) < 1e30}
+        for key in ("seconds", "flops")
+    )
+    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+    parts = [f"{sum(seconds.values()):.1f} s ({stages})"] if seconds else []
+    return "; ".join([*parts, f"{scaled(sum(flops.values()))}FLOP"] if flops else parts)
+
+
+def beside(result: Mapping[str, Any], key: str) -> str:
+    """What the untrained learner and the prior alone reach under the same protocol."""
+    words = []
+    for name in ("untrained", "prior_alone"):
+        number = section(section(section(result, "baselines"), name), key.partition("@")[0]).get("top1")
+        words += [f"{name.replace('_', ' ')} {100 * number:.1f}"] if isinstance(number, float) else []
+    return ", ".join(words)
+
+
+def scaled(value: float) -> str:
+    """Three digits and a unit, such as '1.25 G'."""
+    power = 0
+    while value >= 1000 and power < len(UNITS) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {UNITS[power]}"
+
+
+def say(line: str) -> None:
+    """A line on stdout, at once, from the first of several ranks."""
+    if ranks.is_first():
+        print(printable(line, lines=True), flush=True)

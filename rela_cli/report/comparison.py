@@ -1,0 +1,312 @@
+"""What is compared with what: runs sorted into rows and columns, the score of a cell, and what it cost.
+
+Rows are what plain and ReLA share (dataset, learner, method, optimizer, epochs, ...) at one budget; columns are
+the ways to get there. Only runs that differ in nothing but their seed are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rela_cli.errors import ConfigError, RelaError, nearest
+from rela_cli.report.formats import SEEN, UNKNOWN
+from rela_cli.report.prior_names import part_name, prior_names
+from rela_cli.report.settings import NAMES, TARGETS, VARIANT, Settings, _natural, differing, flatten, labelled, part_of
+from rela_cli.store.older_results import is_unknown
+
+PRIORS = ("random_learner", "random", "patches", "embedded")  # the order of columns; others follow by name
+
+PROTOCOLS = {  # how each protocol measures, in the order of the tables
+    "rela": "linear, by Adam, as in the paper",
+    "lbfgs": "linear, by L-BFGS on standardised features",
+    "knn": "nearest neighbours by cosine",
+    "sgd_grid": "linear, by SGD, best rate on held-out train",
+    "few_shot": "logistic regression on a few labels a class",
+}
+
+NETWORKS = {"online": "the network that was trained", "target": "the method's slow average of it"}
+
+
+class Protocol(NamedTuple):
+    """How a number was measured, and on which network."""
+
+    name: str
+    network: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A result with its settings taken apart into what makes its row and what makes its column."""
+
+    shared: Settings
+    variant: Settings  # empty for plain
+    budget: float
+    seed: int
+    result: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.result["status"] == "finished")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Settings that plain and ReLA share, at one budget; `label` is what differs from other rows."""
+
+    shared: Settings
+    budget: float
+    label: str
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Dataset, learner and method."""
+        flat = dict(self.shared)
+        return flat.get("dataset", ""), flat.get("learner", ""), flat.get("method", "")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way to a representation; `kind` is untrained, plain, prior, prior_alone or plain_star."""
+
+    kind: str
+    head: str
+    settings: Settings = ()
+
+    @property
+    def is_trained(self) -> bool:
+        return self.kind in ("plain", "prior", "plain_star")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Top-1 over seeds; no deviation for a single one."""
+
+    mean: float
+    std: float | None
+    seeds: tuple[int, ...]
+
+
+# ---------------------------------------------------------------------------------------- rows, columns, cells
+
+
+def runs_of(results: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> list[Run]:
+    """Results, ready to be compared; their priors are called as `names.prior_names` has it.
+
+    Raises:
+        ConfigError: `names` calls a prior that is not there, or two of them the same.
+    """
+    runs = []
+    for result, prior in zip(results, prior_names(results, names or {}), strict=True):
+        flat = flatten({k: v for k, v in result["settings"].items() if k not in ("budget", "seed")})
+        flat |= {group: part_name(result, group) for group in ("dataset", "learner") if group in flat}
+        if result["prior"] != "none":
+            flat["prior"] = prior
+        variant = () if result["prior"] == "none" else part_of(flat.items(), VARIANT)
+        budget = round(float(result["budget"]), 6)
+        runs.append(Run(part_of(flat.items(), VARIANT, inside=False), variant, budget, result["seed"], result))
+    return runs
+
+
+def rows_of(runs: Sequence[Run]) -> list[Row]:
+    """One row for each budget of the settings that plain and ReLA share, in the order of the tables."""
+    keys = differing({run.shared for run in runs})
+    rows = [Row(shared, budget, labelled(shared, keys)) for shared, budget in {(r.shared, r.budget) for r in runs}]
+    return sorted(rows, key=lambda row: (*row.names, row.budget, _natural(row.shared, keys)))
+
+
+def by_dataset(runs: Iterable[Run]) -> list[list[Run]]:
+    """The runs on each data set, in the order of their names: accuracies on two are not compared."""
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[dict(run.shared).get("dataset", "")].append(run)
+    return [found[name] for name in sorted(found)]
+
+
+def compared(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
+    """The rows without those that hold nothing but the starred runs, which other rows show already."""
+    needed = {(run.shared, run.budget) for run in runs if run.variant or run.budget != 1}
+    have_rows = {shared for shared, _ in needed}
+    return [row for row in rows if (row.shared, row.budget) in needed or row.shared not in have_rows]
+
+
+def columns_of(runs: Iterable[Run]) -> list[Column]:
+    """Untrained, plain, each variant of each prior with the prior alone beside it, plain on everything."""
+    variants = {run.variant for run in runs if run.variant}
+    keys = differing(variants)
+    by_targets: dict[Settings, list[Settings]] = defaultdict(list)
+    for variant in sorted(variants, key=lambda v: _natural(v, keys)):
+        by_targets[part_of(variant, TARGETS)].append(variant)
+    columns = [Column("untrained", "untrained"), Column("plain", "plain")]
+    for targets in sorted(by_targets, key=lambda t: _prior_order(dict(t)["prior"])):
+        columns += [Column("prior", _head(variant, keys), variant) for variant in by_targets[targets]]
+        columns.append(Column("prior_alone", f"{_head(targets, keys)}\nprior alone", targets))
+    return [*columns, Column("plain_star", "plain*")]
+
+
+def _prior_order(name: str) -> tuple[int, str]:
+    return (PRIORS.index(name) if name in PRIORS else len(PRIORS)), name
+
+
+def _head(variant: Settings, keys: set[str]) -> str:
+    return "\n".join(filter(None, (dict(variant)["prior"], labelled(variant, keys, "\n"))))
+
+
+def score(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> Score | None:
+    """What a cell shows."""
+    values = by_seed(runs, row, column, protocol)
+    if column.kind == "prior_alone" and len(set(values.values())) == 1:
+        values = dict([min(values.items())])  # the run's seed does not move it: one measurement, not three
+    if not values:
+        return None
+    std = statistics.stdev(values.values()) if len(values) > 1 else None
+    return Score(statistics.fmean(values.values()), std, tuple(sorted(values)))
+
+
+def by_seed(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> dict[int, float]:
+    """Top-1 of a cell's runs. Baselines do not depend on the budget, so every run of the row's settings has them."""
+    values: dict[int, float] = {}
+    for run in runs:
+        if run.finished and run.shared == row.shared:
+            value = _value(run, row.budget, column, protocol)
+            if value is not None:
+                values[run.seed] = value
+    return values
+
+
+def _value(run: Run, budget: float, column: Column, protocol: Protocol) -> float | None:
+    """What one run says about a cell, None if nothing."""
+    if column.kind in ("untrained", "prior_alone"):
+        if column.kind == "prior_alone" and part_of(run.variant, TARGETS) != column.settings:
+            return None
+        measured = measured_by((run.result.get("baselines") or {}).get(column.kind))
+        alike = (value for known, value in measured.items() if known.name == protocol.name)
+        return measured.get(protocol, next(alike, None))  # a baseline has one network only
+    budget = 1.0 if column.kind == "plain_star" else budget
+    if run.budget != budget or run.variant != column.settings:
+        return None
+    return measured_by(run.result.get("probe")).get(protocol)
+
+
+def measured_by(probe: Any) -> dict[Protocol, float]:
+    """The finite top-1 values of a `probe` mapping, {"lbfgs": ..., "lbfgs@target": ...}."""
+    measured = {}
+    for key, entry in (probe or {}).items():
+        name, _, suffix = key.partition("@")
+        top1 = entry.get("top1") if isinstance(entry, Mapping) else None
+        if isinstance(top1, int | float) and math.isfinite(top1):
+            measured[Protocol(name, entry.get("network") or suffix or "online")] = float(top1)
+    return measured
+
+
+def protocols_of(runs: Iterable[Run], name: str = "all", network: str = "all") -> list[Protocol]:
+    """The protocols that the runs were measured by, restricted to those asked for.
+
+    Raises:
+        ConfigError: for a protocol that nobody knows.
+        RelaError: for one that no run was measured by.
+    """
+    present = {protocol for run in runs if run.finished for protocol in measured_by(run.result.get("probe"))}
+    known = [*PROTOCOLS, *sorted({p.name for p in present} - PROTOCOLS.keys())]
+    if name not in ("all", *known):
+        raise ConfigError(f"--protocol={name} must be one of {', '.join(known)}, all{nearest(name, known)}")
+    chosen = [p for p in present if name in ("all", p.name) and network in ("all", p.network)]
+    if not chosen and (name, network) != ("all", "all"):
+        there = ", ".join(f"{p.name} ({p.network})" for p in sorted(present)) or "nothing"
+        raise RelaError(f"no run here has --protocol={name} --network={network}; measured: {there}")
+    return sorted(chosen, key=lambda p: (known.index(p.name), p.network))
+
+
+def protocols_legend(protocols: Iterable[Protocol]) -> list[tuple[str, str]]:
+    """How each of them measures, and on which network."""
+    names, networks = (dict.fromkeys(part) for part in zip(*protocols, strict=True))
+    how = [(name, PROTOCOLS.get(name, "a probe of its own")) for name in names]
+    return how + [(name, NETWORKS.get(name, "a network of the method's")) for name in networks]
+
+
+def saw_labels(runs: Iterable[Run], row: Row, column: Column) -> bool:
+    """Whether the prior behind a cell was trained with the labels that the cell is judged by."""
+    return any(run.result.get("prior_saw_labels") for run in behind(runs, row, column))
+
+
+def label_mark(runs: Sequence[Run], row: Row, column: Column) -> str:
+    """What stands behind a number whose prior has seen the labels, or of which nobody says; mostly nothing."""
+    if saw_labels(runs, row, column):
+        return SEEN
+    return UNKNOWN * any(is_unknown(run.result) for run in behind(runs, row, column))
+
+
+def behind(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
+    """The runs of a cell's prior, whatever their budget; none where a cell has no prior."""
+    if column.kind not in ("prior", "prior_alone"):
+        return []
+    return [
+        run
+        for run in runs
+        if run.shared == row.shared
+        and column.settings == (run.variant if column.kind == "prior" else part_of(run.variant, TARGETS))
+    ]
+
+
+def marked(scores: Sequence[Score | None], columns: Sequence[Column], seen: Sequence[bool]) -> list[tuple[bool, bool]]:
+    """For each cell of a row: is it the best one trained at this budget, if there are several; is it above plain*.
+
+    Neither with labels seen.
+    """
+    fair = (None if saw else value for value, saw in zip(scores, seen, strict=True))
+    means = [-math.inf if value is None else value.mean for value in fair]
+    here = [column.is_trained and column.kind != "plain_star" for column in columns]  # that one has its own budget
+    trained = [mean if is_here else -math.inf for mean, is_here in zip(means, here, strict=True)]
+    stars = [m for m, value, c in zip(means, scores, columns, strict=True) if c.kind == "plain_star" and value]
+    reference = stars[0] if stars else math.inf
+    several = sum(mean > -math.inf for mean in trained) > 1
+    return [(several and mean == max(trained), m > reference) for mean, m in zip(trained, means, strict=True)]
+
+
+def constant(score: Score | None, column: Column) -> bool:
+    """Whether a score is one measurement because no seed moves it."""
+    return column.kind == "prior_alone" and score is not None and score.std is None
+
+
+def seeds_of(scores: Iterable[tuple[Score | None, Column]]) -> set[int]:
+    """Over how many seeds the scores are means; those that no seed moves do not count."""
+    return {len(value.seeds) for value, column in scores if value and not constant(value, column)}
+
+
+def without_constants(
+    heads: Sequence[str], labels: Sequence[tuple[str, ...]], keep: int
+) -> tuple[list[str], tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Labels that are the same in every row move to the title; the last `keep` stay where they are."""
+    fixed = len(heads) - keep
+    varies = [i >= fixed or len({row[i] for row in labels}) > 1 for i in range(len(heads))]
+    title = [labels[0][i] for i in range(fixed) if not varies[i] and labels[0][i]]
+    kept = [i for i, does in enumerate(varies) if does]
+    return title, tuple(heads[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in labels)
+
+
+LABELS = ("protocol", "network", *NAMES, "settings", "budget")  # what tells the rows of a table of numbers apart
+
+
+def row_labels(
+    lines: Sequence[tuple[Row, Protocol]], what: str, last: Sequence[str] = (), more: Sequence[tuple[str, ...]] = ()
+) -> tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Title, heads and labels of a table of `what`; `last` and `more` are label columns of its own."""
+    names, networks = ({protocol[i] for _, protocol in lines} for i in (0, 1))
+    every_label = []
+    for i, (row, protocol) in enumerate(lines):
+        name, network = protocol.name * (len(names) > 1), protocol.network * (len(networks) > 1)
+        own = more[i] if more else ()
+        every_label.append((name, network, *row.names, row.label, f"{row.budget:g}", *own))
+    title, heads, labels = without_constants((*LABELS, *last), every_label, keep=1 + len(last))
+    what += f" by {next(iter(names))}" * (len(names) == 1)
+    what += f" ({next(iter(networks))})" * (len(networks) == 1)
+    return " · ".join([*title, what]), heads, labels
+
+
+def runs_in(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
+    """The runs behind a plain or a prior's cell."""
+    return [r for r in runs if r.shared == row.shared and r.budget == row.budget and r.variant == column.settings]

@@ -1,0 +1,64 @@
+"""What runs cost: time, operations and memory, stage by stage."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rela_cli.report.comparison import Run
+from rela_cli.report.formats import MISSING
+
+STAGES = ("extract", "transport", "train", "probe")
+
+ACCOUNT = ("extract", "transport", "train", "total", "probe")
+
+SIZES = ("samples_seen", "steps", "switch_step", "peak_memory_bytes")
+
+COST_KEYS = (*(f"{kind}_{head}" for kind in ("seconds", "flops") for head in ACCOUNT), *SIZES, "device")
+
+
+# ----------------------------------------------------------------------------------------------------- cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The mean account of the finished runs of a cell; None where it is not known."""
+
+    seconds: dict[str, float | None]
+    flops: dict[str, float | None]
+    samples_seen: float | None
+    steps: float | None
+    switch_step: float | None
+    peak_memory_bytes: float | None
+    device: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Flat, in full precision, with COST_KEYS as its keys."""
+        staged = [part[stage] for part in (self.seconds, self.flops) for stage in ACCOUNT]
+        return dict(zip(COST_KEYS, [*staged, *(getattr(self, key) for key in SIZES), self.device], strict=True))
+
+
+def cost(runs: Iterable[Run]) -> Cost | None:
+    """The account of runs that differ in their seed only; None when none of them is finished."""
+    results = [run.result for run in runs if run.finished]
+    if not results:
+        return None
+    means = {key: _mean(result.get(key) for result in results) for key in SIZES}
+    devices = sorted({str(result.get("device") or MISSING) for result in results})
+    return Cost(_staged(results, "seconds"), _staged(results, "flops"), **means, device=", ".join(devices))
+
+
+def _staged(results: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float | None]:
+    """Mean by stage, with `total` for all that makes a backbone: the probe judges it, it does not make it."""
+    staged = {stage: _mean((result.get(kind) or {}).get(stage) for result in results) for stage in STAGES}
+    known = [staged[stage] for stage in STAGES[:3] if staged[stage] is not None]
+    return staged | {"total": math.fsum(value for value in known if value) if known else None}
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    known = [value for value in values if isinstance(value, int | float)]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,1 @@
+"""The plots of `rela plot` and `rela report`."""

@@ -1,0 +1,146 @@
+"""Accuracy against budget and against cost."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rela_cli.report.comparison import (
+    Column,
+    Protocol,
+    Row,
+    runs_in,
+)
+from rela_cli.report.formats import SEEN
+from rela_cli.report.paired import cost_of
+from rela_cli.report.style import (
+    SOFT,
+    margin_figure,
+    margin_labels,
+    number_points,
+    room_for_ticks,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+from rela_cli.report.figures.series import (
+    RING,
+    Group,
+    Plot,
+    Series,
+    close_up,
+    dodged,
+    draw_references,
+    draw_series,
+    labels_of,
+    measured_how,
+    series_of,
+    spread_log_ticks,
+)
+
+UNITS: dict[str, list[tuple[float, str]]] = {  # sizes of an axis' units, smallest first
+    "flops": [(10.0**e, f"{prefix}FLOP") for e, prefix in ((6, "M"), (9, "G"), (12, "T"), (15, "P"), (18, "E"))],
+    "seconds": [(1, "seconds"), (60, "minutes"), (3600, "hours")],
+    "samples": [(1, "images seen"), (1e3, "thousands of images seen"), (1e6, "millions of images seen")],
+}
+
+WIDE = 8.0  # an axis of cost spans at least this factor: a few percent are no difference
+
+
+# ----------------------------------------------------------------------------------- accuracy against something
+
+
+def accuracy_plots(
+    group: Group, protocols: Sequence[Protocol], axis: str, kind: str, draw: Callable[..., Figure], words: str
+) -> Iterator[Plot]:
+    """One plot a protocol, where there is a number, and a cost if that is what it stands against."""
+    for protocol in protocols:
+        x_of = (lambda row, column: mean_cost(group, row, column, axis)) if kind == "cost" else budget_of
+        if series_of(group, protocol, x_of):
+            network = "" if protocol.network == "online" else f"-{protocol.network}"
+            extra = f"-{axis}" if kind == "cost" else ""
+            name = f"{kind}{extra}-{protocol.name}{network}"
+            yield Plot(kind, name, f"{words}, {protocol.name} probe", partial(draw, group, protocol, axis))
+
+
+def budget_of(row: Row, column: Column) -> float:
+    """The x axis of accuracy against budget."""
+    return row.budget
+
+
+def budget_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
+    """Accuracy against budget, a line for each way to a backbone."""
+    found = dodged(series_of(group, protocol, budget_of), group.budgets)
+    labels = labels_of(found, group, protocol)
+    figure, axes = margin_figure("Accuracy against budget", measured_how(group, protocol, found), labels)
+    draw_series(axes, found)
+    draw_references(axes, group, protocol)
+    spread_log_ticks(axes, group.budgets, [f"{100 * budget:g}" for budget in group.budgets])
+    axes.set(xlabel="budget: images drawn each epoch, % of the train split", ylabel="top-1, %")
+    close_up(axes, found, group, protocol)
+    margin_labels(axes, labels)
+    room_for_ticks(figure)
+    return figure
+
+
+def cost_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
+    """Accuracy against what it cost, prior pass included, and the frontier: nothing cheaper is better."""
+    found = series_of(group, protocol, lambda row, column: mean_cost(group, row, column, axis))
+    labels = labels_of(found, group, protocol)
+    notes = measured_how(group, protocol, found)
+    notes.append("the prior's pass included; numbers: budget, %; ringed: nothing cheaper is as good")
+    figure, axes = margin_figure("Accuracy against cost", notes, labels)
+    draw_frontier(axes, found)
+    draw_series(axes, found)
+    draw_references(axes, group, protocol)
+    unit = log_ticks(axes, axis)
+    close_up(axes, found, group, protocol)
+    number_points(axes, [budgets_at(one) for one in found])
+    axes.set(xlabel=f"cost of extract + transport + train, {unit}", ylabel="top-1, %")
+    margin_labels(axes, labels)
+    room_for_ticks(figure)
+    return figure
+
+
+def budgets_at(one: Series) -> list[tuple[float, float, str]]:
+    """(x, y, budget in %) of each point."""
+    return [(p.x, 100 * p.score.mean, f"{100 * p.budget:g}") for p in one.points]
+
+
+def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None:
+    """Over the finished runs of a cell."""
+    known = [cost for run in runs_in(group.runs, row, column) if (cost := cost_of(run, axis))]
+    return statistics.fmean(known) if known else None
+
+
+def draw_frontier(axes: Axes, found: Sequence[Series]) -> None:
+    """Rings around the cells that nothing cheaper or equally dear beats; those whose prior saw the labels apart."""
+    best, ringed = float("-inf"), []
+    fair = [one for one in found if SEEN not in one.label]
+    for x, y in sorted((p.x, 100 * p.score.mean) for one in fair for p in one.points):
+        if y > best:
+            best = y
+            ringed.append((x, y))
+    if len(ringed) > 1:
+        xs, ys = zip(*ringed, strict=True)
+        axes.plot(xs, ys, ls="none", marker="o", ms=RING, mfc="none", mec=SOFT, mew=1, zorder=2, gid="frontier")
+
+
+def log_ticks(axes: Axes, axis: str) -> str:
+    """A logarithmic axis with ticks at 1, 2, 5, 10, ... of a unit that suits its largest value; the unit's name."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    low, largest = axes.get_xlim()
+    if largest / low < WIDE:
+        middle = math.sqrt(low * largest)
+        axes.set_xlim(middle / WIDE**0.5, middle * WIDE**0.5)
+    size, unit = max((pair for pair in UNITS[axis] if pair[0] <= largest), default=UNITS[axis][0])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
+    return unit

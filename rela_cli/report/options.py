@@ -1,0 +1,45 @@
+"""The command lines of `rela table`, `rela plot` and `rela report`: what they have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rela_cli.config import arguments
+from rela_cli.config.arguments import OneOf
+from rela_cli.report.collect import collect
+from rela_cli.report.comparison import NETWORKS, PROTOCOLS, Run, runs_of
+from rela_cli.report.prior_names import pair
+
+PATHS = "outputs folder, folder of runs, run folder or result.json (default: outputs)"
+
+
+class Parser(arguments.Parser):
+    """What table, plot and report have in common: which runs, and what they are called."""
+
+    def __init__(self, command: str, description: str, examples: Sequence[str]) -> None:
+        super().__init__(command, description, examples)
+        self.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=PATHS)
+        self.add_outputs()
+        called = "what to call a prior, such as --name='cifar10 byol 61d4788a=CF10-T'; may be given again"
+        self.add_argument(
+            "--name", dest="names", action="append", default=[], type=pair, metavar="PRIOR=NAME", help=called
+        )
+
+    def add_protocol(self, default: str) -> None:
+        """--protocol and --network; `default` is what the help says."""
+        self.add_argument("--protocol", default=None, help=f"{', '.join(PROTOCOLS)} or all (default: {default})")
+        networks = (*NETWORKS, "all")
+        self.add_argument("--network", default="all", type=OneOf("--network", networks), help=", ".join(networks))
+
+
+def runs_at(given: argparse.Namespace, problems: list[str]) -> list[Run]:
+    """The runs at the paths given, their priors called as asked for; what could not be read goes to `problems`."""
+    return runs_of(collect(given.paths or [given.outputs], problems), dict(given.names))
+
+
+def some_of(option: str, names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """A type for argparse: several of `names`, with commas between them."""
+    check = OneOf(option, names)
+    return lambda text: tuple(check(name) for name in text.split(","))

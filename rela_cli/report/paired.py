@@ -1,0 +1,360 @@
+"""ReLA minus plain at the same seed: at equal budget, at equal cost, and what it costs to reach plain on everything.
+
+The prior's pass is part of every cost. Between its budgets, plain's accuracy is taken to be linear in the logarithm
+of its cost: accuracy grows with ever smaller steps, so this is nearer to it than a straight line, and kinder to plain.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from rela_cli.report.comparison import (
+    Column,
+    Protocol,
+    Row,
+    Run,
+    columns_of,
+    compared,
+    label_mark,
+    measured_by,
+    protocols_legend,
+    row_labels,
+    rows_of,
+)
+from rela_cli.report.formats import BETTER, MINUS, MISSING, WORSE, Cell, Grid
+from rela_cli.report.settings import Settings
+
+AXES = {"flops": "FLOPs", "seconds": "seconds", "samples": "images seen"}  # what a cost may be counted in
+MAKING = ("extract", "transport", "train")  # the stages that make a backbone; the probe judges it
+CONFIDENCE = 0.95
+OUTSIDE = {"above": "dearer than any plain run", "below": "cheaper than any plain run"}
+PLAIN: Settings = ()
+
+Point = tuple[float, float]  # cost, accuracy
+Line = tuple[Row, Column, Protocol]  # of a table of differences
+Curves = dict[int, dict[float, Point]]  # by seed, then by budget
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences, and half of its 95 % interval; one seed has no interval."""
+
+    mean: float
+    half: float | None
+    seeds: tuple[int, ...]
+
+    @property
+    def low(self) -> float | None:
+        return None if self.half is None else self.mean - self.half
+
+    @property
+    def high(self) -> float | None:
+        return None if self.half is None else self.mean + self.half
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where a ReLA curve reaches plain*'s accuracy, as a share of plain*'s cost.
+
+    `how` is "at", "at most" (the cheapest budget is there already) or "not reached", where `share` is None.
+    """
+
+    share: float | None
+    how: str
+    seeds: tuple[int, ...]
+
+
+# --------------------------------------------------------------------------------------------------- per seed
+
+
+def accuracies(runs: Iterable[Run], row: Row, variant: Settings, protocol: Protocol) -> dict[int, float]:
+    """Top-1 by seed of the finished runs of a cell."""
+    found = {}
+    for run in runs:
+        if run.finished and (run.shared, run.budget, run.variant) == (row.shared, row.budget, variant):
+            value = measured_by(run.result.get("probe")).get(protocol)
+            if value is not None:
+                found[run.seed] = value
+    return found
+
+
+def cost_of(run: Run, axis: str) -> float | None:
+    """What making a backbone took on an axis, prior pass included; None where it is not known."""
+    if axis == "samples":
+        seen, once = run.result.get("samples_seen"), run.result.get("train_samples")
+        if not seen or (run.variant and not once):
+            return None
+        return float(seen) + (float(once or 0) if run.variant else 0.0)  # the prior looks at every image once
+    account = run.result.get(axis) or {}
+    known = [account.get(stage) or 0 for stage in MAKING]
+    return math.fsum(known) if account.get("train") else None
+
+
+def curve(runs: Iterable[Run], row: Row, variant: Settings, protocol: Protocol, axis: str) -> Curves:
+    """By seed and budget: cost and accuracy."""
+    points: Curves = {}
+    for run in runs:
+        if run.finished and (run.shared, run.variant) == (row.shared, variant):
+            value, cost = measured_by(run.result.get("probe")).get(protocol), cost_of(run, axis)
+            if value is not None and cost:
+                points.setdefault(run.seed, {})[run.budget] = (cost, value)
+    return points
+
+
+def interpolated(points: Sequence[Point], cost: float) -> float | str:
+    """Accuracy at a cost, linear in its logarithm; "above" or "below" outside of the points' range."""
+    if cost < points[0][0]:
+        return "below"
+    for (left, low), (right, high) in pairwise(points):
+        if cost <= right:
+            share = math.log(cost / left) / math.log(right / left) if right > left else 1.0
+            return low + share * (high - low)
+    return points[0][1] if cost == points[0][0] else "above"
+
+
+def paired(differences: Mapping[int, float]) -> Difference | None:
+    """Mean of the differences by seed, with its t interval."""
+    if not differences:
+        return None
+    values, n = list(differences.values()), len(differences)
+    half = None
+    if n > 1:
+        from scipy.special import stdtrit
+
+        quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+        half = quantile * statistics.stdev(values) / math.sqrt(n)
+    return Difference(statistics.fmean(values), half, tuple(sorted(differences)))
+
+
+# ------------------------------------------------------------------------------------------------ comparisons
+
+
+def against(runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, budget: float) -> Difference | None:
+    """ReLA in a row minus plain at `budget`, over the seeds that both have."""
+    ours = accuracies(runs, row, variant, protocol)
+    theirs = accuracies(runs, Row(row.shared, budget, ""), PLAIN, protocol)
+    return paired({seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()})
+
+
+def at_equal_cost(
+    runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, axis: str
+) -> Difference | str | None:
+    """ReLA in a row minus what plain reaches at the same cost; "above" or "below" where plain was not that dear."""
+    plain = curve(runs, row, PLAIN, protocol, axis)
+    differences, outside = {}, None
+    here = [run for run in runs if run.budget == row.budget]
+    for seed, points in curve(here, row, variant, protocol, axis).items():
+        cost, value = points[row.budget]
+        reached = interpolated(sorted(plain[seed].values()), cost) if seed in plain else None
+        if isinstance(reached, float):
+            differences[seed] = value - reached
+        else:
+            outside = reached or outside
+    return paired(differences) or outside
+
+
+def mean_points(curves: Curves, budgets: Iterable[float]) -> list[Point]:
+    """The mean over seeds at each budget, cheapest first; two budgets may cost the same, in another order each time."""
+    at = ([points[budget] for points in curves.values()] for budget in budgets)
+    return sorted((statistics.fmean(c for c, _ in found), statistics.fmean(v for _, v in found)) for found in at)
+
+
+def reach(runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, axis: str) -> Reach | None:
+    """Where the variant's mean curve over its budgets first comes up to plain on everything.
+
+    A seed that lacks one of the budgets is left out.
+    """
+    star = curve([run for run in runs if run.budget == 1], row, PLAIN, protocol, axis)
+    every = {seed: points for seed, points in curve(runs, row, variant, protocol, axis).items() if seed in star}
+    budgets = max((points.keys() for points in every.values()), key=len, default=set[float]())
+    ours = {seed: points for seed, points in every.items() if points.keys() >= budgets}
+    if not ours:
+        return None
+    points, seeds = mean_points(ours, budgets), tuple(sorted(ours))
+    ((full_cost, goal),) = mean_points({seed: star[seed] for seed in seeds}, [1.0])
+    if points[0][1] >= goal:
+        return Reach(points[0][0] / full_cost, "at most", seeds)
+    for (left, low), (right, high) in pairwise(points):
+        if high >= goal:
+            share = (goal - low) / (high - low)
+            return Reach(left * (right / left) ** share / full_cost, "at", seeds)
+    return Reach(None, "not reached", seeds)
+
+
+def cost_share(runs: Sequence[Run], row: Row, variant: Settings, axis: str) -> float | None:
+    """Mean cost of a cell as a share of plain*'s."""
+    means = []
+    for budget, settings in ((row.budget, variant), (1.0, PLAIN)):
+        same = (r for r in runs if r.finished and (r.shared, r.budget, r.variant) == (row.shared, budget, settings))
+        known = [cost for run in same if (cost := cost_of(run, axis))]
+        means.append(statistics.fmean(known) if known else None)
+    return means[0] / means[1] if means[0] and means[1] else None
+
+
+# ------------------------------------------------------------------------------------------------------ grids
+
+
+def comparison_grids(runs: Sequence[Run], protocols: Sequence[Protocol], axis: str | None) -> list[Grid]:
+    """The paired differences, and where plain* is reached if an axis of cost is given; nothing without a prior."""
+    cells = [(row, c) for row in compared(rows_of(runs), runs) for c in columns_of(runs) if c.kind == "prior"]
+    lines = [(row, c, p) for p in protocols for row, c in cells if accuracies(runs, row, c.settings, p)]
+    if not lines:
+        return []
+    return [difference_grid(runs, lines, axis), *([reach_grid(runs, lines, axis)] if axis else [])]
+
+
+def difference_grid(runs: Sequence[Run], lines: Sequence[Line], axis: str | None) -> Grid:
+    """One line for each ReLA cell and protocol."""
+    priors = [(shown(runs, row, c),) for row, c, _ in lines]
+    title, heads, labels = row_labels([(row, p) for row, _, p in lines], "ReLA minus plain, points", ("prior",), priors)
+    columns = ["minus plain,\nequal budget", "minus plain*"]
+    if axis:
+        columns = [columns[0], f"minus plain,\nequal {AXES[axis]}", columns[1], f"{AXES[axis]},\n% of plain*"]
+    found = [difference_row(runs, row, column.settings, p, axis) for row, column, p in lines]
+    legend = (
+        *protocols_legend(p for *_, p in lines),
+        ("plain*", "plain on everything (budget 1)"),
+        *[("equal cost", "plain between its budgets, linear in log cost; the prior's pass counts")] * bool(axis),
+    )
+    return paired_grid(title, heads, tuple(columns), labels, found, legend)
+
+
+def paired_grid(
+    title: str,
+    heads: tuple[str, ...],
+    columns: tuple[str, ...],
+    labels: tuple[tuple[str, ...], ...],
+    found: Sequence[Sequence[Difference | str | Cell | None]],
+    legend: Sequence[tuple[str, str]],
+) -> Grid:
+    """A grid of paired differences; how many seeds there are is said once if they are as many in all cells."""
+    counts = {len(one.seeds) for line in found for one in line if isinstance(one, Difference)}
+    cells = tuple(
+        tuple(one if isinstance(one, Cell) else difference_cell(one, len(counts) > 1) for one in line) for line in found
+    )
+    n = "n seeds" if len(counts) != 1 else f"{max(counts)} seeds"
+    interval = (
+        ("n", "1 seed in every cell, so there is no interval")
+        if counts == {1}
+        else ("[low, high]" + " (n)" * (len(counts) > 1), f"95 % t interval of the mean over {n}, paired seed by seed")
+    )
+    meanings = (
+        ("points", "percentage points of top-1"),
+        (BETTER, "the whole interval lies above 0"),
+        (WORSE, "the whole interval lies below 0"),
+    )
+    return Grid(title, heads, columns, labels, cells, (*legend, interval, *meanings, (MISSING, "no pair of seeds")))
+
+
+def difference_row(
+    runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, axis: str | None
+) -> tuple[Difference | str | Cell | None, ...]:
+    """Equal budget, equal cost, plain*, share of its cost; without an axis the two that need none."""
+    same, star = (against(runs, row, variant, protocol, budget) for budget in (row.budget, 1.0))
+    if axis is None:
+        return same, star
+    equal = at_equal_cost(runs, row, variant, protocol, axis)
+    return same, equal, star, Cell(percent(cost_share(runs, row, variant, axis)))
+
+
+def difference_cell(found: Difference | str | None, counted: bool) -> Cell:
+    """+7.2 [+5.1, +9.3] better"""
+    if found is None:
+        return Cell()
+    if isinstance(found, str):
+        return Cell(OUTSIDE[found])
+    interval = f"[{signed(found.low)}, {signed(found.high)}]" if found.low is not None else ""
+    count = f"({len(found.seeds)})" if counted else ""
+    return Cell(signed(found.mean), f"{interval} {count}".strip(), verdict(found))
+
+
+def verdict(found: Difference) -> tuple[str, ...]:
+    """The mark of an interval that does not hold 0."""
+    if found.low is None or found.high is None:
+        return ()
+    return (BETTER,) * (found.low > 0) + (WORSE,) * (found.high < 0)
+
+
+def reach_grid(runs: Sequence[Run], lines: Sequence[Line], axis: str) -> Grid:
+    """One line for the settings of each variant and protocol, over all of its budgets."""
+    first = {(row.shared, column.settings, p): (row, column, p) for row, column, p in reversed(lines)}
+    kept = [line for line in lines if line in first.values()]
+    priors = [(shown(runs, row, column),) for row, column, _ in kept]
+    what = f"{AXES[axis]} to reach plain*, % of plain*'s,"
+    title, heads, labels = row_labels([(row, p) for row, _, p in kept], what, ("prior",), priors)
+    at = heads.index("budget")  # a line is about all of them
+    cells = []
+    for row, column, protocol in kept:
+        found = reach(runs, row, column.settings, protocol, axis)
+        budgets = sorted({r.budget for r in runs if (r.shared, r.variant) == (row.shared, column.settings)})
+        cells.append((reach_cell(found), Cell(", ".join(f"{budget:g}" for budget in budgets))))
+    legend = (
+        *[("≤", "the cheapest budget is there already")] * any("≤" in cell.text for cell, _ in cells),
+        ("(n)", "seeds averaged; between budgets, linear in log cost"),
+        (MISSING, "no plain* at the same seeds"),
+    )
+    labels = tuple((*label[:at], *label[at + 1 :]) for label in labels)
+    return Grid(
+        title, (*heads[:at], *heads[at + 1 :]), ("cost to reach\nplain*", "budgets"), labels, tuple(cells), legend
+    )
+
+
+def reach_cell(found: Reach | None) -> Cell:
+    """59 %, or ≤ 59 % where the cheapest budget is there already, or not reached."""
+    if found is None:
+        return Cell()
+    text = "not reached" if found.share is None else "≤ " * (found.how == "at most") + percent(found.share)
+    return Cell(text, f"({len(found.seeds)})")
+
+
+def shown(runs: Sequence[Run], row: Row, column: Column) -> str:
+    """The prior of a line, with the mark of one that has seen the labels, or of which nobody says."""
+    return column.head.replace("\n", " ") + label_mark(runs, row, column)
+
+
+def signed(value: float | None) -> str:
+    """Points with their sign, a true minus: +7.2."""
+    return MISSING if value is None else f"{100 * value:+.1f}".replace("-", MINUS)
+
+
+def percent(share: float | None) -> str:
+    """A share in whole percent."""
+    return MISSING if share is None else f"{100 * share:.0f} %"
+
+
+# ----------------------------------------------------------------------------------------------------- records
+
+
+def comparison_record(
+    runs: Sequence[Run], row: Row, column: Column, protocol: Protocol, axis: str | None
+) -> dict[str, Any]:
+    """The same in full precision and flat; empty fields for a cell without a prior."""
+    is_prior = column.kind == "prior"
+    star = against(runs, row, column.settings, protocol, 1.0) if is_prior else None
+    same = against(runs, row, column.settings, protocol, row.budget) if is_prior else None
+    record = flat("minus_plain", same) | flat("minus_star", star)
+    if axis is None:
+        return record
+    equal = at_equal_cost(runs, row, column.settings, protocol, axis) if is_prior else None
+    found = reach(runs, row, column.settings, protocol, axis) if is_prior else None
+    outside = equal if isinstance(equal, str) else None
+    return {
+        **record,
+        "axis": axis,
+        **flat("equal_cost", None if isinstance(equal, str) else equal),
+        "equal_cost_outside": outside,
+        "cost_share_of_star": cost_share(runs, row, column.settings, axis) if is_prior else None,
+        "reach_share": found.share if found else None,
+        "reach": found.how if found else None,
+    }
+
+
+def flat(name: str, found: Difference | None) -> dict[str, Any]:
+    """A difference as fields of a record."""
+    values = (found.mean, found.low, found.high, len(found.seeds)) if found else (None, None, None, 0)
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), values, strict=True))

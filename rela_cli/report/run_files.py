@@ -1,0 +1,97 @@
+"""What a run has left beside result.json: curves, traces, spectra, manifests. Whatever is not there is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rela_cli.store.files import read_json, reason_of, section
+from rela_cli.store.notices import warn_once
+from rela_cli.store.sealed import Damaged, parsed, parsed_yaml
+from rela_cli.terminal import readable
+
+Line = dict[str, Any]
+NEEDED = {"metrics.jsonl": ("step",), "switch.jsonl": ("step", "loss", "fast", "slow", "rho")}
+
+
+def lines(path: Path) -> list[Line]:
+    """The records of a JSONL file. What is none is left out and said, but for a last line that is not finished yet."""
+    try:
+        *whole, last = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        warn_once(f"{path}: {reason_of(error)}; plots go without it")
+        return []
+    found = [record for text in whole if (record := _record(text, path.name)) is not None]
+    if len(found) < len(whole):
+        warn_once(f"{path}: {len(whole) - len(found)} of {len(whole)} lines are damaged and left out of plots")
+    unfinished = _record(last, path.name)
+    return found if unfinished is None else [*found, unfinished]
+
+
+def _record(text: bytes, name: str) -> Line | None:
+    """A line whose values are numbers, words or nothing, and have what plots of such a file cannot do without."""
+    try:
+        line = parsed(text)
+    except Damaged:
+        return None
+    if not isinstance(line, dict) or not all(is_number(line.get(key)) for key in NEEDED.get(name, ())):
+        return None
+    return line if all(value is None or isinstance(value, str) or is_number(value) for value in line.values()) else None
+
+
+def is_number(value: Any) -> bool:
+    """NaN is one too: a run may have met it."""
+    return isinstance(value, int | float)
+
+
+def manifest(folder: Path) -> Mapping[str, Any]:
+    """The run's manifest: status, command, inputs, versions."""
+    facts: Mapping[str, Any] = readable(read_json(folder / "manifest.json") or {})
+    return facts
+
+
+def cached(folder: Path, kind: str) -> Path | None:
+    """The cache entry that a run was made from ("images", "features" or "targets"), if it is still there."""
+    name = section(manifest(folder), "inputs").get(kind)
+    for cache in caches(folder):
+        if isinstance(name, str) and (cache / kind / name / "manifest.json").is_file():
+            return cache / kind / name
+    return None
+
+
+def caches(folder: Path) -> Iterator[Path]:
+    """Where the cache of a run may be: beside its folder of runs, or where its config says."""
+    yield folder.resolve().parent.parent / "cache"
+    outputs = section(config(folder), "paths").get("outputs")
+    if isinstance(outputs, str):
+        yield Path(outputs).expanduser() / "cache"
+
+
+def config(folder: Path) -> Line:
+    """The run's config.yaml; empty when it cannot be read, which is said."""
+    path = folder / "config.yaml"
+    try:
+        return parsed_yaml(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, Damaged) as error:
+        warn_once(f"{path} is damaged: {reason_of(error)}")
+        return {}
+
+
+def spectrum(folder: Path) -> list[float]:
+    """Share of the features' variance in each component of the transport, largest first; of PCA's family only."""
+    from safetensors import SafetensorError, safe_open
+
+    entry = cached(folder, "targets")
+    if entry is None:
+        return []
+    try:
+        with safe_open(entry / "map.safetensors", framework="numpy") as file:
+            values = file.get_tensor("eigenvalues") if "eigenvalues" in file.keys() else None  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return []
+    return [] if values is None or not values.sum() > 0 else [float(v) for v in values / values.sum()]

@@ -1,0 +1,294 @@
+"""The table of a project: what ReLA buys at a budget, for every protocol, and what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rela_cli.errors import RelaError
+from rela_cli.report import formats
+from rela_cli.report.between import between_grids, between_record
+from rela_cli.report.collect import collect, counted
+from rela_cli.report.comparison import (
+    Column,
+    Protocol,
+    Row,
+    Run,
+    Score,
+    by_dataset,
+    columns_of,
+    compared,
+    constant,
+    label_mark,
+    marked,
+    protocols_legend,
+    protocols_of,
+    row_labels,
+    rows_of,
+    runs_in,
+    runs_of,
+    saw_labels,
+    score,
+    seeds_of,
+    without_constants,
+)
+from rela_cli.report.costs import ACCOUNT, COST_KEYS, Cost, cost
+from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
+from rela_cli.report.paired import comparison_grids, comparison_record
+from rela_cli.report.settings import NAMES
+from rela_cli.store.notices import warn
+
+FORMATS = ("rich", "md", "csv", "json", "latex")
+
+STAR_LEGEND = ("plain*", "plain on everything (budget 1), all else equal")
+
+MARK_LEGEND = ((BEST, "best trained cell of its row, all at the same budget"), (ABOVE, "better than plain*"))
+
+MISSING_LEGEND = (MISSING, "no result")
+
+UNKNOWN_LEGEND = (UNKNOWN, "nobody says which labels its prior was trained with: prior.card.labels_seen=[...] says it")
+
+SEEN_LEGEND = (SEEN, "its prior was trained with the labels of this very dataset, so it is never the best")
+
+ONE_SEED = ("n", "1 seed in every cell")
+
+SIZE_HEADS = ("samples\nseen", "steps", "switch\nat step", "peak\nmemory")
+
+TOTAL_LEGEND = ("total", "extract + transport + train; the prior pass counts also when it came from the cache")
+
+# ---------------------------------------------------------------------------------------------------- grids
+
+
+def score_grids(runs: Sequence[Run], protocols: Sequence[Protocol]) -> list[Grid]:
+    """A table for each data set; where one with all protocols is too wide for a screen, one for each of them."""
+    found = []
+    for some in by_dataset(runs):
+        here = [protocol for protocol in protocols if protocol in protocols_of(some)]
+        if here:
+            parts = tuple(score_grid(some, [protocol]) for protocol in here) if len(here) > 1 else ()
+            found.append(replace(score_grid(some, here), parts=parts))
+    return found
+
+
+def score_grid(runs: Sequence[Run], protocols: Sequence[Protocol]) -> Grid:
+    """The table of some protocols: a row for each setting, protocol and budget."""
+    columns, every_row = columns_of(runs), compared(rows_of(runs), runs)
+    rows = [(row, protocol) for protocol in protocols for row in every_row]
+    title, heads, labels = row_labels(rows, "top-1 %")
+    scores_of = [[score(runs, row, column, protocol) for column in columns] for row, protocol in rows]
+    counts = seeds_of(pair for scores in scores_of for pair in zip(scores, columns, strict=True))
+    cells = []
+    for (row, _), scores in zip(rows, scores_of, strict=True):
+        labels_seen = [label_mark(runs, row, column) for column in columns]
+        marks = marked(scores, columns, [mark == SEEN for mark in labels_seen])
+        shown = zip(scores, columns, labels_seen, marks, strict=True)
+        cells.append(tuple(_score_cell(*one, counted=len(counts) > 1) for one in shown))
+    return Grid(title, heads, tuple(c.head for c in columns), labels, tuple(cells), legend(cells, counts, protocols))
+
+
+def legend(
+    cells: Sequence[Sequence[Cell]], counts: set[int], protocols: Sequence[Protocol]
+) -> tuple[tuple[str, str], ...]:
+    """What the marks and words of a score table mean."""
+    every = [cell for line in cells for cell in line]
+    found = protocols_legend(protocols)
+    found += [STAR_LEGEND] * any(line[-1].text != MISSING for line in cells)
+    found += MARK_LEGEND
+    found += [seeds_legend(counts)] * bool(counts)
+    found += [MISSING_LEGEND]
+    found += [about for about in (SEEN_LEGEND, UNKNOWN_LEGEND) if any(about[0] in cell.text for cell in every)]
+    return tuple(found)
+
+
+def seeds_legend(counts: set[int]) -> tuple[str, str]:
+    """What stands behind ±, said once for all cells where it is the same in all."""
+    if counts == {1}:
+        return ONE_SEED
+    if len(counts) == 1:
+        return "±", f"standard deviation over {max(counts)} seeds"
+    return "± (n)", "standard deviation over n seeds"
+
+
+def _score_cell(value: Score | None, column: Column, labels: str, marks: tuple[bool, bool], counted: bool) -> Cell:
+    if value is None:
+        return Cell()
+    deviation = "" if value.std is None else f"±{100 * value.std:.1f}"
+    count = f" ({len(value.seeds)})" if counted and not constant(value, column) else ""
+    kept = tuple(mark for mark, is_there in zip((BEST, ABOVE), marks, strict=True) if is_there)
+    return Cell(f"{100 * value.mean:.1f}{labels}", (deviation + count).strip(), kept)
+
+
+# ----------------------------------------------------------------------------------------------------- cost
+
+
+def cost_grid(runs: Sequence[Run]) -> Grid:
+    """One line for each trained cell: time and work by stage, and the size of the run."""
+    every_label, accounts = [], []
+    columns = [column for column in columns_of(runs) if column.kind in ("plain", "prior")]
+    for row in rows_of(runs):
+        for column in columns:
+            account = cost(runs_in(runs, row, column))
+            if account is not None:
+                name = "plain*" if column.kind == "plain" and row.budget == 1 else column.head.replace("\n", " ")
+                every_label.append((*row.names, row.label, account.device, f"{row.budget:g}", name))
+                accounts.append((account, column.kind == "prior"))
+    title, heads, labels = without_constants((*NAMES, "settings", "device", "budget", "run"), every_label, keep=2)
+
+    def grid(what: str, columns: Sequence[str], cells: Callable[[Cost, bool], list[Cell]]) -> Grid:
+        shown = tuple(tuple(cells(*one)) for one in accounts)
+        legend = (*[TOTAL_LEGEND] * ("total" in columns), (MISSING, "no such stage, or not known"))
+        return Grid(" · ".join([*title, f"{what}, mean over seeds"]), heads, tuple(columns), labels, shown, legend)
+
+    parts = grid("time", ACCOUNT, _times), grid("work, in FLOP", ACCOUNT, _work), grid("size", SIZE_HEADS, _sizes)
+    return replace(grid("cost", (*ACCOUNT, *SIZE_HEADS), _account), parts=parts)
+
+
+def _account(account: Cost, has_switch: bool) -> list[Cell]:
+    return [*map(_both, _times(account, has_switch), _work(account, has_switch)), *_sizes(account, has_switch)]
+
+
+def _times(account: Cost, has_switch: bool) -> list[Cell]:
+    return [Cell(duration(account.seconds[stage])) for stage in ACCOUNT]
+
+
+def _work(account: Cost, has_switch: bool) -> list[Cell]:
+    return [Cell(formats.si(account.flops[stage])) for stage in ACCOUNT]
+
+
+def _both(time: Cell, work: Cell) -> Cell:
+    return Cell(time.text, "" if work.text == MISSING else f"{work.text}FLOP")
+
+
+def _sizes(account: Cost, has_switch: bool) -> list[Cell]:
+    switch = _whole(account.switch_step) if account.switch_step is not None or not has_switch else "never"
+    sizes = (_whole(account.samples_seen), _whole(account.steps), switch, formats.si(account.peak_memory_bytes, "B"))
+    return [Cell(size) for size in sizes]
+
+
+def duration(seconds: float | None) -> str:
+    """Three digits in the unit that fits: 0.4 s, 12.3 min, 1.25 h."""
+    if not seconds:
+        return MISSING
+    size, unit = next(((size, unit) for size, unit in ((3600, "h"), (60, "min")) if seconds >= size), (1, "s"))
+    return f"{formats.three(seconds / size)} {unit}"
+
+
+def _whole(value: float | None) -> str:
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+# -------------------------------------------------------------------------------------------------- records
+
+
+def records(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) -> list[dict[str, Any]]:
+    """One record for each row, column and protocol, in full precision; a missing cell has n = 0."""
+    columns, found = columns_of(runs), []
+    for protocol in protocols or [Protocol("", "")] * parts.cost:
+        for row in compared(rows_of(runs), runs):
+            scores = [score(runs, row, column, protocol) for column in columns]
+            seen = [saw_labels(runs, row, column) for column in columns]
+            marks = marked(scores, columns, seen)
+            for column, value, saw, mark in zip(columns, scores, seen, marks, strict=True):
+                record = _record(protocol, row, column, value, *mark) | {
+                    "prior_saw_labels": saw,
+                    "labels_unknown": label_mark(runs, row, column) == UNKNOWN,
+                }
+                if parts.cost:
+                    record |= _cost_record(runs, row, column)
+                if parts.differences:
+                    record |= comparison_record(runs, row, column, protocol, parts.axis)
+                for pair in parts.pairs:
+                    record |= between_record(runs, row, column, protocol, *pair)
+                found.append(record)
+    return found
+
+
+def _record(
+    protocol: Protocol, row: Row, column: Column, value: Score | None, best: bool, above: bool
+) -> dict[str, Any]:
+    return {
+        "protocol": protocol.name,
+        "network": protocol.network,
+        **dict(zip(NAMES, row.names, strict=True)),
+        "settings": row.label,
+        "budget": row.budget,
+        "kind": column.kind,
+        "prior": dict(column.settings).get("prior", "none"),
+        "label": column.head.replace("\n", " "),
+        "mean": value.mean if value else None,
+        "std": value.std if value else None,
+        "n": len(value.seeds) if value else 0,
+        "seeds": list(value.seeds) if value else [],
+        "best": best,
+        "above_star": above,
+    }
+
+
+def _cost_record(runs: Sequence[Run], row: Row, column: Column) -> dict[str, Any]:
+    """The account of a trained cell; empty fields for a baseline, which has none."""
+    budget = 1.0 if column.kind == "plain_star" else row.budget
+    account = cost(runs_in(runs, Row(row.shared, budget, ""), column)) if column.is_trained else None
+    return account.record if account else dict.fromkeys(COST_KEYS)
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is asked for beside the scores; `axis` is the cost to be equal in, or None; `pairs` are names of columns."""
+
+    cost: bool = False
+    differences: bool = False
+    axis: str | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+def print_table(folders: Sequence[Path]) -> None:
+    """Print the table of these run folders, as at the end of a sweep; without a result, one line says so."""
+    problems: list[str] = []
+    try:
+        runs = runs_of(collect(folders, problems))
+    except RelaError as error:
+        print(f"no table: {error}")
+        return
+    show(runs, protocols_of(runs), notes_of(runs) + problems, "rich", Parts())
+
+
+def notes_of(runs: Sequence[Run]) -> list[str]:
+    """What a reader of the table has to know about runs that are missing in it."""
+    unfinished = Counter(str(run.result["status"]) for run in runs if not run.finished)
+    skipped = Counter(str(run.result["probe_skipped"]) for run in runs if run.result.get("probe_skipped"))
+    notes = [f"not probed: {counted(n, 'run')} ({reason})" for reason, n in skipped.items()]
+    if unfinished:
+        statuses = ", ".join(f"{n} {status}" for status, n in sorted(unfinished.items()))
+        notes.append(f"not finished, shown as missing: {counted(unfinished.total(), 'run')} ({statuses})")
+    return notes
+
+
+def grids_of(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) -> list[Grid]:
+    """All that is asked for, in the order in which it is shown."""
+    grids = score_grids(runs, protocols)
+    for some in by_dataset(runs):
+        grids += comparison_grids(some, protocols, parts.axis) if parts.differences else []
+        grids += [grid for pair in parts.pairs for grid in between_grids(some, protocols, *pair)]
+    return grids + [cost_grid(some) for some in by_dataset(runs) if parts.cost and any(run.finished for run in some)]
+
+
+def show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], form: str, parts: Parts) -> None:
+    if form in ("csv", "json"):
+        found = records(runs, protocols, parts)
+        formats.write(formats.to_csv(found) if form == "csv" else formats.to_json(found))
+        for note in notes:
+            warn(note)
+        return
+    grids = grids_of(runs, protocols, parts)
+    if not grids:
+        notes = ["no run has been probed yet, so there is no table", *notes]
+    if form == "rich":
+        formats.print_rich(grids, notes)
+    else:
+        formats.write((formats.markdown if form == "md" else formats.latex)(grids, notes))

@@ -1,0 +1,99 @@
+"""Weights of priors: where they lie, and what to say when one is not there. Needs no torch.
+
+`prior.weights` is `pretrained` (the card's source: looked for in the caches first, then fetched), `random` (an
+untrained network, and every result says so), or a path. Nothing pretrained is ever replaced by a random network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rela_cli.config.schema import PRETRAINED, RANDOM, Part
+from rela_cli.errors import ConfigError, MissingError
+from rela_cli.store.files import fingerprint
+from rela_cli.weights.kinds import files_of, kind_of
+from rela_cli.weights.model_folder import file_in
+from rela_cli.weights.onnx_file import check_installed
+from rela_cli.weights.run_folder import backbone_name, check_backbone, digest, run_facts, run_folder
+from rela_cli.weights.sources import fetch
+
+ONNX = "rela_cli.priors.onnx.Onnx"
+
+NEUTRAL = {"pool": "none", "channels": "rgb"}  # change nothing; fingerprints from before these keys were there stay
+
+
+def locate(prior: Part) -> Path | None:
+    """The file with a prior's weights, fetched if need be; None for a prior without a file.
+
+    Raises:
+        MissingError: it is not there and cannot be fetched, or what is there is something else; with the ways out.
+        ConfigError: a file that would run code, without the user's word.
+    """
+    if prior.options.get("run"):
+        folder, network = run_folder(prior), prior.options["network"]
+        check_backbone(folder, network)
+        return folder / backbone_name(network)
+    weights = prior.options.get("weights")
+    if prior.target == ONNX:
+        check_installed()
+    if not weights or weights == RANDOM:
+        return None
+    path = fetch(prior) if weights == PRETRAINED else file_in(Path(weights).expanduser())
+    if path.is_dir() or not path.exists():
+        raise MissingError(f"prior.weights={weights} does not exist (looked at {path.absolute()})")
+    check_trust(path, prior)
+    return path
+
+
+def located(prior: Part) -> Part:
+    """The same prior with its weights named by a path."""
+    if prior.options.get("run"):
+        return Part(prior.name, prior.target, {**prior.options, "run": str(run_folder(prior))}, prior.card)
+    path = locate(prior)
+    return (
+        prior if path is None else Part(prior.name, prior.target, {**prior.options, "weights": str(path)}, prior.card)
+    )
+
+
+def identity(prior: Part) -> dict[str, Any]:
+    """What a fingerprint covers of a prior: what its files hold, not where they lie."""
+    found = prior.identity | {"name": shown_name(prior)}
+    found.pop("trust", None)
+    for key, value in NEUTRAL.items():
+        if found.get(key) == value:
+            found.pop(key)
+    path = locate(prior)
+    if path is not None:
+        files = files_of(path)
+        contents = digest(path) if files == [path] else [digest(file) for file in (path, *files)]
+        found["run" if prior.options.get("run") else "weights"] = contents
+    if prior.options.get("run"):
+        found["built"] = fingerprint(run_facts(run_folder(prior)))
+    return found
+
+
+def shown_name(prior: Part) -> str:
+    """`clip_vitb16 (random weights)` for a network that was asked for untrained."""
+    return f"{prior.name} (random weights)" if prior.options.get("weights") == RANDOM else prior.name
+
+
+def file_name(prior: Part) -> dict[str, str]:
+    """`{"file": NAME}` of a prior from a file of the user's own: tables tell two of one model apart by it."""
+    weights = prior.options.get("weights")
+    return {"file": Path(weights).name} if weights and weights not in (PRETRAINED, RANDOM) else {}
+
+
+def check_trust(path: Path, prior: Part) -> None:
+    """Files that carry code are opened on the user's word only; an index is as good as its shards."""
+    files_of(path)
+    kind = kind_of(path)
+    if (kind == "onnx") != (prior.target == ONNX) and prior.target.startswith("rela_cli."):
+        is_what, other = ("an ONNX model", "onnx") if kind == "onnx" else ("no ONNX model", "checkpoint")
+        raise ConfigError(f"{path} is {is_what}: say prior={other} prior.weights={path}")
+    if kind in ("script", "export") and not prior.options.get("trust"):
+        what = "a TorchScript archive" if kind == "script" else "an exported program"
+        raise ConfigError(
+            f"{path} is {what}: opening it can run code that is in it. If you trust where it comes from, "
+            f"say prior.trust=true; a .safetensors file needs no trust"
+        )
