@@ -28,8 +28,8 @@ from rela_cli.pipeline import preflight
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say, show_plan, show_result, show_targets
 from rela_cli.store.disk import disk_errors
-from rela_cli.store.entries import Entry
-from rela_cli.store.files import Facts, keep_damaged, provenance, sweep_up, write_json
+from rela_cli.store.entries import Entry, sweep_up
+from rela_cli.store.files import Facts, keep_damaged, provenance, write_json
 from rela_cli.store.integrity import damage
 from rela_cli.store.locks import RunLock
 from rela_cli.store.notices import warn

@@ -279,6 +279,7 @@ def grids_of(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) -
 
 
 def show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], form: str, parts: Parts) -> None:
+    """Print a table in one of FORMATS, and what there is to say about it."""
     if form in ("csv", "json"):
         found = records(runs, protocols, parts)
         formats.write(formats.to_csv(found) if form == "csv" else formats.to_json(found))

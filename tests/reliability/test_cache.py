@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rela_cli.errors import MissingError, RelaError
-from rela_cli.store.entries import Entry
-from rela_cli.store.files import Facts, read_json, sweep_up, write_json
+from rela_cli.store.entries import Entry, sweep_up
+from rela_cli.store.files import Facts, read_json, write_json
 from rela_cli.store.integrity import damage
 from rela_cli.store.locks import Lock, RunLock
 
