@@ -140,7 +140,7 @@ def test_terms_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_takes_what_its_plan_says(tmp_path: Path) -> None:
-    """Each in a process of its own; docs/scaling.md has three sizes within 20 %."""
+    """Each in a process of its own; docs/scaling.md has three other sizes."""
     words = (
         "dataset=fake",
         "dataset.n=600",

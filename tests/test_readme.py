@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its own parts, its own commands."""
+"""What README and the pages of docs/ show is what happens: their own parts, their own commands."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ import pytest
 from .conftest import ROOT, Rela
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
 
 
-def section(title: str) -> str:
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def section(page: str, title: str) -> str:
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every `rela train` of a page's plain blocks, placeholders left out."""
+    text = "\n".join(blocks(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    lines = re.findall(r"^(?:\$ )?rela train (.*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 @pytest.fixture
 def own_parts(tmp_path: Path) -> Path:
-    """The files that the README shows, each under the path in its first line."""
-    for text in (*blocks("python"), *blocks("yaml")):
+    """The files that docs/extending.md shows, each under the path in its first line."""
+    for text in (*blocks(EXTENDING, "python"), *blocks(EXTENDING, "yaml")):
         first = text.partition("\n")[0]
         if re.fullmatch(r"# [\w/]+\.(py|yaml)", first):
             path = tmp_path / first[2:]
@@ -35,7 +45,7 @@ def own_parts(tmp_path: Path) -> Path:
 
 
 def test_own_prior_and_own_method_from_outside(rela: Rela, own_parts: Path) -> None:
-    command = next(line for line in README.splitlines() if line.startswith("rela train --config-dir parts"))
+    command = next(line for line in EXTENDING.splitlines() if line.startswith("rela train --config-dir parts"))
     words = [*shlex.split(command)[1:], "epochs=1", "probe.protocols=[knn]"]
     done = rela(*words)
     assert done.returncode == 0, done.stderr
@@ -51,7 +61,7 @@ def test_own_prior_and_own_method_from_outside(rela: Rela, own_parts: Path) -> N
 def test_every_prior_of_the_table_is_there() -> None:
     from rela_cli.commands.list import options
 
-    table = [line for line in section("Which prior").splitlines() if line.startswith("| `")]
+    table = [line for line in section(README, "Which prior").splitlines() if line.startswith("| `")]
     named = {name for line in table for name in re.findall(r"`([a-z0-9_]+)`", line)}
     assert set(options("prior")) <= named
 
@@ -59,5 +69,31 @@ def test_every_prior_of_the_table_is_there() -> None:
 def test_every_command_of_the_table_is_there() -> None:
     from rela_cli.cli import OTHERS, STAGED
 
-    named = set(re.findall(r"`rela ([a-z-]+)", section("Commands")))
+    named = set(re.findall(r"`rela ([a-z-]+)", section(README, "Commands")))
     assert named >= {*STAGED, *OTHERS}
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"\b((?:rela_cli|conf|tests|scripts|docs)/[\w/]+\.\w+)", text):
+            assert (ROOT / name).exists() or name.endswith(("/x.py", "/x.yaml")), f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_train_command_of_a_page_composes(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every key and choice is there; nothing is run."""
+    from rela_cli.config.compose import compose
+
+    monkeypatch.chdir(tmp_path)
+    for words in commands(page):
+        if {"-m", "--config-dir", "+bugdet=0.5", "..."} & set(words):
+            continue
+        compose([word for word in words if not word.startswith("-")])
