@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rela_cli.report.style import GRID, INK, SOFT, Label, margin_labels, new_figure, ours, save, titled
+from rela_cli.report.style import GRID, INK, SOFT, Label, margin_labels, matplotlib_settings, new_figure, save, titled
 
 Array = NDArray[np.float64]
 
@@ -177,7 +177,7 @@ def main(folder: Path) -> None:
     modified_samples = curves([{"share": share, "rho": 0.0, "noise": 0.0} for share in SHARES])
     modified_targets = curves([{"share": 1.0, "rho": rho, "noise": NOISE} for rho in RHOS])
     found = [modified_samples, modified_targets]
-    with ours():
+    with matplotlib_settings():
         written = save(draw(found), folder / "figure2")
     (folder / "figure2.json").write_text(json.dumps(facts(found), indent=1) + "\n")
     print(*written, folder / "figure2.json", sep="\n")

@@ -15,7 +15,7 @@ import pytest
 from rela_cli.commands import table
 from rela_cli.errors import ConfigError
 from rela_cli.report import paired
-from rela_cli.report.comparison import runs_of
+from rela_cli.report.comparison import results_of
 from rela_cli.report.formats import MINUS
 
 from .test_table import Make, Record, cell, make, records, shown
@@ -305,7 +305,7 @@ def test_a_failed_run_is_no_pair(curves: Make, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_cost_of_reads_the_account() -> None:
-    (run,) = runs_of([json.loads(json.dumps({**RESULT, "seconds": cost(3.0, 2.0)}))])
+    (run,) = results_of([json.loads(json.dumps({**RESULT, "seconds": cost(3.0, 2.0)}))])
     assert paired.cost_of(run, "seconds") == 5.0
 
 

@@ -14,9 +14,18 @@ from safetensors.numpy import save_file
 from rela_cli.commands import plot
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.report.collect import collect
-from rela_cli.report.comparison import Protocol, Run, runs_of
+from rela_cli.report.comparison import Protocol, Result, results_of
 from rela_cli.report.figures import plots, series, training
-from rela_cli.report.style import LOOKS, SPARE, lighter, look, new_figure, number_points, ours, spread
+from rela_cli.report.style import (
+    PRIOR_STYLES,
+    SPARE_STYLES,
+    lighter,
+    matplotlib_settings,
+    new_figure,
+    number_points,
+    push_apart,
+    style_of,
+)
 
 from .conftest import NO_TORCH, Rela
 from .test_table import Make, make
@@ -66,12 +75,12 @@ def project(make: Make, tmp_path: Path) -> Path:
     return tmp_path / "outputs"
 
 
-def runs_in(project: Path) -> list[Run]:
-    return runs_of(collect([project]))
+def runs_in(project: Path) -> list[Result]:
+    return results_of(collect([project]))
 
 
 def draw(project: Path, kind: str, axis: str = "flops") -> list[Any]:
-    with ours():
+    with matplotlib_settings():
         return [made.draw() for made in plots.plots(runs_in(project), [LBFGS], axis, [kind])]
 
 
@@ -102,7 +111,7 @@ def test_budget_has_lines_error_bars_and_references(project: Path) -> None:
     assert list(plain[0].get_xdata()) == pytest.approx([0.5, 1.0], rel=0.05)
     assert plain[0].get_ydata() == pytest.approx([55, 60])
     assert patches[0].get_ydata() == pytest.approx([70])
-    assert patches[0].get_color() == LOOKS["patches"][0]
+    assert patches[0].get_color() == PRIOR_STYLES["patches"][0]
     for words in ("plain 60.0", "untrained 20.0", "patches alone 30.0", "patches 70.0"):
         assert words in texts(axes)
     assert "plain* 60.0" not in texts(axes)  # plain's own label stands there
@@ -279,7 +288,7 @@ def test_budgets_of_points_side_by_side_are_said_once(crowd: Path) -> None:
 
 
 def test_numbers_do_not_lie_on_one_another() -> None:
-    with ours():
+    with matplotlib_settings():
         figure, (axes,) = new_figure()
         axes.set(xlim=(0, 100), ylim=(0, 100))
         first = [(50, 50, "20"), (51, 50, "50"), (52, 51, "100")]
@@ -291,7 +300,7 @@ def test_numbers_do_not_lie_on_one_another() -> None:
 
 def test_points_in_a_chain_share_one_number() -> None:
     """Not two numbers side by side and a third point without."""
-    with ours():
+    with matplotlib_settings():
         _, (axes,) = new_figure()
         axes.set(xlim=(0, 100), ylim=(0, 100))
         number_points(axes, [[(50, 50, "50")], [(54, 50, "50")], [(58, 50, "50")], [(58, 52, "20")]])
@@ -299,8 +308,8 @@ def test_points_in_a_chain_share_one_number() -> None:
 
 
 def test_a_fifth_variant_of_a_prior_is_lighter() -> None:
-    assert lighter(look("patches"), 0) == look("patches")
-    assert lighter(look("plain")._replace(colour="#000000"), 1).colour == "#808080"
+    assert lighter(style_of("patches"), 0) == style_of("patches")
+    assert lighter(style_of("plain")._replace(colour="#000000"), 1).colour == "#808080"
 
 
 def test_variance_is_cumulative_and_marks_the_learners_width(project: Path) -> None:
@@ -367,22 +376,23 @@ def test_nothing_to_draw(make: Make, tmp_path: Path) -> None:
         plot.main(["--kind=budget,trce"])
 
 
-def test_every_prior_keeps_its_look() -> None:
-    assert len({colour for colour, _ in (*LOOKS.values(), *SPARE)}) == len(LOOKS) + len(SPARE)
-    assert look("clip_rn50") == look("clip_vitb16") == LOOKS["clip"]
-    assert look("random_learner") != look("random")
-    assert look("thumbnail") == look("thumbnail")
+def test_every_prior_keeps_its_style() -> None:
+    every = (*PRIOR_STYLES.values(), *SPARE_STYLES)
+    assert len({colour for colour, _ in every}) == len(every)
+    assert style_of("clip_rn50") == style_of("clip_vitb16") == PRIOR_STYLES["clip"]
+    assert style_of("random_learner") != style_of("random")
+    assert style_of("thumbnail") == style_of("thumbnail")
 
 
 @pytest.mark.parametrize("places", [[0.1, 0.5, 0.9], [0.5, 0.5, 0.5], [0.0, 0.0, 0.01], [0.98, 0.99, 1.0]])
 def test_labels_are_pushed_apart_and_stay_inside(places: list[float]) -> None:
-    moved = spread(places, 0.1)
+    moved = push_apart(places, 0.1)
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(moved))
     assert moved[0] >= 0 and moved[-1] <= 1 + 1e-9
 
 
 def test_labels_that_have_room_stay() -> None:
-    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert push_apart([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
 
 
 def test_as_a_command_without_torch(rela: Rela, project: Path) -> None:
@@ -403,5 +413,5 @@ def test_names_say_what_is_unusual() -> None:
     usually = {"prior": "patches", "transport": "whitening", "switch": "adaptive", "switch.threshold": "0.9"}
     others = [{"transport": "pca"}, {"transport": "zca"}, {"switch": "never"}, {}, {}]
     variants = [tuple(sorted((usually | other).items())) for other in others]
-    assert series.usual(variants) == {"transport=whitening", "switch=adaptive"}
-    assert series.usual(variants[:2] + variants[3:4]) == set()
+    assert series.usual_settings(variants) == {"transport=whitening", "switch=adaptive"}
+    assert series.usual_settings(variants[:2] + variants[3:4]) == set()

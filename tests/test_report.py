@@ -19,7 +19,7 @@ from rela_cli.commands.report import command, neighbours
 from rela_cli.errors import RelaError
 from rela_cli.report import page
 from rela_cli.report.collect import collect
-from rela_cli.report.comparison import Protocol, runs_of
+from rela_cli.report.comparison import Protocol, results_of
 from rela_cli.report.figures.series import groups_of
 from rela_cli.report.ink import contrast, readable
 from rela_cli.report.page import Neighbourhood, Picture
@@ -105,7 +105,7 @@ def test_it_says_what_came_out(project: Path) -> None:
 )
 def test_it_says_whether_the_prior_alone_is_better(make: Make, tmp_path: Path, alone: float, words: str) -> None:
     make(0.7, "patches", prior_alone=alone)
-    (group,) = groups_of(runs_of(collect([tmp_path / "outputs"])))
+    (group,) = groups_of(results_of(collect([tmp_path / "outputs"])))
     assert page.sentence(group, Protocol("lbfgs", "online"), "flops").endswith(f" {words}: {100 * alone:.1f} %.")
 
 
@@ -295,6 +295,6 @@ def test_in_a_browser(project: Path, tmp_path: Path, width: int, scheme: str) ->
 
 def test_runs_without_any_number(make: Make, tmp_path: Path) -> None:
     make({}, "patches")
-    runs = runs_of(collect([tmp_path / "outputs"]))
+    runs = results_of(collect([tmp_path / "outputs"]))
     assert len(runs) == 1
     assert "no number yet" in written(tmp_path / "outputs")

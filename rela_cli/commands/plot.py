@@ -8,10 +8,10 @@ from pathlib import Path
 from rela_cli.config.arguments import OneOf
 from rela_cli.errors import RelaError
 from rela_cli.report.collect import counted
-from rela_cli.report.comparison import Protocol, Run, protocols_of
+from rela_cli.report.comparison import Protocol, Result, protocols_of
 from rela_cli.report.figures.plots import KINDS, plots
 from rela_cli.report.formats import write
-from rela_cli.report.options import Parser, runs_at, some_of
+from rela_cli.report.options import Parser, results_at, some_of
 from rela_cli.report.paired import AXES
 from rela_cli.store.disk import disk_errors
 
@@ -27,11 +27,11 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parser().read(argv)
     problems: list[str] = []
-    runs = runs_at(arguments, problems)
-    protocols = chosen(runs, arguments.protocol, arguments.network)
+    results = results_at(arguments, problems)
+    protocols = chosen_protocols(results, arguments.protocol, arguments.network)
     out = arguments.out or arguments.outputs / "plots"
     with disk_errors(out, way_out="--out=FOLDER"):
-        written = draw(runs, protocols, arguments.axis, arguments.kind, out)
+        written = draw(results, protocols, arguments.axis, arguments.kind, out)
     for note in problems:
         write(f"note: {note}\n")
     if not written:
@@ -41,22 +41,22 @@ def main(argv: Sequence[str]) -> int:
 
 
 def draw(
-    runs: Sequence[Run], protocols: Sequence[Protocol], axis: str, kinds: Sequence[str], out: Path
+    results: Sequence[Result], protocols: Sequence[Protocol], axis: str, kinds: Sequence[str], out: Path
 ) -> dict[str, Path]:
     """Draw and save; what each plot shows, and its PNG."""
-    from rela_cli.report.style import ours, save
+    from rela_cli.report.style import matplotlib_settings, save
 
     written: dict[str, Path] = {}
-    with ours():
-        for plot in plots(runs, protocols, axis, kinds):
+    with matplotlib_settings():
+        for plot in plots(results, protocols, axis, kinds):
             written[plot.name], _ = save(plot.draw(), out / plot.name)
             write(f"{written[plot.name]}  {plot.words}\n")
     return written
 
 
-def chosen(runs: Sequence[Run], name: str | None, network: str) -> list[Protocol]:
+def chosen_protocols(results: Sequence[Result], name: str | None, network: str) -> list[Protocol]:
     """The protocols asked for; without a word one of them, on the online network if it was measured."""
-    found = protocols_of(runs, name or "all", network)
+    found = protocols_of(results, name or "all", network)
     if name or not found:
         return found
     return [next((protocol for protocol in found if protocol.name == PREFERRED), found[0])]

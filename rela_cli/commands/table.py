@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rela_cli.config.arguments import OneOf
-from rela_cli.report.between import checked
+from rela_cli.report.between import checked_columns
 from rela_cli.report.comparison import (
     protocols_of,
 )
-from rela_cli.report.options import Parser, runs_at
+from rela_cli.report.options import Parser, results_at
 from rela_cli.report.paired import AXES
 from rela_cli.report.tables import FORMATS, Parts, notes_of, show
 
@@ -23,11 +23,11 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parser().read(argv)
     problems: list[str] = []
-    runs = runs_at(arguments, problems)
-    protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
-    pairs = tuple(checked(runs, *pair) for pair in arguments.between)
+    results = results_at(arguments, problems)
+    protocols = protocols_of(results, arguments.protocol or "all", arguments.network)
+    pairs = tuple(checked_columns(results, *pair) for pair in arguments.between)
     parts = Parts(arguments.cost, arguments.differences or bool(arguments.equal_cost), arguments.equal_cost, pairs)
-    show(runs, protocols, notes_of(runs) + problems, arguments.format, parts)
+    show(results, protocols, notes_of(results) + problems, arguments.format, parts)
     return 0
 
 

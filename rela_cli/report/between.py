@@ -9,27 +9,27 @@ from rela_cli.errors import ConfigError, nearest
 from rela_cli.report.comparison import (
     Column,
     Protocol,
+    Result,
     Row,
-    Run,
     by_seed,
     columns_of,
-    compared,
     protocols_legend,
     row_labels,
     rows_of,
+    rows_to_compare,
     saw_labels,
 )
 from rela_cli.report.formats import SEEN, Grid
-from rela_cli.report.paired import Difference, flat, paired, paired_grid
+from rela_cli.report.paired import Difference, difference_fields, paired, paired_grid
 
 
-def checked(runs: Sequence[Run], one: str, other: str) -> tuple[str, str]:
+def checked_columns(results: Sequence[Result], one: str, other: str) -> tuple[str, str]:
     """The names of two columns, as the tables have them.
 
     Raises:
         ConfigError: there is no such column, or a prior has several.
     """
-    names = {name_of(column) for column in columns_of(runs)}
+    names = {column.name for column in columns_of(results)}
     for name in (one, other):
         if name not in names:
             alike = sorted(known for known in names if known.startswith(f"{name} ") and "prior alone" not in known)
@@ -39,42 +39,39 @@ def checked(runs: Sequence[Run], one: str, other: str) -> tuple[str, str]:
     return one, other
 
 
-def name_of(column: Column) -> str:
-    """A column's head in one line."""
-    return " ".join(column.head.split())
-
-
-def difference(runs: Sequence[Run], row: Row, one: Column, other: Column, protocol: Protocol) -> Difference | None:
+def difference(
+    results: Sequence[Result], row: Row, one: Column, other: Column, protocol: Protocol
+) -> Difference | None:
     """`one` minus `other` over the seeds that both have; a prior alone that no seed moves goes with every seed."""
-    a, b = (by_seed(runs, row, column, protocol) for column in (one, other))
-    if a and b and all(still(column, values) for column, values in ((one, a), (other, b))):
+    a, b = (by_seed(results, row, column, protocol) for column in (one, other))
+    if a and b and all(no_seed_moves(column, values) for column, values in ((one, a), (other, b))):
         return paired({0: min(a.values()) - min(b.values())})  # one measurement each: no interval
-    if a and b and still(one, a):
+    if a and b and no_seed_moves(one, a):
         a = dict.fromkeys(b, min(a.values()))
-    if a and b and still(other, b):
+    if a and b and no_seed_moves(other, b):
         b = dict.fromkeys(a, min(b.values()))
     return paired({seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())})
 
 
-def still(column: Column, values: dict[int, float]) -> bool:
+def no_seed_moves(column: Column, values: dict[int, float]) -> bool:
     """Whether no seed moves it."""
     return column.kind == "prior_alone" and len(set(values.values())) == 1
 
 
-def between_grids(runs: Sequence[Run], protocols: Sequence[Protocol], one: str, other: str) -> list[Grid]:
+def between_grids(results: Sequence[Result], protocols: Sequence[Protocol], one: str, other: str) -> list[Grid]:
     """The differences of two columns in every row that has both; no grid where none has."""
-    columns = {name_of(column): column for column in columns_of(runs)}
+    columns = {column.name: column for column in columns_of(results)}
     if one not in columns or other not in columns:
         return []
     lines, found = [], []
     for protocol in protocols:
-        for row in compared(rows_of(runs), runs):
-            if (value := difference(runs, row, columns[one], columns[other], protocol)) is not None:
+        for row in rows_to_compare(rows_of(results), results):
+            if (value := difference(results, row, columns[one], columns[other], protocol)) is not None:
                 lines.append((row, protocol))
                 found.append((value,))
     if not lines:
         return []
-    a, b = (name + SEEN * any(saw_labels(runs, row, columns[name]) for row, _ in lines) for name in (one, other))
+    a, b = (name + SEEN * any(saw_labels(results, row, columns[name]) for row, _ in lines) for name in (one, other))
     title, heads, labels = row_labels(lines, f"{a} minus {b}, points")
     seen = (SEEN, "its prior was trained with the labels of this very dataset")
     legend = (*protocols_legend(p for _, p in lines), *[seen] * (SEEN in a + b))
@@ -82,9 +79,9 @@ def between_grids(runs: Sequence[Run], protocols: Sequence[Protocol], one: str, 
 
 
 def between_record(
-    runs: Sequence[Run], row: Row, column: Column, protocol: Protocol, one: str, other: str
+    results: Sequence[Result], row: Row, column: Column, protocol: Protocol, one: str, other: str
 ) -> dict[str, Any]:
     """The same in full precision, in the records of the first column; empty fields in all others."""
-    columns = {name_of(known): known for known in columns_of(runs)}
-    found = difference(runs, row, column, columns[other], protocol) if name_of(column) == one else None
-    return flat(f"{one}_minus_{other}", found)
+    columns = {known.name: known for known in columns_of(results)}
+    found = difference(results, row, column, columns[other], protocol) if column.name == one else None
+    return difference_fields(f"{one}_minus_{other}", found)

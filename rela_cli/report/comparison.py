@@ -11,12 +11,23 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rela_cli.errors import ConfigError, RelaError, nearest
 from rela_cli.report.formats import SEEN, UNKNOWN
 from rela_cli.report.prior_names import part_name, prior_names
-from rela_cli.report.settings import NAMES, TARGETS, VARIANT, Settings, _natural, differing, flatten, labelled, part_of
+from rela_cli.report.settings import (
+    NAMES,
+    TARGETS,
+    VARIANT,
+    Settings,
+    differing,
+    flatten,
+    labelled,
+    natural_order,
+    part_of,
+)
 from rela_cli.store.older_results import is_unknown
 
 PRIORS = ("random_learner", "random", "patches", "embedded")  # the order of columns; others follow by name
@@ -40,18 +51,23 @@ class Protocol(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class Result:
     """A result with its settings taken apart into what makes its row and what makes its column."""
 
     shared: Settings
     variant: Settings  # empty for plain
     budget: float
     seed: int
-    result: Mapping[str, Any]
+    raw: Mapping[str, Any]  # all of its result.json
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.raw["path"])
 
     @property
     def finished(self) -> bool:
-        return bool(self.result["status"] == "finished")
+        return bool(self.raw["status"] == "finished")
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,11 @@ class Column:
     settings: Settings = ()
 
     @property
+    def name(self) -> str:
+        """The head in one line."""
+        return self.head.replace("\n", " ")
+
+    @property
     def is_trained(self) -> bool:
         return self.kind in ("plain", "prior", "plain_star")
 
@@ -94,52 +115,52 @@ class Score:
 # ---------------------------------------------------------------------------------------- rows, columns, cells
 
 
-def runs_of(results: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> list[Run]:
+def results_of(found: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> list[Result]:
     """Results, ready to be compared; their priors are called as `names.prior_names` has it.
 
     Raises:
         ConfigError: `names` calls a prior that is not there, or two of them the same.
     """
-    runs = []
-    for result, prior in zip(results, prior_names(results, names or {}), strict=True):
-        flat = flatten({k: v for k, v in result["settings"].items() if k not in ("budget", "seed")})
-        flat |= {group: part_name(result, group) for group in ("dataset", "learner") if group in flat}
-        if result["prior"] != "none":
+    results = []
+    for raw, prior in zip(found, prior_names(found, names or {}), strict=True):
+        flat = flatten({k: v for k, v in raw["settings"].items() if k not in ("budget", "seed")})
+        flat |= {group: part_name(raw, group) for group in ("dataset", "learner") if group in flat}
+        if raw["prior"] != "none":
             flat["prior"] = prior
-        variant = () if result["prior"] == "none" else part_of(flat.items(), VARIANT)
-        budget = round(float(result["budget"]), 6)
-        runs.append(Run(part_of(flat.items(), VARIANT, inside=False), variant, budget, result["seed"], result))
-    return runs
+        variant = () if raw["prior"] == "none" else part_of(flat.items(), VARIANT)
+        budget = round(float(raw["budget"]), 6)
+        results.append(Result(part_of(flat.items(), VARIANT, inside=False), variant, budget, raw["seed"], raw))
+    return results
 
 
-def rows_of(runs: Sequence[Run]) -> list[Row]:
+def rows_of(results: Sequence[Result]) -> list[Row]:
     """One row for each budget of the settings that plain and ReLA share, in the order of the tables."""
-    keys = differing({run.shared for run in runs})
-    rows = [Row(shared, budget, labelled(shared, keys)) for shared, budget in {(r.shared, r.budget) for r in runs}]
-    return sorted(rows, key=lambda row: (*row.names, row.budget, _natural(row.shared, keys)))
+    keys = differing({result.shared for result in results})
+    rows = [Row(shared, budget, labelled(shared, keys)) for shared, budget in {(r.shared, r.budget) for r in results}]
+    return sorted(rows, key=lambda row: (*row.names, row.budget, natural_order(row.shared, keys)))
 
 
-def by_dataset(runs: Iterable[Run]) -> list[list[Run]]:
+def by_dataset(results: Iterable[Result]) -> list[list[Result]]:
     """The runs on each data set, in the order of their names: accuracies on two are not compared."""
-    found: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        found[dict(run.shared).get("dataset", "")].append(run)
+    found: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        found[dict(result.shared).get("dataset", "")].append(result)
     return [found[name] for name in sorted(found)]
 
 
-def compared(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
+def rows_to_compare(rows: Sequence[Row], results: Sequence[Result]) -> list[Row]:
     """The rows without those that hold nothing but the starred runs, which other rows show already."""
-    needed = {(run.shared, run.budget) for run in runs if run.variant or run.budget != 1}
+    needed = {(result.shared, result.budget) for result in results if result.variant or result.budget != 1}
     have_rows = {shared for shared, _ in needed}
     return [row for row in rows if (row.shared, row.budget) in needed or row.shared not in have_rows]
 
 
-def columns_of(runs: Iterable[Run]) -> list[Column]:
+def columns_of(results: Iterable[Result]) -> list[Column]:
     """Untrained, plain, each variant of each prior with the prior alone beside it, plain on everything."""
-    variants = {run.variant for run in runs if run.variant}
+    variants = {result.variant for result in results if result.variant}
     keys = differing(variants)
     by_targets: dict[Settings, list[Settings]] = defaultdict(list)
-    for variant in sorted(variants, key=lambda v: _natural(v, keys)):
+    for variant in sorted(variants, key=lambda v: natural_order(v, keys)):
         by_targets[part_of(variant, TARGETS)].append(variant)
     columns = [Column("untrained", "untrained"), Column("plain", "plain")]
     for targets in sorted(by_targets, key=lambda t: _prior_order(dict(t)["prior"])):
@@ -156,9 +177,9 @@ def _head(variant: Settings, keys: set[str]) -> str:
     return "\n".join(filter(None, (dict(variant)["prior"], labelled(variant, keys, "\n"))))
 
 
-def score(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> Score | None:
+def score(results: Iterable[Result], row: Row, column: Column, protocol: Protocol) -> Score | None:
     """What a cell shows."""
-    values = by_seed(runs, row, column, protocol)
+    values = by_seed(results, row, column, protocol)
     if column.kind == "prior_alone" and len(set(values.values())) == 1:
         values = dict([min(values.items())])  # the run's seed does not move it: one measurement, not three
     if not values:
@@ -167,29 +188,29 @@ def score(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> 
     return Score(statistics.fmean(values.values()), std, tuple(sorted(values)))
 
 
-def by_seed(runs: Iterable[Run], row: Row, column: Column, protocol: Protocol) -> dict[int, float]:
+def by_seed(results: Iterable[Result], row: Row, column: Column, protocol: Protocol) -> dict[int, float]:
     """Top-1 of a cell's runs. Baselines do not depend on the budget, so every run of the row's settings has them."""
     values: dict[int, float] = {}
-    for run in runs:
-        if run.finished and run.shared == row.shared:
-            value = _value(run, row.budget, column, protocol)
+    for result in results:
+        if result.finished and result.shared == row.shared:
+            value = _value(result, row.budget, column, protocol)
             if value is not None:
-                values[run.seed] = value
+                values[result.seed] = value
     return values
 
 
-def _value(run: Run, budget: float, column: Column, protocol: Protocol) -> float | None:
+def _value(result: Result, budget: float, column: Column, protocol: Protocol) -> float | None:
     """What one run says about a cell, None if nothing."""
     if column.kind in ("untrained", "prior_alone"):
-        if column.kind == "prior_alone" and part_of(run.variant, TARGETS) != column.settings:
+        if column.kind == "prior_alone" and part_of(result.variant, TARGETS) != column.settings:
             return None
-        measured = measured_by((run.result.get("baselines") or {}).get(column.kind))
+        measured = measured_by((result.raw.get("baselines") or {}).get(column.kind))
         alike = (value for known, value in measured.items() if known.name == protocol.name)
         return measured.get(protocol, next(alike, None))  # a baseline has one network only
     budget = 1.0 if column.kind == "plain_star" else budget
-    if run.budget != budget or run.variant != column.settings:
+    if result.budget != budget or result.variant != column.settings:
         return None
-    return measured_by(run.result.get("probe")).get(protocol)
+    return measured_by(result.raw.get("probe")).get(protocol)
 
 
 def measured_by(probe: Any) -> dict[Protocol, float]:
@@ -203,14 +224,14 @@ def measured_by(probe: Any) -> dict[Protocol, float]:
     return measured
 
 
-def protocols_of(runs: Iterable[Run], name: str = "all", network: str = "all") -> list[Protocol]:
+def protocols_of(results: Iterable[Result], name: str = "all", network: str = "all") -> list[Protocol]:
     """The protocols that the runs were measured by, restricted to those asked for.
 
     Raises:
         ConfigError: for a protocol that nobody knows.
         RelaError: for one that no run was measured by.
     """
-    present = {protocol for run in runs if run.finished for protocol in measured_by(run.result.get("probe"))}
+    present = {protocol for result in results if result.finished for protocol in measured_by(result.raw.get("probe"))}
     known = [*PROTOCOLS, *sorted({p.name for p in present} - PROTOCOLS.keys())]
     if name not in ("all", *known):
         raise ConfigError(f"--protocol={name} must be one of {', '.join(known)}, all{nearest(name, known)}")
@@ -228,31 +249,33 @@ def protocols_legend(protocols: Iterable[Protocol]) -> list[tuple[str, str]]:
     return how + [(name, NETWORKS.get(name, "a network of the method's")) for name in networks]
 
 
-def saw_labels(runs: Iterable[Run], row: Row, column: Column) -> bool:
+def saw_labels(results: Iterable[Result], row: Row, column: Column) -> bool:
     """Whether the prior behind a cell was trained with the labels that the cell is judged by."""
-    return any(run.result.get("prior_saw_labels") for run in behind(runs, row, column))
+    return any(result.raw.get("prior_saw_labels") for result in results_behind(results, row, column))
 
 
-def label_mark(runs: Sequence[Run], row: Row, column: Column) -> str:
+def label_mark(results: Sequence[Result], row: Row, column: Column) -> str:
     """What stands behind a number whose prior has seen the labels, or of which nobody says; mostly nothing."""
-    if saw_labels(runs, row, column):
+    if saw_labels(results, row, column):
         return SEEN
-    return UNKNOWN * any(is_unknown(run.result) for run in behind(runs, row, column))
+    return UNKNOWN * any(is_unknown(result.raw) for result in results_behind(results, row, column))
 
 
-def behind(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
+def results_behind(results: Iterable[Result], row: Row, column: Column) -> list[Result]:
     """The runs of a cell's prior, whatever their budget; none where a cell has no prior."""
     if column.kind not in ("prior", "prior_alone"):
         return []
     return [
-        run
-        for run in runs
-        if run.shared == row.shared
-        and column.settings == (run.variant if column.kind == "prior" else part_of(run.variant, TARGETS))
+        result
+        for result in results
+        if result.shared == row.shared
+        and column.settings == (result.variant if column.kind == "prior" else part_of(result.variant, TARGETS))
     ]
 
 
-def marked(scores: Sequence[Score | None], columns: Sequence[Column], seen: Sequence[bool]) -> list[tuple[bool, bool]]:
+def best_and_above(
+    scores: Sequence[Score | None], columns: Sequence[Column], seen: Sequence[bool]
+) -> list[tuple[bool, bool]]:
     """For each cell of a row: is it the best one trained at this budget, if there are several; is it above plain*.
 
     Neither with labels seen.
@@ -267,14 +290,14 @@ def marked(scores: Sequence[Score | None], columns: Sequence[Column], seen: Sequ
     return [(several and mean == max(trained), m > reference) for mean, m in zip(trained, means, strict=True)]
 
 
-def constant(score: Score | None, column: Column) -> bool:
+def is_constant(score: Score | None, column: Column) -> bool:
     """Whether a score is one measurement because no seed moves it."""
     return column.kind == "prior_alone" and score is not None and score.std is None
 
 
 def seeds_of(scores: Iterable[tuple[Score | None, Column]]) -> set[int]:
     """Over how many seeds the scores are means; those that no seed moves do not count."""
-    return {len(value.seeds) for value, column in scores if value and not constant(value, column)}
+    return {len(value.seeds) for value, column in scores if value and not is_constant(value, column)}
 
 
 def without_constants(
@@ -307,6 +330,6 @@ def row_labels(
     return " · ".join([*title, what]), heads, labels
 
 
-def runs_in(runs: Iterable[Run], row: Row, column: Column) -> list[Run]:
+def results_in(results: Iterable[Result], row: Row, column: Column) -> list[Result]:
     """The runs behind a plain or a prior's cell."""
-    return [r for r in runs if r.shared == row.shared and r.budget == row.budget and r.variant == column.settings]
+    return [r for r in results if r.shared == row.shared and r.budget == row.budget and r.variant == column.settings]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rela_cli.report.comparison import Run
+from rela_cli.report.comparison import Result
 from rela_cli.report.formats import MISSING
 
 STAGES = ("extract", "transport", "train", "probe")
@@ -24,7 +24,7 @@ COST_KEYS = (*(f"{kind}_{head}" for kind in ("seconds", "flops") for head in ACC
 
 
 @dataclass(frozen=True)
-class Cost:
+class Account:
     """The mean account of the finished runs of a cell; None where it is not known."""
 
     seconds: dict[str, float | None]
@@ -42,19 +42,19 @@ class Cost:
         return dict(zip(COST_KEYS, [*staged, *(getattr(self, key) for key in SIZES), self.device], strict=True))
 
 
-def cost(runs: Iterable[Run]) -> Cost | None:
+def account_of(results: Iterable[Result]) -> Account | None:
     """The account of runs that differ in their seed only; None when none of them is finished."""
-    results = [run.result for run in runs if run.finished]
-    if not results:
+    raws = [result.raw for result in results if result.finished]
+    if not raws:
         return None
-    means = {key: _mean(result.get(key) for result in results) for key in SIZES}
-    devices = sorted({str(result.get("device") or MISSING) for result in results})
-    return Cost(_staged(results, "seconds"), _staged(results, "flops"), **means, device=", ".join(devices))
+    means = {key: _mean(raw.get(key) for raw in raws) for key in SIZES}
+    devices = sorted({str(raw.get("device") or MISSING) for raw in raws})
+    return Account(_staged(raws, "seconds"), _staged(raws, "flops"), **means, device=", ".join(devices))
 
 
-def _staged(results: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float | None]:
+def _staged(raws: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float | None]:
     """Mean by stage, with `total` for all that makes a backbone: the probe judges it, it does not make it."""
-    staged = {stage: _mean((result.get(kind) or {}).get(stage) for result in results) for stage in STAGES}
+    staged = {stage: _mean((raw.get(kind) or {}).get(stage) for raw in raws) for stage in STAGES}
     known = [staged[stage] for stage in STAGES[:3] if staged[stage] is not None]
     return staged | {"total": math.fsum(value for value in known if value) if known else None}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from rela_cli.config import arguments
 from rela_cli.config.arguments import OneOf
 from rela_cli.report.collect import collect
-from rela_cli.report.comparison import NETWORKS, PROTOCOLS, Run, runs_of
-from rela_cli.report.prior_names import pair
+from rela_cli.report.comparison import NETWORKS, PROTOCOLS, Result, results_of
+from rela_cli.report.prior_names import prior_and_name
 
 PATHS = "outputs folder, folder of runs, run folder or result.json (default: outputs)"
 
@@ -24,7 +24,7 @@ class Parser(arguments.Parser):
         self.add_outputs()
         called = "what to call a prior, such as --name='cifar10 byol 61d4788a=CF10-T'; may be given again"
         self.add_argument(
-            "--name", dest="names", action="append", default=[], type=pair, metavar="PRIOR=NAME", help=called
+            "--name", dest="names", action="append", default=[], type=prior_and_name, metavar="PRIOR=NAME", help=called
         )
 
     def add_protocol(self, default: str) -> None:
@@ -34,9 +34,9 @@ class Parser(arguments.Parser):
         self.add_argument("--network", default="all", type=OneOf("--network", networks), help=", ".join(networks))
 
 
-def runs_at(given: argparse.Namespace, problems: list[str]) -> list[Run]:
+def results_at(given: argparse.Namespace, problems: list[str]) -> list[Result]:
     """The runs at the paths given, their priors called as asked for; what could not be read goes to `problems`."""
-    return runs_of(collect(given.paths or [given.outputs], problems), dict(given.names))
+    return results_of(collect(given.paths or [given.outputs], problems), dict(given.names))
 
 
 def some_of(option: str, names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from rela_cli.report import run_files
 from rela_cli.report.collect import counted
-from rela_cli.report.comparison import NETWORKS, Column, Protocol, Run, columns_of, measured_by, runs_in, score
-from rela_cli.report.costs import cost
+from rela_cli.report.comparison import NETWORKS, Column, Protocol, Result, columns_of, measured_by, results_in, score
+from rela_cli.report.costs import account_of
 from rela_cli.report.figures.plots import KINDS, plots
-from rela_cli.report.figures.series import Group, Plot, folder, groups_of, words_of
+from rela_cli.report.figures.series import Group, Plot, groups_of
 from rela_cli.report.formats import ABOVE, BEST, MISSING, Cell, Grid, said_once, without_empty
 from rela_cli.report.ink import readable
-from rela_cli.report.paired import AXES, against, cost_share, signed
+from rela_cli.report.paired import AXES, cost_share, difference_at_budget, signed
 from rela_cli.report.settings import TARGETS, part_of
-from rela_cli.report.style import GRID, INK, LOOKS, PAPER, SOFT
+from rela_cli.report.style import GRID, INK, PAPER, PRIOR_STYLES, SOFT
 from rela_cli.report.tables import Parts, duration, grids_of, notes_of
 from rela_cli.store import files
 
@@ -30,7 +30,7 @@ WIDE = 42.0  # rem; wider plots have a row of their own
 BROAD = 8  # columns; broader tables have their notes below and not beside them
 DARK = "#15181c"  # the ground of page.css where the reader prefers dark
 COLOUR = re.compile(r"#[0-9a-f]{6}\b")
-THEMED = {INK: "--ink", SOFT: "--soft", GRID: "--grid", PAPER: "--paper", LOOKS["plain"][0]: "--plain"}
+THEMED = {INK: "--ink", SOFT: "--soft", GRID: "--grid", PAPER: "--paper", PRIOR_STYLES["plain"][0]: "--plain"}
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
@@ -52,10 +52,10 @@ class Neighbourhood:
 
 
 @dataclass(frozen=True)
-class Found:
+class PageInputs:
     """All that a page is made of; `neighbours` by the name of a run, or why there are none."""
 
-    runs: Sequence[Run]
+    results: Sequence[Result]
     unfinished: Sequence[Path]
     protocols: Sequence[Protocol]
     shown: Protocol | None
@@ -65,18 +65,18 @@ class Found:
     heading: str
 
 
-def page(found: Found) -> str:
+def page(found: PageInputs) -> str:
     """The whole page."""
-    groups = groups_of(found.runs)
+    groups = groups_of(found.results)
     title = found.heading or heading(groups)
     body = [
         f"<header><h1>{escape(title)}</h1>{glance(found, groups)}</header>",
         section("Accuracy", tables(found)),
         section("Plots", figures(found)),
         section("Nearest neighbours", neighbours(found.neighbours)),
-        section("Cost", grids_html(grids_of(found.runs, [], Parts(cost=True)))),
+        section("Cost", grids_html(grids_of(found.results, [], Parts(cost=True)))),
         section("What was run", run_table(found) + notes(found)),
-        section("To repeat it", commands(found.runs) + configs(groups) + versions(found.runs)),
+        section("To repeat it", commands(found.results) + configs(groups) + versions(found.results)),
     ]
     shades = dark_shades("".join(body))
     head = (
@@ -113,7 +113,7 @@ WORDS = (
 )
 
 
-def glance(found: Found, groups: Sequence[Group]) -> str:
+def glance(found: PageInputs, groups: Sequence[Group]) -> str:
     """One sentence for the best ReLA cell of each group, beside plain on everything; honest about the interval."""
     if found.shown is None:
         return "<p class=lead>No run has been probed, so there is no number yet.</p>"
@@ -132,12 +132,15 @@ def sentence(group: Group, protocol: Protocol, axis: str) -> str:
         return ""
     mean, n, budget, column = best
     row = group.row(budget)
-    text = f"<b>{escape(words_of(column))}</b> at {100 * budget:g} % of the data an epoch: <b>{100 * mean:.1f} %</b> "
+    text = f"<b>{escape(column.name)}</b> at {100 * budget:g} % of the data an epoch: <b>{100 * mean:.1f} %</b> "
     text += f"(n = {n})"
-    star, alone = against(group.runs, row, column.settings, protocol, 1.0), beside_alone(group, best, protocol)
+    star, alone = (
+        difference_at_budget(group.results, row, column.settings, protocol, 1.0),
+        beside_alone(group, best, protocol),
+    )
     if star is None:
         return f"{text}; there is no plain run on everything at the same seeds to compare with.{alone}"
-    share = cost_share(group.runs, row, column.settings, axis)
+    share = cost_share(group.results, row, column.settings, axis)
     text += f", {signed(star.mean)} points against plain on everything"
     if star.low is not None:
         text += f" (95 % interval {signed(star.low)} to {signed(star.high)})"
@@ -148,9 +151,9 @@ def beside_alone(group: Group, best: tuple[float, int, float, Column], protocol:
     """Whether its prior alone is better than the best ReLA cell: then a reader asks what the training is for."""
     mean, _, budget, column = best
     targets = part_of(column.settings, TARGETS)
-    for other in columns_of(group.runs):
+    for other in columns_of(group.results):
         if other.kind == "prior_alone" and other.settings == targets:
-            value = score(group.runs, group.row(budget), other, protocol)
+            value = score(group.results, group.row(budget), other, protocol)
             if value is not None:
                 better = value.mean > mean
                 word = "<b>The prior alone is better</b>" if better else "The prior alone is not better"
@@ -161,11 +164,11 @@ def beside_alone(group: Group, best: tuple[float, int, float, Column], protocol:
 def best_cell(group: Group, protocol: Protocol) -> tuple[float, int, float, Column] | None:
     """Mean, n, budget and column of the highest ReLA cell whose prior has not seen the labels."""
     cells = []
-    for column in columns_of(group.runs):
+    for column in columns_of(group.results):
         for budget in group.budgets if column.kind == "prior" else ():
-            value = score(group.runs, group.row(budget), column, protocol)
-            here = runs_in(group.runs, group.row(budget), column)
-            if value and not any(run.result.get("prior_saw_labels") for run in here):
+            value = score(group.results, group.row(budget), column, protocol)
+            here = results_in(group.results, group.row(budget), column)
+            if value and not any(result.raw.get("prior_saw_labels") for result in here):
                 cells.append((value.mean, len(value.seeds), budget, column))
     return max(cells, key=lambda cell: cell[0], default=None)
 
@@ -173,14 +176,14 @@ def best_cell(group: Group, protocol: Protocol) -> tuple[float, int, float, Colu
 # ------------------------------------------------------------------------------------------------------ tables
 
 
-def tables(found: Found) -> str:
+def tables(found: PageInputs) -> str:
     """Scores and differences by the protocol shown; the other protocols to unfold."""
-    has_plain = any(run.finished and not run.variant for run in found.runs)
+    has_plain = any(result.finished and not result.variant for result in found.results)
     parts = Parts(differences=has_plain, axis=found.axis)
     others = [protocol for protocol in found.protocols if protocol != found.shown]
-    first = grids_html(grids_of(found.runs, [found.shown], parts)) if found.shown else ""
+    first = grids_html(grids_of(found.results, [found.shown], parts)) if found.shown else ""
     rest = [
-        details(f"the same by {p.name} ({p.network})", grids_html(grids_of(found.runs, [p], parts))) for p in others
+        details(f"the same by {p.name} ({p.network})", grids_html(grids_of(found.results, [p], parts))) for p in others
     ]
     return first + "".join(rest)
 
@@ -193,11 +196,11 @@ def grids_html(grids: Sequence[Grid]) -> str:
 
 def grid_html(grid: Grid, gone: Sequence[str] = ()) -> str:
     """A table that scrolls in its own box when the screen is narrow; `gone` are columns without any result."""
-    heads = "".join(f'<th class=label scope="col">{lines(head)}</th>' for head in grid.label_heads)
-    heads += "".join(f'<th scope="col">{lines(head)}</th>' for head in grid.heads)
+    heads = "".join(f'<th class=label scope="col">{with_line_breaks(head)}</th>' for head in grid.label_heads)
+    heads += "".join(f'<th scope="col">{with_line_breaks(head)}</th>' for head in grid.heads)
     body = []
     for labels, cells in zip(said_once(grid.labels), grid.cells, strict=True):
-        row = [f'<th scope="row">{lines(label)}</th>' for label in labels]
+        row = [f'<th scope="row">{with_line_breaks(label)}</th>' for label in labels]
         body.append(f"<tr>{''.join([*row, *map(cell_html, cells)])}</tr>")
     marks = {BEST: "<b>bold</b>", ABOVE: "<u>underlined</u>"}
     legend = [f"{marks.get(mark, escape(mark))}: {escape(meaning)}" for mark, meaning in grid.needed]
@@ -215,7 +218,7 @@ def cell_html(cell: Cell) -> str:
     return f"<td>{text} <small>{escape(cell.spoken)}</small></td>" if cell.spoken else f"<td>{text}</td>"
 
 
-def lines(text: str) -> str:
+def with_line_breaks(text: str) -> str:
     """Escaped, with its own line breaks."""
     return escape(text).replace("\n", "<br>")
 
@@ -223,12 +226,12 @@ def lines(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------- plots
 
 
-def figures(found: Found) -> str:
+def figures(found: PageInputs) -> str:
     """Every plot as inline SVG in the page's own colours."""
-    from rela_cli.report.style import ours
+    from rela_cli.report.style import matplotlib_settings
 
-    with ours():
-        every = list(plots(found.runs, [found.shown] if found.shown else [], found.axis, KINDS))
+    with matplotlib_settings():
+        every = list(plots(found.results, [found.shown] if found.shown else [], found.axis, KINDS))
         shown, folded = [plot for plot in every if plot.kind not in BY_BUDGET], []
         for kind in BY_BUDGET:
             of_kind = sorted((plot for plot in every if plot.kind == kind), key=lambda plot: plot.rank, reverse=True)
@@ -335,56 +338,56 @@ def image(picture: Picture, wanted: str | None) -> str:
 # -------------------------------------------------------------------------------------------------------- runs
 
 
-def run_table(found: Found) -> str:
+def run_table(found: PageInputs) -> str:
     """One line a run, unfinished ones with their reason."""
     heads = ("run", "prior", "budget", "seed", "status", "top-1 %", "time", "switch at step")
-    rows = [(*run_line(run, found.shown),) for run in found.runs]
+    rows = [(*run_line(result, found.shown),) for result in found.results]
     rows += [(*unfinished_line(path),) for path in found.unfinished]
     body = "".join("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows)
     head = "".join(f"<th>{name}</th>" for name in heads)
     table = f"<table class=runs><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    done = sum(run.finished for run in found.runs)
+    done = sum(result.finished for result in found.results)
     counted = f"{done} finished, {len(rows) - done} not"
     return details(f"{len(rows)} runs: {counted}", f"<div class=scroll>{table}</div>", is_open=len(rows) <= 12)
 
 
-def run_line(run: Run, protocol: Protocol | None) -> Iterator[str]:
+def run_line(result: Result, protocol: Protocol | None) -> Iterator[str]:
     """The cells of a run with a result."""
-    result, account = run.result, cost([run])
-    top1 = measured_by(result.get("probe")).get(protocol) if protocol else None
+    raw, account = result.raw, account_of([result])
+    top1 = measured_by(raw.get("probe")).get(protocol) if protocol else None
     yield from (
-        folder(run).name,
-        dict(run.variant).get("prior", "none"),
-        f"{run.budget:g}",
-        str(run.seed),
-        str(result["status"]),
+        result.folder.name,
+        dict(result.variant).get("prior", "none"),
+        f"{result.budget:g}",
+        str(result.seed),
+        str(raw["status"]),
     )
     yield MISSING if top1 is None else f"{100 * top1:.1f}"
     yield duration(account.seconds["total"]) if account else MISSING
-    yield str(result.get("switch_step") or MISSING)
+    yield str(raw.get("switch_step") or MISSING)
 
 
 def unfinished_line(path: Path) -> Iterator[str]:
     """The cells of a run without one."""
-    facts = run_files.manifest(path)
+    facts = run_files.read_manifest(path)
     reason = str(facts.get("reason") or "").partition("\n")[0]
     status = str(facts.get("status", "not started"))
     yield from (path.name, MISSING, MISSING, MISSING, f"{status}: {reason}" if reason else status)
     yield from (MISSING, MISSING, MISSING)
 
 
-def notes(found: Found) -> str:
+def notes(found: PageInputs) -> str:
     """What a reader has to know about what is missing."""
-    every = [*notes_of(found.runs), *found.notes]
+    every = [*notes_of(found.results), *found.notes]
     return "".join(f"<p class=note>note: {escape(note)}</p>" for note in every)
 
 
 # --------------------------------------------------------------------------------------------------- to repeat
 
 
-def commands(runs: Sequence[Run]) -> str:
+def commands(results: Sequence[Result]) -> str:
     """The command of each run."""
-    every = [str(run_files.manifest(folder(run)).get("command") or "") for run in runs]
+    every = [str(run_files.read_manifest(result.folder).get("command") or "") for result in results]
     known = [command for command in dict.fromkeys(every) if command]
     return details("commands, one a run", f"<pre>{escape(chr(10).join(known))}</pre>") if known else ""
 
@@ -393,18 +396,18 @@ def configs(groups: Sequence[Group]) -> str:
     """The whole config of the first run of each group."""
     texts = []
     for group in groups:
-        path = folder(group.runs[0]) / "config.yaml"
+        path = group.results[0].folder / "config.yaml"
         if path.is_file():
             text = path.read_bytes().decode(errors="backslashreplace")
             texts.append(details(f"config.yaml of {path.parent.name}", f"<pre>{escape(text)}</pre>"))
     return "".join(texts)
 
 
-def versions(runs: Sequence[Run]) -> str:
+def versions(results: Sequence[Result]) -> str:
     """What the runs were made with: each value once."""
     found: dict[str, dict[str, None]] = {}
-    for run in runs:
-        for key, value in files.section(run_files.manifest(folder(run)), "versions").items():
+    for result in results:
+        for key, value in files.section(run_files.read_manifest(result.folder), "versions").items():
             found.setdefault(key, {})[str(value)] = None
     items = "".join(f"<dt>{escape(key)}<dd>{escape(', '.join(values))}" for key, values in found.items())
     return f"<dl>{items}</dl>" if items else ""

@@ -16,15 +16,15 @@ from typing import Any
 from rela_cli.report.comparison import (
     Column,
     Protocol,
+    Result,
     Row,
-    Run,
     columns_of,
-    compared,
     label_mark,
     measured_by,
     protocols_legend,
     row_labels,
     rows_of,
+    rows_to_compare,
 )
 from rela_cli.report.formats import BETTER, MINUS, MISSING, WORSE, Cell, Grid
 from rela_cli.report.settings import Settings
@@ -72,37 +72,37 @@ class Reach:
 # --------------------------------------------------------------------------------------------------- per seed
 
 
-def accuracies(runs: Iterable[Run], row: Row, variant: Settings, protocol: Protocol) -> dict[int, float]:
+def accuracies(results: Iterable[Result], row: Row, variant: Settings, protocol: Protocol) -> dict[int, float]:
     """Top-1 by seed of the finished runs of a cell."""
     found = {}
-    for run in runs:
-        if run.finished and (run.shared, run.budget, run.variant) == (row.shared, row.budget, variant):
-            value = measured_by(run.result.get("probe")).get(protocol)
+    for result in results:
+        if result.finished and (result.shared, result.budget, result.variant) == (row.shared, row.budget, variant):
+            value = measured_by(result.raw.get("probe")).get(protocol)
             if value is not None:
-                found[run.seed] = value
+                found[result.seed] = value
     return found
 
 
-def cost_of(run: Run, axis: str) -> float | None:
+def cost_of(result: Result, axis: str) -> float | None:
     """What making a backbone took on an axis, prior pass included; None where it is not known."""
     if axis == "samples":
-        seen, once = run.result.get("samples_seen"), run.result.get("train_samples")
-        if not seen or (run.variant and not once):
+        seen, once = result.raw.get("samples_seen"), result.raw.get("train_samples")
+        if not seen or (result.variant and not once):
             return None
-        return float(seen) + (float(once or 0) if run.variant else 0.0)  # the prior looks at every image once
-    account = run.result.get(axis) or {}
+        return float(seen) + (float(once or 0) if result.variant else 0.0)  # the prior looks at every image once
+    account = result.raw.get(axis) or {}
     known = [account.get(stage) or 0 for stage in MAKING]
     return math.fsum(known) if account.get("train") else None
 
 
-def curve(runs: Iterable[Run], row: Row, variant: Settings, protocol: Protocol, axis: str) -> Curves:
+def curve(results: Iterable[Result], row: Row, variant: Settings, protocol: Protocol, axis: str) -> Curves:
     """By seed and budget: cost and accuracy."""
     points: Curves = {}
-    for run in runs:
-        if run.finished and (run.shared, run.variant) == (row.shared, variant):
-            value, cost = measured_by(run.result.get("probe")).get(protocol), cost_of(run, axis)
+    for result in results:
+        if result.finished and (result.shared, result.variant) == (row.shared, variant):
+            value, cost = measured_by(result.raw.get("probe")).get(protocol), cost_of(result, axis)
             if value is not None and cost:
-                points.setdefault(run.seed, {})[run.budget] = (cost, value)
+                points.setdefault(result.seed, {})[result.budget] = (cost, value)
     return points
 
 
@@ -134,20 +134,22 @@ def paired(differences: Mapping[int, float]) -> Difference | None:
 # ------------------------------------------------------------------------------------------------ comparisons
 
 
-def against(runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, budget: float) -> Difference | None:
+def difference_at_budget(
+    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, budget: float
+) -> Difference | None:
     """ReLA in a row minus plain at `budget`, over the seeds that both have."""
-    ours = accuracies(runs, row, variant, protocol)
-    theirs = accuracies(runs, Row(row.shared, budget, ""), PLAIN, protocol)
+    ours = accuracies(results, row, variant, protocol)
+    theirs = accuracies(results, Row(row.shared, budget, ""), PLAIN, protocol)
     return paired({seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()})
 
 
 def at_equal_cost(
-    runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, axis: str
+    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, axis: str
 ) -> Difference | str | None:
     """ReLA in a row minus what plain reaches at the same cost; "above" or "below" where plain was not that dear."""
-    plain = curve(runs, row, PLAIN, protocol, axis)
+    plain = curve(results, row, PLAIN, protocol, axis)
     differences, outside = {}, None
-    here = [run for run in runs if run.budget == row.budget]
+    here = [result for result in results if result.budget == row.budget]
     for seed, points in curve(here, row, variant, protocol, axis).items():
         cost, value = points[row.budget]
         reached = interpolated(sorted(plain[seed].values()), cost) if seed in plain else None
@@ -164,13 +166,13 @@ def mean_points(curves: Curves, budgets: Iterable[float]) -> list[Point]:
     return sorted((statistics.fmean(c for c, _ in found), statistics.fmean(v for _, v in found)) for found in at)
 
 
-def reach(runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, axis: str) -> Reach | None:
+def reach(results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, axis: str) -> Reach | None:
     """Where the variant's mean curve over its budgets first comes up to plain on everything.
 
     A seed that lacks one of the budgets is left out.
     """
-    star = curve([run for run in runs if run.budget == 1], row, PLAIN, protocol, axis)
-    every = {seed: points for seed, points in curve(runs, row, variant, protocol, axis).items() if seed in star}
+    star = curve([result for result in results if result.budget == 1], row, PLAIN, protocol, axis)
+    every = {seed: points for seed, points in curve(results, row, variant, protocol, axis).items() if seed in star}
     budgets = max((points.keys() for points in every.values()), key=len, default=set[float]())
     ours = {seed: points for seed, points in every.items() if points.keys() >= budgets}
     if not ours:
@@ -186,12 +188,12 @@ def reach(runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, 
     return Reach(None, "not reached", seeds)
 
 
-def cost_share(runs: Sequence[Run], row: Row, variant: Settings, axis: str) -> float | None:
+def cost_share(results: Sequence[Result], row: Row, variant: Settings, axis: str) -> float | None:
     """Mean cost of a cell as a share of plain*'s."""
     means = []
     for budget, settings in ((row.budget, variant), (1.0, PLAIN)):
-        same = (r for r in runs if r.finished and (r.shared, r.budget, r.variant) == (row.shared, budget, settings))
-        known = [cost for run in same if (cost := cost_of(run, axis))]
+        same = (r for r in results if r.finished and (r.shared, r.budget, r.variant) == (row.shared, budget, settings))
+        known = [cost for result in same if (cost := cost_of(result, axis))]
         means.append(statistics.fmean(known) if known else None)
     return means[0] / means[1] if means[0] and means[1] else None
 
@@ -199,23 +201,25 @@ def cost_share(runs: Sequence[Run], row: Row, variant: Settings, axis: str) -> f
 # ------------------------------------------------------------------------------------------------------ grids
 
 
-def comparison_grids(runs: Sequence[Run], protocols: Sequence[Protocol], axis: str | None) -> list[Grid]:
+def comparison_grids(results: Sequence[Result], protocols: Sequence[Protocol], axis: str | None) -> list[Grid]:
     """The paired differences, and where plain* is reached if an axis of cost is given; nothing without a prior."""
-    cells = [(row, c) for row in compared(rows_of(runs), runs) for c in columns_of(runs) if c.kind == "prior"]
-    lines = [(row, c, p) for p in protocols for row, c in cells if accuracies(runs, row, c.settings, p)]
+    cells = [
+        (row, c) for row in rows_to_compare(rows_of(results), results) for c in columns_of(results) if c.kind == "prior"
+    ]
+    lines = [(row, c, p) for p in protocols for row, c in cells if accuracies(results, row, c.settings, p)]
     if not lines:
         return []
-    return [difference_grid(runs, lines, axis), *([reach_grid(runs, lines, axis)] if axis else [])]
+    return [difference_grid(results, lines, axis), *([reach_grid(results, lines, axis)] if axis else [])]
 
 
-def difference_grid(runs: Sequence[Run], lines: Sequence[Line], axis: str | None) -> Grid:
+def difference_grid(results: Sequence[Result], lines: Sequence[Line], axis: str | None) -> Grid:
     """One line for each ReLA cell and protocol."""
-    priors = [(shown(runs, row, c),) for row, c, _ in lines]
+    priors = [(prior_label(results, row, c),) for row, c, _ in lines]
     title, heads, labels = row_labels([(row, p) for row, _, p in lines], "ReLA minus plain, points", ("prior",), priors)
     columns = ["minus plain,\nequal budget", "minus plain*"]
     if axis:
         columns = [columns[0], f"minus plain,\nequal {AXES[axis]}", columns[1], f"{AXES[axis]},\n% of plain*"]
-    found = [difference_row(runs, row, column.settings, p, axis) for row, column, p in lines]
+    found = [difference_row(results, row, column.settings, p, axis) for row, column, p in lines]
     legend = (
         *protocols_legend(p for *_, p in lines),
         ("plain*", "plain on everything (budget 1)"),
@@ -252,14 +256,14 @@ def paired_grid(
 
 
 def difference_row(
-    runs: Sequence[Run], row: Row, variant: Settings, protocol: Protocol, axis: str | None
+    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, axis: str | None
 ) -> tuple[Difference | str | Cell | None, ...]:
     """Equal budget, equal cost, plain*, share of its cost; without an axis the two that need none."""
-    same, star = (against(runs, row, variant, protocol, budget) for budget in (row.budget, 1.0))
+    same, star = (difference_at_budget(results, row, variant, protocol, budget) for budget in (row.budget, 1.0))
     if axis is None:
         return same, star
-    equal = at_equal_cost(runs, row, variant, protocol, axis)
-    return same, equal, star, Cell(percent(cost_share(runs, row, variant, axis)))
+    equal = at_equal_cost(results, row, variant, protocol, axis)
+    return same, equal, star, Cell(percent(cost_share(results, row, variant, axis)))
 
 
 def difference_cell(found: Difference | str | None, counted: bool) -> Cell:
@@ -280,18 +284,18 @@ def verdict(found: Difference) -> tuple[str, ...]:
     return (BETTER,) * (found.low > 0) + (WORSE,) * (found.high < 0)
 
 
-def reach_grid(runs: Sequence[Run], lines: Sequence[Line], axis: str) -> Grid:
+def reach_grid(results: Sequence[Result], lines: Sequence[Line], axis: str) -> Grid:
     """One line for the settings of each variant and protocol, over all of its budgets."""
     first = {(row.shared, column.settings, p): (row, column, p) for row, column, p in reversed(lines)}
     kept = [line for line in lines if line in first.values()]
-    priors = [(shown(runs, row, column),) for row, column, _ in kept]
+    priors = [(prior_label(results, row, column),) for row, column, _ in kept]
     what = f"{AXES[axis]} to reach plain*, % of plain*'s,"
     title, heads, labels = row_labels([(row, p) for row, _, p in kept], what, ("prior",), priors)
     at = heads.index("budget")  # a line is about all of them
     cells = []
     for row, column, protocol in kept:
-        found = reach(runs, row, column.settings, protocol, axis)
-        budgets = sorted({r.budget for r in runs if (r.shared, r.variant) == (row.shared, column.settings)})
+        found = reach(results, row, column.settings, protocol, axis)
+        budgets = sorted({r.budget for r in results if (r.shared, r.variant) == (row.shared, column.settings)})
         cells.append((reach_cell(found), Cell(", ".join(f"{budget:g}" for budget in budgets))))
     legend = (
         *[("≤", "the cheapest budget is there already")] * any("≤" in cell.text for cell, _ in cells),
@@ -312,9 +316,9 @@ def reach_cell(found: Reach | None) -> Cell:
     return Cell(text, f"({len(found.seeds)})")
 
 
-def shown(runs: Sequence[Run], row: Row, column: Column) -> str:
+def prior_label(results: Sequence[Result], row: Row, column: Column) -> str:
     """The prior of a line, with the mark of one that has seen the labels, or of which nobody says."""
-    return column.head.replace("\n", " ") + label_mark(runs, row, column)
+    return column.name + label_mark(results, row, column)
 
 
 def signed(value: float | None) -> str:
@@ -331,30 +335,30 @@ def percent(share: float | None) -> str:
 
 
 def comparison_record(
-    runs: Sequence[Run], row: Row, column: Column, protocol: Protocol, axis: str | None
+    results: Sequence[Result], row: Row, column: Column, protocol: Protocol, axis: str | None
 ) -> dict[str, Any]:
     """The same in full precision and flat; empty fields for a cell without a prior."""
     is_prior = column.kind == "prior"
-    star = against(runs, row, column.settings, protocol, 1.0) if is_prior else None
-    same = against(runs, row, column.settings, protocol, row.budget) if is_prior else None
-    record = flat("minus_plain", same) | flat("minus_star", star)
+    star = difference_at_budget(results, row, column.settings, protocol, 1.0) if is_prior else None
+    same = difference_at_budget(results, row, column.settings, protocol, row.budget) if is_prior else None
+    record = difference_fields("minus_plain", same) | difference_fields("minus_star", star)
     if axis is None:
         return record
-    equal = at_equal_cost(runs, row, column.settings, protocol, axis) if is_prior else None
-    found = reach(runs, row, column.settings, protocol, axis) if is_prior else None
+    equal = at_equal_cost(results, row, column.settings, protocol, axis) if is_prior else None
+    found = reach(results, row, column.settings, protocol, axis) if is_prior else None
     outside = equal if isinstance(equal, str) else None
     return {
         **record,
         "axis": axis,
-        **flat("equal_cost", None if isinstance(equal, str) else equal),
+        **difference_fields("equal_cost", None if isinstance(equal, str) else equal),
         "equal_cost_outside": outside,
-        "cost_share_of_star": cost_share(runs, row, column.settings, axis) if is_prior else None,
+        "cost_share_of_star": cost_share(results, row, column.settings, axis) if is_prior else None,
         "reach_share": found.share if found else None,
         "reach": found.how if found else None,
     }
 
 
-def flat(name: str, found: Difference | None) -> dict[str, Any]:
+def difference_fields(name: str, found: Difference | None) -> dict[str, Any]:
     """A difference as fields of a record."""
     values = (found.mean, found.low, found.high, len(found.seeds)) if found else (None, None, None, 0)
     return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), values, strict=True))

@@ -35,13 +35,13 @@ def prior_names(results: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
     own: dict[str, str] = {}
     for result in results:
         if result["prior"] == OWN_RUN and (folder := run_behind(result)):
-            own.setdefault(contents(result), run_called(folder))
+            own.setdefault(prior_identity(result), run_called(folder))
     ours = [
-        own.get(contents(result), OWN_RUN) if result["prior"] == OWN_RUN else part_name(result, "prior")
+        own.get(prior_identity(result), OWN_RUN) if result["prior"] == OWN_RUN else part_name(result, "prior")
         for result in results
     ]
     ours = told_apart(ours, results)
-    check({name for name in ours if name != "none"}, names)
+    check_names({name for name in ours if name != "none"}, names)
     return [names.get(name, name) for name in ours]
 
 
@@ -61,7 +61,7 @@ def file_of(result: Mapping[str, Any]) -> str:
     return str(section(dict(result), "called").get("file") or "")
 
 
-def check(known: set[str], names: Mapping[str, str]) -> None:
+def check_names(known: set[str], names: Mapping[str, str]) -> None:
     """Raises what `prior_names` says."""
     for name in names.keys() - known:
         there = ", ".join(sorted(known)) or "none"
@@ -71,7 +71,7 @@ def check(known: set[str], names: Mapping[str, str]) -> None:
         raise ConfigError(f"--name: two priors would be called {twice[0]}; say another name")
 
 
-def contents(result: Mapping[str, Any]) -> str:
+def prior_identity(result: Mapping[str, Any]) -> str:
     """What a prior is, weights by content: the same for the same prior."""
     return json.dumps(result["settings"].get("prior"), sort_keys=True)
 
@@ -83,11 +83,11 @@ def run_behind(result: Mapping[str, Any]) -> str:
 
 def run_in_config(folder: Path) -> str:
     """`prior.run` of a run whose result does not name it; empty where there is none, or but a link that moves on."""
-    named = str(section(run_files.config(folder), "prior").get("run") or "")
+    named = str(section(run_files.read_config(folder), "prior").get("run") or "")
     return "" if Path(named).name == "latest" else named
 
 
-def pair(text: str) -> tuple[str, str]:
+def prior_and_name(text: str) -> tuple[str, str]:
     """A type for argparse: PRIOR=NAME."""
     prior, equals, name = text.rpartition("=")
     if not (prior and equals and name.strip()):

@@ -15,7 +15,7 @@ Line = dict[str, Any]
 NEEDED = {"metrics.jsonl": ("step",), "switch.jsonl": ("step", "loss", "fast", "slow", "rho")}
 
 
-def lines(path: Path) -> list[Line]:
+def read_jsonl(path: Path) -> list[Line]:
     """The records of a JSONL file. What is none is left out and said, but for a last line that is not finished yet."""
     try:
         *whole, last = path.read_bytes().split(b"\n")
@@ -47,7 +47,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def manifest(folder: Path) -> Mapping[str, Any]:
+def read_manifest(folder: Path) -> Mapping[str, Any]:
     """The run's manifest: status, command, inputs, versions."""
     facts: Mapping[str, Any] = readable(read_json(folder / "manifest.json") or {})
     return facts
@@ -55,7 +55,7 @@ def manifest(folder: Path) -> Mapping[str, Any]:
 
 def cached(folder: Path, kind: str) -> Path | None:
     """The cache entry that a run was made from ("images", "features" or "targets"), if it is still there."""
-    name = section(manifest(folder), "inputs").get(kind)
+    name = section(read_manifest(folder), "inputs").get(kind)
     for cache in caches(folder):
         if isinstance(name, str) and (cache / kind / name / "manifest.json").is_file():
             return cache / kind / name
@@ -65,12 +65,12 @@ def cached(folder: Path, kind: str) -> Path | None:
 def caches(folder: Path) -> Iterator[Path]:
     """Where the cache of a run may be: beside its folder of runs, or where its config says."""
     yield folder.resolve().parent.parent / "cache"
-    outputs = section(config(folder), "paths").get("outputs")
+    outputs = section(read_config(folder), "paths").get("outputs")
     if isinstance(outputs, str):
         yield Path(outputs).expanduser() / "cache"
 
 
-def config(folder: Path) -> Line:
+def read_config(folder: Path) -> Line:
     """The run's config.yaml; empty when it cannot be read, which is said."""
     path = folder / "config.yaml"
     try:

@@ -67,7 +67,7 @@ def part_of(settings: Iterable[tuple[str, str]], groups: Sequence[str], inside: 
     return tuple(sorted((k, v) for k, v in settings if (k.partition(".")[0] in groups) == inside))
 
 
-def _natural(settings: Settings, keys: set[str]) -> list[tuple[str, float, str]]:
+def natural_order(settings: Settings, keys: set[str]) -> list[tuple[str, float, str]]:
     """Sorts epochs=60 before epochs=100."""
     order = []
     for key, value in settings:

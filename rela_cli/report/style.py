@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, GRID, PAPER = "#1d2228", "#666d75", "#e3e5e8", "#ffffff"  # text, notes and axes, grid, ground
-LOOKS = {  # colour and marker of a prior, by its name or the start of it
+PRIOR_STYLES = {  # colour and marker of a prior, by its name or the start of it
     "plain": ("#3c444d", "o"),
     "random_learner": ("#CC79A7", "v"),
     "random": ("#E69F00", "^"),
@@ -35,7 +35,7 @@ LOOKS = {  # colour and marker of a prior, by its name or the start of it
     "TIN-T": ("#5E4FA2", "p"),
     "IN1K-T": ("#00757A", "d"),
 }
-SPARE = (("#4B6E00", "<"), ("#2B3A8C", "8"), ("#8A4B2A", "H"), ("#A03C78", "p"))  # for all others, by their names
+SPARE_STYLES = (("#4B6E00", "<"), ("#2B3A8C", "8"), ("#8A4B2A", "H"), ("#A03C78", "p"))  # of all others, by name
 LETTERS = 17  # of a note that fit in an inch
 SIZE = (5.8, 3.9)  # inches; small, so that text is large beside it on a page
 AXES_START, AXES_END = 0.61, 4.06  # inches: where axes beside labels begin and end
@@ -76,7 +76,7 @@ RC = {
 }
 
 
-class Look(NamedTuple):
+class PriorStyle(NamedTuple):
     """How a line is drawn."""
 
     colour: str
@@ -123,16 +123,16 @@ class Label(NamedTuple):
     x: float | None = None
 
 
-def look(prior: str) -> Look:
+def style_of(prior: str) -> PriorStyle:
     """The same for the same prior in every plot."""
-    starts = [name for name in LOOKS if prior == name or prior.startswith(f"{name}_")]
+    starts = [name for name in PRIOR_STYLES if prior == name or prior.startswith(f"{name}_")]
     if starts:
-        return Look(*LOOKS[max(starts, key=len)])
-    return Look(*SPARE[int(hashlib.sha256(prior.encode()).hexdigest(), 16) % len(SPARE)])
+        return PriorStyle(*PRIOR_STYLES[max(starts, key=len)])
+    return PriorStyle(*SPARE_STYLES[int(hashlib.sha256(prior.encode()).hexdigest(), 16) % len(SPARE_STYLES)])
 
 
 @contextmanager
-def ours() -> Iterator[None]:
+def matplotlib_settings() -> Iterator[None]:
     """matplotlib with our settings and no others.
 
     Raises:
@@ -183,13 +183,13 @@ def take_titles(figure: Figure) -> list[str]:
     return list(found.values())
 
 
-def lighter(drawn: Look, times: int) -> Look:
+def lighter(style: PriorStyle, times: int) -> PriorStyle:
     """Half way to white, so many times: for more variants of a prior than there are kinds of lines."""
     from matplotlib.colors import to_hex, to_rgb
 
     white = 1 - 0.5**times
-    return drawn._replace(
-        colour=to_hex([(1 - white) * part + white for part in to_rgb(drawn.colour)]) if times else drawn.colour
+    return style._replace(
+        colour=to_hex([(1 - white) * part + white for part in to_rgb(style.colour)]) if times else style.colour
     )
 
 
@@ -263,7 +263,7 @@ def margin_labels(axes: Axes, labels: Sequence[Label], size: float = 8, lines: i
     step = 1.25 * lines * size / 72 / inches
     ordered = sorted(labels, key=lambda label: label.y)
     heights = [(label.y - low) / (high - low) for label in ordered]
-    for label, true, place in zip(ordered, heights, spread(heights, step), strict=True):
+    for label, true, place in zip(ordered, heights, push_apart(heights, step), strict=True):
         arrow = "↑ " if true > 1 else "↓ " if true < 0 else ""
         if not arrow:
             lead_to(axes, label, true, place)
@@ -282,7 +282,7 @@ def lead_to(axes: Axes, label: Label, true: float, place: float) -> None:
     )  # fmt: skip
 
 
-def spread(places: Sequence[float], step: float) -> list[float]:
+def push_apart(places: Sequence[float], step: float) -> list[float]:
     """Ascending places, moved until neighbours are `step` apart; in [0, 1] if they fit (pool and average)."""
     pools: list[list[float]] = []  # each: sum of (place - rank * step), count
     for rank, place in enumerate(places):

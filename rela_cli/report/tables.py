@@ -15,27 +15,27 @@ from rela_cli.report.collect import collect, counted
 from rela_cli.report.comparison import (
     Column,
     Protocol,
+    Result,
     Row,
-    Run,
     Score,
+    best_and_above,
     by_dataset,
     columns_of,
-    compared,
-    constant,
+    is_constant,
     label_mark,
-    marked,
     protocols_legend,
     protocols_of,
+    results_in,
+    results_of,
     row_labels,
     rows_of,
-    runs_in,
-    runs_of,
+    rows_to_compare,
     saw_labels,
     score,
     seeds_of,
     without_constants,
 )
-from rela_cli.report.costs import ACCOUNT, COST_KEYS, Cost, cost
+from rela_cli.report.costs import ACCOUNT, COST_KEYS, Account, account_of
 from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.report.paired import comparison_grids, comparison_record
 from rela_cli.report.settings import NAMES
@@ -62,10 +62,10 @@ TOTAL_LEGEND = ("total", "extract + transport + train; the prior pass counts als
 # ---------------------------------------------------------------------------------------------------- grids
 
 
-def score_grids(runs: Sequence[Run], protocols: Sequence[Protocol]) -> list[Grid]:
+def score_grids(results: Sequence[Result], protocols: Sequence[Protocol]) -> list[Grid]:
     """A table for each data set; where one with all protocols is too wide for a screen, one for each of them."""
     found = []
-    for some in by_dataset(runs):
+    for some in by_dataset(results):
         here = [protocol for protocol in protocols if protocol in protocols_of(some)]
         if here:
             parts = tuple(score_grid(some, [protocol]) for protocol in here) if len(here) > 1 else ()
@@ -73,17 +73,17 @@ def score_grids(runs: Sequence[Run], protocols: Sequence[Protocol]) -> list[Grid
     return found
 
 
-def score_grid(runs: Sequence[Run], protocols: Sequence[Protocol]) -> Grid:
+def score_grid(results: Sequence[Result], protocols: Sequence[Protocol]) -> Grid:
     """The table of some protocols: a row for each setting, protocol and budget."""
-    columns, every_row = columns_of(runs), compared(rows_of(runs), runs)
+    columns, every_row = columns_of(results), rows_to_compare(rows_of(results), results)
     rows = [(row, protocol) for protocol in protocols for row in every_row]
     title, heads, labels = row_labels(rows, "top-1 %")
-    scores_of = [[score(runs, row, column, protocol) for column in columns] for row, protocol in rows]
+    scores_of = [[score(results, row, column, protocol) for column in columns] for row, protocol in rows]
     counts = seeds_of(pair for scores in scores_of for pair in zip(scores, columns, strict=True))
     cells = []
     for (row, _), scores in zip(rows, scores_of, strict=True):
-        labels_seen = [label_mark(runs, row, column) for column in columns]
-        marks = marked(scores, columns, [mark == SEEN for mark in labels_seen])
+        labels_seen = [label_mark(results, row, column) for column in columns]
+        marks = best_and_above(scores, columns, [mark == SEEN for mark in labels_seen])
         shown = zip(scores, columns, labels_seen, marks, strict=True)
         cells.append(tuple(_score_cell(*one, counted=len(counts) > 1) for one in shown))
     return Grid(title, heads, tuple(c.head for c in columns), labels, tuple(cells), legend(cells, counts, protocols))
@@ -116,7 +116,7 @@ def _score_cell(value: Score | None, column: Column, labels: str, marks: tuple[b
     if value is None:
         return Cell()
     deviation = "" if value.std is None else f"±{100 * value.std:.1f}"
-    count = f" ({len(value.seeds)})" if counted and not constant(value, column) else ""
+    count = f" ({len(value.seeds)})" if counted and not is_constant(value, column) else ""
     kept = tuple(mark for mark, is_there in zip((BEST, ABOVE), marks, strict=True) if is_there)
     return Cell(f"{100 * value.mean:.1f}{labels}", (deviation + count).strip(), kept)
 
@@ -124,20 +124,20 @@ def _score_cell(value: Score | None, column: Column, labels: str, marks: tuple[b
 # ----------------------------------------------------------------------------------------------------- cost
 
 
-def cost_grid(runs: Sequence[Run]) -> Grid:
+def cost_grid(results: Sequence[Result]) -> Grid:
     """One line for each trained cell: time and work by stage, and the size of the run."""
     every_label, accounts = [], []
-    columns = [column for column in columns_of(runs) if column.kind in ("plain", "prior")]
-    for row in rows_of(runs):
+    columns = [column for column in columns_of(results) if column.kind in ("plain", "prior")]
+    for row in rows_of(results):
         for column in columns:
-            account = cost(runs_in(runs, row, column))
+            account = account_of(results_in(results, row, column))
             if account is not None:
-                name = "plain*" if column.kind == "plain" and row.budget == 1 else column.head.replace("\n", " ")
+                name = "plain*" if column.kind == "plain" and row.budget == 1 else column.name
                 every_label.append((*row.names, row.label, account.device, f"{row.budget:g}", name))
                 accounts.append((account, column.kind == "prior"))
     title, heads, labels = without_constants((*NAMES, "settings", "device", "budget", "run"), every_label, keep=2)
 
-    def grid(what: str, columns: Sequence[str], cells: Callable[[Cost, bool], list[Cell]]) -> Grid:
+    def grid(what: str, columns: Sequence[str], cells: Callable[[Account, bool], list[Cell]]) -> Grid:
         shown = tuple(tuple(cells(*one)) for one in accounts)
         legend = (*[TOTAL_LEGEND] * ("total" in columns), (MISSING, "no such stage, or not known"))
         return Grid(" · ".join([*title, f"{what}, mean over seeds"]), heads, tuple(columns), labels, shown, legend)
@@ -146,15 +146,15 @@ def cost_grid(runs: Sequence[Run]) -> Grid:
     return replace(grid("cost", (*ACCOUNT, *SIZE_HEADS), _account), parts=parts)
 
 
-def _account(account: Cost, has_switch: bool) -> list[Cell]:
+def _account(account: Account, has_switch: bool) -> list[Cell]:
     return [*map(_both, _times(account, has_switch), _work(account, has_switch)), *_sizes(account, has_switch)]
 
 
-def _times(account: Cost, has_switch: bool) -> list[Cell]:
+def _times(account: Account, has_switch: bool) -> list[Cell]:
     return [Cell(duration(account.seconds[stage])) for stage in ACCOUNT]
 
 
-def _work(account: Cost, has_switch: bool) -> list[Cell]:
+def _work(account: Account, has_switch: bool) -> list[Cell]:
     return [Cell(formats.si(account.flops[stage])) for stage in ACCOUNT]
 
 
@@ -162,7 +162,7 @@ def _both(time: Cell, work: Cell) -> Cell:
     return Cell(time.text, "" if work.text == MISSING else f"{work.text}FLOP")
 
 
-def _sizes(account: Cost, has_switch: bool) -> list[Cell]:
+def _sizes(account: Account, has_switch: bool) -> list[Cell]:
     switch = _whole(account.switch_step) if account.switch_step is not None or not has_switch else "never"
     sizes = (_whole(account.samples_seen), _whole(account.steps), switch, formats.si(account.peak_memory_bytes, "B"))
     return [Cell(size) for size in sizes]
@@ -183,25 +183,25 @@ def _whole(value: float | None) -> str:
 # -------------------------------------------------------------------------------------------------- records
 
 
-def records(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) -> list[dict[str, Any]]:
+def records(results: Sequence[Result], protocols: Sequence[Protocol], parts: Parts) -> list[dict[str, Any]]:
     """One record for each row, column and protocol, in full precision; a missing cell has n = 0."""
-    columns, found = columns_of(runs), []
+    columns, found = columns_of(results), []
     for protocol in protocols or [Protocol("", "")] * parts.cost:
-        for row in compared(rows_of(runs), runs):
-            scores = [score(runs, row, column, protocol) for column in columns]
-            seen = [saw_labels(runs, row, column) for column in columns]
-            marks = marked(scores, columns, seen)
+        for row in rows_to_compare(rows_of(results), results):
+            scores = [score(results, row, column, protocol) for column in columns]
+            seen = [saw_labels(results, row, column) for column in columns]
+            marks = best_and_above(scores, columns, seen)
             for column, value, saw, mark in zip(columns, scores, seen, marks, strict=True):
                 record = _record(protocol, row, column, value, *mark) | {
                     "prior_saw_labels": saw,
-                    "labels_unknown": label_mark(runs, row, column) == UNKNOWN,
+                    "labels_unknown": label_mark(results, row, column) == UNKNOWN,
                 }
                 if parts.cost:
-                    record |= _cost_record(runs, row, column)
+                    record |= _cost_record(results, row, column)
                 if parts.differences:
-                    record |= comparison_record(runs, row, column, protocol, parts.axis)
+                    record |= comparison_record(results, row, column, protocol, parts.axis)
                 for pair in parts.pairs:
-                    record |= between_record(runs, row, column, protocol, *pair)
+                    record |= between_record(results, row, column, protocol, *pair)
                 found.append(record)
     return found
 
@@ -217,7 +217,7 @@ def _record(
         "budget": row.budget,
         "kind": column.kind,
         "prior": dict(column.settings).get("prior", "none"),
-        "label": column.head.replace("\n", " "),
+        "label": column.name,
         "mean": value.mean if value else None,
         "std": value.std if value else None,
         "n": len(value.seeds) if value else 0,
@@ -227,10 +227,10 @@ def _record(
     }
 
 
-def _cost_record(runs: Sequence[Run], row: Row, column: Column) -> dict[str, Any]:
+def _cost_record(results: Sequence[Result], row: Row, column: Column) -> dict[str, Any]:
     """The account of a trained cell; empty fields for a baseline, which has none."""
     budget = 1.0 if column.kind == "plain_star" else row.budget
-    account = cost(runs_in(runs, Row(row.shared, budget, ""), column)) if column.is_trained else None
+    account = account_of(results_in(results, Row(row.shared, budget, ""), column)) if column.is_trained else None
     return account.record if account else dict.fromkeys(COST_KEYS)
 
 
@@ -251,17 +251,17 @@ def print_table(folders: Sequence[Path]) -> None:
     """Print the table of these run folders, as at the end of a sweep; without a result, one line says so."""
     problems: list[str] = []
     try:
-        runs = runs_of(collect(folders, problems))
+        results = results_of(collect(folders, problems))
     except RelaError as error:
         print(f"no table: {error}")
         return
-    show(runs, protocols_of(runs), notes_of(runs) + problems, "rich", Parts())
+    show(results, protocols_of(results), notes_of(results) + problems, "rich", Parts())
 
 
-def notes_of(runs: Sequence[Run]) -> list[str]:
+def notes_of(results: Sequence[Result]) -> list[str]:
     """What a reader of the table has to know about runs that are missing in it."""
-    unfinished = Counter(str(run.result["status"]) for run in runs if not run.finished)
-    skipped = Counter(str(run.result["probe_skipped"]) for run in runs if run.result.get("probe_skipped"))
+    unfinished = Counter(str(result.raw["status"]) for result in results if not result.finished)
+    skipped = Counter(str(result.raw["probe_skipped"]) for result in results if result.raw.get("probe_skipped"))
     notes = [f"not probed: {counted(n, 'run')} ({reason})" for reason, n in skipped.items()]
     if unfinished:
         statuses = ", ".join(f"{n} {status}" for status, n in sorted(unfinished.items()))
@@ -269,24 +269,26 @@ def notes_of(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def grids_of(runs: Sequence[Run], protocols: Sequence[Protocol], parts: Parts) -> list[Grid]:
+def grids_of(results: Sequence[Result], protocols: Sequence[Protocol], parts: Parts) -> list[Grid]:
     """All that is asked for, in the order in which it is shown."""
-    grids = score_grids(runs, protocols)
-    for some in by_dataset(runs):
+    grids = score_grids(results, protocols)
+    for some in by_dataset(results):
         grids += comparison_grids(some, protocols, parts.axis) if parts.differences else []
         grids += [grid for pair in parts.pairs for grid in between_grids(some, protocols, *pair)]
-    return grids + [cost_grid(some) for some in by_dataset(runs) if parts.cost and any(run.finished for run in some)]
+    return grids + [
+        cost_grid(some) for some in by_dataset(results) if parts.cost and any(result.finished for result in some)
+    ]
 
 
-def show(runs: Sequence[Run], protocols: Sequence[Protocol], notes: list[str], form: str, parts: Parts) -> None:
+def show(results: Sequence[Result], protocols: Sequence[Protocol], notes: list[str], form: str, parts: Parts) -> None:
     """Print a table in one of FORMATS, and what there is to say about it."""
     if form in ("csv", "json"):
-        found = records(runs, protocols, parts)
+        found = records(results, protocols, parts)
         formats.write(formats.to_csv(found) if form == "csv" else formats.to_json(found))
         for note in notes:
             warn(note)
         return
-    grids = grids_of(runs, protocols, parts)
+    grids = grids_of(results, protocols, parts)
     if not grids:
         notes = ["no run has been probed yet, so there is no table", *notes]
     if form == "rich":

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rela_cli.commands.plot import chosen
+from rela_cli.commands.plot import chosen_protocols
 from rela_cli.config.arguments import OneOf
 from rela_cli.report import page
 from rela_cli.report.collect import unfinished
-from rela_cli.report.comparison import Protocol, Run, protocols_of, runs_in
-from rela_cli.report.figures.series import folder, groups_of
+from rela_cli.report.comparison import Protocol, Result, protocols_of, results_in
+from rela_cli.report.figures.series import groups_of
 from rela_cli.report.formats import write
-from rela_cli.report.options import Parser, runs_at
+from rela_cli.report.options import Parser, results_at
 from rela_cli.report.paired import AXES
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import write_atomic
@@ -31,12 +31,12 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parser().read(argv)
     problems: list[str] = []
-    runs = runs_at(arguments, problems)
-    protocols = protocols_of(runs, arguments.protocol or "all", arguments.network)
-    shown = next(iter(chosen(runs, arguments.protocol, arguments.network)), None)
-    near = {} if arguments.no_neighbours else pictures(runs, shown)
-    found = page.Found(
-        runs,
+    results = results_at(arguments, problems)
+    protocols = protocols_of(results, arguments.protocol or "all", arguments.network)
+    shown = next(iter(chosen_protocols(results, arguments.protocol, arguments.network)), None)
+    near = {} if arguments.no_neighbours else pictures(results, shown)
+    found = page.PageInputs(
+        results,
         unfinished(arguments.paths or [arguments.outputs]),
         protocols,
         shown,
@@ -55,17 +55,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def pictures(runs: Sequence[Run], protocol: Protocol | None) -> Mapping[str, Sequence[page.Neighbourhood] | str]:
+def pictures(results: Sequence[Result], protocol: Protocol | None) -> Mapping[str, Sequence[page.Neighbourhood] | str]:
     """Neighbours by the best run of each group, or why there are none."""
     from rela_cli.commands.report.neighbours import neighbours_or_why
 
     found = {}
-    for group in groups_of(runs):
+    for group in groups_of(results):
         best = page.best_cell(group, protocol) if protocol else None
-        cell = runs_in(group.runs, group.row(best[2]), best[3]) if best else list(group.runs)
-        run = min((run for run in cell if run.finished), key=lambda run: run.seed)
-        warn(f"nearest neighbours by {folder(run).name}")
-        found[folder(run).name] = neighbours_or_why(folder(run))
+        cell = results_in(group.results, group.row(best[2]), best[3]) if best else list(group.results)
+        result = min((result for result in cell if result.finished), key=lambda result: result.seed)
+        warn(f"nearest neighbours by {result.folder.name}")
+        found[result.folder.name] = neighbours_or_why(result.folder)
     return found
 
 

@@ -12,7 +12,7 @@ from rela_cli.report.comparison import (
     Column,
     Protocol,
     Row,
-    runs_in,
+    results_in,
 )
 from rela_cli.report.formats import SEEN
 from rela_cli.report.paired import cost_of
@@ -113,7 +113,7 @@ def budgets_at(one: Series) -> list[tuple[float, float, str]]:
 
 def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None:
     """Over the finished runs of a cell."""
-    known = [cost for run in runs_in(group.runs, row, column) if (cost := cost_of(run, axis))]
+    known = [cost for result in results_in(group.results, row, column) if (cost := cost_of(result, axis))]
     return statistics.fmean(known) if known else None
 
 

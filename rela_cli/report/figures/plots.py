@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rela_cli.report.comparison import (
     Protocol,
-    Run,
+    Result,
 )
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ from rela_cli.report.figures.training import training_plots
 from rela_cli.report.figures.transport import variance_plots
 
 
-def plots(runs: Sequence[Run], protocols: Sequence[Protocol], axis: str, kinds: Iterable[str]) -> Iterator[Plot]:
+def plots(results: Sequence[Result], protocols: Sequence[Protocol], axis: str, kinds: Iterable[str]) -> Iterator[Plot]:
     """All plots that the runs have anything for, by group."""
-    groups = groups_of(runs)
+    groups = groups_of(results)
     for group in groups:
         suffix = f"-{slug(group.name)}" if len(groups) > 1 else ""
         for kind in kinds:

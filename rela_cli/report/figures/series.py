@@ -8,14 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rela_cli.report.comparison import (
     Column,
     Protocol,
+    Result,
     Row,
-    Run,
     Score,
     columns_of,
     label_mark,
@@ -28,9 +27,9 @@ from rela_cli.report.style import (
     PAPER,
     SOFT,
     Label,
-    Look,
+    PriorStyle,
     lighter,
-    look,
+    style_of,
 )
 
 if TYPE_CHECKING:
@@ -52,11 +51,11 @@ class Group:
 
     name: str
     shared: Settings
-    runs: tuple[Run, ...]
+    results: tuple[Result, ...]
 
     @property
     def budgets(self) -> list[float]:
-        return sorted({run.budget for run in self.runs})
+        return sorted({result.budget for result in self.results})
 
     def row(self, budget: float) -> Row:
         return Row(self.shared, budget, "")
@@ -75,10 +74,10 @@ class Plot(NamedTuple):
     rank: tuple[int, float] = (0, 0.0)
 
 
-def groups_of(runs: Sequence[Run]) -> list[Group]:
+def groups_of(results: Sequence[Result]) -> list[Group]:
     """The comparable groups, in the order of the tables."""
-    finished = [run for run in runs if run.finished]
-    keys = differing({run.shared for run in finished})
+    finished = [result for result in results if result.finished]
+    keys = differing({result.shared for result in finished})
     found: dict[Settings, str] = {}
     for row in rows_of(finished):
         found[row.shared] = " · ".join(filter(None, (*row.names, labelled(row.shared, keys))))
@@ -106,29 +105,29 @@ class Series:
     """One way to a backbone over its budgets."""
 
     label: str
-    look: Look
+    style: PriorStyle
     dash: str
     column: Column
     points: tuple[At, ...]
 
 
-def trained(group: Group) -> list[tuple[Column, Look, str]]:
+def trained_columns(group: Group) -> list[tuple[Column, PriorStyle, str]]:
     """Plain and each variant, with how they are drawn."""
-    found: list[tuple[Column, Look, str]] = []
+    found: list[tuple[Column, PriorStyle, str]] = []
     seen: dict[str, int] = defaultdict(int)
-    columns = columns_of(group.runs)
-    common = usual([column.settings for column in columns if column.kind == "prior"])
+    columns = columns_of(group.results)
+    common = usual_settings([column.settings for column in columns if column.kind == "prior"])
     for column in columns:
         if column.kind in ("plain", "prior"):
             prior = dict(column.settings).get("prior", "plain")
             again, dash = divmod(seen[prior], len(DASHES))
             head = "\n".join(line for line in column.head.split("\n") if line not in common)
-            found.append((replace(column, head=head), lighter(look(prior), again), DASHES[dash]))
+            found.append((replace(column, head=head), lighter(style_of(prior), again), DASHES[dash]))
             seen[prior] += 1
     return found
 
 
-def usual(variants: Sequence[Settings]) -> set[str]:
+def usual_settings(variants: Sequence[Settings]) -> set[str]:
     """What most variants share, as `key=value`, where several keys vary: names say what is unusual."""
     keys = {key for key in differing(variants) if key not in OWN}
     found = set()
@@ -142,21 +141,16 @@ def usual(variants: Sequence[Settings]) -> set[str]:
 def series_of(group: Group, protocol: Protocol, x_of: Callable[[Row, Column], float | None]) -> list[Series]:
     """Curves of the cells that have a number and a place on the x axis."""
     found = []
-    for column, drawn, dash in trained(group):
+    for column, style, dash in trained_columns(group):
         points = []
         for budget in group.budgets:
-            value, x = score(group.runs, group.row(budget), column, protocol), x_of(group.row(budget), column)
+            value, x = score(group.results, group.row(budget), column, protocol), x_of(group.row(budget), column)
             if value is not None and x is not None:
                 points.append(At(x, budget, value))
         if points:  # two budgets may cost the same
-            name = words_of(column) + label_mark(group.runs, group.row(points[0].budget), column)
-            found.append(Series(name, drawn, dash, column, tuple(sorted(points, key=lambda p: p[:2]))))
+            name = column.name + label_mark(group.results, group.row(points[0].budget), column)
+            found.append(Series(name, style, dash, column, tuple(sorted(points, key=lambda p: p[:2]))))
     return found
-
-
-def words_of(column: Column) -> str:
-    """A column's head in one line."""
-    return column.head.replace("\n", " ")
 
 
 LABEL_MARKS = {SEEN: "†: its prior has seen these labels", UNKNOWN: "?: nobody says which labels its prior has seen"}
@@ -167,19 +161,21 @@ DASH = {"untrained": ":", "plain_star": "--", "prior_alone": "-."}  # of referen
 def references(group: Group, protocol: Protocol) -> Iterator[tuple[Label, str]]:
     """Horizontal lines: untrained, plain*, each prior alone; with the kind of each."""
     row = group.row(group.budgets[-1])
-    for column in columns_of(group.runs):
-        value = None if column.is_trained and column.kind != "plain_star" else score(group.runs, row, column, protocol)
+    for column in columns_of(group.results):
+        value = (
+            None if column.is_trained and column.kind != "plain_star" else score(group.results, row, column, protocol)
+        )
         if value is None:
             continue
-        colour = look(dict(column.settings)["prior"]).colour if column.kind == "prior_alone" else SOFT
-        name = words_of(column).replace(" prior alone", " alone") + label_mark(group.runs, row, column)
+        colour = style_of(dict(column.settings)["prior"]).colour if column.kind == "prior_alone" else SOFT
+        name = column.name.replace(" prior alone", " alone") + label_mark(group.results, row, column)
         yield Label(100 * value.mean, f"{name} {100 * value.mean:.1f}", colour), column.kind
 
 
 def labels_of(found: Sequence[Series], group: Group, protocol: Protocol) -> list[Label]:
     """What the margin names: each series at its last point, and each reference line."""
     ends = [(one, one.points[-1].x, 100 * one.points[-1].score.mean) for one in found]
-    labels = [Label(y, f"{one.label} {y:.1f}", one.look.colour, bold=True, x=x) for one, x, y in ends]
+    labels = [Label(y, f"{one.label} {y:.1f}", one.style.colour, bold=True, x=x) for one, x, y in ends]
     has_star = any(one.column.kind == "plain" and one.points[-1].budget == 1 for one in found)  # it names both
     return labels + [
         label for label, column in references(group, protocol) if not (has_star and column == "plain_star")
@@ -216,7 +212,7 @@ def draw_series(axes: Axes, found: Sequence[Series]) -> None:
         x, y = [p.x for p in one.points], [100 * p.score.mean for p in one.points]
         errors = [100 * (p.score.std or 0) for p in one.points]
         axes.errorbar(
-            x, y, errors, color=one.look.colour, marker=one.look.marker, ls=one.dash, capsize=2.5, elinewidth=1,
+            x, y, errors, color=one.style.colour, marker=one.style.marker, ls=one.dash, capsize=2.5, elinewidth=1,
             markeredgecolor=PAPER, markeredgewidth=0.6, zorder=3,
         )  # fmt: skip
 
@@ -243,8 +239,3 @@ def spread_log_ticks(axes: Axes, at: Sequence[float], names: Sequence[str]) -> N
     axes.set_xlim(at[0] / 1.15, at[-1] * 1.15)
     axes.set_xticks(at, names)
     axes.set_xticks([], minor=True)
-
-
-def folder(run: Run) -> Path:
-    """Where a run lies."""
-    return Path(run.result["path"])

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from rela_cli.report import run_files
 from rela_cli.report.comparison import (
     Protocol,
-    Run,
-    runs_in,
+    Result,
+    results_in,
 )
 from rela_cli.report.ink import readable
 from rela_cli.report.style import (
     INK,
     PAPER,
     SOFT,
-    Look,
+    PriorStyle,
     new_figure,
     room_for_ticks,
     titled,
@@ -27,7 +27,7 @@ from rela_cli.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from rela_cli.report.figures.series import Group, Plot, folder, trained, words_of
+from rela_cli.report.figures.series import Group, Plot, trained_columns
 from rela_cli.report.figures.training import KEY_ROW, START, dot, whole_steps
 
 POINTS = 1500  # of a trace that are drawn; more than a screen shows
@@ -47,7 +47,7 @@ COLUMNS = 4  # traces beside one another in a plot
 # ------------------------------------------------------------------------------------------------------- trace
 
 
-Traced = tuple[str, Run, Look, list[run_files.Line]]
+Traced = tuple[str, Result, PriorStyle, list[run_files.Line]]
 
 
 def trace_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Iterator[Plot]:
@@ -68,22 +68,22 @@ NARROW = 26  # letters over a panel of the trace
 def traced(group: Group, budget: float) -> list[Traced]:
     """The run of the lowest seed of each variant, with its trace, thinned."""
     found = []
-    for column, drawn, _ in trained(group):
-        runs = sorted(runs_in(group.runs, group.row(budget), column), key=lambda run: run.seed)
-        lines = run_files.lines(folder(runs[0]) / "switch.jsonl") if runs and column.settings else []
+    for column, style, _ in trained_columns(group):
+        results = sorted(results_in(group.results, group.row(budget), column), key=lambda result: result.seed)
+        lines = run_files.read_jsonl(results[0].folder / "switch.jsonl") if results and column.settings else []
         if lines:
-            found.append((words_of(column), runs[0], drawn, lines[:: 1 + len(lines) // POINTS]))
+            found.append((column.name, results[0], style, lines[:: 1 + len(lines) // POINTS]))
     return found
 
 
 def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure:
     """Above: matching loss and its fast and slow averages; below: rho, its threshold, and the switch."""
-    watched = any(moves(lines) for *_, lines in found)  # a fixed switch keeps no averages and no rho
+    watched = any(has_averages(lines) for *_, lines in found)  # a fixed switch keeps no averages and no rho
     width, height, ratios = max(5.8, 0.9 + 2.2 * len(found)), 4.4 if watched else 3.0, (3, 2) if watched else (1,)
     figure, panels = new_figure(
         width, height, nrows=len(ratios), ncols=len(found), sharex=True, sharey="row", height_ratios=ratios
     )
-    seeds = sorted({run.seed for _, run, _, _ in found})
+    seeds = sorted({result.seed for _, result, _, _ in found})
     notes = [f"{group.name}; budget {100 * budget:g} %, seed {', '.join(map(str, seeds))}"]
     notes += WATCHED if watched else ["grey: loss; the switch is fixed beforehand and watches no averages"]
     names = [textwrap.fill(name, NARROW) for name, *_ in found]
@@ -91,14 +91,14 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
     top -= max(name.count("\n") for name in names) * KEY_ROW / height
     bottom = 0.44 / height
     figure.subplots_adjust(left=0.7 / width, right=0.985, top=top - 0.05, bottom=bottom, hspace=0.1, wspace=0.08)
-    last = max(max(lines[-1]["step"], run.result.get("switch_step") or 0) for _, run, _, lines in found)
-    for name, (_, run, drawn, lines), above, below in zip(names, found, panels, panels[-len(found) :], strict=False):
-        above.set_title(name, color=readable(drawn.colour, PAPER), fontweight="bold")
+    last = max(max(lines[-1]["step"], result.raw.get("switch_step") or 0) for _, result, _, lines in found)
+    for name, (_, result, style, lines), above, below in zip(names, found, panels, panels[-len(found) :], strict=False):
+        above.set_title(name, color=readable(style.colour, PAPER), fontweight="bold")
         draw_losses(above, lines)
         if watched:
-            draw_rho(below, run, drawn, lines)
+            draw_rho(below, result, style, lines)
         below.set_xlabel("step")
-        mark_switch(above, below, run)
+        mark_switch(above, below, result)
         whole_steps(below, last)  # the panels share it
     losses = [line["loss"] for *_, lines in found for line in lines]
     above_all = max(losses) + 0.12  # the slow average starts at 2 and says nothing there
@@ -110,7 +110,7 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
     return figure
 
 
-def moves(lines: Sequence[run_files.Line]) -> bool:
+def has_averages(lines: Sequence[run_files.Line]) -> bool:
     """Whether the switch kept averages at all; a fixed one leaves them where they start."""
     return any((line.get("fast"), line.get("slow")) not in (START, (None, None)) for line in lines)
 
@@ -120,14 +120,14 @@ def draw_losses(axes: Axes, lines: Sequence[run_files.Line]) -> None:
     steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
     alone = {"marker": "o", "ms": 4} if len(lines) == 1 else {}  # a line of one point is not seen
     axes.plot(steps, losses, color=LOSS, lw=0.6, **alone)  # type: ignore[arg-type]
-    if moves(lines):
+    if has_averages(lines):
         axes.plot(steps, [line["fast"] for line in lines], color=INK, lw=1.5, **alone)  # type: ignore[arg-type]
         axes.plot(steps, [line["slow"] for line in lines], color=INK, lw=1.5, ls="--", **alone)  # type: ignore[arg-type]
 
 
-def draw_rho(axes: Axes, run: Run, drawn: Look, lines: Sequence[run_files.Line]) -> None:
+def draw_rho(axes: Axes, result: Result, style: PriorStyle, lines: Sequence[run_files.Line]) -> None:
     """rho and the threshold at which phase 1 ends, on a scale that grows towards 1: it all happens there."""
-    if not moves(lines):
+    if not has_averages(lines):
         axes.text(0.5, 0.5, "no rho", transform=axes.transAxes, ha="center", color=SOFT, fontsize=8)
         axes.set_yticks([])
         return
@@ -136,17 +136,17 @@ def draw_rho(axes: Axes, run: Run, drawn: Look, lines: Sequence[run_files.Line])
     axes.set_yticks([1, 0.1, 0.01, NEAREST], ["0", "0.9", "0.99", "0.999"])
     axes.set_yticks([], minor=True)
     shares = [(line["step"], max(1 - line["rho"], NEAREST)) for line in lines]
-    axes.plot(*zip(*shares, strict=True), color=drawn.colour, **dot(shares, drawn))
-    if threshold := dict(run.variant).get("switch.threshold"):
+    axes.plot(*zip(*shares, strict=True), color=style.colour, **dot(shares, style))
+    if threshold := dict(result.variant).get("switch.threshold"):
         axes.axhline(max(1 - float(threshold), NEAREST), color=SOFT, lw=0.9, ls="--")
         place = (0.03, max(1 - float(threshold), NEAREST))
         axes.annotate(f"threshold {threshold}", place, (0, 2), xycoords=axes.get_yaxis_transform(),
                       textcoords="offset points", fontsize=7.5, color=SOFT)  # fmt: skip
 
 
-def mark_switch(above: Axes, below: Axes, run: Run) -> None:
+def mark_switch(above: Axes, below: Axes, result: Result) -> None:
     """A vertical line where phase 1 was left, and where that was."""
-    step, total = run.result.get("switch_step"), run.result.get("steps")
+    step, total = result.raw.get("switch_step"), result.raw.get("steps")
     words = "never left"
     if step:
         for axes in (above, below):

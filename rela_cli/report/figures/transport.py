@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 from rela_cli.report import run_files
 from rela_cli.report.comparison import (
     Protocol,
-    Run,
+    Result,
 )
 from rela_cli.report.style import (
     PAPER,
     Label,
-    look,
     margin_labels,
     new_figure,
     room_for_ticks,
+    style_of,
     titled,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from rela_cli.report.figures.series import Group, Plot, folder, spread_log_ticks, trained
+from rela_cli.report.figures.series import Group, Plot, spread_log_ticks, trained_columns
 
 LEFT = 0.105  # of the single plots: where axes and titles start
 
@@ -34,18 +34,18 @@ LEFT = 0.105  # of the single plots: where axes and titles start
 
 def variance_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Iterator[Plot]:
     """One plot, if a transport of the PCA family was fitted and is still in the cache."""
-    if any(run_files.spectrum(folder(run)) for run in one_run_each(group)):
+    if any(run_files.spectrum(result.folder) for result in one_run_each(group)):
         yield Plot("variance", "variance", "explained variance of the transport", partial(variance_figure, group))
 
 
-def one_run_each(group: Group) -> list[Run]:
+def one_run_each(group: Group) -> list[Result]:
     """A run for each prior and transport."""
-    found: dict[tuple[str, ...], Run] = {}
-    for column, _, _ in trained(group):
-        for run in group.runs:
-            if column.settings and run.variant == column.settings:
-                inputs = run_files.manifest(folder(run)).get("inputs") or {}
-                found.setdefault((dict(column.settings)["prior"], str(inputs.get("features"))), run)
+    found: dict[tuple[str, ...], Result] = {}
+    for column, _, _ in trained_columns(group):
+        for result in group.results:
+            if column.settings and result.variant == column.settings:
+                inputs = run_files.read_manifest(result.folder).get("inputs") or {}
+                found.setdefault((dict(column.settings)["prior"], str(inputs.get("features"))), result)
     return list(found.values())
 
 
@@ -56,18 +56,18 @@ def variance_figure(group: Group) -> Figure:
     top = titled(figure, "Explained variance of the transport", notes, LEFT)
     figure.subplots_adjust(left=LEFT, right=0.70, top=top, bottom=0.125)
     labels, longest = [], 1
-    for run in one_run_each(group):
-        shares = run_files.spectrum(folder(run))
+    for result in one_run_each(group):
+        shares = run_files.spectrum(result.folder)
         if not shares:
             continue
-        prior = dict(run.variant)["prior"]
-        drawn, longest = look(prior), max(longest, len(shares))
+        prior = dict(result.variant)["prior"]
+        style, longest = style_of(prior), max(longest, len(shares))
         total = [100 * share for share in accumulate(shares)]
-        kept = min(run.result.get("target_dim") or len(shares), len(shares))
-        axes.plot(range(1, len(total) + 1), total, color=drawn.colour)
-        axes.plot(kept, total[kept - 1], color=drawn.colour, marker=drawn.marker, ms=7, mec=PAPER)
+        kept = min(result.raw.get("target_dim") or len(shares), len(shares))
+        axes.plot(range(1, len(total) + 1), total, color=style.colour)
+        axes.plot(kept, total[kept - 1], color=style.colour, marker=style.marker, ms=7, mec=PAPER)
         text = f"{prior}: {kept} of {len(shares)}\ncarry {total[kept - 1]:.1f} %"
-        labels.append(Label(total[kept - 1], text, drawn.colour, x=kept))
+        labels.append(Label(total[kept - 1], text, style.colour, x=kept))
     powers = [2**i for i in range(0, longest.bit_length(), 1 if longest < 512 else 2)]
     spread_log_ticks(axes, powers, [str(power) for power in powers])
     axes.set_xlim(right=longest * 1.15)
