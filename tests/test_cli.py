@@ -13,8 +13,7 @@ import pytest
 
 from rela_cli import __version__, cli
 from rela_cli.errors import MissingError, NonFiniteError, Stopped
-
-from .conftest import NO_TORCH, ROOT, Rela
+from tests.conftest import NO_TORCH, ROOT, Rela
 
 NO_HYDRA = NO_TORCH.replace('("torch",', '("hydra", "omegaconf", "yaml", "rich", "torch",')
 

@@ -20,8 +20,7 @@ from rela_cli.pipeline.pipeline import run
 from rela_cli.pipeline.run import Run
 from rela_cli.priors.base import Preprocess
 from rela_cli.weights.locate import located
-
-from .factories import NEEDS, config, pixels, stats_of
+from tests.factories import NEEDS, config, pixels, stats_of
 
 STATS = stats_of(pixels(4, 32))
 LARGE = 100  # million parameters: above that a test builds on the meta device and trains nothing

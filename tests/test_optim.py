@@ -14,9 +14,8 @@ from torch.optim import lr_scheduler
 
 from rela_cli.errors import ConfigError, NonFiniteError
 from rela_cli.optim import LARS, adamw, lr_at, non_finite, sgd
-
-from .conftest import Rela
-from .factories import fit, trainer
+from tests.conftest import Rela
+from tests.factories import fit, trainer
 
 
 def rates(schedule: str, total: int, warmup: int, lr: float = 1.0) -> list[float]:

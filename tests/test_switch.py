@@ -11,8 +11,7 @@ import torch
 from rela_cli.config.parts import build
 from rela_cli.matching import Matching
 from rela_cli.switch import Switch
-
-from .factories import config, fit, trainer
+from tests.factories import config, fit, trainer
 
 CPU = torch.device("cpu")
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.weights.locate import EMBEDDED
-
-from .conftest import ROOT
+from rela_cli.weights.run_folder import EMBEDDED
+from tests.conftest import ROOT
 
 SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "rela_cli", "conf")
 
