@@ -23,7 +23,7 @@ class Encoded(Dataset):
     """
 
     kind = ""  # its name in the configs
-    roomy = False  # whether images are decoded larger than they are shown even where they are in memory
+    decodes_larger = False  # whether images are decoded larger than they are shown even where they are in memory
 
     def __init__(self, image_size: int | None, decode_size: int | None, on_disk: bool | None, **common: Any) -> None:
         super().__init__(**common)
@@ -80,7 +80,7 @@ class Encoded(Dataset):
         Raises:
             ConfigError: images stay on disk and no `image_size` was given.
         """
-        if self.wanted_decode_size or not (self.on_disk or self.roomy):
+        if self.wanted_decode_size or not (self.on_disk or self.decodes_larger):
             return self.wanted_decode_size or self.image_size
         if not self.image_size:
             raise ConfigError(

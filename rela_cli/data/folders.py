@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rela_cli.data.base import Array
-from rela_cli.data.decoding.images import decode_all, is_image
+from rela_cli.data.decoding.images import decode_all
 from rela_cli.data.decoding.undecodable import Broken, left_out, named_few, say_once, tell
 from rela_cli.data.encoded import Encoded
-from rela_cli.data.files.entries import OTHER, folders_in, told
+from rela_cli.data.files.entries import OTHER, told
 from rela_cli.data.files.index import Index, Paths, list_images
+from rela_cli.data.layout import SORT_THEM, Layout, plain_layout, tiny_imagenet_layout
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.store.files import file_sha256
 
-TRAIN = ("train", "training")  # names of the folder, in capitals too; the first that is there
-HELD_OUT = ("test", "testing", "val", "valid", "validation")
-SORT_THEM = "for numbers sort the images into train/<class>/* and test/<class>/*"
 NONE = Paths(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
 
 
@@ -36,8 +32,7 @@ class ImageFolder(Encoded):
     """
 
     kind = "image_folder"
-    only: list[str] | None = None  # the classes that count; None for all that have a folder
-    dropped: frozenset[str] | set[str] = frozenset()  # classes without a train image, under on_error=skip
+    dropped: frozenset[str] = frozenset()  # classes without a train image, under on_error=skip
 
     def __init__(
         self,
@@ -56,51 +51,22 @@ class ImageFolder(Encoded):
         self.on_error, self.max_errors = on_error, max_errors
         if not os.path.isdir(self.root):
             raise MissingError(f"dataset.root={root} is not a folder (looked at {os.path.realpath(self.root)})")
-        self.find_folders()
-        self.read_classes()
+        self.layout = self.find_layout()
+        self.classes, self.why_unprobed = self.layout.classes, self.layout.why_unprobed
 
-    def find_folders(self) -> None:
-        """Where train and test images are."""
-        there = {name.lower(): self.root / name for name in folders_in(self.root)}
-        self.train_folder = next((there[name] for name in TRAIN if name in there), self.root)
-        held_out = [there[name] for name in HELD_OUT if name in there]
-        self.test_folder = held_out[0] if held_out and self.train_folder != self.root else None
-
-    def read_classes(self) -> None:
-        """Classes are the folders of train/, unless most images lie beside them."""
-        names = folders_in(self.train_folder)
-        flat = not names or mostly_loose(self.train_folder, names)
-        self.classes = None if flat else names
-        if flat:
-            self.why_unprobed = f"{self.train_folder} has no class folders; {SORT_THEM}"
-        elif self.test_folder is None:
-            self.why_unprobed = f"{self.root} has no train/ with a test/ or val/ beside it; {SORT_THEM}"
-        elif strange := sorted(set(folders_in(self.test_folder)) - set(names)):
-            raise MissingError(f"{self.test_folder} has classes that train lacks: {', '.join(strange[:5])}")
-
-    @property
-    def unused(self) -> list[str]:
-        """Folders of root beside those of train and test."""
-        used = (self.train_folder, self.test_folder if self.classes else None)
-        beside = [] if self.train_folder == self.root else folders_in(self.root)
-        return [name for name in beside if self.root / name not in used]
+    def find_layout(self) -> Layout:
+        """Where train and test images lie, and what says their classes."""
+        return plain_layout(self.root)
 
     # -------------------------------------------------------------------------------------------- files
 
-    def folders(self) -> dict[str, Path]:
-        """The folder of each split that counts."""
-        there = {"train": self.train_folder, "test": self.test_folder if self.classes else None}
-        return {split: folder for split, folder in there.items() if folder}
-
     def index(self, afresh: bool = False) -> Index:
         """What lies in the folders, from an earlier start's notes where nothing has changed."""
-        tops = {split: relative(folder, self.root) for split, folder in self.folders().items()}
-        with_classes = [top for split, top in tops.items() if self.has_class_folders(split)]
-        return list_images(self.root, list(tops.values()), self.only, self.cache, afresh, with_classes)
-
-    def has_class_folders(self, split: str) -> bool:
-        """Whether the images of a split lie in folders that say their class; then those beside them do not count."""
-        return self.classes is not None
+        layout = self.layout
+        tops = [relative(folder, self.root) for folder in layout.folders.values()]
+        sorted_tops = [relative(folder, self.root) for folder in layout.in_class_folders]
+        only = layout.classes if layout.chosen else None
+        return list_images(self.root, tops, only, self.cache, afresh, sorted_tops)
 
     @cached_property
     def listed(self) -> Index:
@@ -115,28 +81,29 @@ class ImageFolder(Encoded):
         self.refuse_odd(index)
         if not index.lists[0]:
             others = told(index.left())
-            raise MissingError(f"no images in {self.train_folder}" + (f", only {others}" if others else ""))
+            raise MissingError(f"no images in {self.layout.train}" + (f", only {others}" if others else ""))
         if (empty := self.empty_classes(index)) and self.on_error == "raise":
             raise MissingError(
-                f"no images in {self.train_folder / empty[0]}: remove the folder or fill it; dataset.on_error=skip "
+                f"no images in {self.layout.train / empty[0]}: remove the folder or fill it; dataset.on_error=skip "
                 f"leaves out classes without images ({len(empty)} here)"
             )
         if empty:
             say_once(f"classes without an image are left out: {named_few(empty)}")
             self.classes = [name for name in self.classes or () if name not in empty]
-            self.dropped = set(empty)
+            self.dropped = frozenset(empty)
         if self.why_unprobed is None and not index.lists[-1]:
-            self.why_unprobed = f"no images in {self.test_folder}; {SORT_THEM}"
+            self.why_unprobed = f"no images in {self.layout.test}; {SORT_THEM}"
         return index
 
     def left_out(self, index: Index) -> str:
         """What lies there and does not count, in words."""
-        beside = f"the folders {named_few(self.unused)}" if self.unused else ""
-        return "; ".join(filter(None, (told(index.left()), beside)))
+        found = {why: names for why, names in index.left().items() if why != OTHER or self.layout.tells_other_files}
+        beside = f"the folders {named_few(self.layout.unused)}" if self.layout.unused else ""
+        return "; ".join(filter(None, (told(found), beside)))
 
     def odd(self, index: Index) -> Broken:
         """What cannot be an image, and why, of each split."""
-        found = {split: index.odd.get(relative(folder, self.root), {}) for split, folder in self.folders().items()}
+        found = {split: index.odd.get(relative(folder, self.root), {}) for split, folder in self.layout.folders.items()}
         return {split: odd for split, odd in found.items() if odd}
 
     def refuse_odd(self, index: Index) -> None:
@@ -152,7 +119,7 @@ class ImageFolder(Encoded):
 
     def told_odd(self, index: Index) -> list[str]:
         """What cannot be an image: a line each."""
-        folders = self.folders()
+        folders = self.layout.folders
         return [f"{folders[split] / name} {why}" for split, odd in self.odd(index).items() for name, why in odd.items()]
 
     def empty_classes(self, index: Index) -> list[str]:
@@ -170,9 +137,11 @@ class ImageFolder(Encoded):
         if not any(self.skipped.values()):
             return self.all_files
         kept = {split: self.without(paths, self.skipped.get(split, {})) for split, paths in self.all_files.items()}
-        lost = set(self.class_names("train", self.all_files["train"])) - set(self.class_names("train", kept["train"]))
+        lost = set(self.layout.class_names("train", self.all_files["train"])) - set(
+            self.layout.class_names("train", kept["train"])
+        )
         if not kept["train"] or (self.classes and lost):
-            where = self.train_folder / min(lost) if self.classes else self.train_folder
+            where = self.layout.train / min(lost) if self.classes else self.layout.train
             raise MissingError(f"no image in {where} can be decoded")
         return kept
 
@@ -192,33 +161,38 @@ class ImageFolder(Encoded):
 
     def named(self, split: str) -> Iterator[tuple[str, Path]]:
         """Every file of a split with the name that it is known by."""
-        return ((path, self.folders()[split] / path) for path in self.all_files[split])
+        return ((path, self.layout.folders[split] / path) for path in self.all_files[split])
 
     @cached_property
     def all_files(self) -> dict[str, Paths]:
-        """The same with those that cannot be decoded."""
-        lists = dict(zip(self.folders(), self.listed.lists, strict=True))
+        """The images of each split, also those that cannot be decoded: paths below its folder, sorted."""
+        lists = dict(zip(self.layout.folders, self.listed.lists, strict=True))
         return {split: self.select(split, lists.get(split, NONE)) for split in self.splits}
 
     def select(self, split: str, files: Paths) -> Paths:
-        """Which files of a split count: those of classes that train has images of."""
-        if split == "train" or not self.dropped:
-            return files
-        return files.take(np.flatnonzero([name not in self.dropped for name in self.class_names(split, files)]))
+        """The test files of classes that count; all train files.
 
-    def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
-        """The class of each file: the first folder on its path."""
-        return (path.partition("/")[0] for path in files)
+        Raises:
+            MissingError: a file says that a test image is of a class that train lacks.
+        """
+        class_file = self.layout.class_file
+        if split == "train" or not (self.dropped or class_file):
+            return files
+        names, counted = list(self.layout.class_names(split, files)), set(self.classes or ())
+        strange = sorted(set(names) - counted - self.dropped)
+        if class_file and strange and not self.layout.chosen:
+            raise MissingError(f"{class_file.path} has classes that train lacks: {', '.join(strange[:5])}")
+        return files.take(np.flatnonzero([name in counted for name in names]))
 
     def encoded(self, split: str, index: int) -> Path:
-        return self.folders()[split] / self.files[split][index]
+        return self.layout.folders[split] / self.files[split][index]
 
     def images(self, split: str, indices: Array) -> Array:
-        folder = self.folders()[split]  # text is joined, which costs a tenth of what Paths do
+        folder = self.layout.folders[split]  # text is joined, which costs a tenth of what Paths do
         return decode_all([f"{folder}/{path}" for path in self.files[split].take(indices)], self.decode_size)
 
     def sources(self, split: str) -> Iterator[Path]:
-        return (self.folders()[split] / path for path in self.files[split])
+        return (self.layout.folders[split] / path for path in self.files[split])
 
     # ------------------------------------------------------------------------------------- the contract
 
@@ -229,13 +203,13 @@ class ImageFolder(Encoded):
         files: dict[str, Any] = {"count": self.listed.count(), "listing": self.listed.fingerprint}
         if skipped := {split: sorted(names) for split, names in self.skipped.items() if names}:
             files["skipped"] = skipped
-        return {"dataset": "image_folder", **files, **self.sizes}
+        return {"dataset": self.layout.dataset, **files, **self.sizes, **self.layout.identity}
 
     def labels(self, split: str) -> Array | None:
-        if self.classes is None or split not in self.folders():
+        if self.classes is None or split not in self.layout.folders:
             return None
         number = {name: i for i, name in enumerate(self.classes)}
-        names = self.class_names(split, self.files[split])
+        names = self.layout.class_names(split, self.files[split])
         return np.fromiter((number[name] for name in names), dtype=np.int64, count=len(self.files[split]))
 
 
@@ -262,52 +236,8 @@ class TinyImagenet(ImageFolder):
             raise MissingError(f"Tiny-ImageNet is not in dataset.root={root}: {way_out}, or say dataset.download=true")
         fetch_archive("Tiny-ImageNet", self.url, root / "tiny-imagenet-200", self.md5, way_out)
 
-    def find_folders(self) -> None:
-        self.train_folder, self.test_folder = self.root / "train", self.root / "val"
-        self.notes = self.test_folder / "val_annotations.txt"
-        if not os.path.isdir(self.test_folder):
-            raise MissingError(f"{self.root} has train/ but no val/; unpack tiny-imagenet-200.zip again")
-
-    def read_classes(self) -> None:
-        self.classes = folders_in(self.train_folder)
-
-    @property
-    def unused(self) -> list[str]:
-        """Nothing that anybody would miss: the official test images have no labels."""
-        return []
-
-    def left_out(self, index: Index) -> str:
-        """Without the boxes and notes that the archive has beside its images."""
-        return told({why: names for why, names in index.left().items() if why != OTHER})
-
-    @cached_property
-    def annotations(self) -> dict[str, str]:
-        """Class of each val file by its name; empty where val is sorted into class folders."""
-        if not (self.test_folder and (self.test_folder / "images").is_dir()):
-            return {}
-        if not self.notes.is_file():
-            raise MissingError(f"{self.notes} does not exist; it says the class of each image in val/images")
-        rows = (line.split("\t") for line in self.notes.read_text(encoding="utf-8").splitlines() if line.strip())
-        return {row[0]: row[1] for row in rows}
-
-    def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
-        if split == "train" or not self.annotations:
-            return super().class_names(split, files)
-        try:
-            return iter([self.annotations[os.path.basename(path)] for path in files])
-        except KeyError as error:
-            raise MissingError(f"{self.notes} does not say the class of {error.args[0]}") from error
-
-    def source(self) -> dict[str, Any]:
-        notes = {"annotations": file_sha256(self.notes)} if self.annotations else {}
-        return {**super().source(), "dataset": self.kind, **notes}
-
-
-def mostly_loose(folder: Path, names: Sequence[str]) -> bool:
-    """Whether at least as many images lie right in a folder as in the folders `names` there."""
-    loose = sum(1 for entry in os.scandir(folder) if entry.name[0] != "." and is_image(entry.name))
-    inside = (name for top in names for _, _, files in os.walk(folder / top) for name in files if name[0] != ".")
-    return loose > 0 and sum(1 for _ in islice(filter(is_image, inside), loose + 1)) <= loose  # it looks no further
+    def find_layout(self) -> Layout:
+        return tiny_imagenet_layout(self.root)
 
 
 def relative(folder: Path, root: Path) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import numpy as np
 
 from rela_cli.data.files.archives import complete, unpack, unpack_one
 from rela_cli.data.files.entries import folders_in
-from rela_cli.data.files.index import Paths
 from rela_cli.data.folders import ImageFolder
+from rela_cli.data.layout import ClassFile, Layout
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.store.files import file_sha256
 
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
@@ -40,7 +38,7 @@ class Imagenet1k(ImageFolder):
     """
 
     kind = "imagenet1k"
-    roomy = True
+    decodes_larger = True
 
     def __init__(self, root: str | None, unpack: bool, class_list: str | None, **options: Any) -> None:
         self.class_list = Path(class_list).expanduser() if class_list else None
@@ -48,96 +46,8 @@ class Imagenet1k(ImageFolder):
             unpack_archives(Path(root).expanduser())
         super().__init__(root=root, **options)
 
-    def find_folders(self) -> None:
-        base = next((b for b in (self.root, self.root / KAGGLE) if (b / "train").is_dir()), None)
-        if base is None:
-            raise MissingError(f"{self.kind} is not in dataset.root={self.root}; {LAYOUTS}{self.advice()}")
-        self.train_folder, val = base / "train", base / "val"
-        self.test_folder = val if val.is_dir() else None
-
-    def advice(self) -> str:
-        """How to unpack the archives, where they lie in root."""
-        if not (self.root / TRAIN_TAR).is_file():
-            return ""
-        return f". The archives are there; say dataset.unpack=true, or in {self.root}:\n{COMMANDS}"
-
-    def read_classes(self) -> None:
-        self.classes = folders_in(self.train_folder)
-        if self.class_list:
-            self.only = read_class_list(self.class_list)
-            if missing := sorted(set(self.only) - set(self.classes)):
-                raise MissingError(
-                    f"{self.train_folder} lacks {len(missing)} of the {len(self.only)} classes of {self.class_list}: "
-                    f"{', '.join(missing[:5])}" + (", ..." if len(missing) > 5 else "")
-                )
-            self.classes = sorted(self.only)
-        if not self.classes:
-            raise MissingError(f"{self.train_folder} has no class folders; {LAYOUTS}")
-        if self.test_folder is None:
-            self.why_unprobed = f"{self.train_folder.parent} has no val/ beside train/; put it there for numbers"
-
-    @property
-    def unused(self) -> list[str]:
-        """Nothing: beside train and val lie the archives' own files."""
-        return []
-
-    # ------------------------------------------------------------------------------- val without folders
-
-    @cached_property
-    def flat(self) -> bool:
-        """Whether the val images lie in one folder, so that their classes stand in a file."""
-        return self.test_folder is not None and not folders_in(self.test_folder)
-
-    def has_class_folders(self, split: str) -> bool:
-        return split == "train" or not self.flat
-
-    @cached_property
-    def answers(self) -> tuple[Path, Callable[[Path], dict[str, str]]]:
-        """The file that says the classes of val, and how to read it.
-
-        Raises:
-            MissingError: there is none.
-        """
-        known: list[tuple[Path, Callable[[Path], dict[str, str]]]] = [
-            (self.root / "LOC_val_solution.csv", read_kaggle),
-            (self.root / "val_labels.txt", read_pairs),
-            (self.root / DEVKIT / "ILSVRC2012_validation_ground_truth.txt", read_devkit),
-        ]
-        for path, read in known:
-            if path.is_file():
-                return path, read
-        names = ", ".join(str(path) for path, _ in known)
-        raise MissingError(f"{self.test_folder} has no class folders, and nothing says its classes: no {names}")
-
-    @cached_property
-    def val_classes(self) -> dict[str, str]:
-        """Class of each val image by its name, without the suffix."""
-        path, read = self.answers
-        return read(path)
-
-    def class_names(self, split: str, files: Sequence[str]) -> Iterator[str]:
-        if split == "train" or not self.flat:
-            return super().class_names(split, files)
-        return (self.val_class(path) for path in files)
-
-    def val_class(self, path: str) -> str:
-        name = os.path.splitext(os.path.basename(path))[0]
-        if name not in self.val_classes:
-            raise MissingError(f"{self.answers[0]} does not say the class of {path}")
-        return self.val_classes[name]
-
-    def select(self, split: str, files: Paths) -> Paths:
-        if split == "train" or not self.flat:
-            return super().select(split, files)
-        names, wanted = list(self.class_names(split, files)), set(self.classes or ())
-        if not self.class_list and (strange := sorted(set(names) - wanted)):
-            raise MissingError(f"{self.answers[0]} has classes that train lacks: {', '.join(strange[:5])}")
-        return files.take(np.flatnonzero([name in wanted for name in names]))
-
-    def source(self) -> dict[str, Any]:
-        labels = {"answers": file_sha256(self.answers[0])} if self.flat else {}
-        part = {"classes": self.classes} if self.class_list else {}
-        return {**super().source(), "dataset": "imagenet1k", **labels, **part}
+    def find_layout(self) -> Layout:
+        return imagenet_layout(self.root, self.class_list, self.kind)
 
 
 class Imagenet100(Imagenet1k):
@@ -148,6 +58,69 @@ class Imagenet100(Imagenet1k):
     def __init__(self, class_list: str | None, **options: Any) -> None:
         usual = str(Path(__file__).parent / "imagenet100.txt")
         super().__init__(class_list=class_list or usual, **options)
+
+
+def imagenet_layout(root: Path, class_list: Path | None, name: str) -> Layout:
+    """train/<class>/* beside val/, in `root` or where Kaggle's archive has them.
+
+    Raises:
+        MissingError: no train/, no class folders in it, classes of the list that it lacks, or unknown classes of val.
+    """
+    base = next((b for b in (root, root / KAGGLE) if (b / "train").is_dir()), None)
+    if base is None:
+        raise MissingError(f"{name} is not in dataset.root={root}; {LAYOUTS}{advice(root)}")
+    train, val = base / "train", base / "val"
+    classes = folders_in(train)
+    if class_list:
+        classes = chosen_classes(train, classes, class_list)
+    if not classes:
+        raise MissingError(f"{train} has no class folders; {LAYOUTS}")
+    if not val.is_dir():
+        why = f"{base} has no val/ beside train/; put it there for numbers"
+        return Layout("imagenet1k", train, None, classes, bool(class_list), why_unprobed=why)
+    flat = not folders_in(val)
+    answers = val_classes(root, val) if flat else None
+    return Layout("imagenet1k", train, val, classes, bool(class_list), answers, flat)
+
+
+def advice(root: Path) -> str:
+    """How to unpack the archives, where they lie in root."""
+    if not (root / TRAIN_TAR).is_file():
+        return ""
+    return f". The archives are there; say dataset.unpack=true, or in {root}:\n{COMMANDS}"
+
+
+def chosen_classes(train: Path, there: Sequence[str], class_list: Path) -> list[str]:
+    """The classes of a list, sorted.
+
+    Raises:
+        MissingError: train has no folder for one of them.
+    """
+    chosen = sorted(read_class_list(class_list))
+    if missing := sorted(set(chosen) - set(there)):
+        raise MissingError(
+            f"{train} lacks {len(missing)} of the {len(chosen)} classes of {class_list}: "
+            f"{', '.join(missing[:5])}" + (", ..." if len(missing) > 5 else "")
+        )
+    return chosen
+
+
+def val_classes(root: Path, val: Path) -> ClassFile:
+    """The file that says the classes of val's images.
+
+    Raises:
+        MissingError: there is none.
+    """
+    known: list[tuple[Path, Callable[[Path], dict[str, str]]]] = [
+        (root / "LOC_val_solution.csv", read_kaggle),
+        (root / "val_labels.txt", read_pairs),
+        (root / DEVKIT / "ILSVRC2012_validation_ground_truth.txt", read_devkit),
+    ]
+    for path, read in known:
+        if path.is_file():
+            return ClassFile(path, read, "answers")
+    names = ", ".join(str(path) for path, _ in known)
+    raise MissingError(f"{val} has no class folders, and nothing says its classes: no {names}")
 
 
 def read_class_list(path: Path) -> list[str]:

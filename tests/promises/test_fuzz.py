@@ -274,7 +274,7 @@ def look(root: Path) -> None:
             continue
         assert len(images) == dataset.count("train") and (labels is None or len(labels) == len(images))
         left, skipped = dataset.listed.left(), set(dataset.skipped.get("train", {}))
-        missed = regular_images(dataset.train_folder) - set(dataset.files["train"]) - skipped
+        missed = regular_images(dataset.layout.train) - set(dataset.files["train"]) - skipped
         loose = {path for path in missed if "/" not in path} if dataset.classes else set()
         assert missed == loose, "left out in silence"
         assert len(loose) <= left.get("loose", [0])[0]
