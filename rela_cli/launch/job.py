@@ -35,7 +35,7 @@ class Job:
 
         until = UNTIL[self.command]
         alone = ranks.world() == 1 and not config.runtime.dry_run
-        if config.runtime.devices > 1 and alone and (folder := pipeline.missing(config, until)):
+        if config.runtime.devices > 1 and alone and (folder := pipeline.folder_with_work(config, until)):
             rank_processes.run(self.command, self.words(overrides), config)
             return pipeline.Outcome("run", folder)
         return pipeline.run(config, until=until, command=self.text(overrides))

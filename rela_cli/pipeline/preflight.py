@@ -1,12 +1,13 @@
-"""Before work starts: can its folders be written to, and does what will be made fit on the disk? Needs no torch."""
+"""Before work starts: are the labels and the network there, can the folders be written to, does it fit on the disk?"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from rela_cli.config.schema import PRETRAINED
-from rela_cli.errors import DiskError
+from rela_cli.config.parts import find
+from rela_cli.config.schema import PRETRAINED, Config
+from rela_cli.errors import ConfigError, DiskError
 from rela_cli.pipeline.run import Run
 from rela_cli.store.disk import disk_errors, ensure_room, existing
 from rela_cli.store.files import size_of
@@ -74,3 +75,35 @@ def image_bytes(run: Run) -> int | None:
         return 16 * samples(run)
     side = run.dataset.side
     return None if side is None else (3 * side**2 + 8) * samples(run)
+
+
+def check_labels(run: Run) -> None:
+    """A method that uses labels has some.
+
+    Raises:
+        ConfigError: the dataset has none.
+    """
+    if run.trained is not None or run.dataset.classes is not None:
+        return
+    if getattr(find(run.config.method), "uses_labels", False):
+        raise ConfigError(
+            f"method={run.config.method.name} needs labels and dataset={run.config.dataset.name} has none: "
+            f"{run.dataset.why_unprobed}. Sort the train images into one folder a class, or say method=simclr"
+        )
+
+
+def check_network(config: Config) -> None:
+    """The network that will be probed is one that the method has.
+
+    Raises:
+        ConfigError: a target network is wanted and there is none.
+    """
+    from rela_cli.methods.base import Method
+
+    if config.probe.network == "online":
+        return
+    if getattr(find(config.method), "networks", None) is Method.networks:
+        raise ConfigError(
+            f"method={config.method.name} has no {config.probe.network} network to probe: "
+            "say probe.network=online, or a method with one (byol, dino, moco_v3)"
+        )

@@ -1,4 +1,4 @@
-"""What a run is: its artifacts and their names, its folder, and what of it is there. Reads and names, makes nothing.
+"""What a run is: its artifacts and their names, its folder, and what is there. It reads and names; it writes nothing.
 
 A run's folder is named by a hash over everything that changes its backbone and nothing else, so the same command
 finds its own run again. Nothing here imports torch.
@@ -6,17 +6,10 @@ finds its own run again. Nothing here imports torch.
 
 from __future__ import annotations
 
-import itertools
-import math
-import os
-import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
-
-import yaml
+from typing import Any
 
 from rela_cli.config.lengths import Lengths, lengths
 from rela_cli.config.parts import build
@@ -24,40 +17,19 @@ from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import RANDOM, Config, identity_of
 from rela_cli.data.base import Dataset
 from rela_cli.errors import MissingError, RelaError
+from rela_cli.pipeline.differences import different, flat, shown
 from rela_cli.store.entries import Entry
-from rela_cli.store.files import (
-    Facts,
-    fingerprint,
-    keep_damaged,
-    load_json,
-    provenance,
-    read_json,
-    reason_of,
-    section,
-    write_atomic,
-    write_json,
-)
-from rela_cli.store.locks import RunLock
+from rela_cli.store.files import Facts, fingerprint, load_json, read_json, reason_of, section
 from rela_cli.store.names import called, run_called, slug
 from rela_cli.store.notices import warn_once
-from rela_cli.store.outputs import ELSEWHERE
 from rela_cli.store.sealed import Damaged
 from rela_cli.store.secrets import redact
-from rela_cli.store.versions import STAGES, VERSIONS
+from rela_cli.store.versions import VERSIONS
 from rela_cli.weights import locate, run_folder
 
 SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
 HISTORY = ("resumes", "forced")  # keys of a manifest that tell what was done in the folder, under whatever settings
 MATCHING = ("transport", "matching", "switch")  # mean nothing to the plain method, so they do not count there
-
-
-@dataclass(frozen=True)
-class Step:
-    """One line of the plan: a stage, and whether it is "to do", "cached", or to "skip"."""
-
-    stage: str
-    state: str
-    note: str
 
 
 class Run:
@@ -95,10 +67,10 @@ class Run:
     def features(self) -> Entry:
         """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
         prior = locate.identity(self.config.prior)
-        return self.entry("features", "extract", images=self.images.hash, prior=prior, **self.half)
+        return self.entry("features", "extract", images=self.images.hash, prior=prior, **self.precision_key)
 
     @property
-    def half(self) -> dict[str, str]:
+    def precision_key(self) -> dict[str, str]:
         """In how many bits the prior computes, where that makes other features than fp32 would."""
         precision = self.config.runtime.extract_precision
         return {} if precision == "fp32" else {"extract_precision": precision}
@@ -130,7 +102,7 @@ class Run:
             "version": VERSIONS["train"],
             **{group: identity_of(tree[group]) for group in groups},
             **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
-            **({} if self.config.is_plain else self.half),
+            **({} if self.config.is_plain else self.precision_key),
             "prior": locate.identity(self.config.prior),
         }
 
@@ -305,40 +277,6 @@ class Run:
         names = ["untrained"] if self.config.is_plain else ["untrained", "prior_alone"]
         return any(p not in section(done, name) for name in names for p in self.config.probe.protocols)
 
-    def plan(self, until: str) -> list[Step]:
-        """The stages up to `until`, and what is to be done in each."""
-        c, n = self.config, self.lengths
-        trained = self.trained is not None and until in ("train", "probe")  # then its inputs need not be there
-        rest = self.missing_probes() or self.missing_baselines() or not self.result
-        counts = f"{n.total_steps} steps of {c.batch_size}; {n.subset_size} of {n.train_samples} images an epoch"
-        protocols = ", ".join(c.probe.protocols) if self.can_probe else f"no numbers: {self.dataset.why_unprobed}"
-        steps = [
-            self.prior_step("extract", trained or self.features.manifest is not None, self.called["prior"]),
-            self.prior_step("transport", trained or self.targets.manifest is not None, c.transport.name),
-            Step("train", "cached" if self.trained else "to do", f"{counts}, {c.epochs} epochs"),
-            Step("probe", "to do" if rest else "cached", protocols),
-        ]
-        return steps[: STAGES.index(until) + 1]
-
-    @property
-    def alike(self) -> tuple[float, str] | None:
-        """Seconds that training would take at the speed of the latest finished run like it, and that run's name."""
-        found, own = [], plain(self.settings)  # JSON knows no tuples
-        for path in (self.outputs / "runs").glob("*-*/result.json"):  # without the link `latest`
-            result = read_json(path) or {}
-            settings, seen = section(result, "settings"), result.get("samples_seen")
-            seconds = section(result, "seconds").get("train")
-            same = all(settings.get(key) == own[key] for key in ("learner", "method", "dataset", "batch_size"))
-            if same and is_positive(seen) and is_positive(seconds):
-                found.append((path.stat().st_mtime, seconds / seen, path.parent.name))
-        return (max(found)[1] * self.lengths.samples_seen, max(found)[2]) if found else None
-
-    def prior_step(self, stage: str, done: bool, note: str) -> Step:
-        """A stage that the plain method has no need of."""
-        if self.config.is_plain:
-            return Step(stage, "skip", "the plain method has no prior")
-        return Step(stage, "cached" if done else "to do", note)
-
     # ------------------------------------------------------------------------------------------ bookkeeping
 
     @property
@@ -353,68 +291,6 @@ class Run:
     def tree(self) -> dict[str, Any]:
         """The config as config.yaml has it."""
         return dict(plain(to_tree(self.config)))
-
-    def set_aside(self) -> Path | None:
-        """Rename the folder to *.old-N, if there is a run in it; the new name.
-
-        Raises:
-            RelaError: a process is at work in it.
-        """
-        folder = self.folder.resolve()
-        if not (folder / "manifest.json").exists():
-            return None
-        numbers = (number for number in itertools.count(1) if not Path(f"{folder}.old-{number}").exists())
-        aside = Path(f"{folder}.old-{next(numbers)}")
-        with RunLock(folder):
-            os.replace(folder, aside)
-            folder.mkdir()
-        return aside
-
-    def note(self, status: str, command: str, **facts: Any) -> None:
-        """Bring manifest.json and config.yaml up to date."""
-        from rela_cli.machine.device import versions
-
-        command = command or " ".join(sys.argv)
-        self.leave_word()
-        keep_damaged(self.folder / "manifest.json")
-        fresh = {"hash": self.hash, "status": status, "command": command, "inputs": self.inputs}
-        manifest = {**self.manifest, **fresh, "versions": versions(), **provenance(), **facts}
-        kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
-        content = yaml.safe_dump(redact(self.tree), sort_keys=False).encode()
-        kept["config_hash"] = run_folder.config_hash(yaml.safe_load(content))
-        write_atomic(self.folder / "config.yaml", lambda path: path.write_bytes(content))
-        write_json(self.folder / "manifest.json", kept)
-
-    def leave_word(self) -> None:
-        """Of a folder by hand, so that `rela clean` knows what is needed there."""
-        folder = str(self.folder.resolve())
-        path = self.outputs / "runs" / ELSEWHERE / f"{fingerprint({'folder': folder})}.txt"
-        if self.config.paths.run and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, lambda temporary: temporary.write_bytes(os.fsencode(folder)))
-
-
-def is_positive(value: Any) -> TypeGuard[float]:
-    """Whether a value of a file is a number above 0."""
-    return isinstance(value, int | float) and 0 < value < math.inf
-
-
-def flat(tree: Any, name: str = "") -> dict[str, Any]:
-    """A tree of mappings as one, with dotted keys."""
-    if not isinstance(tree, dict):
-        return {name: tree}
-    return {k: v for key, inner in tree.items() for k, v in flat(inner, f"{name}.{key}" if name else key).items()}
-
-
-def different(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The items that two mappings do not share."""
-    keys = {**one, **other}
-    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
-
-
-def shown(differences: dict[str, tuple[Any, Any]]) -> str:
-    """One line a key."""
-    return "\n".join(f"  {key}: {theirs} there, {ours} here" for key, (theirs, ours) in differences.items())
 
 
 def plain(value: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rela_cli.distributed import ranks
-from rela_cli.pipeline.run import Run, Step
+from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.to_do import StageState, similar_finished_run
 from rela_cli.store.files import section
 from rela_cli.terminal import printable
 
@@ -16,21 +17,21 @@ SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is
 UNITS = ("", "K", "M", "G", "T", "P", "E")
 
 
-def show_plan(run: Run, steps: list[Step]) -> None:
+def show_stages(run: Run, states: Sequence[StageState]) -> None:
     """One line a stage: cached, to do, or not needed; of a sweep's cell, one for all."""
     say(run.folder.name)
+    to_do = [state.stage for state in states if state.state == "to do"]
     if os.environ.get(BRIEF):
-        to_do = ", ".join(step.stage for step in steps if step.state == "to do")
-        say(f"  to do {to_do}" if to_do else "  nothing to do")
+        say(f"  to do {', '.join(to_do)}" if to_do else "  nothing to do")
         return
-    for step in steps:
-        say(f"  {step.stage:<10}{step.state:<8}{step.note}")
-    if any(step.stage == "train" and step.state == "to do" for step in steps) and (known := run.alike):
+    for state in states:
+        say(f"  {state.stage:<10}{state.state:<8}{state.note}")
+    if "train" in to_do and (known := similar_finished_run(run)):
         seconds, name = known
         say(f"  training will take about {seconds:.0f} s, if it goes as fast as {name}")
-    if not any(step.state == "to do" for step in steps):
-        say("  nothing to do" + (f"; see {run.folder}" if steps[-1].stage in ("train", "probe") else ""))
-        if steps[-1].stage == "probe":
+    if not to_do:
+        say("  nothing to do" + (f"; see {run.folder}" if states[-1].stage in ("train", "probe") else ""))
+        if states[-1].stage == "probe":
             show_numbers(run)
 
 

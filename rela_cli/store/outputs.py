@@ -140,7 +140,7 @@ def run_names(outputs: Path = OUTPUTS) -> list[str]:
 
 
 def elsewhere(outputs: Path) -> list[Path]:
-    """Runs under paths.run=FOLDER that use this cache, by the words that they have left (`Run.leave_word`)."""
+    """Runs under paths.run=FOLDER that use this cache, by the words that they have left (`register_elsewhere`)."""
     here = {folder.resolve() for folder in run_folders(outputs)}
     said = [Path(os.fsdecode(word.read_bytes())) for word in sorted(outputs.glob(f"runs/{ELSEWHERE}/*.txt"))]
     return [folder for folder in said if folder not in here and (folder / "manifest.json").is_file()]

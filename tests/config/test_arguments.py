@@ -186,13 +186,13 @@ def test_the_next_command_finds_the_run(words: tuple[str, ...], command: str) ->
 def test_numbers_are_repeated_where_nothing_is_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     from types import SimpleNamespace
 
-    from rela_cli.pipeline.run import Step
-    from rela_cli.pipeline.screen import show_plan
+    from rela_cli.pipeline.screen import show_stages
+    from rela_cli.pipeline.to_do import StageState
 
     result = {
         "probe": {"knn": {"top1": 0.953, "network": "online"}},
         "baselines": {"untrained": {"knn": {"top1": 0.5}}},
     }
     run = SimpleNamespace(folder=Path("f"), result=result)
-    show_plan(run, [Step("probe", "cached", "knn")])  # type: ignore[arg-type]
+    show_stages(run, [StageState("probe", "cached", "knn")])  # type: ignore[arg-type]
     assert "  top-1  95.3 %  knn (online)  untrained 50.0\n" in capsys.readouterr().out

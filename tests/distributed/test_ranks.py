@@ -362,7 +362,7 @@ def untrained(outputs: str) -> tuple[dict[str, Any], list[str], int]:
         tasks: list[Any] = []
         real = stage.untrained_task
         patch.setattr(stage, "untrained_task", lambda *given: (tasks.append(1), real(*given))[1])
-        Pipeline(Run(made), "train").probe_baselines(found)
+        Pipeline(Run(made), "train").probing.add_baselines(found)
     return without_seconds(found["untrained"]), fitted, len(tasks)
 
 

@@ -15,6 +15,7 @@ import pytest
 from rela_cli import cli
 from rela_cli.errors import RelaError
 from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.to_do import stage_states
 from rela_cli.store.notices import warn_once
 from tests.factories import config
 from tests.promises.helpers import WORDS, go
@@ -78,7 +79,7 @@ def test_any_damage_under_outputs(made: Path, tmp_path: Path, monkeypatch: pytes
         assert found <= known, f"seed {seed}, {path}: {found - known}"
         with redirect_stderr(StringIO()):
             try:
-                Run(config(*WORDS, "seed=0", "paths.outputs=outputs")).plan("probe")
+                stage_states(Run(config(*WORDS, "seed=0", "paths.outputs=outputs")), "probe")
             except RelaError as error:
                 assert "outputs" in str(error), f"seed {seed}, {path}: {error}"
         shutil.rmtree("outputs")

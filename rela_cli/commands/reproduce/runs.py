@@ -12,6 +12,7 @@ from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
 from rela_cli.errors import MissingError, RelaError
 from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.to_do import has_work, stage_states
 
 TRAIN, TEST = ("train",), ("test", "val")
 
@@ -137,11 +138,11 @@ class Cell:
         if self.waits:
             return "waits"
         try:
-            steps = self.run.plan("probe")
+            states = stage_states(self.run, "probe")
         except MissingError as error:
             self.missing = str(error).splitlines()[0]
             return "not available"
-        return "to do" if any(step.state == "to do" for step in steps) else "cached"
+        return "to do" if has_work(states) else "cached"
 
     @property
     def key(self) -> str:

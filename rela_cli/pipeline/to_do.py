@@ -1,0 +1,67 @@
+"""What a run has still to do: one line a stage, and how long its training may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from rela_cli.pipeline.run import Run, plain
+from rela_cli.store.files import read_json, section
+from rela_cli.store.versions import STAGES
+
+
+@dataclass(frozen=True)
+class StageState:
+    """A stage, and whether it is "to do", "cached", or to "skip"."""
+
+    stage: str
+    state: str
+    note: str
+
+
+def stage_states(run: Run, until: str) -> list[StageState]:
+    """The stages up to `until`, and what is to be done in each."""
+    c, n = run.config, run.lengths
+    trained = run.trained is not None and until in ("train", "probe")  # then its inputs need not be there
+    rest = run.missing_probes() or run.missing_baselines() or not run.result
+    counts = f"{n.total_steps} steps of {c.batch_size}; {n.subset_size} of {n.train_samples} images an epoch"
+    protocols = ", ".join(c.probe.protocols) if run.can_probe else f"no numbers: {run.dataset.why_unprobed}"
+    states = [
+        prior_state(run, "extract", trained or run.features.manifest is not None, run.called["prior"]),
+        prior_state(run, "transport", trained or run.targets.manifest is not None, c.transport.name),
+        StageState("train", "cached" if run.trained else "to do", f"{counts}, {c.epochs} epochs"),
+        StageState("probe", "to do" if rest else "cached", protocols),
+    ]
+    return states[: STAGES.index(until) + 1]
+
+
+def prior_state(run: Run, stage: str, is_done: bool, note: str) -> StageState:
+    """The state of a stage that only a run with a prior needs."""
+    if run.config.is_plain:
+        return StageState(stage, "skip", "the plain method has no prior")
+    return StageState(stage, "cached" if is_done else "to do", note)
+
+
+def has_work(states: Sequence[StageState]) -> bool:
+    """Whether any stage is still to be done."""
+    return any(state.state == "to do" for state in states)
+
+
+def similar_finished_run(run: Run) -> tuple[float, str] | None:
+    """Seconds that training would take at the speed of the latest finished run like this one, and that run's name."""
+    found, own = [], plain(run.settings)  # JSON knows no tuples
+    for path in (run.outputs / "runs").glob("*-*/result.json"):  # without the link `latest`
+        result = read_json(path) or {}
+        settings, seen = section(result, "settings"), result.get("samples_seen")
+        seconds = section(result, "seconds").get("train")
+        same = all(settings.get(key) == own[key] for key in ("learner", "method", "dataset", "batch_size"))
+        if same and is_positive(seen) and is_positive(seconds):
+            found.append((path.stat().st_mtime, seconds / seen, path.parent.name))
+    return (max(found)[1] * run.lengths.samples_seen, max(found)[2]) if found else None
+
+
+def is_positive(value: Any) -> TypeGuard[float]:
+    """Whether a value of a file is a number above 0."""
+    return isinstance(value, int | float) and 0 < value < math.inf
