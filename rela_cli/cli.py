@@ -225,7 +225,7 @@ def _show(command: str, composer: Composer) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        raise ConfigError("\n".join(composer.problems(composer.line.overrides)) or str(error)) from error
+        raise ConfigError("\n".join(composer.problems()) or str(error)) from error
     finally:
         print(redact(shown.getvalue()), end="")
     return 0

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     line = parse(parser().words(argv))
     composer = Composer(line)
     if line.is_sweep:
-        cells, _ = composer.plan()
+        cells, _ = composer.cells()
         configs = [compose(cell, line.flags.get("--config-dir")) for cell in cells]
     else:
         configs = [composer.check()]

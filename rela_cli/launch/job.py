@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rela_cli.config.compose import config_of
 from rela_cli.config.overrides import CommandLine
+from rela_cli.config.trees import config_of
 from rela_cli.distributed import ranks
 
 if TYPE_CHECKING:

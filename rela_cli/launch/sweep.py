@@ -159,7 +159,7 @@ def run(job: Job) -> int:
     if ranks.world() > 1:
         raise ConfigError("a sweep under torchrun has no meaning; say rela train -m runtime.devices=N for several GPUs")
     composer = Composer(job.line)
-    cells, first = composer.plan()
+    cells, first = composer.cells()
     composer.say_notes()
     launcher = composer.launcher()
     if first.runtime.dry_run:

@@ -108,7 +108,7 @@ def test_what_has_no_effect_is_said(line: str, said: list[str], capsys: pytest.C
     from rela_cli.config.overrides import parse
 
     composer = Composer(parse(line.split()))
-    composer.plan() if composer.line.is_sweep else composer.check()
+    composer.cells() if composer.line.is_sweep else composer.check()
     composer.say_notes()
     assert capsys.readouterr().err == "".join(f"rela: {one}\n" for one in said)
 

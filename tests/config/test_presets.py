@@ -22,6 +22,7 @@ from rela_cli.config.loader import choice_of, group_of
 from rela_cli.config.overrides import CommandLine, parse
 from rela_cli.config.parts import find
 from rela_cli.config.schema import CONF_DIR, OWN_KEYS, PARTS, Part
+from rela_cli.config.trees import Trees
 from rela_cli.errors import ConfigError
 from tests.conftest import NO_TORCH, Rela
 
@@ -31,7 +32,7 @@ def names(group: str) -> list[str]:
 
 
 SCHEDULE = frozenset({"schedule", "warmup_epochs"})
-LOADER = Composer(CommandLine({}, ())).loader
+LOADER = Trees(CommandLine({}, ())).loader
 REPOSITORY = CachingConfigRepository(LOADER.repository)
 
 
@@ -141,7 +142,7 @@ def test_what_a_preset_sets_for_another_part_and_holds_is_said(words: str, said:
 def test_in_a_sweep_each_cell_by_itself() -> None:
     line = parse(["-m", "experiment=table1_cifar10", "switch=adaptive,never"])
     composer = Composer(line)
-    cells, _ = composer.plan()
+    cells, _ = composer.cells()
     assert [compose(cell).switch.options for cell in cells] == [{"constants": "reference", "threshold": 0.995}, {}]
     assert len(composer.notes) == 1
 

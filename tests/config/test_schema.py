@@ -67,7 +67,7 @@ def test_budget_defaults_to_everything() -> None:
 @pytest.mark.parametrize("budget", ["budget=0.1,0.2,0.5", "+budget=0.1,0.2,0.5", "++budget=0.1,0.2,0.5"])
 def test_sweeps_become_cells(budget: str, presets: Path) -> None:
     words = [budget, "prior=none,random", "-m", "--config-dir", str(presets), "+experiment=halved", "seed=0,1,2"]
-    cells, first = Composer(parse(words)).plan()
+    cells, first = Composer(parse(words)).cells()
     assert len(cells) == len(set(cells)) == 18
     assert all("experiment=halved" in cell for cell in cells)
     assert (first.budget, first.prior.name, first.seed, first.epochs) == (0.1, "none", 0, 7)
@@ -112,12 +112,12 @@ def test_every_experiment_composes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF_DIR / "sweep").glob("*.yaml")), ids=name_of)
 def test_every_sweep_has_cells(path: Path) -> None:
-    cells, _ = Composer(parse(["-m", name_of(path)])).plan()
+    cells, _ = Composer(parse(["-m", name_of(path)])).cells()
     assert len(cells) > 1
 
 
 def test_budgets_by_priors_are_all_pairs() -> None:
-    cells, first = Composer(parse(["-m", "sweep=budgets_priors", "seed=3"])).plan()
+    cells, first = Composer(parse(["-m", "sweep=budgets_priors", "seed=3"])).cells()
     assert (first.budget, first.prior.name, first.seed) == (0.1, "none", 3)
     pairs = {tuple(word for word in cell if word.startswith(("budget=", "prior="))) for cell in cells}
     priors = ("none", "random_learner", "random", "patches", "embedded")

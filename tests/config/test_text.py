@@ -53,7 +53,7 @@ def test_lists_of_text() -> None:
 
 @pytest.mark.parametrize("values", ["1.10,2024_11_28,фото", "choice(1.10,2024_11_28,фото)", "'1.10', 2024_11_28 ,фото"])
 def test_text_in_a_sweep(values: str) -> None:
-    cells, first = Composer(parse(["-m", f"paths.run={values}", "budget=1e-1,0.5"])).plan()
+    cells, first = Composer(parse(["-m", f"paths.run={values}", "budget=1e-1,0.5"])).cells()
     assert (first.paths.run, first.budget, len(cells)) == ("1.10", 0.1, 6)
     assert {compose(cell).paths.run for cell in cells} == {"1.10", "2024_11_28", "фото"}
 
@@ -63,10 +63,10 @@ def test_a_sweep_in_a_yaml(tmp_path: Path) -> None:
     text = "# @package _global_\n# Days.\nhydra:\n  sweeper:\n    params:\n      paths.run: {}\n"
     (tmp_path / "sweep" / "days.yaml").write_text(text.format("1.10,2024_11_28"))
     (tmp_path / "sweep" / "day.yaml").write_text(text.format("2024_11_28"))
-    cells, _ = Composer(parse(["-m", "sweep=days", "--config-dir", str(tmp_path)])).plan()
+    cells, _ = Composer(parse(["-m", "sweep=days", "--config-dir", str(tmp_path)])).cells()
     assert [compose([w for w in cell if w.startswith("paths")]).paths.run for cell in cells] == ["1.10", "2024_11_28"]
     with pytest.raises(ConfigError, match="put it in quotes"):
-        Composer(parse(["-m", "sweep=day", "--config-dir", str(tmp_path)])).plan()
+        Composer(parse(["-m", "sweep=day", "--config-dir", str(tmp_path)])).cells()
 
 
 def test_numbers_in_a_yaml_are_refused_where_text_is_meant(tmp_path: Path) -> None:
