@@ -7,15 +7,25 @@ non-finite update back on the device that way, without waiting for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rela_cli.config.lengths import Lengths
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError
 
 Parameters = Sequence[nn.Parameter]
+
+
+def build_optimizer(part: Part, parameters: Parameters) -> torch.optim.Optimizer:
+    """The optimizer of a config over some parameters, without the options of its schedule."""
+    options = {key: value for key, value in part.options.items() if key not in ("schedule", "warmup_epochs")}
+    return build(replace(part, options=options), parameters=parameters)  # type: ignore[no-any-return]
 
 
 def adamw(
@@ -51,11 +61,11 @@ def sgd(
     return optimizer
 
 
-def memory_bytes(make: Callable[[Parameters], torch.optim.Optimizer], parameters: Parameters) -> int:
+def memory_bytes(part: Part, parameters: Parameters) -> int:
     """What an optimizer will remember of its parameters, in bytes: tried with one small weight and one update."""
     weight = nn.Parameter(torch.ones(8, 8))
     weight.grad = torch.zeros_like(weight)
-    optimizer = make([weight])
+    optimizer = build_optimizer(part, [weight])
     optimizer.step()
     held = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
     copies = sum(value.shape == weight.shape for value in held)
@@ -136,14 +146,35 @@ class LARS(torch.optim.Optimizer):
         return torch.where((w > 0) & (g > 0), trust, 1.0)
 
 
-def lr_at(step: int, total_steps: int, lr: float, schedule: str, warmup_steps: int) -> float:
-    """The learning rate of a step, counted from 1: linear warm-up, then constant or cosine down to zero."""
-    if step <= warmup_steps:
-        return lr * step / (warmup_steps + 1)
-    if schedule == "constant":
-        return lr
-    progress = (step - 1 - warmup_steps) / max(1, total_steps - warmup_steps)
-    return lr * 0.5 * (1 + math.cos(math.pi * progress))
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each step, counted from 1: linear warm-up, then constant or cosine down to zero."""
+
+    lr: float
+    name: str
+    warmup_steps: int
+    total_steps: int
+
+    @classmethod
+    def of(cls, part: Part, lengths: Lengths) -> Schedule:
+        """The schedule that stands in an optimizer's config, for a run of these lengths."""
+        options = part.options
+        warmup_steps = round(options["warmup_epochs"] * lengths.steps_per_epoch)
+        return cls(options["lr"], options["schedule"], warmup_steps, lengths.total_steps)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        if step <= self.warmup_steps:
+            return self.lr * step / (self.warmup_steps + 1)
+        if self.name == "constant":
+            return self.lr
+        progress = (step - 1 - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the learning rate of a step in all parameter groups."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate(step)
 
 
 def non_finite(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -1,6 +1,6 @@
 """When phase 1 ends. A switch keeps its state in a tensor beside the loss, so that watching it stalls nothing.
 
-The contract, per step: `check()` before the step, `observe(loss)` after it; `leaves()` reads the verdict, which
+The contract, per step: `check()` before the step, `observe(loss)` after it; `should_leave()` reads the verdict, which
 waits for the device, so the loop asks as seldom as it likes. Steps count from 1.
 """
 
@@ -28,7 +28,7 @@ class Switch:
         fast, slow, _, step, left = self.state
         step = step + 1
         rho = self.rho(fast, slow, step)
-        left = torch.where((left == 0) & self.is_time(rho, step), step, left)
+        left = torch.where((left == 0) & self.condition(rho, step), step, left)
         self.state = torch.stack((fast, slow, rho, step, left))
 
     def observe(self, loss: Tensor) -> None:
@@ -38,11 +38,11 @@ class Switch:
         """How settled phase 1 is, from 0 to 1; metrics show it."""
         return torch.zeros_like(step)
 
-    def is_time(self, rho: Tensor, step: Tensor) -> Tensor:
+    def condition(self, rho: Tensor, step: Tensor) -> Tensor:
         """Whether phase 1 should be over at this step."""
         return torch.zeros_like(step, dtype=torch.bool)
 
-    def leaves(self) -> bool:
+    def should_leave(self) -> bool:
         """Whether it is time to leave, or was before; waits for the device."""
         return bool(self.state[4].item())
 
@@ -69,7 +69,7 @@ class Adaptive(Switch):
     def rho(self, fast: Tensor, slow: Tensor, step: Tensor) -> Tensor:
         return torch.exp(-(slow - fast).clamp(min=0))
 
-    def is_time(self, rho: Tensor, step: Tensor) -> Tensor:
+    def condition(self, rho: Tensor, step: Tensor) -> Tensor:
         return rho >= self.threshold
 
 
@@ -80,7 +80,7 @@ class Fixed(Switch):
         super().__init__(total_steps, device)
         self.steps = math.floor(at * total_steps + 1e-9)
 
-    def is_time(self, rho: Tensor, step: Tensor) -> Tensor:
+    def condition(self, rho: Tensor, step: Tensor) -> Tensor:
         return step > self.steps
 
 

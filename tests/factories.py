@@ -60,9 +60,10 @@ def trainer(*overrides: str, n: int = 64, size: int = 8, target_dim: int | None 
 
 @dataclass
 class Notes:
-    """Stands for Metrics and keeps what it is told."""
+    """Stands for Metrics and keeps what it is told, and the loss of each step."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
 
     def write(self, record: dict[str, Any]) -> None:
         self.records.append(record)
@@ -70,20 +71,24 @@ class Notes:
 
 def fit(loop: Trainer, after_step: Callable[[], object] = lambda: None, steps: int | None = None) -> Notes:
     """Train as the stage does, looking in after every step; `steps` cuts it short."""
-    take_step, notes, taken = loop.take_step, Notes(), 0
+    update, add, notes, taken = loop.update, loop.meter.add, Notes(), 0
 
-    def watched(*arguments: Any) -> Any:
+    def watched() -> None:
         nonlocal taken
-        taken, result = taken + 1, take_step(*arguments)
+        update()
+        taken += 1
         after_step()
         if taken == steps:
             raise Enough
-        return result
 
-    loop.take_step = watched  # type: ignore[method-assign]
+    def noted(loss: Tensor) -> None:
+        notes.losses.append(loss)
+        add(loss)
+
+    loop.update, loop.meter.add = watched, noted  # type: ignore[method-assign]
     with suppress(Enough):
         loop.fit(notes)  # type: ignore[arg-type]
-    loop.take_step = take_step  # type: ignore[method-assign]
+    loop.update, loop.meter.add = update, add  # type: ignore[method-assign]
     return notes
 
 

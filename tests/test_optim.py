@@ -13,13 +13,13 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from rela_cli.errors import ConfigError, NonFiniteError
-from rela_cli.optim import LARS, adamw, lr_at, non_finite, sgd
+from rela_cli.optim import LARS, Schedule, adamw, non_finite, sgd
 from tests.conftest import Rela
 from tests.factories import fit, trainer
 
 
 def rates(schedule: str, total: int, warmup: int, lr: float = 1.0) -> list[float]:
-    return [lr_at(step, total, lr, schedule, warmup) for step in range(1, total + 1)]
+    return [Schedule(lr, schedule, warmup, total).rate(step) for step in range(1, total + 1)]
 
 
 def torchs(scheduler: lr_scheduler.LRScheduler, steps: int) -> list[float]:
@@ -72,7 +72,7 @@ def test_the_trainer_follows_the_schedule() -> None:
     loop = trainer("optimizer.schedule=cosine", "optimizer.warmup_epochs=0.5", "optimizer.lr=0.01", target_dim=None)
     seen: list[float] = []
     fit(loop, lambda: seen.append(loop.optimizer.param_groups[0]["lr"]))
-    assert seen == pytest.approx([lr_at(step, 8, 0.01, "cosine", 2) for step in range(1, 9)])
+    assert seen == pytest.approx([Schedule(0.01, "cosine", 2, 8).rate(step) for step in range(1, 9)])
 
 
 def test_weight_decay_and_update_are_adamws() -> None:

@@ -24,7 +24,7 @@ def first_step_away(watched: Switch, losses: list[float]) -> int | None:
     """Drive it as the loop does: check, ask, step, observe."""
     for step, loss in enumerate(losses, start=1):
         watched.check()
-        if watched.leaves():
+        if watched.should_leave():
             return step
         watched.observe(torch.tensor(loss))
     return None
@@ -106,22 +106,22 @@ def test_leaving_is_for_good() -> None:
     for _ in range(2396):
         watched.check()
         watched.observe(torch.tensor(0.5))
-    assert watched.leaves()
+    assert watched.should_leave()
     watched.check()
     assert watched.state[4] == 2396, "the first time counts"
     watched.observe(torch.tensor(-1e4))  # fast falls far below slow
     watched.check()
     assert watched.state[2] < 0.1
-    assert watched.leaves()
+    assert watched.should_leave()
     assert watched.state[4] == 2396
 
 
 def test_the_trainer_changes_phase_at_that_step() -> None:
     loop = trainer("switch=fixed", "switch.at=0.5", "epochs=2")
     phases = []
-    fit(loop, lambda: phases.append(loop.phase))
+    fit(loop, lambda: phases.append(loop.position.phase))
     assert phases == [1] * 4 + [2] * 4
-    assert loop.switch_step == 5
+    assert loop.position.switch_step == 5
 
 
 # ------------------------------------------------------------------------------------------------------ matching

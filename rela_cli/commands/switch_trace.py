@@ -129,7 +129,7 @@ def replay(losses: Sequence[float], switch: Part, total_steps: int) -> tuple[int
     rule = build(switch, total_steps=total_steps, device=torch.device("cpu"))
     for step in range(1, min(len(losses) + 1, total_steps) + 1):  # a verdict falls one step after the last loss
         rule.check()
-        if rule.leaves():
+        if rule.should_leave():
             return step, float(rule.state[2])
         if step <= len(losses):
             rule.observe(torch.tensor(losses[step - 1], dtype=torch.float64))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rela_cli.config.schema import Config
@@ -20,8 +21,10 @@ from rela_cli.store.disk import megabytes
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from rela_cli.pipeline.footprint import Footprint, Taken
+    from rela_cli.training.trainer import Trainer
 
 TRIAL_FLOPS = 10e9  # of a trial step: a fraction of a second on a core
 LEAST = 2  # images of a trial step: a batch norm needs as many
@@ -163,10 +166,17 @@ def trial(of: Footprint, threads: int | None) -> Rate:
     rows, shown = torch.arange(n, device=trainer.device), images.to(trainer.device)
     seconds = {}
     for phase in of.phases:
-        trainer.enter(phase)
-        seconds[phase] = timed(lambda: trainer.take_step(rows, shown, 0), trainer.device) / n
+        trainer.start_phase(phase)
+        seconds[phase] = timed(partial(one_step, trainer, rows, shown), trainer.device) / n
     parameters = sum(p.numel() for p in trainer.trainable)
     return Rate(seconds[2], seconds.get(1, seconds[2]), taken.flops / of.images_a_pass, parameters)
+
+
+def one_step(trainer: Trainer, rows: Tensor, images: Tensor) -> None:
+    """One update, as `Trainer.fit` does it."""
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.loss_of(trainer.make_views(images, rows, 0), rows).backward()
+    trainer.update()
 
 
 def images_for(taken: Taken, images: int, what: str) -> int:

@@ -32,7 +32,7 @@ from rela_cli.evaluation.measures import QUERY_BLOCK
 from rela_cli.learners.build import build_backbone, feature_dim
 from rela_cli.machine import memory
 from rela_cli.numerics.logistic import MANY
-from rela_cli.optim import memory_bytes
+from rela_cli.optim import build_optimizer, memory_bytes
 from rela_cli.pipeline.run import Run
 from rela_cli.priors.base import Prior
 from rela_cli.stages.transport import BLOCK
@@ -195,7 +195,7 @@ class Footprint:
     def __init__(self, config: Config, shape: Shape) -> None:
         self.config, self.shape = config, shape
         self.steps: dict[int, Taken] = {}
-        self.optimizer([nn.Parameter(torch.zeros(1))])  # which imports torch's compiler
+        build_optimizer(config.optimizer, [nn.Parameter(torch.zeros(1))])  # which imports torch's compiler
         find(config.learner), find(config.method), find(config.prior)
         self.libraries = memory.held()
 
@@ -236,7 +236,7 @@ class Footprint:
         return self.steps[phase]
 
     def take_step(self, trainee: Trainee, n: int, device: str, phase: int) -> None:
-        """What `Trainer.take_step` does until the gradients are there, on images of nothing."""
+        """What a training step does until the gradients are there, on images of nothing."""
         shape, method = self.shape, trainee.method
         views = [self.config.matching.view] * 2 if phase == 1 else list(method.views)
         images = torch.zeros(n, 3, shape.side, shape.side, dtype=torch.uint8, device=device)
@@ -346,7 +346,7 @@ class Footprint:
         state = (
             Term("weights", bytes_of(trainee) - copies, DEVICE),
             Term("running average", copies, DEVICE),
-            Term("optimizer", memory_bytes(self.optimizer, trained), DEVICE),
+            Term("optimizer", memory_bytes(self.config.optimizer, trained), DEVICE),
         )
         step = max((self.step(phase) for phase in self.phases), key=lambda taken: taken.peak)
         return self.stage(
@@ -364,11 +364,6 @@ class Footprint:
         left = max(0.0, (1 + HOLES) * step.small - state)
         saving = [Term("a checkpoint, twice", 2 * state), Term("heap that steps have left", left, PROCESS)]
         return max((stepping, saving), key=lambda terms: sum(term.size for term in terms))
-
-    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
-        options = {k: v for k, v in self.config.optimizer.options.items() if k not in ("schedule", "warmup_epochs")}
-        optimizer: torch.optim.Optimizer = build(replace(self.config.optimizer, options=options), parameters=parameters)
-        return optimizer
 
     def probe(self) -> Stage:
         """Representations of all images, and what protocols make of them."""

@@ -5,7 +5,9 @@ Shapes: B batch, D feature_dim, k target_dim, S pixels.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,15 +18,21 @@ from rela_cli.config.lengths import Lengths
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.distributed import ranks
-from rela_cli.learners.build import feature_dim, saved_state
-from rela_cli.machine.device import wait
+from rela_cli.learners.build import feature_dim, load_state, saved_state
+from rela_cli.machine import threads
+from rela_cli.machine.device import count_flops, wait
 from rela_cli.machine.precision import uses_bf16
+from rela_cli.optim import memory_bytes
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, write_atomic
 from rela_cli.training.checkpoint import Checkpoints, Saved, tensor_bytes
-from rela_cli.training.logs import Metrics, Trace
-from rela_cli.training.trainer import Trainer, own_seed
+from rela_cli.training.logs import Metrics
+from rela_cli.training.resume import rank_seed
+from rela_cli.training.trainee import compile_networks
+from rela_cli.training.trainer import Trainer
 from rela_cli.weights.run_folder import backbone_name
+
+TRIAL = 64  # images, at most, of a step that is tried out
 
 
 def read_targets(entry: Entry, width: int) -> Tensor:
@@ -45,26 +53,26 @@ def train(
 ) -> Facts:
     """Train on images, towards targets (N, k) first if there are any; write the backbones; facts for the manifest.
 
-    What was `saved` before is gone on with. backbone.safetensors is the online network, backbone_target.safetensors the
-    target network of methods with one.
+    With a `saved` training it goes on from there. backbone.safetensors is the online network,
+    backbone_target.safetensors the target network of methods with one.
 
     Raises:
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
     folder = checkpoints.folder
     trainer = Trainer(config, lengths, images, targets, data)
-    trainer.trace = Trace(folder / "switch.jsonl") if trainer.switch and ranks.is_first() else None
-    costs = trainer.step_flops()
-    trainer.choose_threads(saved.threads if saved else None)
+    costs = step_flops(trainer)
+    choose_threads(trainer, saved.threads if saved else None)
     wait(trainer.device)
-    trainer.compile()
-    torch.manual_seed(own_seed(config, 0))
+    compile_networks(trainer.trainee, config.runtime.compile)
+    torch.manual_seed(rank_seed(config, 0))
     trainer.begin(checkpoints, saved)
-    if trainer.step < lengths.total_steps:
-        checkpoints.ensure_room(tensor_bytes(trainer.trainee.state_dict()) + trainer.optimizer_bytes)
+    if trainer.position.step < lengths.total_steps:
+        optimizer_bytes = memory_bytes(config.optimizer, trainer.trainable)
+        checkpoints.ensure_room(tensor_bytes(trainer.trainee.state_dict()) + optimizer_bytes)
     trainer.fit(metrics)
     wait(trainer.device)
-    facts = summary(trainer, costs, trainer.seconds + time.perf_counter() - trainer.started)
+    facts = summary(trainer, costs, trainer.checkpointing.seconds_so_far())
     if ranks.is_first():
         for name, network in trainer.trainee.method.networks().items():
             write_backbone(network, folder / backbone_name(name))
@@ -80,13 +88,13 @@ def write_backbone(network: nn.Module, path: Path) -> None:
 def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
     """What result.json says about training."""
     total = trainer.lengths.total_steps
-    phase1 = 0 if trainer.switch is None else (trainer.switch_step or total + 1) - 1
+    phase1 = 0 if trainer.switch is None else (trainer.position.switch_step or total + 1) - 1
     return {
         "steps": total,
         "samples_seen": trainer.lengths.samples_seen,
-        "switch_step": trainer.switch_step,
+        "switch_step": trainer.position.switch_step,
         "phase1_steps": phase1,
-        "collapsed": trainer.collapsed,
+        "collapsed": trainer.position.collapsed,
         "feature_dim": feature_dim(trainer.trainee.method.backbone),
         "target_dim": None if trainer.targets is None else trainer.targets.shape[1],
         "seconds": seconds,
@@ -94,10 +102,52 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "image_size": trainer.data.size,  # with mean and std, what the backbone wants to be fed
         "mean": trainer.data.mean.tolist(),
         "std": trainer.data.std.tolist(),
-        "peak_memory_bytes": trainer.peak_memory(),
+        "peak_memory_bytes": trainer.checkpointing.peak_memory(),
         "device": str(trainer.device),
         "precision": "bf16" if uses_bf16(trainer.config.runtime, trainer.device) else "fp32",
         "threads": trainer.threads,
         "world_size": ranks.world(),
         "batch_per_rank": trainer.config.batch_size // ranks.world(),
     }
+
+
+# ------------------------------------------------------------------------------------------------- steps on trial
+
+
+def step_flops(trainer: Trainer) -> dict[int, int]:
+    """FLOPs of one step of each phase that may come, forward and backward, of all ranks together."""
+    rows, images = next(trainer.draw_batches(0))
+    costs = {}
+    with unchanged(trainer):
+        for phase in {trainer.position.phase, 2}:
+            trainer.position.phase = phase
+            views = trainer.make_views(images, rows, 0)
+            costs[phase] = count_flops(partial(try_step, trainer, views, rows)) * ranks.world()
+    return costs
+
+
+def choose_threads(trainer: Trainer, recorded: int | None) -> None:
+    """Those that training was begun with, else all, or one where that is clearly faster in a trial."""
+    rows, images = next(trainer.draw_batches(0))
+    rows, images = rows[:TRIAL], images[:TRIAL]
+    with unchanged(trainer):
+        work = lambda: try_step(trainer, trainer.make_views(images, rows, 0), rows)  # noqa: E731
+        trainer.threads = threads.choose(trainer.config.runtime, trainer.device, recorded, work)
+
+
+def try_step(trainer: Trainer, views: Sequence[Tensor], rows: Tensor) -> None:
+    """Forward and backward, without an update."""
+    trainer.trainee(views, trainer.targets_of(rows), trainer.labels_of(rows)).backward()
+
+
+@contextmanager
+def unchanged(trainer: Trainer) -> Iterator[None]:
+    """Inside, steps may be tried: weights, buffers, gradients and the phase are put back afterwards.
+
+    torch's random generator is not: it is seeded before training.
+    """
+    phase, state = trainer.position.phase, {k: v.clone() for k, v in trainer.trainee.state_dict().items()}
+    yield
+    trainer.position.phase = phase
+    load_state(trainer.trainee, state)
+    trainer.optimizer.zero_grad(set_to_none=True)

@@ -22,12 +22,12 @@ class Meter:
 
     def restart(self) -> None:
         self.losses: list[Tensor] = []
-        self.waited, self.started, self.noted, self.note = 0.0, time.perf_counter(), 0.0, ""
+        self.waited = 0.0  # seconds for batches and their views
+        self.started, self.noted, self.note = time.perf_counter(), 0.0, ""
 
-    def add(self, loss: Tensor, waited: float) -> None:
-        """A step's loss, and the seconds that it waited for its views."""
+    def add(self, loss: Tensor) -> None:
+        """Take in the loss of a step."""
         self.losses.append(loss)
-        self.waited += waited
 
     def waiting(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The same batches; the time until each of them comes counts as waiting."""

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.config.parts import build
-from rela_cli.config.schema import Config
+from rela_cli.config.schema import Config, Runtime
+from rela_cli.distributed import ranks
+from rela_cli.distributed.batch_norm import convert, is_known
 from rela_cli.learners.build import build_backbone, feature_dim, try_out
+from rela_cli.machine.precision import in_half, uses_bf16
 from rela_cli.matching import Matching
 from rela_cli.methods.base import Average, Method, each
 from rela_cli.numerics.randomness import seeded
-
-TRIAL = 64  # images, at most, of a step that is tried out
 
 
 class Trainee(nn.Module):
@@ -51,8 +52,44 @@ def tried_out(config: Config, image_size: int, classes: int | None) -> nn.Module
     return trainee.method.backbone
 
 
-class Matched(nn.Module):
-    """What phase 1 trains, and nothing else."""
+def prepared_trainee(
+    config: Config, image_size: int, target_dim: int | None, classes: int | None, device: torch.device
+) -> Trainee:
+    """A trainee on `device`, in the memory format, the precision and with the batch norms that it is trained with."""
+    trainee = Trainee(config, image_size, target_dim, classes).to(device)
+    trainee.to(memory_format=memory_format(trainee, device, image_size))
+    prepare_networks(trainee, config.runtime, device)
+    return trainee
+
+
+def prepare_networks(trainee: Trainee, runtime: Runtime, device: torch.device) -> None:
+    """Batch norms over all ranks; over ranks or on a GPU, views in one pass; on a GPU, networks in bf16."""
+    method = trainee.method
+    one_pass = ranks.world() > 1 or (device.type == "cuda" and is_known(trainee))
+    if one_pass:
+        convert(trainee)
+    method.one_pass = one_pass
+    for average in trainee.averages():
+        average.one_pass = one_pass
+    if uses_bf16(runtime, device):
+        for network in method.networks().values():
+            in_half(network, device)
+
+
+def compile_networks(trainee: Trainee, mode: str) -> None:
+    """Compile the networks by torch.compile, unless the mode is "off". Count FLOPs before: it hides them."""
+    if mode != "off":
+        for network in trainee.method.networks().values():
+            network.compile(mode=None if mode == "default" else mode)
+
+
+def phase_module(trainee: Trainee, phase: int) -> nn.Module:
+    """What a phase trains."""
+    return MatchingModel(trainee) if phase == 1 else trainee.method
+
+
+class MatchingModel(nn.Module):
+    """What phase 1 trains, and nothing else: the backbone and the transfer layer of the matching."""
 
     def __init__(self, trainee: Trainee) -> None:
         super().__init__()
@@ -61,7 +98,7 @@ class Matched(nn.Module):
         self.one_pass = trainee.method.one_pass
 
     def forward(self, views: Sequence[Tensor], targets: Tensor) -> Tensor:
-        """The matching loss, as `Trainee` has it."""
+        """The matching loss of V views (B, 3, H, W) and targets (B, k)."""
         return self.matching(each(self.backbone, views, self.one_pass), targets)  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from rela_cli.data.batches.loader import in_blocks, load
+from rela_cli.data.batches.loader import in_blocks
 from rela_cli.distributed import batch_norm, ranks
 from rela_cli.errors import ConfigError
 from rela_cli.evaluation import protocols
@@ -24,7 +24,7 @@ from rela_cli.pipeline.run import Run
 from rela_cli.stages import probe as stage
 from rela_cli.store import blocks
 from rela_cli.training.trainer import Trainer
-from tests.factories import config, pixels, trainer
+from tests.factories import config, fit, pixels, trainer
 
 METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
 SMALL_HEADS = {
@@ -36,7 +36,7 @@ SMALL_HEADS = {
     "vicreg": ["method.hidden_dim=16", "method.projection_dim=16"],
     "swav": ["method.prototypes=12", "method.frozen_prototypes=0.7"],
 }
-STEPS = 50
+STEPS = 56  # seven epochs of eight
 
 
 def free_port() -> int:
@@ -65,21 +65,14 @@ def on(world: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> l
 
 
 def trained(method: str, double: bool, extra: tuple[str, ...] = (), n: int = 64) -> dict[str, Any]:
-    """50 steps, half of them of matching: what is left, the losses, and the samples that this process saw."""
+    """56 steps, half of them of matching: what is left, the losses, and the samples that this process saw."""
     words = [f"method={method}", "batch_size=8", "epochs=7", "switch=fixed", "switch.at=0.5", *extra]
     loop = trainer(*words, *SMALL_HEADS.get(method, []), n=n)
     if double:
         in_double(loop)
-    loop.trainee.train()
-    seen, losses = [], []
-    for epoch in range(7):
-        for batch, images in load(loop.images, loop.shares(epoch), loop.device):
-            if loop.step < STEPS:
-                loop.step += 1
-                loop.maybe_switch()
-                losses.append(loop.of_all(loop.take_step(batch, images, epoch)[0], []))
-                seen.append(batch)
-    assert loop.phase == 2 and loop.switch_step == 29
+    seen = [batch for epoch in range(7) for batch in loop.rank_batches(epoch)]
+    losses = fit(loop).losses
+    assert (loop.position.phase, loop.position.switch_step) == (2, 29)
     state = {k: v.double() for k, v in loop.trainee.state_dict().items()}
     return {"state": state, "losses": torch.stack(losses).double(), "seen": torch.stack(seen)}
 
@@ -89,10 +82,10 @@ def in_double(loop: Trainer) -> None:
     for memory in loop.optimizer.state.values():
         memory.update({k: v.double() for k, v in memory.items()})
     loop.targets = None if loop.targets is None else loop.targets.double()
-    loop.targets_of = lambda batch: loop.targets[batch] if loop.phase == 1 else None  # type: ignore[method-assign, index]
+    loop.targets_of = lambda batch: loop.targets[batch] if loop.position.phase == 1 else None  # type: ignore[method-assign, index]
     as_double = lambda augment: lambda *a: augment(*a).double()  # noqa: E731
     loop.augments = {phase: [as_double(a) for a in augments] for phase, augments in loop.augments.items()}
-    loop.enter(loop.phase)
+    loop.start_phase(loop.position.phase)
 
 
 def all_methods(methods: tuple[str, ...], double: bool) -> dict[str, Any]:
@@ -199,12 +192,12 @@ def test_accumulated_parts_are_the_mean_of_their_losses() -> None:
     gradients = []
     for parts in (1, 2):
         loop = trainer("method=supervised", f"accumulate={parts}")
-        loop.enter(2)
+        loop.start_phase(2)
         in_double(loop)
         loop.trainee.eval()
-        batch, images = next(load(loop.images, loop.shares(0), loop.device))
-        loop.step = 1
-        loop.take_step(batch, images, 0)
+        batch, images = next(loop.draw_batches(0))
+        for rows, part in loop.parts(batch, images):
+            (loop.loss_of(loop.make_views(part, rows, 0), rows) / parts).backward()
         gradients.append([p.grad for p in loop.trainee.method.parameters()])
     assert all((a - b).abs().max() < 1e-12 for a, b in zip(*gradients, strict=True))
 

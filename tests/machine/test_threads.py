@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rela_cli.machine import threads
+from rela_cli.stages.train import try_step, unchanged
 from rela_cli.training.checkpoint import Checkpoints
 from tests.factories import config, trainer
 from tests.promises.harness import differing, ending, small, train, untimed
@@ -83,20 +84,21 @@ def test_a_trial_leaves_everything_as_it_was(tmp_path: Path) -> None:
     expected = ending(train(tmp_path / "a", small(*words)), tmp_path / "a")
     tried = small(*words)
     tried.trainee.train()
-    with tried.as_it_was():
-        threads.by_turns(lambda: tried.try_step(first(tried)[1], first(tried)[0]), (1, 1))
+    with unchanged(tried):
+        rows, views = first(tried)
+        threads.by_turns(lambda: try_step(tried, views, rows), (1, 1))
     assert all(parameter.grad is None for parameter in tried.trainable)
     assert differing(untimed(ending(train(tmp_path / "b", tried), tmp_path / "b")), untimed(expected)) == []
 
 
 def first(loop: object) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Rows and views of the first batch."""
-    batch = next(loop.shares(0))  # type: ignore[attr-defined]
-    return batch, [augment(loop.images[batch], batch, 0) for augment in loop.augments[loop.phase]]  # type: ignore[attr-defined]
+    batch = next(loop.rank_batches(0))  # type: ignore[attr-defined]
+    return batch, loop.make_views(loop.images[batch], batch, 0)  # type: ignore[attr-defined]
 
 
 def test_checkpoints_say_with_how_many(tmp_path: Path) -> None:
-    state = trainer().state()
+    state = trainer().checkpointing.state()
     torch.set_num_threads(2)
     Checkpoints(tmp_path, 0).save(3, 1, state)
     saved = Checkpoints(tmp_path, 0).latest()

@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 
 from rela_cli.config.parts import build
 from rela_cli.methods.base import Average, Method, each
+from rela_cli.stages.train import step_flops
 from rela_cli.training.trainer import Trainer
 from tests.conftest import Rela
 from tests.factories import config, fit, trainer
@@ -364,7 +365,7 @@ def test_labels_reach_the_method_in_phase_2_only() -> None:
     loop = loop_of("supervised", "switch=fixed", "switch.at=0.5")
     seen: list[Tensor] = []
     loop.trainee.method.register_forward_pre_hook(lambda _, x: seen.append(x[1]))
-    batches = [batch for epoch in range(2) for batch in loop.batches(epoch)]
+    batches = [batch for epoch in range(2) for batch in loop.rank_batches(epoch)]
     fit(loop)
     assert len(seen) == 4
     assert all(torch.equal(a, b % 4) for a, b in zip(seen, batches[4:], strict=True))
@@ -374,7 +375,7 @@ def test_labels_reach_the_method_in_phase_2_only() -> None:
 def test_other_methods_never_see_a_label() -> None:
     for name in METHODS:
         loop = loop_of(name, target_dim=None)
-        assert (loop.labels_of(next(loop.batches(0))) is not None) == (name == "supervised")
+        assert (loop.labels_of(next(loop.rank_batches(0))) is not None) == (name == "supervised")
 
 
 def test_no_labels_are_a_config_error_before_any_work(rela: Rela, tmp_path: Path) -> None:
@@ -418,7 +419,7 @@ def test_every_trainable_parameter_has_a_gradient_in_its_phase_and_one_group(nam
     heads = trainable - backbone - transfer
     assert backbone and heads
     touched: dict[int, set[str]] = {1: set(), 2: set()}
-    fit(loop, lambda: touched[loop.phase].update(names_with_gradient(loop)))
+    fit(loop, lambda: touched[loop.position.phase].update(names_with_gradient(loop)))
     assert touched == {1: backbone | transfer, 2: backbone | heads}
 
 
@@ -463,7 +464,7 @@ def test_one_update_of_the_running_average(name: str, phase: int) -> None:
     )
     before, start = follower(loop, name)
     fit(loop, steps=1)
-    assert loop.phase == phase
+    assert loop.position.phase == phase
     after, online = follower(loop, name)
     assert before.keys() == online.keys()
     moved = 0
@@ -518,12 +519,12 @@ def test_counting_flops_changes_nothing() -> None:
     for name in METHODS:
         loop = loop_of(name)
         before = {k: v.clone() for k, v in loop.trainee.state_dict().items()}
-        costs = loop.step_flops()
+        costs = step_flops(loop)
         assert costs.keys() == {1, 2}
         assert min(costs.values()) > 0
         assert all(torch.equal(v, before[k]) for k, v in loop.trainee.state_dict().items())
         assert all(p.grad is None for p in loop.trainee.parameters())
-        assert (loop.phase, loop.step) == (1, 0)
+        assert (loop.position.phase, loop.position.step) == (1, 0)
 
 
 @pytest.mark.parametrize("name", METHODS)

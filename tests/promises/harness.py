@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from rela_cli import cli
 from rela_cli.config.schema import CONF_DIR
 from rela_cli.training.checkpoint import Checkpoints
-from rela_cli.training.logs import Metrics, Trace
+from rela_cli.training.logs import Metrics
 from rela_cli.training.trainer import Trainer
 from tests.factories import trainer
 
@@ -65,17 +66,16 @@ def train(folder: Path, loop: Trainer, every: float = 1e9, stop: int | None = No
     checkpoints.rewind(saved)
     if saved and change:
         change(saved.state)
-    loop.trace = Trace(folder / "switch.jsonl") if loop.switch else None
     torch.manual_seed(5)
     loop.begin(checkpoints, saved)
-    take_step = loop.take_step
+    update = loop.update
 
-    def watched(*arguments: Any) -> Any:
-        if loop.step == stop:
+    def watched() -> None:
+        if loop.position.step == stop:
             raise Killed
-        return take_step(*arguments)
+        update()
 
-    loop.take_step = watched  # type: ignore[method-assign]
+    loop.update = watched  # type: ignore[method-assign]
     with Metrics(folder / "metrics.jsonl", lambda _: None) as metrics:
         loop.fit(metrics)
     return loop
@@ -95,9 +95,9 @@ def ending(loop: Trainer, folder: Path) -> dict[str, Any]:
         **{f"trainee/{key}": value.clone() for key, value in loop.trainee.state_dict().items()},
         **{f"optimizer/{n}/{key}": value for n, values in optimizer.items() for key, value in values.items()},
         "switch": None if loop.switch is None else loop.switch.state,
-        "counters": (loop.step, loop.phase, loop.switch_step, loop.collapsed),
-        "seconds": loop.seconds,  # of the processes before this one
-        "peak_memory": loop.peak_before,  # the same
+        "position": asdict(loop.position),
+        "seconds": loop.checkpointing.seconds,  # of the processes before this one
+        "peak_memory": loop.checkpointing.peak_before,  # the same
         "metrics": records(folder / "metrics.jsonl"),
         "trace": (folder / "switch.jsonl").read_text() if loop.trace else "",
     }

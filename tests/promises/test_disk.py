@@ -129,7 +129,7 @@ def test_no_room_for_checkpoints_is_said_before_the_first_step(tmp_path: Path, m
     """Weights alone would fit, with the optimizer's memory they do not; with room made the same command trains."""
     with small_disk(tmp_path / "outputs", "12m") as outputs:
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "take_step", lambda *_: pytest.fail("a step was taken"))
+            patch.setattr(Trainer, "start_step", lambda _: pytest.fail("a step was taken"))
             with pytest.raises(DiskError, match=CHECKPOINTS):
                 go(outputs, *WORDS, "learner.width=16")
         folder = only(outputs / "runs", "fake-*")

@@ -33,8 +33,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder named by hand, with a run that died in step 9."""
     folder = tmp_path / "mine"
     with monkeypatch.context() as dying:
-        take_step = Trainer.take_step
-        dying.setattr(Trainer, "take_step", lambda self, *a: die() if self.step == 9 else take_step(self, *a))
+        update = Trainer.update
+        dying.setattr(Trainer, "update", lambda self: die() if self.position.step == 9 else update(self))
         with pytest.raises(Killed):
             go(tmp_path, f"paths.run={folder}", "checkpoint.every_seconds=0")
     assert [path.name.split("-")[1] for path in Checkpoints(folder, 0).found()] == ["0000000008", "0000000007"]
@@ -101,7 +101,7 @@ def test_force_that_fails_before_its_first_checkpoint_changes_nothing(
         path.name: path.read_bytes() for path in mine.iterdir() if path.suffix in (".json", ".yaml", ".safetensors")
     }
     with monkeypatch.context() as dying:
-        dying.setattr(Trainer, "take_step", lambda *_: die())
+        dying.setattr(Trainer, "update", lambda _: die())
         with pytest.raises(Killed):
             go(tmp_path, f"paths.run={mine}", "optimizer.lr=0.01", "resume=force")
     assert f"{mine} stays the run that it was" in capsys.readouterr().err

@@ -251,7 +251,7 @@ def test_a_run_elsewhere_is_known_to_its_cache(outputs: Path, tmp_path: Path, ca
     mine = tmp_path / "mine"
     words = (*WORDS, "prior.seed=7", f"paths.run={mine}")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("rela_cli.training.trainer.Trainer.take_step", raise_interrupt)
+        patch.setattr("rela_cli.training.trainer.Trainer.update", raise_interrupt)
         go(outputs, *words)
     assert str(mine) in [run["folder"] for run in listed(outputs, capsys)["runs"]]
     clean.main([str(outputs), "--unused", "--finished"])

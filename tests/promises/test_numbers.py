@@ -25,7 +25,7 @@ Json = dict[str, Any]
 def poison(loop: Trainer, step: int) -> Trainer:
     """Its loss is NaN at a step."""
     loss_of = loop.loss_of
-    loop.loss_of = lambda *a: loss_of(*a) * (float("nan") if loop.step == step else 1)  # type: ignore[method-assign]
+    loop.loss_of = lambda *a: loss_of(*a) * (float("nan") if loop.position.step == step else 1)  # type: ignore[method-assign]
     return loop
 
 
@@ -36,7 +36,7 @@ def test_a_bad_update_is_not_applied(tmp_path: Path, step: int, phase: int, opti
     loop = poison(make(), step)
     with pytest.raises(NonFiniteError, match=rf"step {step} \(phase {phase}") as error:
         train(tmp_path / "run", loop, every=0)
-    order = torch.cat(list(loop.batches((step - 1) // 3)))
+    order = torch.cat(list(loop.rank_batches((step - 1) // 3)))
     samples = order[(step - 1) % 3 * 16 :][:16].tolist()
     assert error.value.facts == {"step": step, "phase": phase, "epoch": (step - 1) // 3 + 1, "samples": samples}
     found = Checkpoints(tmp_path / "run", 0).latest()
@@ -58,7 +58,7 @@ def test_nothing_bad_is_ever_saved(tmp_path: Path) -> None:
 
 def poisoned() -> None:
     loss_of = Trainer.loss_of
-    Trainer.loss_of = lambda self, *a: loss_of(self, *a) * (float("nan") if self.step == 9 else 1)  # type: ignore
+    Trainer.loss_of = lambda self, *a: loss_of(self, *a) * (float("nan") if self.position.step == 9 else 1)  # type: ignore
 
 
 def test_a_real_run_writes_it_down_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_healthy_run_is_not_suspected(method: str, capsys: pytest.CaptureFixtu
     loop = trainer(*words(method), "epochs=14", "runtime.eval_every_epochs=1", target_dim=None)
     records = fit(loop).records
     assert records[-1]["step"] == 56 > SETTLED
-    assert loop.collapsed is False
+    assert loop.position.collapsed is False
     assert "collapsed" not in capsys.readouterr().err
     assert all(record["deviation"] > 2 * COLLAPSED_DEVIATION for record in records[SETTLED // 4 :])
 
@@ -132,7 +132,7 @@ def test_a_healthy_run_is_not_suspected(method: str, capsys: pytest.CaptureFixtu
 def test_nobody_looks_before_it_has_settled_or_where_it_is_switched_off() -> None:
     short, blind = trainer("epochs=1", "runtime.eval_every_epochs=1"), trainer()
     fit(short), fit(blind)
-    assert short.collapsed is None and blind.collapsed is None
+    assert short.position.collapsed is None and blind.position.collapsed is None
 
 
 def test_deviation() -> None:

@@ -116,7 +116,7 @@ def delicate() -> Trainer:
 def fresh_state(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "fresh").mkdir(exist_ok=True)
     loop = delicate()
-    return {**loop.state(), "random": torch.Generator().manual_seed(6).get_state()}
+    return {**loop.checkpointing.state(), "random": torch.Generator().manual_seed(6).get_state()}
 
 
 def fields() -> dict[str, Callable[[str], bool]]:
@@ -136,7 +136,7 @@ TENSORS = fields()
 
 def test_these_are_all_fields_there_are() -> None:
     loop = delicate()
-    assert {*TOP, "trainee", "random_gpu"} == loop.state().keys()
+    assert {*TOP, "trainee", "random_gpu"} == loop.checkpointing.state().keys()
     assert set().union(*TENSORS.values()) == loop.trainee.state_dict().keys()  # type: ignore[arg-type]
     kinds = [name for name in TENSORS if "teacher" in name or "loss" in name or "matching" in name]
     assert len(TENSORS) >= 6 and len(kinds) >= 3
@@ -148,7 +148,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "KEPT", 100)
         loop = train(folder / "whole", delicate(), every=0)
-    assert loop.switch_step is not None and 3 < loop.switch_step < 7, loop.switch_step
+    step = loop.position.switch_step
+    assert step is not None and 3 < step < 7, step
     return folder
 
 
@@ -245,16 +246,16 @@ def test_the_number_of_workers_does_not_matter(
 def test_what_was_drawn_before_training_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's generator starts anew with the training, so a run whose stages were cached has the same dropout."""
     from rela_cli.pipeline import pipeline
-    from rela_cli.stages import train as stage
+    from rela_cli.training import trainee
 
-    build = stage.build_backbone
+    build = trainee.build_backbone
 
     def with_dropout(*arguments: Any) -> torch.nn.Module:
         backbone = build(*arguments)
         backbone.register_forward_hook(lambda m, _, x: torch.nn.functional.dropout(x, 0.5, m.training))
         return backbone
 
-    monkeypatch.setattr(stage, "build_backbone", with_dropout)
+    monkeypatch.setattr(trainee, "build_backbone", with_dropout)
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)

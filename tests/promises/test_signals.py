@@ -24,7 +24,6 @@ from rela_cli.training.trainer import Trainer
 from tests.conftest import ROOT
 from tests.promises.harness import RUN, Process, call, differing, finish, left, run_folder, spawn, temporaries
 
-Step = Callable[..., Any]
 CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)]
 BALLAST = 3 << 29  # bytes, twice what a process of RUN takes
 AT = 10  # the step in which the signal comes; the interval is never over by then
@@ -32,16 +31,16 @@ AT = 10  # the step in which the signal comes; the interval is never over by the
 
 def pausing(wait: Callable[[], bool]) -> None:
     """In step 10 say so, then wait."""
-    take_step: Step = Trainer.take_step
+    update = Trainer.update
 
-    def paused(self: Trainer, *arguments: Any) -> Any:
-        if self.step == AT:
+    def paused(self: Trainer) -> None:
+        if self.position.step == AT:
             Path("there").touch()
             while not wait():
                 time.sleep(0.01)
-        return take_step(self, *arguments)
+        update(self)
 
-    Trainer.take_step = paused  # type: ignore[method-assign]
+    Trainer.update = paused  # type: ignore[method-assign]
 
 
 def until_heard() -> None:

@@ -10,7 +10,6 @@ from rela_cli.commands.bench import material
 from rela_cli.config.compose import compose
 from rela_cli.config.lengths import lengths
 from rela_cli.data.batches.cache import Split
-from rela_cli.data.batches.loader import load
 from rela_cli.machine.device import wait
 from rela_cli.training.trainer import Trainer
 from rela_cli.transports.pca import Whitening
@@ -38,11 +37,14 @@ def thumbnails(pixels: Tensor) -> Tensor:
 def one_epoch(loop: Trainer, steps: int | None = None) -> float:
     """The next epoch, or its first steps, as `Trainer.fit` takes them; the mean loss."""
     losses = []
-    epoch = loop.step // loop.lengths.steps_per_epoch
-    for batch, images in load(loop.images, loop.batches(epoch), loop.device):
-        loop.step += 1
-        losses.append(loop.take_step(batch, images, epoch)[0])
-        loop.check_finite()
+    epoch = loop.position.step // loop.lengths.steps_per_epoch
+    for rows, images in loop.draw_batches(epoch):
+        loop.start_step()
+        loss = loop.loss_of(loop.make_views(images, rows, epoch), rows)
+        loss.backward()
+        loop.update()
+        losses.append(loss.detach())
+        loop.watch.check_finite()
         if len(losses) == steps:
             break
     wait(loop.device)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from rela_cli.config.lengths import Lengths
 from rela_cli.numerics.randomness import first, key, permutation
 
 
@@ -22,3 +24,10 @@ def epoch_indices(seed: int, epoch: int, train_samples: int, subset_size: int) -
     turns = torch.full((train_samples,), -1)
     turns[position[chosen]] = chosen  # at its place in an order of all samples
     return turns[turns >= 0]
+
+
+def batches(seed: int, epoch: int, lengths: Lengths, batch_size: int, taken: int = 0) -> Iterator[Tensor]:
+    """Sample indices (batch_size,) of each step but the `taken` first; the last partial batch is dropped."""
+    order = epoch_indices(seed, epoch, lengths.train_samples, lengths.subset_size)
+    for start in range(taken * batch_size, lengths.steps_per_epoch * batch_size, batch_size):
+        yield order[start : start + batch_size]
