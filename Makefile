@@ -46,9 +46,10 @@ test-long: $(STAMP)  ## RELA_DATA=FOLDER: does each method learn, about 20 minut
 
 test-slow: test-long  ## the same
 
-lint: $(STAMP)  ## ruff: rules and format
+lint: $(STAMP)  ## ruff: rules and format; which module may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(STAMP)  ## let ruff put things right
 	$(BIN)/ruff check --fix .

@@ -145,12 +145,12 @@ def test_a_run_of_a_foreign_learner_needs_leave(trained: Path, tmp_path: Path) -
 
 def test_the_embedded_prior_is_what_its_card_says(tmp_path: Path) -> None:
     made = setup(tmp_path, "prior=embedded")
-    path, card = locate.EMBEDDED / "backbone.safetensors", made.prior.card
+    path, card = run_folder.EMBEDDED / "backbone.safetensors", made.prior.card
     assert path.stat().st_size <= 3e6
     assert file_sha256(path) == card.sha256
     assert labels_seen(made.prior) == ()
-    assert card.features == load_backbone(locate.EMBEDDED).feature_dim
-    assert sum(p.numel() for p in load_backbone(locate.EMBEDDED).parameters()) / 1e6 == pytest.approx(
+    assert card.features == load_backbone(run_folder.EMBEDDED).feature_dim
+    assert sum(p.numel() for p in load_backbone(run_folder.EMBEDDED).parameters()) / 1e6 == pytest.approx(
         card.parameters, rel=0.01
     )
     assert pipeline.run(made).status == "run"
