@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from rela_cli.config.arguments import Parser
 from rela_cli.store.disk import megabytes
-from rela_cli.store.outputs import Inventory, RunFolder, numbers, shown, take
+from rela_cli.store.outputs import CacheEntry, Inventory, RunFolder, numbers, shown, take
 from rela_cli.terminal import item, line, whole
+
+OLDER = "  older version"
 
 
 def main(argv: list[str]) -> int:
@@ -43,6 +45,7 @@ def as_json(found: Inventory) -> dict[str, object]:
                 "status": run.status,
                 "bytes": run.bytes,
                 "created": run.facts.get("created"),
+                "older": run.is_older,
                 "top1": numbers(run.result),
             }
             for run in found.runs
@@ -52,6 +55,7 @@ def as_json(found: Inventory) -> dict[str, object]:
                 "folder": str(e.folder),
                 "bytes": e.bytes,
                 "created": e.facts.get("created"),
+                "older": e.is_older,
                 "problem": e.problem,
                 "used_by": [run.folder.name for run in e.users],
             }
@@ -65,12 +69,16 @@ def show(found: Inventory, every: bool = False) -> None:
     """One line a run, one an entry of the cache, and the totals; of whole baselines one for all, unless `every`."""
     line(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
-        item(f"  {run.status:<9}{shown(run.bytes)}  {run.made}", f"{run.title}{top1(run)}", 40)
+        item(f"  {run.status:<9}{shown(run.bytes)}  {run.made}", f"{run.title}{top1(run)}{OLDER * run.is_older}", 40)
     line(f"cache  {len(found.entries)} entries, {megabytes(sum(entry.bytes for entry in found.entries))}")
     summed = [] if every else [e for e in found.entries if e.kind == "baselines" and not e.problem]
     for entry in (entry for entry in found.entries if entry not in summed):
         state = "damaged" if entry.problem else "whole"
-        item(f"  {state:<9}{shown(entry.bytes)}  {entry.made}", f"{entry.title:<27} {users(entry.users)}", 40)
+        item(
+            f"  {state:<9}{shown(entry.bytes)}  {entry.made}",
+            f"{entry.title:<27} {users(entry.users)}{OLDER * entry.is_older}",
+            40,
+        )
     if summed:
         room, unused = sum(entry.bytes for entry in summed), sum(not entry.users for entry in summed)
         free = f", {unused} of them used by no run" if unused else ""
@@ -84,6 +92,11 @@ def top1(run: RunFolder) -> str:
     """'  rela 94.7, knn 95.6', or nothing yet."""
     found = numbers(run.result)
     return "  " + ", ".join(whole(f"{key} {100 * value:.1f}") for key, value in found.items()) if found else ""
+
+
+def state_of_use(entry: CacheEntry) -> str:
+    """By how many runs it is used, and whether an older version made it."""
+    return users(entry.users) + OLDER * entry.is_older
 
 
 def users(runs: Sequence[RunFolder]) -> str:

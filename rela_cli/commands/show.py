@@ -51,6 +51,8 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     yield "made", f"{run.made.strip()} by process {facts.get('pid', '?')} on {facts.get('host', '?')}"
     yield "command", str(facts.get("command", "?"))
     yield "versions", ", ".join(whole(f"{name} {version}") for name, version in section(facts, "versions").items())
+    if run.is_older:
+        yield "version", "made by an older version: kept and shown, but the same command makes a new run"
     for key, value in numbers(result).items():
         compared = beside(result, key)
         yield "top-1", f"{100 * value:5.1f} %  {key}" + (f"  ({compared})" if compared else "")

@@ -142,22 +142,19 @@ def targets_in(value: Any) -> list[str]:
     return [target for inner in value for target in targets_in(inner)] if isinstance(value, list | tuple) else []
 
 
-def without_cards(value: Any) -> Any:
-    """An option that is a part's own yaml, such as `prior.learner`, without its card."""
-    return {k: v for k, v in value.items() if k != "card"} if isinstance(value, Mapping) else value
-
-
 def class_name(target: str) -> str:
     """How an identity names a class: ours by its own name, unique in its group; anyone else's by its whole path."""
     return target.rpartition(".")[2] if target.startswith("rela_cli.") else target
 
 
 def identity_of(tree: Any) -> Any:
-    """A group as identities and results hold it: without the card, and a class of ours without its module."""
-    if not isinstance(tree, dict):
+    """A group as identities and results hold it: at any depth without cards, and our classes without their modules."""
+    if isinstance(tree, list | tuple):
+        return [identity_of(item) for item in tree]
+    if not isinstance(tree, Mapping):
         return tree
     own = {"class": class_name(tree["_target_"])} if isinstance(tree.get("_target_"), str) else {}
-    return own | {key: value for key, value in tree.items() if key not in ("card", "_target_")}
+    return own | {key: identity_of(value) for key, value in tree.items() if key not in ("card", "_target_")}
 
 
 @dataclass(frozen=True)
@@ -177,8 +174,7 @@ class Part:
     @property
     def identity(self) -> dict[str, Any]:
         """What a fingerprint has to cover: name, class and options. A class of ours may move to another module."""
-        options = {k: without_cards(v) for k, v in self.options.items()}
-        return {"name": self.name, "class": class_name(self.target), **options}
+        return {"name": self.name, "class": class_name(self.target), **identity_of(self.options)}
 
     def foreign(self, packages: Sequence[str]) -> list[str]:
         """Classes that the part names, at any depth, from packages other than these."""

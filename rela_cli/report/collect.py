@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.errors import MissingError
+from rela_cli.report.older_settings import settings_of_today
 from rela_cli.store.disk import OUTPUTS
 from rela_cli.store.files import load_json, reason_of
 from rela_cli.store.sealed import BY_HAND, SEAL, Damaged
@@ -93,7 +94,8 @@ def _read(file: Path, problems: list[str]) -> dict[str, Any] | None:
     if lacking := _lacking(result):
         problems.append(f"{file}: is not a result (no proper {', '.join(lacking)})")
         return None
-    return {**readable(result), "path": str(file.parent), SEAL: has_seal}
+    settings = settings_of_today(result["settings"])
+    return {**readable({**result, "settings": settings}), "path": str(file.parent), SEAL: has_seal}
 
 
 def _lacking(result: Mapping[str, Any]) -> list[str]:

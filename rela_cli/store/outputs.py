@@ -14,6 +14,7 @@ from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.files import size_of as size_of
 from rela_cli.store.integrity import damage
 from rela_cli.store.locks import Lock, RunLock
+from rela_cli.store.versions import is_older
 
 KINDS = ("images", "features", "targets", "baselines")
 ELSEWHERE = ".elsewhere"  # under runs/: where runs lie that are not there
@@ -54,6 +55,11 @@ class RunFolder:
     def result(self) -> Facts:
         return read_json(self.folder / "result.json") or {}
 
+    @property
+    def is_older(self) -> bool:
+        """Whether another version of rela made it: the same command makes another run today, beside this one."""
+        return is_older("run", section(self.result, "settings"))
+
     def needs(self, entry: CacheEntry) -> bool:
         """Whether the run was made, or would go on, from an entry; of one whose manifest is damaged any may be."""
         if not self.facts:
@@ -87,6 +93,11 @@ class CacheEntry:
     @property
     def made(self) -> str:
         return when(self.facts)
+
+    @property
+    def is_older(self) -> bool:
+        """Whether another version of rela made it: no run of today reads it."""
+        return is_older(self.kind, section(self.facts, "spec"))
 
     @property
     def lock(self) -> Lock:
