@@ -74,11 +74,7 @@ def show(found: Inventory, every: bool = False) -> None:
     summed = [] if every else [e for e in found.entries if e.kind == "baselines" and not e.problem]
     for entry in (entry for entry in found.entries if entry not in summed):
         state = "damaged" if entry.problem else "whole"
-        item(
-            f"  {state:<9}{shown(entry.bytes)}  {entry.made}",
-            f"{entry.title:<27} {users(entry.users)}{OLDER * entry.is_older}",
-            40,
-        )
+        item(f"  {state:<9}{shown(entry.bytes)}  {entry.made}", f"{entry.title:<27} {state_of_use(entry)}", 40)
     if summed:
         room, unused = sum(entry.bytes for entry in summed), sum(not entry.users for entry in summed)
         free = f", {unused} of them used by no run" if unused else ""

@@ -52,7 +52,7 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     yield "command", str(facts.get("command", "?"))
     yield "versions", ", ".join(whole(f"{name} {version}") for name, version in section(facts, "versions").items())
     if run.is_older:
-        yield "version", "made by an older version: kept and shown, but the same command makes a new run"
+        yield "older", "made by an older version; the same command makes a new run beside it"
     for key, value in numbers(result).items():
         compared = beside(result, key)
         yield "top-1", f"{100 * value:5.1f} %  {key}" + (f"  ({compared})" if compared else "")
