@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from rela_cli.store.files import file_sha256
-from rela_cli.weights.locate import EMBEDDED
+from rela_cli.weights.run_folder import EMBEDDED
 
 TRAIN = ("steps", "samples_seen", "switch_step", "phase1_steps", "feature_dim", "target_dim", "seconds", "flops")
 FED = ("image_size", "mean", "std")

@@ -287,7 +287,8 @@ def test_unexpected_error_is_one_short_screen(rela: Rela) -> None:
     done = rela("train", "seed=13", stub=PIPELINE)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"rela: unexpected error in job\.py:\d+\n  ZeroDivisionError: by zero\n  set RELA_DEBUG=1 for the traceback\n",
+        r"rela: unexpected error in launch/job\.py:\d+\n  ZeroDivisionError: by zero\n"
+        r"  set RELA_DEBUG=1 for the traceback\n",
         done.stderr,
     )
     assert "Traceback" in rela("train", "seed=13", stub=PIPELINE, env={"RELA_DEBUG": "1"}).stderr

@@ -29,7 +29,6 @@ from rela_cli.evaluation.protocols import (
 from rela_cli.evaluation.representation import representations
 from rela_cli.numerics.logistic import solutions
 from rela_cli.numerics.randomness import key, permutation, seeded
-from rela_cli.stages import probe as stage
 from rela_cli.stages.probe import probe
 from tests.factories import config, pixels, stats_of
 
@@ -130,7 +129,7 @@ def test_a_penalty_that_is_given_is_used() -> None:
 def test_a_tolerance_that_is_given_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
-        stage, "solutions", lambda *args, **kwargs: seen.append((args, kwargs)) or solutions(*args, **kwargs)
+        protocols, "solutions", lambda *args, **kwargs: seen.append((args, kwargs)) or solutions(*args, **kwargs)
     )
     probe(task(), "lbfgs", replace(settings(), lbfgs_tolerance=1e-3))
     assert seen[0][1]["tolerance"] == seen[1][0][-1] == 1e-3

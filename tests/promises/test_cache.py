@@ -79,14 +79,14 @@ def test_a_damaged_manifest_too(tmp_path: Path, text: str, capsys: pytest.Captur
 
 
 def test_contents_are_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli.store import files, integrity
+    from rela_cli.store import integrity
 
     entry = Entry("features", {"a": 1}, tmp_path)
     entry.make(fill)
     hashed: list[Path] = []
-    original = files.file_sha256
+    original = integrity.file_sha256
     monkeypatch.setattr(integrity, "_hashes", {})
-    monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path) or original(path))
+    monkeypatch.setattr(integrity, "file_sha256", lambda path: hashed.append(path) or original(path))
     assert entry.manifest is not None
     assert hashed == [], "whether it is there is told by sizes"
     for _ in range(3):
@@ -96,14 +96,14 @@ def test_contents_are_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_large_file_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process believes the one before; not when a program has been at the file, nor tomorrow."""
-    from rela_cli.store import files, integrity
+    from rela_cli.store import integrity
 
     entry = Entry("features", {"a": 1}, tmp_path)
     entry.make(fill)
     large = entry.folder / "train.safetensors"
     hashed: list[Path] = []
-    original = files.file_sha256
-    monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path) or original(path))
+    original = integrity.file_sha256
+    monkeypatch.setattr(integrity, "file_sha256", lambda path: hashed.append(path) or original(path))
     monkeypatch.setattr(integrity, "LARGE", 1)
 
     def hashes_of_another_process() -> int:
@@ -127,13 +127,13 @@ def test_a_large_file_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_large_file_is_not_hashed_again_after_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli.store import files, integrity
+    from rela_cli.store import integrity
 
     monkeypatch.setattr(integrity, "LARGE", 1)
     entry = Entry("features", {"a": 1}, tmp_path)
     entry.make(fill)
     monkeypatch.setattr(integrity, "_hashes", {})
-    monkeypatch.setattr(files, "file_sha256", lambda path: pytest.fail(f"{path} is hashed again"))
+    monkeypatch.setattr(integrity, "file_sha256", lambda path: pytest.fail(f"{path} is hashed again"))
     assert entry.make(fill) is False
     assert {path.name for path in entry.folder.iterdir()} == {"train.safetensors", "manifest.json", integrity.INTACT}
     monkeypatch.undo()
@@ -143,16 +143,17 @@ def test_a_large_file_is_not_hashed_again_after_it_was_made(tmp_path: Path, monk
 
 
 def test_files_are_on_the_disk_before_the_entry_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli.store import files
+    from rela_cli.store import entries, files
 
-    entry, original = Entry("features", {"a": 1}, tmp_path), files.sync
+    entry, original = Entry("features", {"a": 1}, tmp_path), entries.sync
     synced: list[tuple[str, bool]] = []
 
     def sync(path: Path) -> None:
         synced.append((path.name, entry.folder.exists()))
         original(path)
 
-    monkeypatch.setattr(files, "sync", sync)
+    for module in (entries, files):
+        monkeypatch.setattr(module, "sync", sync)
     entry.make(fill)
     assert ("train.safetensors", False) in synced
     assert any("manifest.json" in name and not there for name, there in synced)
@@ -266,7 +267,7 @@ def test_four_processes_compute_features_once_and_another_takes_over_from_a_kill
 
 
 IN_A_RUN_FOLDER = """
-from rela_cli.store.entries import RunLock
+from rela_cli.store.locks import RunLock
 from rela_cli.errors import RelaError
 while not Path(sys.argv[2]).exists(): time.sleep(0.001)
 try:

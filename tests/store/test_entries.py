@@ -248,7 +248,7 @@ def test_kill_9_inside_a_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"n": 0})
     code = """
-from rela_cli.store.entries import write_atomic
+from rela_cli.store.files import write_atomic
 def write(temporary):
     temporary.write_text('{"n"')
     os.kill(os.getpid(), 9)
@@ -270,7 +270,7 @@ def test_a_broken_json_file_is_as_good_as_none(tmp_path: Path, text: str) -> Non
 # ---------------------------------------------------------------------------------------------------------------- locks
 
 HOLDING = """
-from rela_cli.store.entries import RunLock
+from rela_cli.store.locks import RunLock
 with RunLock(Path(sys.argv[1]), "rela train seed=1"):
     Path(sys.argv[2]).touch()
     time.sleep(600)
