@@ -113,6 +113,18 @@ class OneOf:
         return name
 
 
+class Count:
+    """A type for argparse: a whole number of at least 1."""
+
+    def __init__(self, option: str) -> None:
+        self.option = option
+
+    def __call__(self, text: str) -> int:
+        if not text.isdigit() or int(text) < 1:
+            raise ConfigError(f"{self.option}={text} must be a whole number of at least 1")
+        return int(text)
+
+
 def is_now(old: str, new: str) -> None:
     """One line on stderr about an older spelling."""
     print(f"rela: {indented(redact(f'{old} is now {new}'))}", file=sys.stderr, flush=True)

@@ -10,17 +10,12 @@ from typing import Any
 
 from rela_cli.report.comparison import Result
 from rela_cli.report.formats import MISSING
+from rela_cli.store.versions import STAGES
 
-STAGES = ("extract", "transport", "train", "probe")
-
-ACCOUNT = ("extract", "transport", "train", "total", "probe")
-
+MAKING = STAGES[:3]  # the stages that make a backbone; the probe judges it
+ACCOUNT = (*MAKING, "total", "probe")
 SIZES = ("samples_seen", "steps", "switch_step", "peak_memory_bytes")
-
 COST_KEYS = (*(f"{kind}_{head}" for kind in ("seconds", "flops") for head in ACCOUNT), *SIZES, "device")
-
-
-# ----------------------------------------------------------------------------------------------------- cost
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ def account_of(results: Iterable[Result]) -> Account | None:
 def _staged(raws: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float | None]:
     """Mean by stage, with `total` for all that makes a backbone: the probe judges it, it does not make it."""
     staged = {stage: _mean((raw.get(kind) or {}).get(stage) for raw in raws) for stage in STAGES}
-    known = [staged[stage] for stage in STAGES[:3] if staged[stage] is not None]
+    known = [staged[stage] for stage in MAKING if staged[stage] is not None]
     return staged | {"total": math.fsum(value for value in known if value) if known else None}
 
 

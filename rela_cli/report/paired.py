@@ -26,11 +26,11 @@ from rela_cli.report.comparison import (
     rows_of,
     rows_to_compare,
 )
+from rela_cli.report.costs import MAKING
 from rela_cli.report.formats import BETTER, MINUS, MISSING, WORSE, Cell, Grid
 from rela_cli.report.settings import Settings
 
 AXES = {"flops": "FLOPs", "seconds": "seconds", "samples": "images seen"}  # what a cost may be counted in
-MAKING = ("extract", "transport", "train")  # the stages that make a backbone; the probe judges it
 CONFIDENCE = 0.95
 OUTSIDE = {"above": "dearer than any plain run", "below": "cheaper than any plain run"}
 PLAIN: Settings = ()

@@ -14,7 +14,7 @@ import torch
 from rela_cli.commands.bench import contest, registry, show
 from rela_cli.commands.bench.contest import Bench, Comparison, Results
 from rela_cli.commands.bench.memory import STATUS, peak
-from rela_cli.commands.bench.timing import Contestant, Record, Spread, Timing, clock, race, ratios, turned
+from rela_cli.commands.bench.timing import Contestant, Record, Spread, Timing, clock, race, ratios, rotated
 from tests.conftest import NO_TORCH, ROOT, Rela
 
 ZERO = Timing(0.0, 0.0)
@@ -51,7 +51,7 @@ def test_everybody_warms_up_and_then_takes_turns() -> None:
 
 
 def test_turned() -> None:
-    assert [turned("abc", number) for number in (0, 1, 5)] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
+    assert [rotated("abc", number) for number in (0, 1, 5)] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
 
 
 def test_a_warm_up_of_its_own() -> None:

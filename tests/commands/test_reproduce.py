@@ -21,7 +21,7 @@ from rela_cli.commands.reproduce import command
 from rela_cli.commands.reproduce.command import read
 from rela_cli.commands.reproduce.execute import Batch, Executor, free_lane
 from rela_cli.commands.reproduce.finish import names, standing, verdict
-from rela_cli.commands.reproduce.runs import Cells, data_words
+from rela_cli.commands.reproduce.runs import PlannedRuns, data_words
 from rela_cli.commands.reproduce.tables import METHODS, PROFILES, TABLES
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError
@@ -116,26 +116,26 @@ def test_data_are_known_by_their_layout(tmp_path: Path) -> None:
 
 def test_a_column_without_its_data_or_weights_says_why(tmp_path: Path) -> None:
     folder_of_classes(tmp_path / "cifar10", 10, images=128)  # a tenth of them is a batch
-    cells = Cells(TABLES["table1-cifar10"]("full"), tmp_path, [f'paths.outputs="{tmp_path}/o"'])
-    states = {name: {cell.state for cell in group} for (_, name, _), group in cells.of.items()}
+    runs = PlannedRuns(TABLES["table1-cifar10"]("full"), tmp_path, [f'paths.outputs="{tmp_path}/o"'])
+    states = {name: {planned.state for planned in group} for (_, name, _), group in runs.by_place.items()}
     assert states["CF10-T"] == {"waits"}
     assert states["CF100-T"] == states["IN1K-T"] == {"not available"}
-    reason = next(cell.missing for cell in cells if cell.column.name == "IN1K-T")
+    reason = next(planned.missing for planned in runs if planned.column.name == "IN1K-T")
     assert "its prior cannot be trained" in reason and "imagenet" in reason
 
 
 def test_runs_that_columns_share_are_made_once(tmp_path: Path) -> None:
-    cells = Cells(TABLES["table-ablation"]("smoke"), None, [f'paths.outputs="{tmp_path}"'])
-    listed = sum(len(group) for group in cells.of.values())
-    folders = [cell.run.folder for cell in cells]
+    runs = PlannedRuns(TABLES["table-ablation"]("smoke"), None, [f'paths.outputs="{tmp_path}"'])
+    listed = sum(len(group) for group in runs.by_place.values())
+    folders = [planned.run.folder for planned in runs]
     assert len(folders) == len(set(folders)) < listed
 
 
 def test_seeds_are_composed_together_and_stay_apart(tmp_path: Path) -> None:
-    cells = list(Cells(TABLES["table-ablation"]("smoke"), None, [f'paths.outputs="{tmp_path}"']))
-    for cell in cells[:2]:
-        assert cell.config == compose(cell.all_words)
-    assert {cell.config.seed for cell in cells} == {0, 1}
+    runs = list(PlannedRuns(TABLES["table-ablation"]("smoke"), None, [f'paths.outputs="{tmp_path}"']))
+    for planned in runs[:2]:
+        assert planned.config == compose(planned.all_words)
+    assert {planned.config.seed for planned in runs} == {0, 1}
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
@@ -162,7 +162,7 @@ def test_a_folder_that_is_not_there() -> None:
 
 
 def test_two_gpus_have_a_run_each_whichever_ends_first(tmp_path: Path) -> None:
-    executor = Executor(Cells(TABLES["table1-cifar10"]("smoke"), None, []), 2, tmp_path, print, gpus=2)
+    executor = Executor(PlannedRuns(TABLES["table1-cifar10"]("smoke"), None, []), 2, tmp_path, print, gpus=("0", "1"))
     second = Batch([], tmp_path, lane=1)
     assert free_lane([]) == 0 and free_lane([second]) == 0 and free_lane([Batch([], tmp_path)]) == 1
     assert [executor.environment(lane)["CUDA_VISIBLE_DEVICES"] for lane in (0, 1)] == ["0", "1"]
@@ -191,7 +191,7 @@ def test_the_plan_explains_its_words(
 ) -> None:
     """What waits, and for what; that smoke's numbers mean nothing; memory of a run with its libraries."""
     folder_of_classes(tmp_path / "cifar10", 10, images=32)
-    monkeypatch.setattr(command, "cost_of", lambda cell, estimator: Cost(1, 1, 1.0, 60.0, 8e8, 1e6))
+    monkeypatch.setattr(command, "cost_of", lambda planned, estimator: Cost(1, 1, 1.0, 60.0, 8e8, 1e6))
     words = [f"data={tmp_path}", f"outputs={tmp_path}/o", "dry_run=1"]
     assert command.main(["table1-cifar10", "profile=mini", *words]) == 0
     mini = capsys.readouterr().out
@@ -215,16 +215,16 @@ def test_a_trained_prior_is_called_by_its_column(tmp_path: Path) -> None:
         (folder / "result.json").write_text(json.dumps(result))
         return SimpleNamespace(teacher=object(), missing="", done=done, run=SimpleNamespace(folder=folder))
 
-    of = {
+    by_place = {
         (0, "CF10-T", 0.5): [taught("CF10-T", seed, "aa") for seed in (0, 1)],
         (0, "TIN-T", 0.5): [taught("TIN-T", 0, "bb")],
         (0, "IN1K-T", 0.5): [taught("IN1K-T", 0, "cc", done=False)],
         (0, "plain", 0.5): [SimpleNamespace(teacher=None, missing="", done=True, run=None)],
         (1, "CF100-T", 0.5): [taught("CF100-T", 0, "dd")],
     }
-    cells: Any = SimpleNamespace(of=of)
-    assert names(cells, 0) == ["--name=aa-folder=CF10-T", "--name=bb-folder=TIN-T"]
-    assert names(cells, 1) == ["--name=dd-folder=CF100-T"]
+    runs: Any = SimpleNamespace(by_place=by_place)
+    assert names(runs, 0) == ["--name=aa-folder=CF10-T", "--name=bb-folder=TIN-T"]
+    assert names(runs, 1) == ["--name=dd-folder=CF100-T"]
 
 
 # ----------------------------------------------------------------------------------------------------------- end to end
@@ -255,8 +255,8 @@ def test_smoke_from_nothing_and_again(tmp_path: Path) -> None:
 def test_a_failing_cell_fails_alone(tmp_path: Path) -> None:
     """Every run of a column fails (its folder is a file); the others are made, and the status is 1."""
     words = ("table1-cifar10", "profile=smoke", f"outputs={tmp_path}/runs", f"out={tmp_path}/out")
-    cells = Cells(TABLES["table1-cifar10"]("smoke"), None, [f'paths.outputs="{tmp_path}/runs"'])
-    star = cells.of[0, "SimCLR*", 1.0][0].run.folder
+    runs = PlannedRuns(TABLES["table1-cifar10"]("smoke"), None, [f'paths.outputs="{tmp_path}/runs"'])
+    star = runs.by_place[0, "SimCLR*", 1.0][0].run.folder
     star.parent.mkdir(parents=True)
     star.write_text("in the way")
     done = reproduce(*words)

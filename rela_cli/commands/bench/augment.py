@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, Comparison, Score
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison
 from rela_cli.commands.bench.paper import light_views
 from rela_cli.commands.bench.timing import Contestant
 from rela_cli.config.schema import View
@@ -29,7 +29,7 @@ TARGETS = {  # of the ratio: eager, compiled
 }
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """On the CPU and, where there is one, on the GPU."""
     if "cpu" in bench.devices:
         with material.threads(1):
@@ -41,7 +41,7 @@ def run(bench: Bench) -> Iterator[Score]:
             bench.skip(NAME, "GPU rows", "torch sees no GPU here")
 
 
-def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tuple(TARGETS)) -> Iterator[Score]:
+def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tuple(TARGETS)) -> Iterator[BenchRow]:
     """Ours, eager and compiled, against some peers."""
     pixels, _ = material.images(bench, n)
     is_cpu = device.type == "cpu"
@@ -59,8 +59,8 @@ def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tupl
         for peer in peers
         for how, target in zip(("eager", "compiled"), TARGETS[peer], strict=True)
     ]
-    said = exactness(pixels[:64])
-    yield from bench.scores(NAME, contestants, comparisons, lambda results, peer: said)
+    outcome = exactness(pixels[:64])
+    yield from bench.scores(NAME, contestants, comparisons, lambda results, peer: outcome)
 
 
 def compiled(augment: Augment) -> Callable[[Tensor, Tensor, int], Tensor]:

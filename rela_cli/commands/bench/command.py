@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from rela_cli.commands.bench.contest import Bench, Score
+from rela_cli.commands.bench.contest import Bench, BenchRow
 from rela_cli.commands.bench.registry import PEERS, ROWS, missing
-from rela_cli.config.arguments import Parser
-from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.config.arguments import Count, OneOf, Parser
+from rela_cli.errors import MissingError
 from rela_cli.store.files import write_json
 
 DESCRIPTION = """\
@@ -22,14 +22,31 @@ skipped: pip install 'rela-cli[bench]'."""
 
 
 def parser() -> Parser:
-    """All options; values are checked by us, so that their errors say what is allowed."""
+    """The command line of `rela bench`."""
     made = Parser("bench", DESCRIPTION, ["rela bench --list", "rela bench augment knn --rounds 3"])
-    made.add("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)} or all (default: all)", offers=lambda: ROWS)
-    made.add_argument("--peer", action="append", default=[], metavar="NAME", help=f"only: {', '.join(PEERS)}")
-    made.add_argument("--rounds", default="7", metavar="N", help="how often each takes its turn (default: 7)")
+    made.add(
+        "rows",
+        nargs="*",
+        type=OneOf("ROW", (*ROWS, "all")),
+        metavar="ROW",
+        help=f"{', '.join(ROWS)} or all (default: all)",
+        offers=lambda: ROWS,
+    )
+    peer = OneOf("--peer", PEERS)
+    made.add_argument(
+        "--peer", action="append", default=[], type=peer, metavar="NAME", help=f"only: {', '.join(PEERS)}"
+    )
+    made.add_argument(
+        "--rounds", default=7, type=Count("--rounds"), metavar="N", help="how often each takes its turn (default: 7)"
+    )
     made.add_argument("--data", type=Path, metavar="FOLDER", help="train/<class>/* and test/<class>/*, 32 px JPEGs")
-    made.add_argument("--device", default="all", metavar="all|cpu|cuda", help="which rows (default: all that can run)")
-    made.add_argument("--size", default="full", metavar="full|tiny", help="tiny: does it run? Its figures mean nothing")
+    device, size = OneOf("--device", ("all", "cpu", "cuda")), OneOf("--size", ("full", "tiny"))
+    made.add_argument(
+        "--device", default="all", type=device, metavar="all|cpu|cuda", help="which rows (default: all that can run)"
+    )
+    made.add_argument(
+        "--size", default="full", type=size, metavar="full|tiny", help="tiny: does it run? Its figures mean nothing"
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="rows, versions and load; written after each row")
     made.add_argument("--markdown", action="store_true", help="end with the table of docs/performance.md")
     made.add_argument("--list", action="store_true", help="rows and peers, and which of them are here")
@@ -43,11 +60,6 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: no such row, peer or option. MissingError: --data is no folder.
     """
     asked = parser().read(argv)
-    rows = chosen(asked.rows)
-    peers = tuple(one_of("--peer", name, PEERS) for name in asked.peer)
-    rounds = whole(asked.rounds)
-    device = one_of("--device", asked.device, ("all", "cpu", "cuda"))
-    size = one_of("--size", asked.size, ("full", "tiny"))
     if asked.list:
         print(listing())
         return 0
@@ -56,9 +68,9 @@ def main(argv: Sequence[str]) -> int:
     if asked.json and not asked.json.absolute().parent.is_dir():
         raise MissingError(f"--json {asked.json}: there is no folder {asked.json.absolute().parent}")
     with tempfile.TemporaryDirectory(prefix="rela-bench-") as folder:
-        devices = ("cpu", "cuda") if device == "all" else (device,)
-        bench = Bench(Path(folder), rounds, peers, asked.data, size == "tiny", devices)
-        return run(bench, rows, asked.json, asked.markdown)
+        devices = ("cpu", "cuda") if asked.device == "all" else (asked.device,)
+        bench = Bench(Path(folder), asked.rounds, tuple(asked.peer), asked.data, asked.size == "tiny", devices)
+        return run(bench, chosen_rows(asked.rows), asked.json, asked.markdown)
 
 
 def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool) -> int:
@@ -66,7 +78,7 @@ def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool)
     from rela_cli.commands.bench.machine import load, versions
     from rela_cli.commands.bench.show import content, line, markdown
 
-    scores: list[Score] = []
+    scores: list[BenchRow] = []
     begin = load()
     for name in rows:
         for score in import_module(f"rela_cli.commands.bench.{name}").run(bench):
@@ -81,24 +93,9 @@ def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool)
     return 0
 
 
-def chosen(words: Sequence[str]) -> tuple[str, ...]:
-    """Rows in the registry's order."""
-    named = {one_of("row", word, (*ROWS, "all")) for word in words} or {"all"}
-    return tuple(name for name in ROWS if name in named or "all" in named)
-
-
-def one_of(option: str, name: str, names: Sequence[str]) -> str:
-    """`name`, if it is one of `names`."""
-    if name not in names:
-        raise ConfigError(f"{option} {name} must be one of {', '.join(names)}{nearest(name, names)}")
-    return name
-
-
-def whole(text: str) -> int:
-    """The number of rounds."""
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"--rounds {text} must be a whole number of at least 1")
-    return int(text)
+def chosen_rows(names: Sequence[str]) -> tuple[str, ...]:
+    """Rows in the registry's order; all of them where none is named."""
+    return tuple(name for name in ROWS if not names or name in names or "all" in names)
 
 
 def listing() -> str:

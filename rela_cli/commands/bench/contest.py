@@ -27,7 +27,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Score:
+class BenchRow:
     """A row of the table; `value` is what the target is about, in `unit`."""
 
     name: str
@@ -82,7 +82,7 @@ class Bench:
         contestants: Sequence[Contestant],
         comparisons: Sequence[Comparison],
         accuracy: Callable[[Results, str], str] = lambda results, peer: "",
-    ) -> Iterator[Score]:
+    ) -> Iterator[BenchRow]:
         """Race those that are wanted, and compare; `accuracy` says what came out, ours and a peer's."""
         pairs = [pair for pair in comparisons if self.wants(name, pair.peer)]
         needed = {side for pair in pairs for side in (pair.ours, pair.peer)}
@@ -94,13 +94,13 @@ class Bench:
                 yield judged(name, pair, records, accuracy(results, pair.peer))
 
 
-def judged(name: str, pair: Comparison, records: Mapping[str, Record], accuracy: str) -> Score:
+def judged(name: str, pair: Comparison, records: Mapping[str, Record], accuracy: str) -> BenchRow:
     """One comparison as a row."""
     ours, peer = records[pair.ours], records[pair.peer]
     ratio = ratios(peer, ours, pair.by) if pair.bound == "least" else ratios(ours, peer, pair.by)
     value = ratio if pair.unit == "x" else seconds(ours, pair.by)
     times = {side: times_of(record) for side, record in (("ours", ours), ("peer", peer))}
-    return Score(
+    return BenchRow(
         *(name, pair.work, pair.peer, ratio, pair.target, reached(value, pair.target, pair.bound), accuracy, value),
         *(pair.unit, pair.bound, pair.by, times),
     )
@@ -108,10 +108,10 @@ def judged(name: str, pair: Comparison, records: Mapping[str, Record], accuracy:
 
 def measured(
     name: str, work: str, peer: str, ratio: Spread | None, value: Spread, target: float | None, unit: str, accuracy: str
-) -> Score:
+) -> BenchRow:
     """A row whose figure is not one of time: memory, or images a second."""
     bound = "least" if unit.endswith("/s") else "most"
-    return Score(
+    return BenchRow(
         name, work, peer, ratio, target, reached(value, target, bound), accuracy, value, unit, bound, by="wall"
     )
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score, measured
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
 from rela_cli.commands.bench.paper import OneView
 from rela_cli.commands.bench.timing import Contestant, race, ratios, spread
 from rela_cli.config.compose import compose
@@ -67,14 +67,14 @@ class Work:
         with torch.no_grad():
             return torch.cat([self.prior.backbone(block.to(self.device)).cpu() for block in loader])
 
-    def said(self, results: Results, peer: str) -> str:
+    def outcome(self, results: Results, peer: str) -> str:
         """How near our fp16 file comes to what a peer holds in single precision."""
         ours = load_file(results["ours"])["features"].float()
         cosine = F.cosine_similarity(ours, results[peer].float().cpu(), dim=1).min()
         return f"cosine of each image's features, ours (fp16) and theirs (fp32): {cosine:.6f} at least"
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """An untrained ResNet-18 on the CPU; CLIP's ViT-B/16, untrained, on a GPU."""
     if "cpu" in bench.devices:
         n = bench.size(512, 32)
@@ -85,7 +85,7 @@ def run(bench: Bench) -> Iterator[Score]:
         ]
         title = f"prior=random, {n:,} images of 32 px, into a file"
         pairs = [Comparison("ours", name, title, None, "wall") for name in ("bare", "paper")]
-        yield from bench.scores(NAME, contestants, pairs, work.said)
+        yield from bench.scores(NAME, contestants, pairs, work.outcome)
     if "cuda" in bench.devices:
         if torch.cuda.is_available():
             yield from on_gpu(bench)
@@ -93,7 +93,7 @@ def run(bench: Bench) -> Iterator[Score]:
             bench.skip(NAME, "GPU rows", "torch sees no GPU here")
 
 
-def on_gpu(bench: Bench) -> Iterator[Score]:
+def on_gpu(bench: Bench) -> Iterator[BenchRow]:
     """Images a second, in fp16, resized on the device and written to a file; the bare loop is in fp32."""
     n = bench.size(24_576, 64)
     work = Work(bench, n, "prior=clip_vitb16", "prior.weights=random", "runtime.device=cuda", HALF)
@@ -101,7 +101,7 @@ def on_gpu(bench: Bench) -> Iterator[Score]:
     records = race(contestants, bench.rounds, lambda who, error: None)
     rates = [spread(n / timing.wall for timing in records[name].rounds) for name in ("ours", "bare")]
     title = f"CLIP ViT-B/16, random weights, {n:,} images of 32 px, {torch.cuda.get_device_name()}"
-    said = work.said({name: record.result for name, record in records.items()}, "bare")
-    text = f"ours computes in fp16; bare loop in fp32 {rates[1].median:,.0f} images/s; {said}"
+    outcome = work.outcome({name: record.result for name, record in records.items()}, "bare")
+    text = f"ours computes in fp16; bare loop in fp32 {rates[1].median:,.0f} images/s; {outcome}"
     ratio = ratios(records["bare"], records["ours"], "wall")
     yield measured(NAME, title, "bare", ratio, rates[0], GPU_TARGET, "images/s", text)

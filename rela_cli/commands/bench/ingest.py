@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results
 from rela_cli.commands.bench.timing import Contestant
 from rela_cli.data.batches.cache import read_split, write_images
 from rela_cli.store import entries, integrity
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """By the wall clock: decoding by threads is part of the point."""
     if "cpu" not in bench.devices:
         return
@@ -35,10 +35,10 @@ def run(bench: Bench) -> Iterator[Score]:
         Comparison("ours", "torchvision-v1", f"{work} to the resident cache", 2.5, "wall"),
         Comparison("second start", "first-start", f"{work}: second start", 1.0, "wall", "most", "s"),
     ]
-    yield from bench.scores("ingest", contestants, comparisons, said)
+    yield from bench.scores("ingest", contestants, comparisons, outcome)
 
 
-def said(results: Results, peer: str) -> str:
+def outcome(results: Results, peer: str) -> str:
     """Whether pixels agree, bit for bit."""
     ours = results["ours" if peer == "torchvision-v1" else "second start"]
     return "the same pixels, all of them" if torch.equal(ours, results[peer]) else "OTHER PIXELS"

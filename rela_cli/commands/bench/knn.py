@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score, measured
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
 from rela_cli.commands.bench.memory import peak
 from rela_cli.commands.bench.timing import Contestant, spread
 from rela_cli.evaluation.measures import knn_logits
@@ -20,7 +20,7 @@ K, T = 200, 0.1
 WIDTH = 512
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """Time in one process, memory in one of each."""
     if "cpu" not in bench.devices:
         return
@@ -32,27 +32,29 @@ def run(bench: Bench) -> Iterator[Score]:
         Contestant("scikit-learn", partial(brute_force, bank, labels, queries)),
     ]
 
-    def said(results: Results, peer: str) -> str:
+    def outcome(results: Results, peer: str) -> str:
         guesses = [results[who] for who in ("ours", peer)]
         top1 = [f"{(guess == truth).double().mean():.4f}" for guess in guesses]
         same = (guesses[0] == guesses[1]).double().mean()
         return f"top-1 {top1[0]} against {top1[1]}; the same answer for {same:.2%} of the queries"
 
     comparisons = [Comparison("ours", "scikit-learn", work, 1.0, "wall")]
-    yield from bench.scores("knn", contestants, comparisons, said)
+    yield from bench.scores("knn", contestants, comparisons, outcome)
     if bench.wants("knn", "scikit-learn"):
         yield from memory(bench, work, *map(str, sizes))
 
 
-def memory(bench: Bench, work: str, *sizes: str) -> Iterator[Score]:
+def memory(bench: Bench, work: str, *sizes: str) -> Iterator[BenchRow]:
     """What it takes besides the features themselves."""
     found = [peak(f"knn:{name}", *sizes) for name in ("hold", "hold_ours", "hold_brute_force")]
     if None in found:
         bench.skip("knn", "memory", "no /proc here that tells anonymous memory")
         return
     held, mine, theirs = (value or 0.0 for value in found)
-    said = f"scikit-learn's {theirs:.2f} GB; the features themselves {held:.2f} GB, which are counted in both"
-    yield measured("knn", f"{work}: memory", "scikit-learn", spread([mine / theirs]), spread([mine]), 1.0, "GB", said)
+    outcome = f"scikit-learn's {theirs:.2f} GB; the features themselves {held:.2f} GB, which are counted in both"
+    yield measured(
+        "knn", f"{work}: memory", "scikit-learn", spread([mine / theirs]), spread([mine]), 1.0, "GB", outcome
+    )
 
 
 def task(n: int, queries: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

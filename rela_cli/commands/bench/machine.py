@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from rela_cli import __version__
+from rela_cli.machine.processors import cores
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "pillow", "scikit-learn"),
@@ -29,13 +30,12 @@ def versions() -> dict[str, str]:
 
 def cpu_name() -> str:
     """Its name and the cores that we may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or 'unknown'}, {cores} cores"
+    return f"{names[0] if names else platform.processor() or 'unknown'}, {len(cores())} cores"
 
 
 def gpu_name() -> str:

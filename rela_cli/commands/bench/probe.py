@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results
 from rela_cli.commands.bench.paper import probe_epochs
 from rela_cli.commands.bench.timing import Contestant
 from rela_cli.config.compose import compose
@@ -24,7 +24,7 @@ WIDTH = 512
 OURS = {"rough": (0.01, 1e-4), "given": (0.01, None), "chosen": (None, None)}  # penalty, tolerance: None is ours
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """The lbfgs protocol with its penalty given, as the paper's loop is given its rate, and with its choice of one.
 
     The target is for the first to scikit-learn's tolerance: the loop does not converge at all.
@@ -45,7 +45,7 @@ def run(bench: Bench) -> Iterator[Score]:
         linear = probe_epochs(task.train, task.train_labels, task.classes, epochs)
         return top1(linear(task.test).detach(), task)
 
-    def said(results: Results, peer: str) -> str:
+    def outcome(results: Results, peer: str) -> str:
         ours = " and ".join(f"{results[name]:.4f} ({name})" for name in OURS)
         return f"top-1 {ours} against {theirs():.4f} after {epochs} epochs"
 
@@ -55,7 +55,7 @@ def run(bench: Bench) -> Iterator[Score]:
         Comparison("given", "paper", work.format("given, converged"), None, "wall"),
         Comparison("chosen", "paper", work.format("chosen among five on a held-out tenth, converged"), None, "wall"),
     ]
-    yield from bench.scores("probe", contestants, comparisons, said)
+    yield from bench.scores("probe", contestants, comparisons, outcome)
 
 
 def make_task(bench: Bench) -> Task:

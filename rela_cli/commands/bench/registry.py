@@ -15,7 +15,7 @@ PACKAGES = {  # what has to be installed for a peer; peers without a line are ma
 
 
 @dataclass(frozen=True)
-class Row:
+class RowInfo:
     """A row's name is its module's. `gpu` says what it measures where there is one."""
 
     does: str
@@ -24,19 +24,23 @@ class Row:
 
 
 ROWS = {
-    "augment": Row(
+    "augment": RowInfo(
         "two 32x32 views an image, one thread, eager and compiled",
         ("torchvision-v1", "torchvision-v2", "lightly", "kornia"),
         "the same on the device",
     ),
-    "ingest": Row("a folder of JPEGs to the resident cache, and its second start", ("torchvision-v1", "first-start")),
-    "extract": Row("a prior's features of decoded images, to a file", ("bare", "paper"), "CLIP ViT-B/16, images/s"),
-    "transport": Row("400,000 x 1,024 features to whitened targets, from file to file", ("paper", "scikit-learn")),
-    "step": Row("a step of phase 1 against one of BYOL", ("byol",), "ResNet-18, 32 px: pairs/s at batch 512 and 128"),
-    "train": Row("data and step: width-8 ResNet-18, batch 128", ("paper",)),
-    "probe": Row("a linear classifier on 50,000 x 512 features", ("paper",)),
-    "knn": Row("10,000 queries among 50,000 x 512 features", ("scikit-learn",)),
-    "startup": Row("`rela --help`, and the answer to a wrong config", ("python",)),
+    "ingest": RowInfo(
+        "a folder of JPEGs to the resident cache, and its second start", ("torchvision-v1", "first-start")
+    ),
+    "extract": RowInfo("a prior's features of decoded images, to a file", ("bare", "paper"), "CLIP ViT-B/16, images/s"),
+    "transport": RowInfo("400,000 x 1,024 features to whitened targets, from file to file", ("paper", "scikit-learn")),
+    "step": RowInfo(
+        "a step of phase 1 against one of BYOL", ("byol",), "ResNet-18, 32 px: pairs/s at batch 512 and 128"
+    ),
+    "train": RowInfo("data and step: width-8 ResNet-18, batch 128", ("paper",)),
+    "probe": RowInfo("a linear classifier on 50,000 x 512 features", ("paper",)),
+    "knn": RowInfo("10,000 queries among 50,000 x 512 features", ("scikit-learn",)),
+    "startup": RowInfo("`rela --help`, and the answer to a wrong config", ("python",)),
 }
 PEERS = tuple(dict.fromkeys(peer for row in ROWS.values() for peer in row.peers))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rela_cli.commands.bench.contest import Score
+from rela_cli.commands.bench.contest import BenchRow
 from rela_cli.commands.bench.timing import Spread
 
 HEAD = ("row", "work", "against", "ours, s", "peer, s", "ratio [min..max]", "target", "reached", "what came out")
 MARKS = {True: "yes", False: "no", None: ""}
 
 
-def line(score: Score) -> str:
+def line(score: BenchRow) -> str:
     """One row as it is printed while the others run."""
     _, work, peer, ours, theirs, ratio, target, mark, accuracy = cells(score)
     times = f"  {ours} s against {theirs} s" if ours and theirs else ""
@@ -19,7 +19,7 @@ def line(score: Score) -> str:
     return f"{score.name:<10} {work}, {peer}: {ratio}{times}{aim}" + (f"\n{'':<10} {accuracy}" if accuracy else "")
 
 
-def markdown(scores: list[Score], versions: dict[str, str], load: dict[str, Any]) -> str:
+def markdown(scores: list[BenchRow], versions: dict[str, str], load: dict[str, Any]) -> str:
     """The table for docs/performance.md, and beneath it what it was measured with."""
     lines = ["| " + " | ".join(HEAD) + " |", "| " + " | ".join("---" for _ in HEAD) + " |"]
     lines += ["| " + " | ".join(cells(score)) + " |" for score in scores]
@@ -31,7 +31,7 @@ def markdown(scores: list[Score], versions: dict[str, str], load: dict[str, Any]
     return "\n".join([*lines, "", note])
 
 
-def cells(score: Score) -> tuple[str, ...]:
+def cells(score: BenchRow) -> tuple[str, ...]:
     """A row, by columns."""
     times = [f"{score.seconds[side][score.by]:.3g}" if score.seconds else "" for side in ("ours", "peer")]
     goal = (
@@ -59,6 +59,8 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
 
 
-def content(scores: list[Score], skipped: list[dict[str, str]], versions: dict[str, str], load: Any) -> dict[str, Any]:
+def content(
+    scores: list[BenchRow], skipped: list[dict[str, str]], versions: dict[str, str], load: Any
+) -> dict[str, Any]:
     """What --json writes."""
     return {"rows": [score.facts() for score in scores], "skipped": skipped, "versions": versions, "load": load}

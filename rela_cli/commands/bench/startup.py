@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results
 from rela_cli.commands.bench.timing import Contestant
 
 HOME = str(Path(__file__).parents[3])  # of the package that runs now
 RELA = (sys.executable, "-m", "rela_cli")
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """Processes in turn; by the wall clock, since somebody waits."""
     if "cpu" not in bench.devices:
         return
@@ -30,7 +30,7 @@ def run(bench: Bench) -> Iterator[Score]:
         Comparison("help", "python", "rela --help", 0.3, "wall", "most", "s"),
         Comparison("error", "python", "rela train +bugdet=0.5, a config error", 1.5, "wall", "most", "s"),
     ]
-    yield from bench.scores("startup", contestants, comparisons, said)
+    yield from bench.scores("startup", contestants, comparisons, outcome)
 
 
 def process(folder: Path, *command: str) -> tuple[int, str]:
@@ -42,7 +42,7 @@ def process(folder: Path, *command: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def said(results: Results, peer: str) -> str:
+def outcome(results: Results, peer: str) -> str:
     """That the answers were the right ones."""
     status, text = results["error"]
     named = "names the key" if "did you mean budget?" in text else "does not name the key"

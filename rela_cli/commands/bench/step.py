@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score, measured
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
 from rela_cli.commands.bench.timing import Contestant, race, ratios, spread
 from rela_cli.commands.bench.training import one_epoch, thumbnails, trainer
 from rela_cli.training.trainer import Trainer
@@ -19,7 +19,7 @@ GPU_TARGETS = {512: 25_000.0, 128: 18_000.0}  # pairs a second
 PAIRS = 51_200  # a round on a GPU
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """One step at batch 128 on the CPU, views at hand; on a GPU the loop with its data."""
     if not bench.wants(NAME, "byol"):
         return
@@ -33,10 +33,10 @@ def run(bench: Bench) -> Iterator[Score]:
             bench.skip(NAME, "GPU rows", "torch sees no GPU here")
 
 
-def on_cpu(bench: Bench) -> Iterator[Score]:
+def on_cpu(bench: Bench) -> Iterator[BenchRow]:
     """The full ResNet-18; views are drawn beforehand."""
     batch, width = bench.size(128, 16), bench.size(64, 4)
-    loops = pair(bench, batch, batch, width, "cpu")
+    loops = two_trainers(bench, batch, batch, width, "cpu")
     pixels, _ = material.images(bench, batch)
     views = [augment(pixels, torch.arange(batch), 0) for augment in loops[0].augments[1]]
     for loop in loops:
@@ -47,10 +47,10 @@ def on_cpu(bench: Bench) -> Iterator[Score]:
     ]
     work = f"phase 1 against BYOL, time a step, ResNet-18 of width {width} at 32 px, batch {batch}"
     comparisons = [Comparison("phase 1", "byol", work, 0.8, "cpu", "most")]
-    yield from bench.scores(NAME, contestants, comparisons, said)
+    yield from bench.scores(NAME, contestants, comparisons, outcome)
 
 
-def said(results: Results, peer: str) -> str:
+def outcome(results: Results, peer: str) -> str:
     """That both learn something."""
     return f"losses {results['phase 1']:.3f} and {results[peer]:.3f}, which are of two kinds"
 
@@ -60,17 +60,17 @@ def at_hand(view: Tensor) -> Callable[..., Tensor]:
     return lambda images, indices, epoch: view
 
 
-def pair(bench: Bench, n: int, batch: int, width: int, device: str) -> tuple[Trainer, Trainer]:
+def two_trainers(bench: Bench, n: int, batch: int, width: int, device: str) -> tuple[Trainer, Trainer]:
     """A trainer in phase 1 and one of plain BYOL, alike in all else."""
     pixels, labels = material.images(bench, n)
     words = f"learner.width={width}", f"batch_size={batch}", f"runtime.device={device}"
     return trainer(pixels, labels, thumbnails(pixels), *words), trainer(pixels, labels, None, *words)
 
 
-def on_gpu(bench: Bench, batch: int, target: float) -> Iterator[Score]:
+def on_gpu(bench: Bench, batch: int, target: float) -> Iterator[BenchRow]:
     """Image pairs a second, views and all."""
     pairs = bench.size(PAIRS, 4 * batch)
-    loops = pair(bench, pairs, batch, bench.size(64, 4), "cuda")
+    loops = two_trainers(bench, pairs, batch, bench.size(64, 4), "cuda")
     contestants = [
         Contestant("phase 1", partial(one_epoch, loops[0]), is_ours=True),
         Contestant("byol", partial(one_epoch, loops[1]), is_ours=True),

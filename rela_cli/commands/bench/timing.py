@@ -26,7 +26,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one number a round."""
+    """Median, least and most of a number that each round gives."""
 
     median: float
     min: float
@@ -51,10 +51,6 @@ class Record:
     warm_up: Timing
     rounds: list[Timing] = field(default_factory=list)
     result: object = None
-
-
-class Failed(Exception):
-    """A contestant broke while it warmed up; it is out of the race, with its reason."""
 
 
 def clock(work: Callable[[], T]) -> tuple[Timing, T]:
@@ -87,14 +83,14 @@ def race(
             drop(contestant, error)
     left = [contestant for contestant in contestants if contestant.name in records]
     for number in range(rounds):
-        for contestant in turned(left, number):
+        for contestant in rotated(left, number):
             took, records[contestant.name].result = clock(contestant.work)
             records[contestant.name].rounds.append(took.over(contestant.share))
     return records
 
 
-def turned(contestants: Sequence[T], number: int) -> list[T]:
-    """The same, beginning with the `number`-th."""
+def rotated(contestants: Sequence[T], number: int) -> list[T]:
+    """The contestants in their order, beginning with the `number`-th."""
     first = number % max(1, len(contestants))
     return [*contestants[first:], *contestants[:first]]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results
 from rela_cli.commands.bench.paper import TwoViews, light_views
 from rela_cli.commands.bench.timing import Contestant
 from rela_cli.commands.bench.training import one_epoch, thumbnails, trainer
@@ -22,7 +22,7 @@ from rela_cli.numerics.randomness import seeded
 BATCH, WIDTH, EMA, WORKERS = 128, 8, 0.99, 2
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """An epoch of phase 1 on 5,120 images, which both have in memory, decoded."""
     if "cpu" not in bench.devices:
         return
@@ -37,10 +37,10 @@ def run(bench: Bench) -> Iterator[Score]:
     ]
     work = f"phase 1 with its data, ResNet-18 of width {WIDTH}, {n:,} images, batch {batch}, images a second"
     comparisons = [Comparison("ours", "paper", work, 1.7, "wall")]
-    yield from bench.scores("train", contestants, comparisons, partial(said, bench.rounds + 1))
+    yield from bench.scores("train", contestants, comparisons, partial(outcome, bench.rounds + 1))
 
 
-def said(epochs: int, results: Results, peer: str) -> str:
+def outcome(epochs: int, results: Results, peer: str) -> str:
     """Where both losses are after as many epochs; draws and initial weights differ, the protocol does not."""
     return f"mean loss of epoch {epochs}: {results['ours']:.4f} against {results[peer]:.4f}"
 

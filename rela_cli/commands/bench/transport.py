@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, Comparison, Results, Score, measured
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
 from rela_cli.commands.bench.memory import peak
 from rela_cli.commands.bench.paper import whitened
 from rela_cli.commands.bench.timing import Contestant, spread
@@ -24,7 +24,7 @@ WIDTH, DIM = 1024, 512
 SHARE = 8  # scikit-learn is timed on an eighth of the rows: it takes a minute and more for all
 
 
-def run(bench: Bench) -> Iterator[Score]:
+def run(bench: Bench) -> Iterator[BenchRow]:
     """Time in one process, memory in processes of their own, on an eighth of the rows and on all."""
     if "cpu" not in bench.devices:
         return
@@ -46,7 +46,7 @@ def run(bench: Bench) -> Iterator[Score]:
         Comparison("ours", "paper", work, 1.5, "wall"),
         Comparison("ours", "scikit-learn", f"{work}; IncrementalPCA timed on 1/{SHARE} of the rows", 7.0, "wall"),
     ]
-    yield from bench.scores("transport", contestants, comparisons, partial(said, bench.folder))
+    yield from bench.scores("transport", contestants, comparisons, partial(outcome, bench.folder))
     if bench.wants("transport", "paper"):
         yield from memory(bench, work, small, large)
 
@@ -84,7 +84,7 @@ def scikit_learn(source: str | Path, target: str | Path) -> None:
     save_file({"targets": torch.from_numpy(np.concatenate(mapped)).half()}, target)
 
 
-def said(folder: Path, results: Results, peer: str) -> str:
+def outcome(folder: Path, results: Results, peer: str) -> str:
     """How alike the targets are, whatever the axes' signs and order: cosine of their Gram matrices."""
     grams = [gram(folder / name) for name in ("ours", peer)]
     return f"cosine of the Gram matrices of 512 targets, ours and theirs: {cosine(*grams):.6f}"
@@ -101,7 +101,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float((one * other).sum() / (one.norm() * other.norm()))
 
 
-def memory(bench: Bench, work: str, small: Path, large: Path) -> Iterator[Score]:
+def memory(bench: Bench, work: str, small: Path, large: Path) -> Iterator[BenchRow]:
     """Growth of peak anonymous memory from an eighth of the rows to all of them."""
     found = [
         peak(f"transport:{way}", str(path), str(bench.folder / "out"))

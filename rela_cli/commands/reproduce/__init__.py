@@ -1,1 +1,1 @@
-"""`rela reproduce`: the paper's tables as sweeps. tables: what is in them; cells: what is there; execute: the rest."""
+"""`rela reproduce`: the paper's tables . tables: their columns; runs: which runs they need; execute and finish: make and show them."""

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rela_cli.commands.reproduce.execute import Executor
 from rela_cli.commands.reproduce.finish import finish
-from rela_cli.commands.reproduce.runs import Cell, Cells, checked
+from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns, check_runs
 from rela_cli.commands.reproduce.tables import PROFILES, TABLES, Table
-from rela_cli.config.arguments import Parser
+from rela_cli.config.arguments import Count, OneOf, Parser
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError, RelaError, nearest
 from rela_cli.machine import signals
-from rela_cli.machine.processors import gpus
+from rela_cli.machine.processors import visible_gpus
 from rela_cli.pipeline.estimate import Cost, Estimator
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say, scaled
@@ -25,7 +25,7 @@ OPEN = ("to do", "waits")  # states of runs that will be made
 
 
 @dataclass(frozen=True)
-class Request:
+class TableRequest:
     """What the command line asks for."""
 
     table: Table
@@ -45,17 +45,17 @@ def main(argv: list[str]) -> int:
         ConfigError: no such table, profile or key. MissingError: none of its data is here.
     """
     request = read(argv)
-    cells = Cells(request.table, request.data, common_words(request))
-    checked(cells)
-    show_plan(cells, request)
-    if all(cell.state == "not available" for cell in cells):
-        raise MissingError(f"no column of {request.table.name} can be run: {next(iter(cells)).missing}")
+    runs = PlannedRuns(request.table, request.data, common_words(request))
+    check_runs(runs)
+    show_plan(runs, request)
+    if all(planned.state == "not available" for planned in runs):
+        raise MissingError(f"no column of {request.table.name} can be run: {next(iter(runs)).missing}")
     if request.dry_run:
         return 0
-    executor = Executor(cells, request.jobs, request.out, say, request.launcher, gpus())
+    executor = Executor(runs, request.jobs, request.out, say, request.launcher, visible_gpus())
     with signals.collected() as caught:
         executor.run(caught)
-    finish(cells, request.out, request.profile)
+    finish(runs, request.out, request.profile)
     for failure in executor.failed:
         say(f"failed: {failure}")
     return 1 if executor.failed else 0
@@ -80,40 +80,46 @@ plots and report.html. Called again it makes what is still missing.""",
   smoke   the digits, a minute or two: shows what comes out, its numbers mean nothing""",
     )
     made.add("table", nargs="?", default="", metavar="TABLE", help=", ".join(TABLES), offers=lambda: TABLES)
-    made.add("--profile", default="mini", metavar="|".join(PROFILES), help="default: mini", offers=lambda: PROFILES)
+    profile = OneOf("--profile", PROFILES)
+    made.add(
+        "--profile",
+        default="mini",
+        type=profile,
+        metavar="|".join(PROFILES),
+        help="default: mini",
+        offers=lambda: PROFILES,
+    )
     made.add(
         "--data", default="", metavar="FOLDER", help="the dataset's folder, or one that holds several by their names"
     )
     made.add("--out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE")
     made.add_outputs()
-    made.add("--jobs", default="", metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
+    made.add("--jobs", type=Count("--jobs"), metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
     made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")
     made.add("--dry-run", action="store_true", help="stop after the plan")
     return made
 
 
-def read(argv: Sequence[str]) -> Request:
+def read(argv: Sequence[str]) -> TableRequest:
     """Table and flags.
 
     Raises:
         ConfigError: one that is not known, with the nearest name.
     """
     given = parser().read(argv)
-    name, profile = given.table, given.profile or "mini"
+    name, profile = given.table, given.profile
     if not name:
         raise ConfigError(f"say which table: {', '.join(TABLES)}")
     if name not in TABLES:
         raise ConfigError(f"unknown table {name}{nearest(name, TABLES)} (allowed: {', '.join(TABLES)})")
-    if profile not in PROFILES:
-        raise ConfigError(f"unknown profile {profile}{nearest(profile, PROFILES)} (allowed: {', '.join(PROFILES)})")
     outputs = given.outputs.expanduser()
-    return Request(
+    return TableRequest(
         TABLES[name](profile),
         profile,
         folder_of(given.data),
         Path(given.out or outputs / "tables" / f"{name}-{profile}").expanduser(),
         outputs,
-        whole(given.jobs or str(default_jobs())),
+        given.jobs or default_jobs(),
         given.launcher,
         given.dry_run,
     )
@@ -133,19 +139,12 @@ def folder_of(text: str) -> Path | None:
     return path
 
 
-def whole(text: str) -> int:
-    """A count from the command line."""
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"--jobs {text} must be a whole number of at least 1")
-    return int(text)
-
-
 def default_jobs() -> int:
     """One run a GPU, or two on a CPU."""
-    return gpus() or min(2, os.cpu_count() or 1)
+    return len(visible_gpus()) or min(2, os.cpu_count() or 1)
 
 
-def common_words(request: Request) -> list[str]:
+def common_words(request: TableRequest) -> list[str]:
     """What every run is told besides its column's own words."""
     threads = max(1, (os.cpu_count() or 1) // request.jobs)
     shared = [f"runtime.threads={threads}"] if request.jobs > 1 else []
@@ -155,26 +154,26 @@ def common_words(request: Request) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- the plan
 
 
-def show_plan(cells: Cells, request: Request) -> None:
+def show_plan(runs: PlannedRuns, request: TableRequest) -> None:
     """A line for each column and budget; then what is missing and what it will take."""
     say(f"{request.table.name}, {request.profile}")
     if note := NOTES.get(request.profile):
         say(f"  {note}")
-    if any(cell.state in OPEN for cell in cells):
+    if any(planned.state in OPEN for planned in runs):
         say("  trying out a few steps of each kind of run, to know how long it takes here")
     estimator = Estimator(max(1, (os.cpu_count() or 1) // request.jobs) if request.jobs > 1 else None)
     totals, reasons, seen = Totals(), dict[str, list[str]](), set[int]()
-    for (_, name, budget), group in entries(cells):
-        own = [cell for cell in group if id(cell) not in seen]
-        seen |= {id(cell) for cell in own}
-        states = [cell.state for cell in group]
-        took = totals.add(cost for cell in own if cell.state in OPEN and (cost := cost_of(cell, estimator)))
+    for (_, name, budget), group in entries(runs):
+        own = [planned for planned in group if id(planned) not in seen]
+        seen |= {id(planned) for planned in own}
+        states = [planned.state for planned in group]
+        took = totals.add(cost for planned in own if planned.state in OPEN and (cost := cost_of(planned, estimator)))
         if "not available" in states:
             reasons.setdefault(group[0].missing, []).append(name)
         say(
             f"  {name:<26} budget {budget:<5g} {counts(states):<26} {f'about {minutes(took)}' if took else ''}".rstrip()
         )
-    if any(cell.state == "waits" for cell in cells):
+    if any(planned.state == "waits" for planned in runs):
         say("  waits: its prior is a run of this table, which is trained first")
     for missing, names in reasons.items():
         say(f"  not available: {', '.join(dict.fromkeys(names))}: {missing}")
@@ -208,19 +207,23 @@ class Totals:
         )
 
 
-def entries(cells: Cells) -> list[tuple[tuple[int, str, float], list[Cell]]]:
+def entries(runs: PlannedRuns) -> list[tuple[tuple[int, str, float], list[PlannedRun]]]:
     """Columns and budgets of the table, and before them the priors that are trained for it."""
-    teachers = [cell for cell in cells if any(cell is other.teacher for other in cells)]
-    own = {id(cell) for group in cells.of.values() for cell in group}
-    first = [((0, f"{cell.column.name} (a prior)", cell.budget), [cell]) for cell in teachers if id(cell) not in own]
-    return [*first, *cells.of.items()]
+    teachers = [planned for planned in runs if any(planned is other.teacher for other in runs)]
+    own = {id(planned) for group in runs.by_place.values() for planned in group}
+    first = [
+        ((0, f"{planned.column.name} (a prior)", planned.budget), [planned])
+        for planned in teachers
+        if id(planned) not in own
+    ]
+    return [*first, *runs.by_place.items()]
 
 
-def cost_of(cell: Cell, estimator: Estimator) -> Cost | None:
+def cost_of(planned: PlannedRun, estimator: Estimator) -> Cost | None:
     """What a run will cost; one that waits for its prior is taken for plain, None where it cannot be told."""
-    if not cell.waits:
-        return estimator.cost(cell.run)
-    words = [word for word in cell.words if not word.startswith("prior=")]
+    if not planned.waits:
+        return estimator.cost(planned.run)
+    words = [word for word in planned.words if not word.startswith("prior=")]
     try:
         return estimator.cost(Run(compose([*words, "prior=none"])))
     except RelaError:

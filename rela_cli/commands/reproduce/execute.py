@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rela_cli.commands.reproduce.runs import Cell, Cells
+from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns
 from rela_cli.errors import RelaError, Stopped
 from rela_cli.store.files import read_json
 
@@ -23,7 +23,7 @@ GRACE = 60  # seconds that stopped processes have to save and leave
 class Batch:
     """Runs that differ in their seed only: one `rela train -m`."""
 
-    cells: list[Cell]
+    runs: list[PlannedRun]
     log: Path
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -31,17 +31,17 @@ class Batch:
 
     @property
     def name(self) -> str:
-        return f"{self.cells[0].column.name}, budget {self.cells[0].budget:g}"
+        return f"{self.runs[0].column.name}, budget {self.runs[0].budget:g}"
 
     @property
     def waits(self) -> bool:
-        return any(cell.waits for cell in self.cells)
+        return any(planned.waits for planned in self.runs)
 
     def command(self, launcher: str) -> list[str]:
         """What a shell would be told."""
-        words = [word for word in self.cells[0].all_words if not word.startswith("seed=")]
-        seeds = ",".join(str(cell.seed) for cell in self.cells)
-        sweep = ["-m", *([f"hydra/launcher={launcher}"] if launcher else [])] if len(self.cells) > 1 or launcher else []
+        words = [word for word in self.runs[0].all_words if not word.startswith("seed=")]
+        seeds = ",".join(str(planned.seed) for planned in self.runs)
+        sweep = ["-m", *([f"hydra/launcher={launcher}"] if launcher else [])] if len(self.runs) > 1 or launcher else []
         return [sys.executable, "-m", "rela_cli", "train", *sweep, *words, f"seed={seeds}"]
 
     def start(self, launcher: str, environment: dict[str, str]) -> None:
@@ -57,12 +57,12 @@ class Batch:
 class Executor:
     """Up to `jobs` processes, each with its share of the cores, or its GPU where there are several."""
 
-    cells: Cells
+    runs: PlannedRuns
     jobs: int
     out: Path
     say: Callable[[str], None]
     launcher: str = ""
-    gpus: int = 0
+    gpus: Sequence[str] = ()  # as CUDA_VISIBLE_DEVICES has them
     failed: list[str] = field(default_factory=list)
 
     def run(self, signals: Sequence[Stopped]) -> None:
@@ -90,19 +90,21 @@ class Executor:
 
     def batches(self) -> list[Batch]:
         """What is to do, long ones first, so that no long one is left to run alone at the end."""
-        groups: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            if cell.state in ("to do", "waits"):
-                words = [word for word in cell.words if not word.startswith("seed=")]
-                groups.setdefault(" ".join(words) + (cell.teacher.key if cell.teacher else ""), []).append(cell)
-        teachers = {id(cell.teacher) for cell in self.cells if cell.teacher}
+        groups: dict[str, list[PlannedRun]] = {}
+        for planned in self.runs:
+            if planned.state in ("to do", "waits"):
+                words = [word for word in planned.words if not word.startswith("seed=")]
+                groups.setdefault(" ".join(words) + (planned.teacher.key if planned.teacher else ""), []).append(
+                    planned
+                )
+        teachers = {id(planned.teacher) for planned in self.runs if planned.teacher}
         ordered = sorted(groups.values(), key=lambda g: (-any(id(c) in teachers for c in g), -g[0].budget))
         return [Batch(group, self.out / "logs" / f"{number}.log") for number, group in enumerate(ordered, 1)]
 
     def environment(self, lane: int) -> dict[str, str]:
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         own = {"OMP_NUM_THREADS": str(threads)} if self.jobs > 1 else {}
-        return own | ({"CUDA_VISIBLE_DEVICES": str(lane % self.gpus)} if self.gpus > 1 else {})
+        return own | ({"CUDA_VISIBLE_DEVICES": self.gpus[lane % len(self.gpus)]} if len(self.gpus) > 1 else {})
 
     def ended(self, batch: Batch) -> bool:
         """Whether a process is over; says what came of it."""
@@ -111,11 +113,11 @@ class Executor:
             return False
         self.left -= 1
         minutes = (time.monotonic() - batch.started) / 60
-        bad = [cell for cell in batch.cells if not fresh(cell).done]
-        noun = "run" if len(batch.cells) == 1 else "runs"
-        result = f"{len(bad)} of {len(batch.cells)} failed, see {batch.log}" if bad else f"{len(batch.cells)} {noun}"
+        bad = [planned for planned in batch.runs if not fresh(planned).done]
+        noun = "run" if len(batch.runs) == 1 else "runs"
+        result = f"{len(bad)} of {len(batch.runs)} failed, see {batch.log}" if bad else f"{len(batch.runs)} {noun}"
         self.say(f"  [{self.total - self.left}/{self.total}] {batch.name}: {result}, {minutes:.1f} min")
-        self.failed += [f"{batch.name}, seed {cell.seed}: {reason(cell, batch)}" for cell in bad]
+        self.failed += [f"{batch.name}, seed {planned.seed}: {reason(planned, batch)}" for planned in bad]
         return True
 
     def give_up(self, waiting: Sequence[Batch]) -> None:
@@ -131,16 +133,16 @@ def free_lane(running: Sequence[Batch]) -> int:
     return next(lane for lane in range(len(running) + 1) if lane not in taken)
 
 
-def fresh(cell: Cell) -> Cell:
-    """The cell, looked at anew."""
-    vars(cell).pop("run", None)
-    return cell
+def fresh(planned: PlannedRun) -> PlannedRun:
+    """The run with its folder read again."""
+    vars(planned).pop("run", None)
+    return planned
 
 
-def reason(cell: Cell, batch: Batch) -> str:
+def reason(planned: PlannedRun, batch: Batch) -> str:
     """Why a run is not finished: its own words, else the last line of the log."""
     try:
-        manifest = read_json(cell.run.folder / "manifest.json") or {}
+        manifest = read_json(planned.run.folder / "manifest.json") or {}
     except RelaError as error:
         return str(error).splitlines()[0]
     if manifest.get("reason"):

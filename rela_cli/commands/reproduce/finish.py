@@ -9,7 +9,7 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
-from rela_cli.commands.reproduce.runs import Cells
+from rela_cli.commands.reproduce.runs import PlannedRuns
 from rela_cli.pipeline.screen import say
 from rela_cli.report.collect import collect
 from rela_cli.report.prior_names import prior_names
@@ -27,21 +27,21 @@ WORTHLESS = (
 )
 
 
-def finish(cells: Cells, out: Path, profile: str) -> None:
+def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
     """Write everything into `out`; print the tables and the claims."""
     out.mkdir(parents=True, exist_ok=True)
-    markdown, every, told = [f"# {cells.table.name}, {profile}\n"], list[str](), list[str]()
-    for number, section in enumerate(cells.table.sections):
-        folders = [str(folder) for folder in cells.folders(number)]
+    markdown, every, told = [f"# {runs.table.name}, {profile}\n"], list[str](), list[str]()
+    for number, section in enumerate(runs.table.sections):
+        folders = [str(folder) for folder in runs.folders(number)]
         if not folders:
             continue
         every += folders
-        told += names(cells, number)
+        told += names(runs, number)
         say(f"\n{section.title}")
-        words = [*folders, *names(cells, number)]
-        run("table", [*words, "--protocol", JUDGED[profile]])
+        words = [*folders, *names(runs, number)]
+        call_command("table", [*words, "--protocol", JUDGED[profile]])
         markdown += [f"## {section.title}\n", text_of("table", [*words, "--format", "md"])]
-    stands = list(claims(cells, JUDGED[profile]))
+    stands = list(claims(runs, JUDGED[profile]))
     if stands:
         say(f"\nThe paper's claims, by {JUDGED[profile]}")
     for line in standing(profile) if stands else ():
@@ -58,8 +58,8 @@ def finish(cells: Cells, out: Path, profile: str) -> None:
     write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"), "--out=FOLDER")
     csv = text_of("table", [*every, "--format", "csv"])
     write_atomic(out / "table.csv", lambda path: path.write_text(csv, encoding="utf-8"), "--out=FOLDER")
-    run("plot", [*every, "--out", str(out / "plots")])
-    run("report.command", [*every, "--out", str(out / "report.html")])
+    call_command("plot", [*every, "--out", str(out / "plots")])
+    call_command("report.command", [*every, "--out", str(out / "report.html")])
     say(f"\n  table, plots and report: {out}")
 
 
@@ -69,13 +69,13 @@ def standing(profile: str) -> list[str]:
     return textwrap.wrap(" ".join(lines), WIDTH)
 
 
-def names(cells: Cells, section: int) -> list[str]:
+def names(runs: PlannedRuns, section: int) -> list[str]:
     """What a table has to be told to call the priors that were trained for it by their columns."""
     found = {}
-    for (number, name, _), group in cells.of.items():
-        for cell in group if number == section else ():
-            if cell.teacher and not cell.missing and cell.done:
-                found[cell.run.folder] = name
+    for (number, name, _), group in runs.by_place.items():
+        for planned in group if number == section else ():
+            if planned.teacher and not planned.missing and planned.done:
+                found[planned.run.folder] = name
     results = collect(list(found), []) if found else []
     ours = zip(prior_names(results, {}), results, strict=True)
     by_folder = {folder.resolve(): name for folder, name in found.items()}
@@ -83,7 +83,7 @@ def names(cells: Cells, section: int) -> list[str]:
     return list(told)
 
 
-def run(module: str, words: Sequence[str]) -> None:
+def call_command(module: str, words: Sequence[str]) -> None:
     """Another command of ours."""
     import_module(f"rela_cli.commands.{module}").main(list(words))
 
@@ -92,33 +92,33 @@ def text_of(module: str, words: Sequence[str]) -> str:
     """What another command prints."""
     text = StringIO()
     with redirect_stdout(text):
-        run(module, words)
+        call_command(module, words)
     return text.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------------- claims
 
 
-def claims(cells: Cells, protocol: str) -> Iterator[str]:
+def claims(runs: PlannedRuns, protocol: str) -> Iterator[str]:
     """One line a claim: holds, does not hold, or open, with the difference in points and its interval."""
     from rela_cli.report.paired import paired
 
-    for claim in cells.table.claims:
-        better = scores(cells, claim.section, claim.better, claim.budget, protocol)
-        than = scores(cells, claim.section, claim.than, claim.than_budget, protocol)
+    for claim in runs.table.claims:
+        better = scores(runs, claim.section, claim.better, claim.budget, protocol)
+        than = scores(runs, claim.section, claim.than, claim.than_budget, protocol)
         difference = paired({seed: better[seed] - than[seed] for seed in sorted(better.keys() & than.keys())})
         yield f"  {claim.text}: {verdict(difference)}"
 
 
-def scores(cells: Cells, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
+def scores(runs: PlannedRuns, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
     """Top-1 by seed."""
     found = {}
-    for cell in cells.of.get((section, name, budget), []):
-        if cell.missing or not cell.done:
+    for planned in runs.by_place.get((section, name, budget), []):
+        if planned.missing or not planned.done:
             continue
-        number = (read_json(cell.run.folder / "result.json") or {}).get("probe", {}).get(protocol)
+        number = (read_json(planned.run.folder / "result.json") or {}).get("probe", {}).get(protocol)
         if number:
-            found[cell.seed] = float(number["top1"])
+            found[planned.seed] = float(number["top1"])
     return found
 
 

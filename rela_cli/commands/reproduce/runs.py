@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from rela_cli.commands.reproduce.tables import Column, Table
+from rela_cli.commands.reproduce.tables import Table, TableColumn
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
 from rela_cli.errors import MissingError, RelaError
@@ -76,15 +76,15 @@ def data_words(data: str, given: Path | None, limited: bool) -> list[str]:
 
 
 @dataclass
-class Cell:
+class PlannedRun:
     """One run of a column, or why there is none."""
 
-    column: Column
+    column: TableColumn
     budget: float
     seed: int
     given: Path | None
     common: tuple[str, ...]  # of every run: where outputs lie, threads
-    teacher: Cell | None = None
+    teacher: PlannedRun | None = None
     missing: str = ""
     words: tuple[str, ...] = field(init=False, default=())
 
@@ -161,47 +161,47 @@ def composed(words: tuple[str, ...]) -> Config:
     return compose(list(words))
 
 
-class Cells:
+class PlannedRuns:
     """All runs of a table, teachers included; a run that two columns share is there once."""
 
     def __init__(self, table: Table, given: Path | None, common: Sequence[str]) -> None:
         self.table, self.given, self.common = table, given, tuple(common)
-        self.by_key: dict[str, Cell] = {}
-        self.of: dict[tuple[int, str, float], list[Cell]] = {}
+        self.by_key: dict[str, PlannedRun] = {}
+        self.by_place: dict[tuple[int, str, float], list[PlannedRun]] = {}
         for number, section in enumerate(table.sections):
             for column in section.columns:
                 for budget in column.budgets:
-                    seeds = [self.cell(column, budget, seed) for seed in column.seeds]
-                    self.of[number, column.name, budget] = seeds
+                    seeds = [self.planned(column, budget, seed) for seed in column.seeds]
+                    self.by_place[number, column.name, budget] = seeds
 
-    def cell(self, column: Column, budget: float, seed: int) -> Cell:
+    def planned(self, column: TableColumn, budget: float, seed: int) -> PlannedRun:
         """A run, made known once."""
-        teacher = self.cell(column.teacher, 1.0, column.teacher.seeds[0]) if column.teacher else None
-        cell = Cell(column, budget, seed, self.given, self.common, teacher)
-        return self.by_key.setdefault(cell.key, cell)
+        teacher = self.planned(column.teacher, 1.0, column.teacher.seeds[0]) if column.teacher else None
+        planned = PlannedRun(column, budget, seed, self.given, self.common, teacher)
+        return self.by_key.setdefault(planned.key, planned)
 
-    def __iter__(self) -> Iterator[Cell]:
+    def __iter__(self) -> Iterator[PlannedRun]:
         """Every run once, teachers before those they teach."""
         return iter(self.by_key.values())
 
     def folders(self, section: int) -> list[Path]:
         """The finished runs of a section."""
-        cells = [cell for (number, *_), found in self.of.items() if number == section for cell in found]
-        return list(dict.fromkeys(cell.run.folder for cell in cells if not cell.missing and cell.done))
+        runs = [planned for (number, *_), found in self.by_place.items() if number == section for planned in found]
+        return list(dict.fromkeys(planned.run.folder for planned in runs if not planned.missing and planned.done))
 
 
-def checked(cells: Cells) -> None:
+def check_runs(runs: PlannedRuns) -> None:
     """Every run that can be composed now is: a table that cannot be meant stops before any work.
 
     Raises:
         RelaError: with the run's words.
     """
-    for cell in cells:
-        if cell.missing or cell.waits:
+    for planned in runs:
+        if planned.missing or planned.waits:
             continue
         try:
-            _ = cell.config
+            _ = planned.config
         except MissingError:
             continue
         except RelaError as error:
-            raise type(error)(f"{' '.join(cell.words)}: {error}") from error
+            raise type(error)(f"{' '.join(planned.words)}: {error}") from error

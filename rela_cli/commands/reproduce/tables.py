@@ -18,10 +18,10 @@ TRANSPORTS = ("whitening", "pca", "zca", "standardize", "identity", "random_proj
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """Runs that differ in budget and seed only.
 
-    data: the dataset they need, by its key in `cells.LAYOUTS`. teacher: the column whose first seed is the prior.
+    data: the dataset they need, by its key in `runs.LAYOUTS`. teacher: the column whose first seed is the prior.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Column:
     data: str
     budgets: tuple[float, ...]
     seeds: tuple[int, ...] = (0,)
-    teacher: Column | None = None
+    teacher: TableColumn | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Section:
     """Columns that one printed table compares."""
 
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SharedSettings:
     """What all columns of a table have in common."""
 
     words: tuple[str, ...]
@@ -75,43 +75,43 @@ class Protocol:
     plain: str  # how the plain method is called
 
     def column(
-        self, name: str, *words: str, budgets: tuple[float, ...] | None = None, teacher: Column | None = None
-    ) -> Column:
-        return Column(name, (*self.words, *words), self.data, budgets or self.budgets, self.seeds, teacher)
+        self, name: str, *words: str, budgets: tuple[float, ...] | None = None, teacher: TableColumn | None = None
+    ) -> TableColumn:
+        return TableColumn(name, (*self.words, *words), self.data, budgets or self.budgets, self.seeds, teacher)
 
-    def priors(self, **choices: str) -> list[Column]:
+    def priors(self, **choices: str) -> list[TableColumn]:
         """One column for each prior of conf/prior."""
         return [self.column(name, f"prior={prior}") for name, prior in choices.items()]
 
-    def taught(self, name: str, teacher: Column) -> Column:
+    def taught(self, name: str, teacher: TableColumn) -> TableColumn:
         """A column whose prior is a run of ours."""
         return self.column(name, "prior=rela_run", teacher=teacher)
 
-    def framed(self, columns: list[Column]) -> tuple[Column, ...]:
+    def framed(self, columns: list[TableColumn]) -> tuple[TableColumn, ...]:
         """Plain before them, plain on everything after them."""
         star = self.column(f"{self.plain}*", "prior=none", budgets=(1.0,))
         return (self.column(self.plain, "prior=none"), *columns, star)
 
 
-SMOKE = Protocol(("experiment=digits_smoke",), "digits", (0.5,), (0, 1), "SimCLR")
+SMOKE = SharedSettings(("experiment=digits_smoke",), "digits", (0.5,), (0, 1), "SimCLR")
 
 
-def mini(data: str, budgets: tuple[float, ...] = (0.2, 0.5), epochs: int = MINI_EPOCHS) -> Protocol:
+def mini(data: str, budgets: tuple[float, ...] = (0.2, 0.5), epochs: int = MINI_EPOCHS) -> SharedSettings:
     """cifar10_mini's learner and method on 5,000 images of a dataset, shown at 32 px."""
     sizes = ("dataset.image_size=32", "dataset.test_limit=10000") if data in ("tin", "in1k") else ()
     words = ("experiment=cifar10_mini", f"epochs={epochs}", "runtime.eval_every_epochs=4", *sizes)
-    return Protocol(words, data, budgets, (0, 1, 2), "SimCLR")
+    return SharedSettings(words, data, budgets, (0, 1, 2), "SimCLR")
 
 
-def full(data: str, budgets: tuple[float, ...] = (0.1, 0.2, 0.5)) -> Protocol:
+def full(data: str, budgets: tuple[float, ...] = (0.1, 0.2, 0.5)) -> SharedSettings:
     """The reference protocol."""
-    return Protocol((f"experiment=table1_{data}",), data, budgets, (0,), "BYOL")
+    return SharedSettings((f"experiment=table1_{data}",), data, budgets, (0,), "BYOL")
 
 
-def teacher(data: str, protocol: Callable[[str], Protocol]) -> Column:
+def teacher(data: str, protocol: Callable[[str], SharedSettings]) -> TableColumn:
     """The plain method on all of a dataset: a prior of the paper, trained when it is not there."""
     shared = protocol(data)
-    return Column(f"{shared.plain} on {data}", (*shared.words, "prior=none"), data, (1.0,))
+    return TableColumn(f"{shared.plain} on {data}", (*shared.words, "prior=none"), data, (1.0,))
 
 
 # ---------------------------------------------------------------------------------------------------------- the tables
@@ -144,7 +144,7 @@ def table1(data: str, profile: str) -> Table:
     return Table(f"table1-{data}", (section,), tuple(c for c in claims if known(c.better, columns)))
 
 
-def known(name: str, columns: list[Column]) -> bool:
+def known(name: str, columns: list[TableColumn]) -> bool:
     """Whether a table has a column of this name."""
     return any(column.name == name for column in columns)
 
@@ -188,7 +188,7 @@ def headline(profile: str) -> Table:
 def methods(profile: str) -> Table:
     """Every method, plain and with ReLA."""
     names = ("simclr", "byol") if profile == "smoke" else METHODS
-    columns: list[Column] = []
+    columns: list[TableColumn] = []
     claims: list[Claim] = []
     for name in names:
         shared = method_protocol(name, profile)
@@ -199,15 +199,15 @@ def methods(profile: str) -> Table:
     return Table("table-methods", (Section(f"Methods, {profile}", tuple(columns)),), tuple(claims))
 
 
-def method_protocol(name: str, profile: str) -> Protocol:
+def method_protocol(name: str, profile: str) -> SharedSettings:
     """A method with what lets it learn at the profile's size."""
     if profile == "smoke":
-        return Protocol((*SMOKE.words, f"method={name}"), "digits", (0.5,), (0,), name)
+        return SharedSettings((*SMOKE.words, f"method={name}"), "digits", (0.5,), (0,), name)
     if profile == "full":
-        return Protocol((*full("cifar10").words, f"method={name}"), "cifar10", (0.5,), (0,), name)
+        return SharedSettings((*full("cifar10").words, f"method={name}"), "cifar10", (0.5,), (0,), name)
     preset = "cifar10_mini" if name == "simclr" else f"cifar10_mini_{name}"
     words = (f"experiment={preset}", f"epochs={MINI_SHORT_EPOCHS}", "runtime.eval_every_epochs=4")
-    return Protocol(words, "cifar10", (0.5,), (0, 1, 2), name)
+    return SharedSettings(words, "cifar10", (0.5,), (0, 1, 2), name)
 
 
 def learners(profile: str) -> Table:
@@ -248,7 +248,7 @@ def learners(profile: str) -> Table:
 def ablation(profile: str) -> Table:
     """One thing changed at a time: transport, transfer layer, switch, budget."""
     prior = {"mini": "embedded", "full": "clip_rn50", "smoke": "patches"}[profile]
-    short: Callable[..., Protocol] = partial(mini, epochs=MINI_SHORT_EPOCHS)
+    short: Callable[..., SharedSettings] = partial(mini, epochs=MINI_SHORT_EPOCHS)
     shared = SMOKE if profile == "smoke" else (short if profile == "mini" else full)("cifar10", (0.5,))
     given = f"prior={prior}"
     chosen = TRANSPORTS[:2] if profile == "smoke" else TRANSPORTS
