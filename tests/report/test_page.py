@@ -17,7 +17,7 @@ from PIL import Image
 
 from rela_cli.commands.report import command, neighbours
 from rela_cli.errors import RelaError
-from rela_cli.report import page
+from rela_cli.report import html, page
 from rela_cli.report.collect import collect
 from rela_cli.report.comparison import Protocol, results_of
 from rela_cli.report.figures.series import groups_of
@@ -121,12 +121,12 @@ def test_every_colour_can_be_read_on_both_grounds(project: Path, make: Make) -> 
     text = written(project)
     shades = dict(re.findall(r"--c([0-9a-f]{6}):(#[0-9a-f]{6})", text))
     assert len(shades) >= 6
-    assert min(contrast(shade, page.DARK) for shade in shades.values()) >= 4.5
+    assert min(contrast(shade, html.DARK) for shade in shades.values()) >= 4.5
     assert set(re.findall(r"var\(--c([0-9a-f]{6}),", text)) == set(shades)
     words = re.findall(r"<text [^>]*?fill: var\(--c([0-9a-f]{6})", text)
     assert len(words) >= 6
     assert min(contrast(f"#{colour}", "#ffffff") for colour in words) >= 4.5
-    assert page.DARK in page.CSS
+    assert html.DARK in page.CSS
 
 
 def test_contrast_is_wcags() -> None:

@@ -1,1 +1,1 @@
-"""`rela reproduce`: the paper's tables . tables: their columns; runs: which runs they need; execute and finish: make and show them."""
+"""`rela reproduce`, the paper's tables. tables: their columns; runs: what they need; execute, finish: make and show it."""

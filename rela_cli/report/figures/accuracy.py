@@ -8,25 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rela_cli.report.comparison import (
-    Column,
-    Protocol,
-    Row,
-    results_in,
-)
-from rela_cli.report.formats import SEEN
-from rela_cli.report.paired import cost_of
-from rela_cli.report.style import (
-    SOFT,
-    margin_figure,
-    margin_labels,
-    number_points,
-    room_for_ticks,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from rela_cli.report.comparison import Column, Protocol, Row, results_in
 from rela_cli.report.figures.series import (
     RING,
     Group,
@@ -41,6 +23,13 @@ from rela_cli.report.figures.series import (
     series_of,
     spread_log_ticks,
 )
+from rela_cli.report.formats import SEEN
+from rela_cli.report.paired import cost_of
+from rela_cli.report.style import SOFT, margin_figure, margin_labels, number_points, room_for_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 UNITS: dict[str, list[tuple[float, str]]] = {  # sizes of an axis' units, smallest first
     "flops": [(10.0**e, f"{prefix}FLOP") for e, prefix in ((6, "M"), (9, "G"), (12, "T"), (15, "P"), (18, "E"))],
@@ -49,9 +38,6 @@ UNITS: dict[str, list[tuple[float, str]]] = {  # sizes of an axis' units, smalle
 }
 
 WIDE = 8.0  # an axis of cost spans at least this factor: a few percent are no difference
-
-
-# ----------------------------------------------------------------------------------- accuracy against something
 
 
 def accuracy_plots(

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-from rela_cli.report.comparison import (
-    Protocol,
-    Result,
-)
-
-if TYPE_CHECKING:
-    pass
+from rela_cli.report.comparison import Protocol, Result
 from rela_cli.report.figures.accuracy import accuracy_plots, budget_figure, cost_figure
 from rela_cli.report.figures.series import Plot, groups_of, slug
 from rela_cli.report.figures.switch import trace_plots
@@ -28,9 +21,6 @@ def plots(results: Sequence[Result], protocols: Sequence[Protocol], axis: str, k
         for kind in kinds:
             for plot in KINDS[kind](group, protocols, axis):
                 yield plot._replace(name=plot.name + suffix)
-
-
-# ---------------------------------------------------------------------------------------------------- training
 
 
 KINDS: dict[str, Callable[..., Iterator[Plot]]] = {

@@ -10,39 +10,21 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from rela_cli.report.comparison import (
-    Column,
-    Protocol,
-    Result,
-    Row,
-    Score,
-    columns_of,
-    label_mark,
-    rows_of,
-    score,
-)
+from rela_cli.report.comparison import Column, Protocol, Result, Row, Score, columns_of, label_mark, rows_of, score
 from rela_cli.report.formats import SEEN, UNKNOWN
 from rela_cli.report.settings import OWN, Settings, differing, labelled
-from rela_cli.report.style import (
-    PAPER,
-    SOFT,
-    Label,
-    PriorStyle,
-    lighter,
-    style_of,
-)
+from rela_cli.report.style import PAPER, SOFT, Label, PriorStyle, lighter, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NEARBY, LEAST_SPAN = 0.35, 4.0  # a reference line that far from the series is drawn; points that they span at least
-
 RING = 11  # points across
-
 BESIDE = (2.0, 0.05, 0.3)  # a lone budget's gap; between series, in logarithms and of the smallest gap in all, at most
-
 DASHES = ("-", "--", "-.", ":")  # variants of one prior; after these again, lighter
+DASH = {"untrained": ":", "plain_star": "--", "prior_alone": "-."}  # of reference lines
+LABEL_MARKS = {SEEN: "†: its prior has seen these labels", UNKNOWN: "?: nobody says which labels its prior has seen"}
 
 
 @dataclass(frozen=True)
@@ -87,9 +69,6 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
 def slug(text: str) -> str:
     """A piece of a file name."""
     return re.sub(r"[^A-Za-z0-9.=]+", "-", text).strip("-")[:80]
-
-
-# ----------------------------------------------------------------------------------------------------- series
 
 
 class At(NamedTuple):
@@ -151,11 +130,6 @@ def series_of(group: Group, protocol: Protocol, x_of: Callable[[Row, Column], fl
             name = column.name + label_mark(group.results, group.row(points[0].budget), column)
             found.append(Series(name, style, dash, column, tuple(sorted(points, key=lambda p: p[:2]))))
     return found
-
-
-LABEL_MARKS = {SEEN: "†: its prior has seen these labels", UNKNOWN: "?: nobody says which labels its prior has seen"}
-
-DASH = {"untrained": ":", "plain_star": "--", "prior_alone": "-."}  # of reference lines
 
 
 def references(group: Group, protocol: Protocol) -> Iterator[tuple[Label, str]]:

@@ -8,43 +8,25 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rela_cli.report import run_files
-from rela_cli.report.comparison import (
-    Protocol,
-    Result,
-    results_in,
-)
+from rela_cli.report.comparison import Protocol, Result, results_in
+from rela_cli.report.figures.series import Group, Plot, trained_columns
+from rela_cli.report.figures.training import KEY_ROW, START, dot, whole_steps
 from rela_cli.report.ink import readable
-from rela_cli.report.style import (
-    INK,
-    PAPER,
-    SOFT,
-    PriorStyle,
-    new_figure,
-    room_for_ticks,
-    titled,
-)
+from rela_cli.report.style import INK, PAPER, SOFT, PriorStyle, new_figure, room_for_ticks, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from rela_cli.report.figures.series import Group, Plot, trained_columns
-from rela_cli.report.figures.training import KEY_ROW, START, dot, whole_steps
 
 POINTS = 1500  # of a trace that are drawn; more than a screen shows
-
 NEAREST = 1e-3  # to 1, of a rho that is drawn
-
 LOSS = "#b9bec4"
-
 WATCHED = (
     "grey: loss, solid: its fast average, dashed: its slow average",
     "phase 1 ends where rho = exp(fast - slow), at most 1, reaches its threshold",
 )
-
 COLUMNS = 4  # traces beside one another in a plot
-
-
-# ------------------------------------------------------------------------------------------------------- trace
+NARROW = 26  # letters of a title over one of them
 
 
 Traced = tuple[str, Result, PriorStyle, list[run_files.Line]]
@@ -60,9 +42,6 @@ def trace_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Itera
             words = f"loss trace of the matching at budget {budget:g}"
             rank = (len(shown), budget)
             yield Plot("trace", f"trace-b{budget:g}{part}", words, partial(trace_figure, group, budget, shown), rank)
-
-
-NARROW = 26  # letters over a panel of the trace
 
 
 def traced(group: Group, budget: float) -> list[Traced]:

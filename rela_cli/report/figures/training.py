@@ -8,34 +8,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rela_cli.report import run_files
-from rela_cli.report.comparison import (
-    Protocol,
-    Result,
-    results_in,
-)
+from rela_cli.report.comparison import Protocol, Result, results_in
+from rela_cli.report.figures.series import Group, Plot, trained_columns
 from rela_cli.report.ink import readable
-from rela_cli.report.style import (
-    PAPER,
-    PriorStyle,
-    new_figure,
-    room_for_ticks,
-    titled,
-)
+from rela_cli.report.style import PAPER, PriorStyle, new_figure, room_for_ticks, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from rela_cli.report.figures.series import Group, Plot, trained_columns
 
 KEY_ROW, KEY_LETTER, KEY_LINE = 0.17, 0.078, 0.63  # inches: a row of the key of colours, a letter and a line in it
 TRAINING, PANEL = (6.6, 5.03), 1.9  # inches of the plot without the key, and of a row of panels
 
 START = (1.0, 2.0)  # the averages of a switch that has looked at nothing
-
 CROWD = 8  # ways to a backbone; with more of them the training plot shows means alone
-
 STEPS = 100  # points of a loss that is known at every step
-
 PANELS = (
     ("matching loss, 1 − cosine", 1, "loss", 1.0),  # noqa: RUF001
     ("{method} loss", 2, "loss", 1.0),

@@ -8,28 +8,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from rela_cli.report import run_files
-from rela_cli.report.comparison import (
-    Protocol,
-    Result,
-)
-from rela_cli.report.style import (
-    PAPER,
-    Label,
-    margin_labels,
-    new_figure,
-    room_for_ticks,
-    style_of,
-    titled,
-)
+from rela_cli.report.comparison import Protocol, Result
+from rela_cli.report.figures.series import Group, Plot, spread_log_ticks, trained_columns
+from rela_cli.report.style import PAPER, Label, margin_labels, new_figure, room_for_ticks, style_of, titled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from rela_cli.report.figures.series import Group, Plot, spread_log_ticks, trained_columns
 
 LEFT = 0.105  # of the single plots: where axes and titles start
-
-
-# --------------------------------------------------------------------------------------------------- transport
 
 
 def variance_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Iterator[Plot]:
