@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: no such row, peer or option. MissingError: --data is no folder.
     """
     asked = parser().read(argv)
+    rows = chosen_rows(asked.rows)
     if asked.list:
         print(listing())
         return 0
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="rela-bench-") as folder:
         devices = ("cpu", "cuda") if asked.device == "all" else (asked.device,)
         bench = Bench(Path(folder), asked.rounds, tuple(asked.peer), asked.data, asked.size == "tiny", devices)
-        return run(bench, chosen_rows(asked.rows), asked.json, asked.markdown)
+        return run(bench, rows, asked.json, asked.markdown)
 
 
 def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool) -> int:
@@ -94,7 +95,13 @@ def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool)
 
 
 def chosen_rows(names: Sequence[str]) -> tuple[str, ...]:
-    """Rows in the registry's order; all of them where none is named."""
+    """Rows in the registry's order; all of them where none is named.
+
+    Raises:
+        ConfigError: there is no such row. An unknown option comes first: its value would be taken for a row.
+    """
+    check = OneOf("ROW", (*ROWS, "all"))
+    names = [check(name) for name in names]
     return tuple(name for name in ROWS if not names or name in names or "all" in names)
 
 

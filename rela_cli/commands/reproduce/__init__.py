@@ -1,1 +1,1 @@
-"""`rela reproduce`, the paper's tables. tables: their columns; runs: what they need; execute, finish: make and show it."""
+"""`rela reproduce`. tables: the columns of each table; runs: what they need; execute, finish: make and show it."""
