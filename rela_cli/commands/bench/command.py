@@ -27,7 +27,6 @@ def parser() -> Parser:
     made.add(
         "rows",
         nargs="*",
-        type=OneOf("ROW", (*ROWS, "all")),
         metavar="ROW",
         help=f"{', '.join(ROWS)} or all (default: all)",
         offers=lambda: ROWS,
