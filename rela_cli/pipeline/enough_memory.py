@@ -21,13 +21,14 @@ ROOMY = 0.7  # of it, for what is advised
 WAYS = {
     "images": "dataset.on_disk=true with dataset.image_size=SIZE, decoded as they are used; dataset.limit=N",
     "extract": "runtime.block_size={block}, fewer images at a time; a smaller prior",
+    "transport": "a prior with fewer features; transport=standardize",
     "probe": "dataset.limit=N; the backbone is kept, whatever comes of its probe",
     "train": "batch_size={fewer}; accumulate={parts}, a batch in parts; a smaller learner or dataset.image_size",
 }
 
 
-def check(run: Run) -> None:
-    """Compare each stage that is to be made with the memory that is free.
+def check(run: Run, until: str = "probe") -> None:
+    """Compare each stage up to `until` that is to be made with the memory that is free.
 
     Tensors that are needed at the same time are counted to the byte, so a stage that has no room for them alone is
     refused. What the process, its libraries and its heap need besides is an estimate, good to 20 %: that is a warning.
@@ -40,7 +41,7 @@ def check(run: Run) -> None:
         return
     tensors = (HOST,) if pick_device(run.config.runtime).type == "cuda" else (HOST, DEVICE)  # a GPU's own are not seen
     processes = run.config.runtime.devices
-    for stage in to_make(run, of := of_run(run)):
+    for stage in to_make(run, of := of_run(run), until):
         sure = processes * stage.total(*tensors)
         likely = sure + processes * (stage.total(PROCESS) - of.libraries)  # those are here already
         if sure > free and stage.name != "probe":
@@ -63,12 +64,18 @@ def is_small(run: Run, free: int) -> bool:
     return max(probed, 2 * batch * image * KEPT, c.runtime.block_size * image * LOOKED, pixels) < SMALL * free
 
 
-def to_make(run: Run, of: Footprint) -> Iterator[Stage]:
-    """The stages that take memory and are not there yet."""
+def to_make(run: Run, of: Footprint, until: str) -> Iterator[Stage]:
+    """The stages up to `until` that are not there yet."""
     if run.images.manifest is None:
         yield of.images()
     if not run.config.is_plain and run.features.manifest is None:
         yield of.extract()
+    if until == "extract":
+        return
+    if not run.config.is_plain and run.targets.manifest is None:
+        yield of.transport()
+    if until == "transport":
+        return
     if run.trained is None:
         yield of.train()
     if run.missing_probes():

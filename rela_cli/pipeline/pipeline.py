@@ -123,6 +123,7 @@ class Pipeline:
         """All stages up to `until`. Interrupted or failed, the manifest says so, and finished stages stay."""
         with stoppable(self.run.standing):
             if until in ("extract", "transport"):
+                self.check_memory(until)
                 self.make_targets(until)
                 show_targets(self.run)
                 return
@@ -161,6 +162,8 @@ class Pipeline:
             width = self.learner_width()
             self.make_targets("transport")
             self.make_backbone(width)
+        else:
+            self.check_memory("probe")
         if not self.config.checkpoint.keep and ranks.is_first():
             self.checkpoints().clear()
         self.make_result()
@@ -168,6 +171,19 @@ class Pipeline:
         if ranks.is_first():
             point_latest(self.run.folder)
             show_result(self.run)
+
+    def check_memory(self, until: str) -> None:
+        """Before stages that no learner is tried out for; images are decoded first where their size is not known.
+
+        Raises:
+            RelaError: a stage up to `until` has no room.
+        """
+        from rela_cli.pipeline import enough_memory
+
+        if ranks.agree(self.run.shown_size is None):
+            self.make_images()
+        if ranks.is_first():
+            enough_memory.check(self.run, until)
 
     # --------------------------------------------------------------------------------------- stages 1 and 2
 

@@ -149,7 +149,7 @@ class Checkpointing:
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
             raise RelaError(
                 f"the checkpoint does not fit learner={config.learner.name}, method={config.method.name}, "
-                f"optimizer={config.optimizer.name}: {str(error).strip().splitlines()[-1].strip()}. "
+                f"optimizer={config.optimizer.name}: {str(error).strip().splitlines()[-1].strip().rstrip('.')}. "
                 f"resume=never starts again"
             ) from error
 

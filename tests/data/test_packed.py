@@ -280,7 +280,7 @@ def test_check_compares_a_pack_with_what_was_packed(rela: Rela, root: Path, tmp_
 def test_the_command(rela: Rela) -> None:
     done = rela("data", "pack", "dataset=digits", "to=pack", "dataset.limit=30", stub=NO_TORCH)
     assert done.returncode == 0, done.stderr
-    assert "train        30 images in 1 files" in done.stdout
+    assert "train        30 images in 1 file," in done.stdout
     assert "dataset=packed dataset.root=pack dataset.flip=false" in done.stdout
     assert "already there" not in done.stdout
     done = rela("data", "pack", "dataset=digits", "to=pack", "dataset.limit=30")

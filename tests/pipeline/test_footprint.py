@@ -17,7 +17,7 @@ from rela_cli.config.compose import compose
 from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.machine.device import count_flops
-from rela_cli.pipeline import enough_memory
+from rela_cli.pipeline import enough_memory, pipeline
 from rela_cli.pipeline.footprint import DEVICE, HOST, MAPPED, Footprint, Shape, counted, counted_for, of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.training.trainee import Trainee
@@ -201,7 +201,7 @@ def test_what_may_not_have_room_is_a_warning(
     train = of_run(run).train()
     free = round(train.total(HOST, DEVICE) + 30e6)
     monkeypatch.setattr(memory, "free", lambda: free)
-    monkeypatch.setattr(enough_memory, "to_make", lambda run, of: [of.train()])
+    monkeypatch.setattr(enough_memory, "to_make", lambda run, of, until: [of.train()])
     enough_memory.check(run)
     said = capsys.readouterr().err
     assert "stage train needs" in said and "the system may end this run. Ways out: batch_size=" in said
@@ -213,13 +213,34 @@ def test_extraction_without_room_names_its_block(tmp_path: Path, monkeypatch: py
         enough_memory.check(needs(tmp_path))
 
 
+@pytest.mark.parametrize("until", ["extract", "transport"])
+def test_targets_alone_are_refused_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: str) -> None:
+    """`rela extract` and `rela transport` ask as `rela train` does, and build no learner for it."""
+    monkeypatch.setattr(memory, "free", lambda: 100_000_000)
+    monkeypatch.setattr(Footprint, "train", lambda self: pytest.fail("the learner was counted"))
+    with pytest.raises(RelaError, match=r"stage extract needs "):
+        pipeline.run(needs(tmp_path).config, until)
+    assert not list(tmp_path.glob("cache/features/*"))
+
+
+def test_a_new_probe_without_room_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run that is trained, where no learner is tried out first."""
+    words = ("prior=none", "probe.protocols=[knn]")
+    pipeline.run(needs(tmp_path, *words).config)
+    monkeypatch.setattr(memory, "free", lambda: 1_000_000)
+    pipeline.run(needs(tmp_path, *words, "probe.protocols=[knn,lbfgs]").config)
+    assert "stage probe needs" in capsys.readouterr().err
+
+
 def test_a_probe_without_room_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The backbone is there before it starts; so training is not refused for it."""
     run = needs(tmp_path, "prior=none", "dataset.n=200000")
     monkeypatch.setattr(memory, "free", lambda: 300_000_000)  # 200,100 x 32 features x 4 bytes x 3, and 820 MB for knn
-    monkeypatch.setattr(enough_memory, "to_make", lambda run, of: [of.probe()])
+    monkeypatch.setattr(enough_memory, "to_make", lambda run, of, until: [of.probe()])
     enough_memory.check(run)
     assert "stage probe needs" in capsys.readouterr().err
 

@@ -229,7 +229,9 @@ def classes_of(split: Facts) -> str:
     if not counts:
         return ""
     few, many = min(counts.values()), max(counts.values())
-    return f", {len(counts)} classes of {few}" + (f" to {many}" if many > few else "")
+    return f", {len(counts)} {'class' if len(counts) == 1 else 'classes'} of {few}" + (
+        f" to {many}" if many > few else ""
+    )
 
 
 def compared(report: Facts, before: Facts | None) -> str:

@@ -104,7 +104,8 @@ def show(config: Config, place: Place, facts: Facts) -> None:
     """What was packed, and the command that trains on it."""
     for split, part in facts["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"])
-        print(f"  {split:<12} {part['samples']} images in {len(part['shards'])} files, {megabytes(size)}")
+        files = "1 file" if len(part["shards"]) == 1 else f"{len(part['shards'])} files"
+        print(f"  {split:<12} {part['samples']} images in {files}, {megabytes(size)}")
     how = facts["encoding"]
     print(f"  images       {'as they were stored' if how is None else encoded_anew(how)}")
     options = config.dataset.options
