@@ -1,6 +1,6 @@
 """Packs: the images of a dataset in a few large files, with an index that says where each one starts.
 
-A pack is a folder (or an address, see places.py) of
+A pack is a folder (or an address, see files/storage.py) of
 
     pack.json            what is in it; written last, so a folder that has one is whole
     train-00000.bin ...  encoded images, one behind the other

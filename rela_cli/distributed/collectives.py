@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -10,14 +10,9 @@ from torch import Tensor, distributed
 from rela_cli.distributed import ranks
 from rela_cli.distributed.pulse import waiting
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-from rela_cli.distributed.ranks import world
-
 
 class Gather(torch.autograd.Function):
-    """(B, ...) of every rank -> (world * B, ...); backward, the sum of what all ranks' losses want of this rank's."""
+    """(B, ...) of every rank -> (world * B, ...); backward: the gradients of all ranks' losses, summed."""
 
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:
@@ -34,7 +29,7 @@ class Gather(torch.autograd.Function):
 
 
 class Mean(torch.autograd.Function):
-    """The mean of every rank's value; backward, the mean of what all ranks' losses want of it."""
+    """The mean of every rank's value; backward: the mean of all ranks' gradients."""
 
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:
@@ -52,17 +47,13 @@ def gathered(value: Tensor) -> Tensor:
     The gradient that reaches a rank is that of the sum of all ranks' losses; DistributedDataParallel takes the mean of
     what each makes of it, and so the whole is the gradient of the mean loss.
     """
-    if world() == 1:
+    if ranks.world() == 1:
         return value
-    from rela_cli.distributed.collectives import Gather
-
     return Gather.apply(value)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def averaged(value: Tensor) -> Tensor:
     """The mean of each rank's `value`, with gradient as `gathered` has it; ranks stand for equally many samples."""
-    if world() == 1:
+    if ranks.world() == 1:
         return value
-    from rela_cli.distributed.collectives import Mean
-
     return Mean.apply(value)  # type: ignore[no-any-return, no-untyped-call]

@@ -38,9 +38,6 @@ def say(title: str, done: int, total: int, rate: float, end: str) -> None:
     print(f"{title}: {done} of {total}, {rate:.0f} a second{left}", end=end, file=sys.stderr, flush=True)
 
 
-LINE_SECONDS = 30  # how often a plain line is printed where there is no terminal
-
-
 class Progress:
     """Steps done, on a terminal as a bar with ETA, elsewhere as one plain line every 30 seconds."""
 
