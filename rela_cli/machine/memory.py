@@ -10,7 +10,6 @@ from pathlib import Path
 
 UNLIMITED = 1 << 60  # bytes; what a cgroup of version 1 calls no limit is beyond that
 
-
 STATUS = Path("/proc/self/status")
 
 
@@ -26,7 +25,8 @@ def held() -> int:
 def peak() -> int:
     """The most bytes of its own that this process has held; with its pages of files where the system does not say.
 
-    Linux's own count is taken where it is there: `ru_maxrss` also knows the process that started this one.
+    On Linux it is an estimate: the kernel keeps the peak of all pages, and of file pages only how many there are now.
+    `ru_maxrss` is not used there, because it includes the process that started this one.
     """
     counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return max(held(), (field(STATUS, "VmHWM") or counted) - field(STATUS, "RssFile"))

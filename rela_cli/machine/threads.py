@@ -55,7 +55,7 @@ def tried(work: Callable[[], object], allowed: int) -> int:
         return allowed
     say(
         f"one thread is {slow / quick:.1f} times as fast as {allowed} here: other work takes the cores. It trains with "
-        f"one; runtime.threads={allowed} says otherwise, and gives other last bits"
+        f"one; runtime.threads={allowed} says otherwise. Rounding differs, so the numbers will differ too"
     )
     return 1
 

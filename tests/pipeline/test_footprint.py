@@ -249,3 +249,13 @@ def test_a_trial_without_room_is_not_made(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(memory, "free", lambda: 100_000)
     with pytest.raises(RelaError, match="train_rate= and prior_rate="):
         plan.main(["samples=1e4", "size=32", "prior_rate=10", *SMALL])
+
+
+def test_the_memory_of_the_process_that_started_this_one_does_not_count() -> None:
+    """As from a notebook: Linux's ru_maxrss lives on when a process starts another program."""
+    ballast = b"x" * (1 << 29)
+    code = "import resource; from rela_cli.machine import memory; print(memory.peak())\n"
+    code += "print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own, inherited = map(int, done.stdout.split())
+    assert inherited > len(ballast) > 10 * own > 0
