@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def of_rank(words: Sequence[str]) -> int:
-    """The same for one of several ranks, which leaves word of its beginning and its end; a single process need not."""
+    """Run a command; one of several ranks also records that it started and ended (`launch/rank_processes.py`)."""
     if "RANK" not in os.environ:
         return attempt(words)
     from rela_cli.distributed import ranks

@@ -36,7 +36,7 @@ def parser() -> Parser:
 
 
 def as_json(found: Inventory) -> dict[str, object]:
-    """The same for programs."""
+    """The inventory as a JSON object, for programs."""
     return {
         "outputs": str(found.outputs),
         "runs": [

@@ -164,7 +164,7 @@ def speed_of(of: Footprint, given: float | None) -> Speed:
 
 
 def pretended(config: Config, given: Mapping[str, float]) -> Config:
-    """The same on as many images that nobody has."""
+    """The config with an imaginary dataset of `samples` images of side `size`, which need not exist."""
     count = round(given["samples"])
     side = round(given.get("size") or config.dataset.options.get("image_size") or 32)
     words = [f"dataset.n={count}", f"dataset.n_test={max(1, round(TEST_SHARE * count))}", f"dataset.size={side}"]

@@ -176,11 +176,11 @@ class Parquet(Dataset):
         return (blob for row, blob in self.blobs(split) if str(row) not in self.skipped.get(split, {}))
 
     def named(self, split: str) -> Iterator[tuple[str, Blob]]:
-        """The same by the names that rows are known by."""
+        """The encoded images of a split, each with its row as its name."""
         return ((str(row), blob) for row, blob in self.blobs(split))
 
     def blobs(self, split: str) -> Iterator[tuple[int, Blob]]:
-        """The same with their rows, counted over all files, and with those that are left out."""
+        """(row, encoded image) of a split, left-out rows too; rows are counted over all files."""
         cells = (cell for path in self.files[split] for cell in cells_of(path, self.image_column))
         return enumerate(as_blob(value, place, self.on_error) for place, value in cells)
 

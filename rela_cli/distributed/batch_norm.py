@@ -139,7 +139,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def with_activation(kind: type) -> type:
-    """The same for a batch norm that drops and activates as well, as timm's networks have them."""
+    """Our batch norm for timm's kinds, which also drop and activate."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.act(self.drop(normalised(self, x)))  # type: ignore[no-any-return]

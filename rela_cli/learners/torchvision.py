@@ -22,7 +22,7 @@ def torchvision_model(model: str, image_size: int) -> nn.Module:
 
 
 def published_model(model: str, image_size: int) -> nn.Module:
-    """The same with the arguments that torchvision sets together with `weights=`.
+    """torchvision's `model` with the arguments that torchvision sets when it loads published weights.
 
     googlenet and inception_v3 scale their input by themselves then; a test looks through all models for others.
     """
@@ -66,7 +66,7 @@ def check_name(model: str) -> None:
 
 
 def without_classifier(network: nn.Module) -> nn.Module:
-    """The same network with its last layer taken out: what comes before it is the representation."""
+    """Remove the network's last layer: what comes before it is the representation."""
     parent, _, child = last_layer(network).rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
     return network

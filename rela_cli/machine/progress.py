@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 def counted(items: Iterable[Item], title: str, total: int, done: int = 0) -> Iterator[Item]:
-    """The same items; `done` of `total` were there before."""
+    """Pass the items on and show how many are done; `done` of `total` were finished before this call."""
     terminal = sys.stderr.isatty()
     started = said = time.monotonic()
     number = 0

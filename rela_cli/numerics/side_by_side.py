@@ -1,4 +1,4 @@
-"""The same work on block after block of a stream, a few blocks at a time, with the answers in the blocks' order."""
+"""Map a function over the blocks of a stream, a few blocks at a time; the results come in the blocks' order."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class Estimator:
 
 
 def key_of(run: Run) -> str:
-    """The same for runs that are as fast, and take as much memory."""
+    """Runs with equal keys take equal time per step and equal memory, so one trial serves them all."""
     c = run.config
     return f"{c.learner.identity} {c.method.identity} {c.batch_size} {c.accumulate} {run.shown_size}"
 

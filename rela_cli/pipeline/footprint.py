@@ -166,7 +166,7 @@ def counted(work: Callable[[], object], network: nn.Module) -> Taken:
 
 
 def counted_for(images: int, work: Callable[[N, int, str], object], make: Callable[[], N]) -> Taken:
-    """The same for `work(network, images, device)`: on the meta device, or from two small real passes in proportion."""
+    """What `work(network, images, device)` takes: on the meta device, or scaled up from two small real passes."""
     network = make()
     try:
         network.to("meta")
@@ -397,7 +397,7 @@ def of_run(run: Run) -> Footprint:
 
 
 def weightless(prior: Part) -> Part:
-    """The same prior untrained where its weights might have to be fetched; else with its files named by their paths."""
+    """The prior with random weights if its own would have to be fetched; else with its files named by their paths."""
     if prior.options.get("weights") == PRETRAINED:
         return replace(prior, options={**prior.options, "weights": RANDOM})
     return located(prior)

@@ -63,7 +63,7 @@ class Preprocess:
             raise ConfigError(f"the prior's {name} cannot be used: {self}. Say another prior.{name.split()[0]}=")
 
     def instead(self, **asked: object) -> Preprocess:
-        """The same with what a user asked for in its place; None asks for nothing."""
+        """A copy with the values that a user asked for; None keeps the value that is there."""
         return replace(self, **{key: value for key, value in asked.items() if value is not None})  # type: ignore[arg-type]
 
     def __call__(self, images: Tensor) -> Tensor:

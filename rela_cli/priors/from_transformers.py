@@ -187,7 +187,7 @@ def foreign(keys: set[str]) -> bool:
 
 
 def translated(state: State, found: Found, network: nn.Module, path: Path) -> State:
-    """The same tensors under the names of `network`; what no table names keeps its own, so that loading says so.
+    """Rename the tensors to the names of `network`. A tensor in no table keeps its name; loading reports it.
 
     Raises:
         ConfigError: the network is of another kind, with the prior to choose.

@@ -41,7 +41,7 @@ def trimmed(state: State, keys: Sequence[str], source: object, prefix: str | Non
 
 
 def _without_parallel(state: State, source: object) -> State:
-    """The same without DataParallel around parts: `features.module.0.weight` is `features.0.weight`."""
+    """Remove DataParallel's wrapper from names: `features.module.0.weight` becomes `features.0.weight`."""
     found: State = {}
     for name, tensor in state.items():
         name = ".".join(part for part in name.split(".") if part != PARALLEL) or name

@@ -81,7 +81,7 @@ def between_grids(results: Sequence[Result], protocols: Sequence[Protocol], one:
 def between_record(
     results: Sequence[Result], row: Row, column: Column, protocol: Protocol, one: str, other: str
 ) -> dict[str, Any]:
-    """The same in full precision, in the records of the first column; empty fields in all others."""
+    """The difference `one` - `other` in full precision, in the record of column `one`; empty fields elsewhere."""
     columns = {known.name: known for known in columns_of(results)}
     found = difference(results, row, column, columns[other], protocol) if column.name == one else None
     return difference_fields(f"{one}_minus_{other}", found)

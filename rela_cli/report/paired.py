@@ -337,7 +337,7 @@ def percent(share: float | None) -> str:
 def comparison_record(
     results: Sequence[Result], row: Row, column: Column, protocol: Protocol, axis: str | None
 ) -> dict[str, Any]:
-    """The same in full precision and flat; empty fields for a cell without a prior."""
+    """A cell's comparisons as flat fields in full precision; the fields are empty for a cell without a prior."""
     is_prior = column.kind == "prior"
     star = difference_at_budget(results, row, column.settings, protocol, 1.0) if is_prior else None
     same = difference_at_budget(results, row, column.settings, protocol, row.budget) if is_prior else None

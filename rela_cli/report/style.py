@@ -124,7 +124,7 @@ class Label(NamedTuple):
 
 
 def style_of(prior: str) -> PriorStyle:
-    """The same for the same prior in every plot."""
+    """The colour and marker of a prior; a prior looks alike in every plot."""
     starts = [name for name in PRIOR_STYLES if prior == name or prior.startswith(f"{name}_")]
     if starts:
         return PriorStyle(*PRIOR_STYLES[max(starts, key=len)])

@@ -16,5 +16,5 @@ def warn(message: str) -> None:
 
 @cache
 def warn_once(message: str) -> None:
-    """The same, but each message once a process."""
+    """Log a message, but each message only once a process."""
     warn(message)

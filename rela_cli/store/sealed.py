@@ -22,7 +22,7 @@ class Damaged(ValueError):
 
 
 def sealed(facts: Facts) -> Facts:
-    """The same facts as JSON has them, with their hash.
+    """The facts as JSON holds them (tuples become lists), with their hash.
 
     Raises:
         TypeError: something in them is no JSON.
@@ -62,7 +62,7 @@ def parsed(text: str | bytes) -> Any:
 
 
 def shallow(value: Any) -> Any:
-    """The same value, which whoever walks through it can take.
+    """The value, after a check that its nesting is shallow enough for a recursive walk.
 
     Raises:
         Damaged: it is nested too deeply.

@@ -22,7 +22,7 @@ SHORTEST = 8  # characters: a shorter value from the environment would blot out 
 
 
 def redact(value: Any) -> Any:
-    """The same tree or text with every secret replaced by ***."""
+    """Replace every secret in a tree or text by ***."""
     return _walked(value, _from_environment())
 
 

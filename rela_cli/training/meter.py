@@ -30,7 +30,7 @@ class Meter:
         self.losses.append(loss)
 
     def waiting(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same batches; the time until each of them comes counts as waiting."""
+        """Pass the batches on, and add up the seconds spent waiting for each of them."""
         started = time.perf_counter()
         for batch in batches:
             self.waited += time.perf_counter() - started

@@ -47,7 +47,7 @@ def locate(prior: Part) -> Path | None:
 
 
 def located(prior: Part) -> Part:
-    """The same prior with its weights named by a path."""
+    """The prior with its weights named by a path on this disk."""
     if prior.options.get("run"):
         return Part(prior.name, prior.target, {**prior.options, "run": str(run_folder(prior))}, prior.card)
     path = locate(prior)

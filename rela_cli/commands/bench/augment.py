@@ -64,7 +64,7 @@ def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tupl
 
 
 def compiled(augment: Augment) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """The same views; the key of the draws, a Python number that changes with the epoch, stays outside."""
+    """Compiled views. The draws stay outside: their key is a Python number that changes with the epoch."""
     drawn = torch.compile(augment.drawn, dynamic=False)
     return lambda images, rows, epoch: drawn(images, augment.draws(rows, epoch))
 

@@ -68,7 +68,7 @@ def ours(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
 
 
 def brute_force(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-    """The same vote; Euclidean on unit vectors, which is scikit-learn's fast path."""
+    """scikit-learn's vote. Euclidean distance on unit vectors is its fast path."""
     from sklearn.neighbors import NearestNeighbors
 
     unit = [F.normalize(x, dim=1).numpy() for x in (bank, queries)]

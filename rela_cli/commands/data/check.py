@@ -180,7 +180,7 @@ def spread(whole: np.ndarray) -> Facts:
 
 
 def pixels_of(dataset: Dataset, split: str) -> Facts:
-    """The same for a dataset that holds pixels."""
+    """Facts of a split whose dataset holds pixels instead of files."""
     contents, total = hashlib.sha256(), dataset.full_count(split)
     for start in counted(range(0, total, PIXELS), f"check {split}, {PIXELS} images each", -(-total // PIXELS)):
         pixels = dataset.images(split, np.arange(start, min(start + PIXELS, total)))

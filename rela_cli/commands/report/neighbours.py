@@ -139,7 +139,7 @@ def png(pixels: Tensor) -> bytes:
 
 
 def neighbours_or_why(folder: Path) -> list[Neighbourhood] | str:
-    """The same, or a sentence that says why there are none."""
+    """The nearest neighbours of a run, or a sentence that says why there are none."""
     try:
         return neighbours(folder)
     except (RelaError, OSError, KeyError) as error:

@@ -146,7 +146,7 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """The same for the same run, whichever column it stands in and however it is asked for."""
+        """A run's name within this command: two cells with one key are one run, made once."""
         if not self.missing and not self.waits:
             try:
                 return str(self.run.folder)
