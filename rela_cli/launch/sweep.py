@@ -23,6 +23,7 @@ from rela_cli.config.compose import Composer, hand_over
 from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.launch.job import Job
+from rela_cli.launch.news import failure, failures_shown
 from rela_cli.launch.shares import Shares, divide, kind_of, note_pid, requeued, settings, tell
 from rela_cli.launch.together import together
 from rela_cli.machine import signals
@@ -81,6 +82,8 @@ class CellTask:
         except OSError as error:  # a full disk: the cell is what it is, and the others go on
             warn(f"what came of cell {number + 1} cannot be written down: {error}")
             _unwritten[number] = record
+        if record["status"] == "failed":  # stderr, where lines of cells that run at once are shown at once
+            warn(failure(number, self.total, record))
         self.say_rest()
         if record["status"] == "stopped":
             raise SweepStopped(record["exit_code"])
@@ -167,11 +170,13 @@ def run(job: Job) -> int:
     folder = _new_folder(Path(first.paths.outputs))
     shares = divide(first, launcher, folder)
     words = [*_own_folder(job, folder), *settings(shares, launcher, job.line.overrides)]
-    if kind_of(launcher) in ("LocalLauncher", "SlurmLauncher"):
+    is_elsewhere = kind_of(launcher) in ("LocalLauncher", "SlurmLauncher")  # what cells print goes to files
+    if is_elsewhere:
         print(f"{len(cells)} cells; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
     stop, trouble = 0, ""
     try:
-        with signals.between(partial(tell, folder) if shares else None):
+        news = failures_shown(folder, len(cells)) if is_elsewhere else nullcontext()
+        with news, signals.between(partial(tell, folder) if shares else None):
             task = CellTask(job, folder, len(cells), shares, kind_of(launcher) == "JoblibLauncher")
             hand_over(job.command, job.line, task, *words)
     except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's

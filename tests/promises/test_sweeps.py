@@ -63,6 +63,9 @@ def test_cells_that_raise_or_exit_stop_no_other_and_the_same_command_repeats_the
         at = lines.index(next(line for line in lines if line.startswith(f"failed: cell {number}: ")))
         assert f"prior.mood={mood}" in lines[at]
         assert message in lines[at + 1]
+        (said,) = (line for line in done.stderr.splitlines() if line.startswith(f"rela: cell {number} of 4 failed ("))
+        assert f"prior.mood={mood}): {message}; traceback: " in said
+        assert "Traceback" in (tmp_path / said.rpartition("traceback: ")[2]).read_text()
     (tmp_path / "calm").touch()
     again = rela(*words, "prior.mood=none,raise,exit,fine")
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "4 cells: 2 run, 2 found, 0 failed")
