@@ -1,11 +1,11 @@
-"""How long a run is: steps, epochs and images of each phase."""
+"""How long a run is: steps, epochs and images of each phase; and how many components its targets have."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from rela_cli.config.schema import Config
+from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError
 
 # ----------------------------------------------------------------------------------------- derived numbers
@@ -42,3 +42,9 @@ def lengths(config: Config, train_samples: int) -> Lengths:
         )
     steps = steps_per_epoch * config.epochs
     return Lengths(train_samples, subset_size, steps_per_epoch, steps, steps * config.batch_size)
+
+
+def components_kept(transport: Part, features: int) -> int:
+    """How many of a prior's D_p components a transport keeps on disk."""
+    dims, max_dim = transport.options.get("dims"), transport.options.get("max_dim", features)
+    return min(features, dims if isinstance(dims, int) else max_dim)

@@ -94,6 +94,20 @@ class GridOrOneOf:
         )
 
 
+LEARNER, ALL = "learner", "all"  # what transport.dims may say instead of a number
+
+
+@dataclass(frozen=True)
+class CountOrOneOf:
+    """A whole number from 1 on, or a name."""
+
+    names: tuple[str, ...]
+
+    def complaint(self, value: Any) -> str | None:
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        return None if is_count or value in self.names else f"must be a whole number, or {' or '.join(self.names)}"
+
+
 Count = Annotated[int, Range(1)]
 
 Seed = Annotated[int, Range(0, 2**31 - 1)]
@@ -131,6 +145,11 @@ class Card:
     pretrained_labels_seen: tuple[str, ...] | None = None
 
 
+LATER = {  # keys younger than the artifacts that lie on disks: at the value that says what was done before them
+    "PCA": {"dims": LEARNER, "center": True},  # no identity has them, so that older artifacts keep their names
+    "Whitening": {"power": 1.0, "dims": LEARNER, "center": True},
+}
+
 OWN_KEYS = ("name", "_target_", "card")  # of every part's yaml; all others are keywords of its class
 
 
@@ -153,8 +172,15 @@ def identity_of(tree: Any) -> Any:
         return [identity_of(item) for item in tree]
     if not isinstance(tree, Mapping):
         return tree
-    own = {"class": class_name(tree["_target_"])} if isinstance(tree.get("_target_"), str) else {}
-    return own | {key: identity_of(value) for key, value in tree.items() if key not in ("card", "_target_")}
+    name = class_name(tree["_target_"]) if isinstance(tree.get("_target_"), str) else ""
+    kept = without_later(name, {key: value for key, value in tree.items() if key not in ("card", "_target_")})
+    return ({"class": name} if name else {}) | {key: identity_of(value) for key, value in kept.items()}
+
+
+def without_later(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's options but for `LATER` ones that say what was done before there was such a key."""
+    before = LATER.get(name, {})
+    return {key: value for key, value in options.items() if key not in before or value != before[key]}
 
 
 @dataclass(frozen=True)
@@ -174,7 +200,7 @@ class Part:
     @property
     def identity(self) -> dict[str, Any]:
         """What a fingerprint has to cover: name, class and options. A class of ours may move to another module."""
-        return {"name": self.name, "class": class_name(self.target), **identity_of(self.options)}
+        return {"name": self.name, **identity_of({"_target_": self.target, **self.options})}
 
     def foreign(self, packages: Sequence[str]) -> list[str]:
         """Classes that the part names, at any depth, from packages other than these."""
@@ -364,6 +390,9 @@ class PriorOptions:
 @dataclass(frozen=True)
 class TransportOptions:
     max_dim: Count
+    dims: Annotated[object, CountOrOneOf((LEARNER, ALL))]
+    power: Share
+    center: bool
     seed: Seed
 
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from rela_cli.config.lengths import components_kept
 from rela_cli.config.parts import build, find
 from rela_cli.config.schema import PRETRAINED, RANDOM, Config, Part
 from rela_cli.data.batches.cache import ImageStats
@@ -204,7 +205,7 @@ class Footprint:
     @cached_property
     def matched(self) -> int:
         """Components that the learner is matched to: no more than it has features, where the first are the best."""
-        mapping: type[Transport] = find(self.config.transport)
+        mapping: Transport = build(self.config.transport)
         width = feature_dim(build_backbone(self.config.learner, self.config.seed, self.shape.size))
         return min(self.targets, width) if mapping.ordered else self.targets
 
@@ -258,7 +259,7 @@ class Footprint:
     @property
     def targets(self) -> int:
         """k that are kept; 0 without a prior."""
-        return min(self.features, self.config.transport.options.get("max_dim", self.features))
+        return components_kept(self.config.transport, self.features)
 
     @cached_property
     def outlook(self) -> Outlook | None:

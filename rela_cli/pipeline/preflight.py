@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rela_cli.config.lengths import components_kept
 from rela_cli.config.parts import find
 from rela_cli.config.schema import PRETRAINED, Config
 from rela_cli.errors import ConfigError, DiskError
@@ -60,7 +61,7 @@ def needs(run: Run, until: str) -> dict[str, int]:
     if width and run.features.manifest is None:
         found["features"] = max(0, HALF * width * samples(run) - size_of(run.features.part))  # some may be there
     if width and until != "extract" and run.targets.manifest is None:
-        found["targets"] = HALF * min(width, run.config.transport.options.get("max_dim", width)) * samples(run)
+        found["targets"] = HALF * components_kept(run.config.transport, width) * samples(run)
     return found
 
 

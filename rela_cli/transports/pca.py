@@ -1,4 +1,4 @@
-"""PCA and PCA whitening from a streaming covariance (ReLA-D in the paper)."""
+"""PCA, PCA whitening (ReLA-D in the paper) and what lies between, from a streaming covariance."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from rela_cli.config.schema import ALL, LEARNER
+from rela_cli.store.notices import warn
 from rela_cli.transports.base import Transport
 from rela_cli.transports.moments import Moments
 from rela_cli.transports.single import DEAD, Room
@@ -15,13 +17,27 @@ STEEP = 1e-4  # of the largest eigenvalue: weaker components are mapped in float
 
 
 class PCA(Transport):
-    """Centre and rotate onto the principal axes, largest first; the sign makes each axis' largest entry positive."""
+    """Centre and rotate onto the principal axes, largest first; the sign makes each axis' largest entry positive.
 
-    ordered = True
-    whiten = False
+    Component i is multiplied by eigenvalue_i^(-power / 2), so its deviation is eigenvalue_i^((1 - power) / 2):
 
-    def __init__(self, max_dim: int) -> None:
-        self.max_dim, self.room = max_dim, Room()
+    - power 0: no scaling, this class. Strong components count most.
+    - power 1: every deviation is 1, `Whitening`. All components count the same.
+    - between: weak components count less than strong ones, but more than in PCA. 0.5 is eigenvalue^(-1/4).
+
+    dims says how many components there are, the strongest first: "learner" keeps up to `max_dim` of them and each
+    learner takes as many as it has features; "all" gives every learner all that are kept; a number gives it that
+    many. The transfer layer is linear from feature_dim to any number.
+
+    center False leaves the mean in the targets: axes and scales stay those of the covariance around the mean.
+    """
+
+    power = 0.0
+
+    def __init__(self, max_dim: int, dims: int | str = LEARNER, center: bool = True) -> None:
+        self.number = dims if isinstance(dims, int) else None
+        self.max_dim, self.ordered = self.number or max_dim, dims == LEARNER
+        self.center, self.room = center, Room()
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         moments = Moments(keep=self.max_dim)
@@ -29,8 +45,11 @@ class PCA(Transport):
         if self.shared:
             moments.pool()
         values, vectors = torch.linalg.eigh(moments.covariance.cpu())
-        self.mean, self.values = moments.mean.cpu(), values.flip(0).clamp(min=0)
+        mean, self.values = moments.mean.cpu(), values.flip(0).clamp(min=0)
+        self.mean = mean if self.center else torch.zeros_like(mean)
         axes = vectors.flip(1)[:, : self.max_dim]
+        if self.number and axes.shape[1] < self.number:
+            warn(f"transport.dims={self.number}, but the prior has {axes.shape[1]} features: there are no more targets")
         largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
         self.axes = axes * largest.sign()
         self.scale = self.component_scale(self.values[: self.max_dim])
@@ -38,9 +57,9 @@ class PCA(Transport):
         self.single = self.light_map()
 
     def component_scale(self, values: Tensor) -> Tensor:
-        """1 for PCA, 1/deviation for whitening, and exactly 0 for dead components in both."""
+        """eigenvalue^(-power / 2), and exactly 0 for dead components whatever the power."""
         alive = values > DEAD * values[0]
-        return torch.where(alive, values.rsqrt() if self.whiten else torch.ones_like(values), 0.0)
+        return torch.where(alive, values.rsqrt() ** self.power, 0.0)
 
     def light_map(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (D,), map (D, light) of the first components, and what rounding the mean costs (light,): float32."""
@@ -77,9 +96,11 @@ class PCA(Transport):
 
 
 class Whitening(PCA):
-    """PCA with every kept component scaled to unit variance."""
+    """PCA with every kept component scaled to unit variance; with a power below 1, only part of the way there."""
 
-    whiten = True
+    def __init__(self, max_dim: int, power: float = 1.0, dims: int | str = LEARNER, center: bool = True) -> None:
+        super().__init__(max_dim, dims, center)
+        self.power = power
 
 
 class ZCA(Whitening):
@@ -88,10 +109,8 @@ class ZCA(Whitening):
     Every coordinate is as good as any other, so a learner cannot take the first few: it is matched to all D_p.
     """
 
-    ordered = False
-
     def __init__(self) -> None:
-        super().__init__(max_dim=2**31)
+        super().__init__(max_dim=2**31, dims=ALL)
 
     def __call__(self, features: Tensor) -> Tensor:
         return super().__call__(features) @ self.axes.T

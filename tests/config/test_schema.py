@@ -151,6 +151,9 @@ RANGES = [
     ("probe.protocols", ["rela", "knnn"], "did you mean knn?"),
     ("probe.protocols", [], "probe.protocols is empty"),
     ("matching.view.jitter", [0.1, 0.1], "must be a list of 4"),
+    ("transport.dims", "most", "must be a whole number, or learner or all"),
+    ("transport.dims", 0, "must be a whole number, or learner or all"),
+    ("transport.power", 1.5, "at least 0 and at most 1"),
     ("matching.transfer", "learned", "must be one of trained, frozen"),
     ("runtime", "cpu", "must be a group of keys"),
 ]

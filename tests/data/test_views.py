@@ -282,6 +282,14 @@ def test_size_scale(scale: float, size: int) -> None:
     assert torch.equal(small, same)
 
 
+def test_a_view_without_colour_is_the_same_to_the_bit_as_one_whose_colour_never_applies() -> None:
+    """Colour that never applies is not computed at all; a chance of 1e-30 makes it computed and never applied."""
+    never = replace(RICH, jitter_p=0.0, gray_p=0.0)
+    seldom = replace(never, jitter_p=1e-30)
+    images, rows = pixels(64, 16), torch.arange(64)
+    assert torch.equal(augment(never)(images, rows, 3), augment(seldom)(images, rows, 3))
+
+
 def test_rectangular_images() -> None:
     image = torch.randint(0, 256, (3, 3, 10, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ours = augment(replace(STILL, crop_ratio=(2.0, 2.0)), 8)(image, torch.arange(3), 0)

@@ -53,6 +53,19 @@ def test_moving_a_class_changes_no_hash_and_another_class_does() -> None:
     assert hash_of("mypkg.a.Net") != hash_of("mypkg.b.Net")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("whitening", "Whitening"), ("pca", "PCA")])
+def test_keys_younger_than_the_artifacts_change_no_name_until_they_are_used(name: str, kind: str) -> None:
+    def run_of(*words: str) -> Run:
+        return Run(compose(["prior=patches", f"transport={name}", *words]))
+
+    assert run_of().config.transport.identity == {"name": name, "class": kind, "max_dim": 2048}  # as before them
+    assert run_of().settings["transport"] == {"name": name, "class": kind, "max_dim": 2048}
+    used = [["transport.dims=all"], ["transport.dims=8"], ["transport.center=false"]]
+    used += [["transport.power=0.5"]] if name == "whitening" else []
+    assert len({run_of(*words).hash for words in ([], *used)}) == len(used) + 1
+    assert len({run_of(*words).targets.hash for words in ([], *used)}) == len(used) + 1
+
+
 @pytest.mark.parametrize("words", [["prior=none"], ["prior=random_learner"], ["prior=patches"]])
 def test_a_table_of_old_and_new_runs_shows_the_version_as_the_difference(words: list[str]) -> None:
     new = json.loads(json.dumps(Run(compose(words)).settings))

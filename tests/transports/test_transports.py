@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from sklearn.decomposition import PCA as Reference
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from rela_cli.config.lengths import components_kept
 from rela_cli.errors import RelaError
 from rela_cli.numerics.gram import add_gram
 from rela_cli.stages.transport import judge, transport
+from rela_cli.stages.train import read_targets
 from rela_cli.transports.base import Transport
 from rela_cli.transports.identity import Identity
 from rela_cli.transports.moments import Moments
@@ -250,6 +253,57 @@ def test_mapping_leaves_the_features_alone() -> None:
     before, mapping = x.clone(), fitted(Whitening(8), x, 200)
     mapping.rounded(x)
     assert torch.equal(x, before)
+
+
+def eigen_targets(x: Tensor, power: float, center: bool = True) -> Tensor:
+    """The definition, by LAPACK in numpy alone: (z - mean) v_i * eigenvalue_i^(-power / 2), strongest first."""
+    z = x.double().numpy()
+    values, vectors = np.linalg.eigh(np.cov(z, rowvar=False))
+    return torch.from_numpy((z - z.mean(0) * center) @ vectors[:, ::-1] * values[::-1] ** (-power / 2))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("center", [True, False])
+def test_a_power_against_a_float64_eigendecomposition(power: float, center: bool) -> None:
+    x = features().float()
+    mapping = Whitening(2048, power=power, dims="all", center=center)
+    expected = eigen_targets(x, power, center).numpy()
+    assert up_to_sign(fitted(mapping, x, 64)(x), expected) < 1e-5 * max(1, np.abs(expected).max())
+    assert up_to_sign(mapping.rounded(x).double(), expected) < 1e-5 * max(1, np.abs(expected).max())
+
+
+def test_the_ends_of_the_power_are_pca_and_whitening_to_the_bit() -> None:
+    x = features(400, 12)
+    assert torch.equal(fitted(Whitening(5, power=0.0), x)(x), fitted(PCA(5), x)(x))
+    deviations = fitted(Whitening(2048, power=0.5), x)(x).std(0)
+    assert torch.allclose(deviations, fitted(PCA(2048), x)(x).std(0).sqrt())
+
+
+def test_dead_components_stay_zero_at_any_power() -> None:
+    x = features(200, 8)
+    y = fitted(Whitening(2048, power=0.5), torch.cat((x, x[:, :3]), dim=1))(torch.cat((x, x[:, :3]), dim=1))
+    assert y.isfinite().all()
+    assert not y[:, 8:].any()
+
+
+@pytest.mark.parametrize(("dims", "matched"), [("learner", 8), ("all", 24), ("5", 5), ("20", 20)])
+def test_dims_say_what_a_learner_of_8_features_is_matched_to(
+    dims: str, matched: int, stored: Path, tmp_path: Path
+) -> None:
+    for name in ("whitening", "pca"):
+        folder = tmp_path / name
+        folder.mkdir()
+        facts = transport(config(f"transport={name}", f"transport.dims={dims}"), stored, folder)
+        entry = SimpleNamespace(folder=folder, manifest=facts)
+        targets = read_targets(entry, 8)  # type: ignore[arg-type]
+        assert targets.shape == (500, matched)
+        whole = load_file(folder / "train.safetensors")["targets"]
+        assert len(whole.T) == components_kept(config(f"transport={name}", f"transport.dims={dims}").transport, 24)
+
+
+def test_more_components_than_there_are_features_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fitted(Whitening(2048, dims=30), features())(features()).shape == (500, 24)
+    assert "transport.dims=30, but the prior has 24 features" in capsys.readouterr().err
 
 
 @pytest.fixture

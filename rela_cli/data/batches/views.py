@@ -42,7 +42,7 @@ class Augment:
         box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
         x = images.to(torch.float32) / 255
         x = crop_resize(x, *self.crop_boxes(box, x.shape[-2:]), self.size, flip=box[:, -1] < self.flip_p)
-        x = self.color(x, color)
+        x = self.color(x, color) if self.view.jitter_p > 0 or self.view.gray_p > 0 else x.clamp(0, 1)
         if self.view.blur_p > 0:
             low, high = self.view.blur_sigma
             x = gaussian_blur(x, low + (high - low) * late[:, 0], late[:, 1] < self.view.blur_p)
