@@ -16,8 +16,8 @@ from torch import Tensor
 from rela_cli.config.lengths import components_kept
 from rela_cli.errors import RelaError
 from rela_cli.numerics.gram import add_gram
-from rela_cli.stages.transport import judge, transport
 from rela_cli.stages.train import read_targets
+from rela_cli.stages.transport import judge, transport
 from rela_cli.transports.base import Transport
 from rela_cli.transports.identity import Identity
 from rela_cli.transports.moments import Moments
