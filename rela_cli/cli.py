@@ -29,7 +29,8 @@ Run
                 rela train -m budget=0.1,0.2,0.5 prior=none,random seed=0,1,2
   extract     the prior's features of the train split, once, shared by all runs
   transport   the fitted map from features to targets
-  probe       what is missing up to the probe of the backbone
+  probe       what is missing up to the probe of the backbone; of finished runs, their numbers on any dataset
+                rela probe latest dataset=digits
 Look
   fetch       the weights and data that a run needs, beforehand
                 rela fetch prior=clip_vitb16 dataset=cifar10
@@ -78,7 +79,9 @@ STAGED = {  # what they do, and an example each that is this command's own
     "probe": (
         "Makes the numbers of the trained backbone, and before them whatever they need.",
         "rela probe probe.protocols=[rela,lbfgs,knn,few_shot]",
-        "rela probe method=byol probe.network=target",
+        "rela probe latest dataset=digits               finished runs on any dataset; trains nothing",
+        "rela probe 'cifar10-*' dataset=image_folder dataset.root=photos",
+        "rela probe --prior-alone prior=embedded dataset=digits",
     ),
 }
 OTHERS = {  # the other commands: modules of commands/
@@ -169,6 +172,11 @@ def dispatch(words: Sequence[str]) -> int:
         return 0
     if words[0] in ("-sc", "--shell-completion"):
         return complete(list(words[1:]))
+    if words[0] == "probe":
+        from rela_cli.commands import probe
+
+        if probe.is_meant(words[1:]):
+            return probe.main(words[1:])
     if words[0] in STAGED:
         return staged(words[0], words[1:])
     if words[0] in OTHERS:
@@ -255,6 +263,11 @@ def complete(words: list[str]) -> int:
             return 0
         if command not in (*STAGED, "fetch", "plan", "rank"):
             return 0
+        if command == "probe":
+            from rela_cli.commands.completion import fitting
+            from rela_cli.store.outputs import run_names
+
+            print("\n".join(fitting(["--prior-alone"] if flag else run_names(), rest.split(" "))))
         os.environ["COMP_LINE"] = f"{program} {rest}"
     elif not words or words[0].partition("=")[2] not in ("bash", "zsh", "fish"):
         raise ConfigError('say install=bash, install=zsh or install=fish: eval "$(rela -sc install=bash)"')

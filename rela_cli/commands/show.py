@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rela_cli.config.arguments import Parser
+from rela_cli.pipeline.judging import lines as on_dataset
 from rela_cli.pipeline.screen import beside, cost
-from rela_cli.store.files import section
+from rela_cli.store.beside import files_in
+from rela_cli.store.files import read_json, section
 from rela_cli.store.integrity import damage
 from rela_cli.store.outputs import RunFolder, find_run, numbers, run_names, shown, size_of
 from rela_cli.terminal import item, whole
@@ -56,6 +58,10 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     for key, value in numbers(result).items():
         compared = beside(result, key)
         yield "top-1", f"{100 * value:5.1f} %  {key}" + (f"  ({compared})" if compared else "")
+    for path in files_in(run.folder):
+        facts = read_json(path) or {}
+        for number in on_dataset(facts):
+            yield "on", f"{facts.get('dataset', '?')}: {number}"
     if spent := cost(result):
         yield "cost", spent
     known = {key: result[key] for key in SETTINGS if result.get(key) is not None}

@@ -76,6 +76,12 @@ def prior_task(targets: Entry, dim: int, images: Entry) -> tuple[Task, Facts]:
     return labelled(features, images), {"seconds": time.perf_counter() - started, "flops": 0}
 
 
+def features_task(features: Entry, images: Entry) -> Task:
+    """A prior's features of the images that the probe is fitted on, and of test."""
+    paths = {split: features.folder / f"{split}.safetensors" for split in probed(images)}
+    return labelled({split: load_file(path)["features"].float() for split, path in paths.items()}, images)
+
+
 def probed(images: Entry) -> tuple[str, str]:
     """The splits that a probe is fitted and tested on: train, unless its images have no labels and others do."""
     return ("labelled" if read_labels(images, "labelled") is not None else "train"), "test"

@@ -63,6 +63,8 @@ def identity(prior: Part) -> dict[str, Any]:
     for key, value in NEUTRAL.items():
         if found.get(key) == value:
             found.pop(key)
+    if prior.options.get("run") and found.get("image_size") is None:
+        found.pop("image_size", None)  # the run's own
     path = locate(prior)
     if path is not None:
         files = files_of(path)

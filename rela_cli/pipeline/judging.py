@@ -1,0 +1,225 @@
+"""A frozen network on a dataset that it was not trained on: its features from the store, its numbers beside the run.
+
+Nothing is trained but the probes, and nothing of the run changes. The network is a prior of a config like any other:
+`rela_run` for the backbone of a run, so its features on a dataset are entries of the cache. Beside it, unless
+probe.baselines=false, stands the learner of that run before any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rela_cli.config.schema import Config, Part
+from rela_cli.data.base import Dataset
+from rela_cli.errors import ConfigError
+from rela_cli.machine.signals import stoppable
+from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.screen import say
+from rela_cli.store import beside
+from rela_cli.store.entries import Entry
+from rela_cli.store.files import Facts, provenance, read_json, section
+from rela_cli.weights import run_folder, seen
+
+if TYPE_CHECKING:
+    from rela_cli.evaluation.protocols import Task
+
+UNTRAINED = "rela_cli.priors.run.UntrainedLearner"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Whose numbers these are: the folder that gets them, a name for people, and which network of it."""
+
+    folder: Path
+    title: str
+    network: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """A network and where its numbers stand: under `probe`, or under `untrained`."""
+
+    key: str
+    run: Run  # whose prior is the network
+
+
+class Judging:
+    """The numbers of one network on one dataset. `config` has the network as its prior."""
+
+    def __init__(self, config: Config, judged: Judged, command: str) -> None:
+        self.config, self.judged, self.command = config, judged, command
+        self.run = Run(config)
+        self.tasks: dict[str, Task] = {}
+        self.dataset: Dataset = self.run.dataset
+
+    @cached_property
+    def sides(self) -> list[Side]:
+        """The network, and the untrained one where it is asked for and there is a run."""
+        own = Side("probe", self.run)
+        if not (self.config.probe.baselines and self.config.prior.options.get("run")):
+            return [own]
+        return [own, Side("untrained", Run(replace(self.config, prior=untrained(self.config))))]
+
+    @cached_property
+    def path(self) -> Path:
+        """The file beside the run."""
+        of = {"images": self.run.images.hash, "size": self.config.prior.options.get("image_size")}
+        return beside.path_of(self.judged.folder, self.run.called["dataset"], of)
+
+    def entry(self, side: Side, protocol: str) -> Entry:
+        """The number of a protocol in the cache."""
+        return side.run.baseline("frozen", protocol, features=side.run.features.hash)
+
+    def missing(self) -> Iterator[tuple[Side, str]]:
+        """What the file beside the run lacks, or has under other settings."""
+        found = read_json(self.path) or {}
+        for side in self.sides:
+            for protocol in self.config.probe.protocols:
+                number = section(section(found, side.key), self.key(protocol))
+                if number.get("entry") != self.entry(side, protocol).hash:
+                    yield side, protocol
+
+    def key(self, protocol: str) -> str:
+        """The name of a number: the protocol, and the network unless it is the online one."""
+        return self.run.probe_key(protocol)
+
+    # ---------------------------------------------------------------------------------------------------- work
+
+    def judge(self) -> bool:
+        """Measure what is missing and write it beside the run; whether there was anything to do.
+
+        Raises:
+            ConfigError: the dataset has no labels to judge by.
+        """
+        self.check()
+        todo = list(self.missing())
+        self.show_plan(todo)
+        if not todo:
+            self.show(read_json(self.path) or {})
+            return False
+        with stoppable():
+            fresh = [(side, protocol, self.number(side, protocol)) for side, protocol in todo]
+            found = beside.change(self.path, lambda facts: self.changed(facts, fresh))
+        self.show(found)
+        say(f"  file  {self.path}")
+        return True
+
+    def check(self) -> None:
+        """Raises what `judge` says."""
+        if not self.run.can_probe:
+            raise ConfigError(
+                f"dataset={self.config.dataset.name} has no labels to judge {self.judged.title} by: "
+                f"{self.dataset.why_unprobed}"
+            )
+        seen.check(self.config.prior)
+
+    def number(self, side: Side, protocol: str) -> Facts:
+        """A protocol's number, from the cache or made now."""
+        entry = self.entry(side, protocol)
+        entry.make(lambda _: self.measured(side, protocol))
+        manifest = entry.manifest or {}
+        return {**manifest["number"], "settings": entry.spec["settings"], "entry": entry.hash}
+
+    def measured(self, side: Side, protocol: str) -> Facts:
+        """Features, then the protocol."""
+        from rela_cli.stages.probe import probes
+
+        if side.key not in self.tasks:
+            self.tasks[side.key] = self.task(side)
+        number = probes(self.tasks[side.key], [protocol], self.config.probe)[protocol]
+        return {"number": {**number, "network": side.key if side.key == "untrained" else self.judged.network}}
+
+    def task(self, side: Side) -> Task:
+        """The network's features of the dataset, from the cache or made now."""
+        from rela_cli.pipeline.pipeline import Pipeline
+        from rela_cli.stages.probe import features_task
+
+        pipeline = Pipeline(side.run, self.command)
+        pipeline.check_memory("extract")
+        pipeline.make_targets("extract")
+        return features_task(side.run.features, side.run.images)
+
+    def changed(self, facts: Facts, fresh: list[tuple[Side, str, Facts]]) -> Facts:
+        """The file's content with some numbers more."""
+        for side, protocol, number in fresh:
+            facts[side.key] = {**section(facts, side.key), self.key(protocol): number}
+        manifest = self.run.features.manifest or {}
+        probes = [n for side in self.sides for n in section(facts, side.key).values()]
+        extract = sum(seconds for key, seconds in manifest.items() if key.startswith("seconds"))
+        return {
+            **self.facts(),
+            **{side.key: section(facts, side.key) for side in self.sides},
+            "seconds": {"extract": extract, "probe": sum(n.get("seconds", 0.0) for n in probes)},
+            "flops": {"extract": manifest.get("flops", 0)},
+            "command": self.command,
+            **provenance(),
+        }
+
+    def facts(self) -> Facts:
+        """What was judged, and on what."""
+        return {
+            "judged": self.judged.title,
+            "dataset": self.run.called["dataset"],
+            "images": self.run.images.hash,
+            "features": self.run.features.hash,
+            "image_size": self.run.shown_size,
+            "fed_size": fed_size(self.config),
+            "train_samples": self.run.lengths.train_samples,
+            "test_samples": self.dataset.count("test"),
+            "classes": len(self.dataset.classes or ()),
+            **seen.label_facts(self.config.prior, self.dataset),
+        }
+
+    # -------------------------------------------------------------------------------------------------- screen
+
+    def show_plan(self, todo: list[tuple[Side, str]]) -> None:
+        """Whom, on what, at which size; and what is to be done."""
+        say(f"{self.judged.title}, {self.judged.network}, on {self.run.called['dataset']}")
+        size, fed = self.run.shown_size, fed_size(self.config)
+        if fed and size and fed != size:
+            say(f"  images    {size} px, resized to the {fed} px that the network is fed")
+        if labels := seen.note(self.config.prior, self.dataset):
+            say(f"  labels    {labels}")
+        words = ", ".join(f"{protocol} ({side.key})" for side, protocol in todo)
+        say(f"  to do     {words}" if todo else "  nothing to do")
+
+    def show(self, found: Facts) -> None:
+        """top-1 by protocol, with the untrained learner's beside it."""
+        for line in lines(found):
+            say(f"  {line}")
+
+
+def fed_size(config: Config) -> int | None:
+    """Pixels a side of what the network of a run is fed; None where the prior itself knows."""
+    size = config.prior.options.get("image_size")
+    if size or not config.prior.options.get("run"):
+        return size
+    return int(run_folder.run_facts(run_folder.run_folder(config.prior))["image_size"])
+
+
+def untrained(config: Config) -> Part:
+    """The learner of the run behind a config's prior, before any training and fed in the same way."""
+    folder = run_folder.run_folder(config.prior)
+    facts, tree = run_folder.run_facts(folder), run_folder.run_config(folder)
+    options = {
+        "learner": tree["learner"],
+        "seed": tree["seed"],
+        "built_at": facts["image_size"],
+        "image_size": fed_size(config),
+        "mean": facts["mean"],
+        "std": facts["std"],
+    }
+    return Part("untrained", UNTRAINED, options)
+
+
+def lines(found: Facts) -> Iterator[str]:
+    """The numbers of a file beside a run, a line each."""
+    for key, number in section(found, "probe").items():
+        if isinstance(number, dict) and isinstance(number.get("top1"), float):
+            other = section(section(found, "untrained"), key).get("top1")
+            compared = f"  untrained {100 * other:.1f}" if isinstance(other, float) else ""
+            yield f"top-1 {100 * number['top1']:5.1f} %  {key} ({number.get('network', '?')}){compared}"

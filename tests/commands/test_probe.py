@@ -1,0 +1,226 @@
+"""`rela probe RUN`: finished runs and priors judged on any dataset; the run stays as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from rela_cli import cli
+from rela_cli.commands import probe
+from rela_cli.config.reading import from_tree, to_tree
+from rela_cli.data.batches.cache import read_labels
+from rela_cli.errors import ConfigError, MissingError
+from rela_cli.evaluation.protocols import Task
+from rela_cli.learners.build import build_backbone, load_backbone
+from rela_cli.pipeline import pipeline
+from rela_cli.pipeline.run import Run
+from rela_cli.priors.base import resize
+from rela_cli.stages.probe import probe as judged_by
+from tests.factories import config, pixels
+
+FAKE = ("dataset=fake", "dataset.n=96", "dataset.n_test=40", "dataset.size=8", "learner.width=4", "runtime.threads=1")
+SHORT = ("epochs=1", "batch_size=16", "prior=none", "probe.protocols=[knn]", "probe.knn_k=10")
+OTHER = ("dataset=fake", "dataset.n=80", "dataset.n_test=30", "dataset.size=12", "dataset.seed=3")
+PROBE = ("probe.protocols=[knn,lbfgs]", "probe.knn_k=5", "runtime.threads=1")
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs."""
+    place = tmp_path_factory.mktemp("judged")
+    for seed in (0, 1):
+        pipeline.run(config(*FAKE, *SHORT, f"seed={seed}", f"paths.outputs={place}"))
+    return place
+
+
+def call(outputs: Path, *words: str) -> None:
+    assert probe.main([*words, f"paths.outputs={outputs}"]) == 0
+
+
+def run_of(outputs: Path, seed: int = 0) -> Path:
+    (found,) = outputs.glob(f"runs/*-s{seed}-*")
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    own = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "on_"))]
+    return {path.name: path.read_bytes() for path in own}
+
+
+def on(folder: Path, dataset: str = "fake") -> Json:
+    (path,) = folder.glob(f"on_{dataset}-*.json")
+    return dict(json.loads(path.read_text()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of images in a folder."""
+    for number, image in enumerate(pixels(40, 8).permute(0, 2, 3, 1).numpy()):
+        place = tmp_path / "photos" / ("train" if number < 24 else "test") / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def test_numbers_are_those_of_the_backbone_on_resized_images(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(outputs)
+    before = contents(run)
+    call(outputs, run.name, *OTHER, *PROBE)
+    assert contents(run) == before, "the run itself stays as it is"
+    found = on(run)
+    made = Run(config(*FAKE, *SHORT, *OTHER, f"paths.outputs={outputs}"))
+    facts = json.loads((run / "manifest.json").read_text())["train"]
+    shown = {name: load_file(made.images.folder / f"{name}.safetensors")["images"] for name in ("train", "test")}
+    labels = [read_labels(made.images, name) for name in ("train", "test")]
+    assert labels[0] is not None and labels[1] is not None
+    learner = config(*FAKE).learner
+    for key, network in (("probe", load_backbone(run)), ("untrained", build_backbone(learner, 0, 8).eval())):
+        mean, std = (torch.tensor(facts[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        with torch.no_grad():
+            train, test = (network((resize(shown[n], 8, "bicubic") / 255 - mean) / std) for n in ("train", "test"))
+        task = Task(train.half().float(), labels[0], test.half().float(), labels[1])
+        for protocol in ("knn", "lbfgs"):
+            expected = judged_by(task, protocol, config("probe.knn_k=5").probe)["top1"]
+            assert found[key][protocol]["top1"] == pytest.approx(expected, abs=1 / 30 + 1e-9), (key, protocol)
+    assert (found["image_size"], found["fed_size"], found["test_samples"]) == (12, 8, 30)
+    assert "resized to the 8 px" in capsys.readouterr().out
+
+
+def test_a_second_call_does_nothing_and_needs_no_torch(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(outputs, run_of(outputs).name, *OTHER, *PROBE)
+    (path,) = run_of(outputs).glob("on_*.json")
+    before = path.read_bytes()
+    capsys.readouterr()
+    monkeypatch.setattr("rela_cli.stages.probe.probes", lambda *_: 1 / 0)
+    call(outputs, run_of(outputs).name, *OTHER, *PROBE)
+    assert path.read_bytes() == before
+    out = capsys.readouterr().out
+    assert "nothing to do" in out and "top-1" in out
+
+
+def test_another_protocol_or_setting_adds_its_number(outputs: Path) -> None:
+    call(outputs, run_of(outputs).name, *OTHER, *PROBE)
+    call(outputs, run_of(outputs).name, *OTHER, "probe.protocols=[few_shot]", "probe.few_shot_draws=2")
+    call(outputs, run_of(outputs).name, *OTHER, "probe.protocols=[knn]", "probe.knn_k=7")
+    found = on(run_of(outputs))
+    assert found["probe"].keys() == {"knn", "lbfgs", "few_shot"}
+    assert found["probe"]["knn"]["settings"]["knn_k"] == 7
+
+
+def test_a_pattern_judges_every_run_it_fits_once(outputs: Path) -> None:
+    call(outputs, "fake-*", "latest", *OTHER, "probe.protocols=[knn]", "probe.baselines=false", "dataset.seed=4")
+    assert all(len([*run_of(outputs, seed).glob("on_fake-*")]) >= 1 for seed in (0, 1))
+
+
+def test_without_a_dataset_it_is_the_runs_own(outputs: Path) -> None:
+    call(outputs, run_of(outputs, 1).name, "probe.protocols=[knn]", "probe.knn_k=10", "probe.baselines=false")
+    result = json.loads((run_of(outputs, 1) / "result.json").read_text())
+    files = [json.loads(path.read_text()) for path in run_of(outputs, 1).glob("on_fake-*.json")]
+    (own,) = [one for one in files if one["train_samples"] == 96]
+    assert own["probe"]["knn"]["top1"] == pytest.approx(result["probe"]["knn"]["top1"], abs=1 / 40 + 1e-9)
+
+
+def test_a_folder_is_shown_at_the_size_that_is_asked_for(outputs: Path, folder: Path) -> None:
+    words = ("dataset=image_folder", f"dataset.root={folder}", "probe.protocols=[knn]", "probe.baselines=false")
+    call(outputs, run_of(outputs).name, *words)
+    assert on(run_of(outputs), "photos")["fed_size"] == 8
+    call(outputs, run_of(outputs).name, *words, "dataset.image_size=16")
+    sizes = [json.loads(path.read_text())["fed_size"] for path in run_of(outputs).glob("on_photos-*.json")]
+    assert sorted(sizes) == [8, 16]
+
+
+def test_a_prior_alone_is_judged_without_training(outputs: Path) -> None:
+    call(outputs, "--prior-alone", "prior=patches", "prior.patches=8", *OTHER, "probe.protocols=[knn]")
+    (place,) = (outputs / "priors").glob("patches-*")
+    assert 0 <= on(place)["probe"]["knn"]["top1"] <= 1
+    assert on(place)["probe"]["knn"]["network"] == "prior alone"
+    assert len([*(outputs / "runs").glob("*-*")]) == 2, "no run has been made"
+
+
+def test_the_size_of_a_run_as_a_prior_enters_its_name_only_when_it_is_given(outputs: Path) -> None:
+    from rela_cli.weights import locate
+
+    prior = config("prior=rela_run", f"prior.run={run_of(outputs)}").prior
+    assert "image_size" not in locate.identity(prior), "features from before this key are found again"
+    assert locate.identity(config("prior=rela_run", f"prior.run={run_of(outputs)}", "prior.image_size=16").prior)[
+        "image_size"
+    ]
+
+
+BAD = {
+    "another setting": (("RUN", "epochs=3"), ConfigError, "cannot be said beside a finished run"),
+    "no such run": (("nosuchrun", "dataset=fake"), MissingError, "no run nosuchrun"),
+    "no such pattern": (("nosuch*", "dataset=fake"), MissingError, "fits nosuch*"),
+    "prior and run": (("--prior-alone", "RUN"), ConfigError, "no run may be named"),
+    "no prior": (("--prior-alone", "prior=none"), ConfigError, "prior=none has no features"),
+    "no labels": (("RUN", "dataset=image_folder", "dataset.root=FLAT"), ConfigError, "has no labels to judge"),
+    "unknown dataset": (("RUN", "dataset=fak"), ConfigError, "did you mean fake"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_meant_is_said(name: str, outputs: Path, tmp_path: Path) -> None:
+    words, kind, said = BAD[name]
+    (tmp_path / "flat").mkdir()
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / "flat" / f"{number}.png")
+    places = {"RUN": run_of(outputs).name, "FLAT": str(tmp_path / "flat")}
+    words = tuple(word.replace("FLAT", places["FLAT"]).replace("RUN", places["RUN"]) for word in words)
+    with pytest.raises(kind, match=said.replace("*", r"\*")):
+        call(outputs, *words)
+
+
+def test_an_unfinished_run_is_named_with_its_command(outputs: Path, tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "begun"
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text(json.dumps({"status": "stopped", "command": "rela train x=1"}))
+    with pytest.raises(MissingError, match=r"begun has no backbone yet.*rela train x=1"):
+        call(tmp_path, "begun", "dataset=fake")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("latest", "dataset=digits"), True),
+        (("dataset=digits", "some/run"), True),
+        (("--prior-alone", "prior=embedded"), True),
+        (("dataset=digits", "budget=0.5"), False),
+        (("--outputs", "there", "budget=0.5"), False),
+        (("--config-dir", "mine", "~seed"), False),
+        ((), False),
+    ],
+)
+def test_names_of_runs_are_told_from_settings(words: tuple[str, ...], meant: bool) -> None:
+    assert probe.is_meant(words) is meant
+
+
+def test_help_and_completion_know_of_runs(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["probe", "latest", "--help"]) == 0
+    assert "rela probe latest dataset=digits" in capsys.readouterr().out
+    monkeypatch.chdir(outputs)
+    (outputs / "outputs").mkdir(exist_ok=True)
+    (outputs / "outputs" / "runs").symlink_to(outputs / "runs")
+    monkeypatch.setenv("COMP_LINE", "rela probe fake-none-resnet18-simclr-b1-s1")
+    assert cli.main(["-sc", "query=bash"]) == 0
+    assert run_of(outputs, 1).name in capsys.readouterr().out
+
+
+def test_the_dataset_of_a_run_is_written_as_one_would_type_it() -> None:
+    from rela_cli.launch.judge import written
+
+    assert [written(value) for value in (None, True, 3, 0.5, ["a", 1])] == ["null", "true", "3", "0.5", "['a',1]"]
+    tree = to_tree(config(*FAKE))
+    assert from_tree(tree).dataset == config(*FAKE).dataset
+    odd = "it's, a [name]=x"
+    assert config("dataset=image_folder", f"dataset.root={written(odd)}").dataset.options["root"] == odd
