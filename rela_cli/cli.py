@@ -51,6 +51,7 @@ Look
   doctor      is everything in place?          rela doctor
   data check  read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
   data pack   its images in a few large files  rela data pack dataset.root=FOLDER --to PACK
+  data holdout  a part of train to choose by   rela data holdout dataset.root=FOLDER --to NEW
 
   rela COMMAND --help      what it does, its flags, examples; rela train --help has all groups and defaults
   --outputs FOLDER         where runs and caches lie, for every command (or paths.outputs=FOLDER)

@@ -247,7 +247,7 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
         ("rela list priors s", {"switches", "sweeps"}),
         ("rela reproduce table1-c", {"table1-cifar10", "table1-cifar100"}),
         ("rela reproduce table1-tin --profile ", {"mini", "full", "smoke"}),
-        ("rela data ", {"check", "pack"}),
+        ("rela data ", {"check", "pack", "holdout"}),
         ("rela data pack --s", {"--size", "--shard-mb"}),
         ("rela rank --pr", {"--priors"}),
         ("rela bench au", {"augment"}),

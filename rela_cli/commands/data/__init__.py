@@ -1,1 +1,1 @@
-"""`rela data check` and `rela data pack`: what is done with a dataset before any run."""
+"""`rela data check`, `pack` and `holdout`: what is done with a dataset before any run."""

@@ -1,4 +1,4 @@
-"""`rela data check` and `rela data pack`: what is done with a dataset as a whole, before any run."""
+"""`rela data check`, `pack` and `holdout`: what is done with a dataset as a whole, before any run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from importlib import import_module
 from rela_cli.config.arguments import Parser
 from rela_cli.errors import ConfigError, nearest
 
-VERBS = {"check": "check", "pack": "pack"}  # and their modules
-DOES = {"check": "read every image once: what is there, what is broken", "pack": "the images in a few large files"}
+VERBS = {"check": "check", "pack": "pack", "holdout": "holdout"}  # and their modules
+DOES = {
+    "check": "read every image once: what is there, what is broken",
+    "pack": "the images in a few large files",
+    "holdout": "a part of train as test, to choose settings by",
+}
 
 
 def main(words: list[str]) -> int:
@@ -31,7 +35,7 @@ def parser() -> Parser:
     made = Parser(
         "data", "What is done with a dataset as a whole, before any run.", [f"{w} --help" for w in ways().split(" or ")]
     )
-    made.usage = "rela data check|pack [key=value ...] [flags]"
+    made.usage = "rela data check|pack|holdout [key=value ...] [flags]"
     made.description = "\n".join([str(made.description), "", *lines])
     return made
 
