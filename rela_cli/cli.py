@@ -39,6 +39,8 @@ Look
                 rela rank --priors random,patches,embedded
   switch-trace  what another switch would have done
                 rela switch-trace latest switch.threshold=0.99
+  embed       features of the images in a folder
+                rela embed latest photos --to features.parquet
   table       one table of all runs            rela table --format md
   plot        accuracy against budget and cost, training, the switch: PNG and SVG
   report      one HTML file of it all           rela report --out report.html
@@ -90,6 +92,7 @@ OTHERS = {  # the other commands: modules of commands/
     "plan": "plan",
     "rank": "rank.command",
     "switch-trace": "switch_trace",
+    "embed": "embed.command",
     "table": "table",
     "plot": "plot",
     "report": "report.command",

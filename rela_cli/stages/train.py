@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rela_cli.config.lengths import Lengths
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import ImageStats, Split
+from rela_cli.data.batches.loader import side_of
 from rela_cli.distributed import ranks
 from rela_cli.learners.build import feature_dim, load_state, saved_state
 from rela_cli.machine import threads
@@ -100,6 +101,7 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "seconds": seconds,
         "flops": phase1 * costs.get(1, 0) + (total - phase1) * costs[2],
         "image_size": trainer.data.size,  # with mean and std, what the backbone wants to be fed
+        "decoded_size": side_of(trainer.images),  # of which it was shown the middle
         "mean": trainer.data.mean.tolist(),
         "std": trainer.data.std.tolist(),
         "peak_memory_bytes": trainer.checkpointing.peak_memory(),

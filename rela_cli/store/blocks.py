@@ -34,8 +34,17 @@ class KeptWriter(RowWriter):
     change rows by rounding only: where they differ, it is said.
     """
 
-    def __init__(self, path: Path, name: str, count: int, of: Facts, circumstances: Facts) -> None:
-        super().__init__(path, name, count)
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        count: int,
+        of: Facts,
+        circumstances: Facts,
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
+        super().__init__(path, name, count, dtype)
+        self.first_dtype = dtype
         self.journal = path.with_name(f".{path.stem}.blocks")
         self.head = {"of": {"count": count, **of}, "circumstances": circumstances}
         self.lines: list[Facts] = []
@@ -54,7 +63,7 @@ class KeptWriter(RowWriter):
     def __enter__(self) -> KeptWriter:
         self.lines = self.whole()
         if not self.lines:
-            self.width, self.dtype = 0, torch.float16
+            self.width, self.dtype = 0, self.first_dtype
             super().__enter__()
         else:
             self.width, self.dtype = self.lines[0]["width"], TYPES[self.lines[0]["type"]]

@@ -33,13 +33,15 @@ def halved(block: Tensor) -> Tensor:
 class RowWriter:
     """Takes `count` rows in blocks, in order; fp16 as long as that can hold them, all in fp32 from then on.
 
+    With `dtype` fp32 all are in fp32 from the first on.
+
     Raises:
         ValueError: on leaving, when there were more or fewer rows.
     """
 
-    def __init__(self, path: Path, name: str, count: int) -> None:
+    def __init__(self, path: Path, name: str, count: int, dtype: torch.dtype = torch.float16) -> None:
         self.path, self.name, self.count = path, name, count
-        self.dtype, self.width = torch.float16, 0
+        self.dtype, self.width = dtype, 0
         self.sizes: list[int] = []  # rows of each block so far
 
     @property

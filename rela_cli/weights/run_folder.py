@@ -9,6 +9,8 @@ from typing import Any
 from rela_cli.config.schema import Part, identity_of
 from rela_cli.errors import MissingError
 from rela_cli.store.files import Facts, file_sha256, fingerprint, read_whole, reason_of, section
+from rela_cli.store.notices import warn_once
+from rela_cli.store.outputs import RunFolder
 from rela_cli.store.sealed import Damaged, parsed_yaml
 from rela_cli.weights.kinds import kind_of
 
@@ -94,6 +96,33 @@ def trained(folder: Path) -> Facts:
 def backbone_name(network: str) -> str:
     """The file of a run that holds its online or its target network."""
     return "backbone.safetensors" if network == "online" else f"backbone_{network}.safetensors"
+
+
+def with_backbone(run: RunFolder, network: str = "online") -> Path:
+    """The folder of a run that has a trained backbone.
+
+    Raises:
+        MissingError: it has none, or not that network; with what the run is at.
+    """
+    if not (run.folder / backbone_name("online")).is_file():
+        how = "; its command goes on with it" if run.is_open else ""
+        raise MissingError(f"{run.folder} has no trained backbone: it is {run.status}{how}")
+    if not (run.folder / backbone_name(network)).is_file():
+        raise MissingError(f"{run.folder} has no {network} network; say --network online")
+    check_backbone(run.folder, network)
+    return run.folder
+
+
+def decoded_size(folder: Path) -> int:
+    """Pixels a side that a run's images were decoded to, of which its network was shown the middle.
+
+    Runs of older versions do not say it; they are taken to have shown all of it, which is said where that is a guess.
+    """
+    facts, dataset = trained(folder), section(run_config(folder), "dataset")
+    if "decoded_size" not in facts and (dataset.get("decode_size") or dataset.get("on_disk") is not False):
+        how = f"images are brought to {facts.get('image_size')} px, as it was for all that are decoded into memory"
+        warn_once(f"{folder}: an older version wrote this run, and not how large it decoded its images; {how}")
+    return int(facts.get("decoded_size") or facts["image_size"])
 
 
 def recorded(folder: Path) -> Facts:

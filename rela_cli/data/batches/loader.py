@@ -70,6 +70,11 @@ def put(pixels: np.ndarray, image: Callable[[int], Pixels], rows: range) -> None
 Images = Tensor | DiskImages  # (N, 3, S, S) uint8
 
 
+def side_of(images: Images) -> int:
+    """Pixels a side of what was decoded."""
+    return images.size if isinstance(images, DiskImages) else images.shape[-1]
+
+
 def finished(pending: Pending) -> Tensor:
     """A batch, once all of it is decoded."""
     batch, jobs = pending
@@ -148,4 +153,9 @@ def sampled(images: Images) -> Tensor:
     """All images where they are in memory, else the same 2,000 of them each time: (n, 3, S, S) uint8."""
     if isinstance(images, Tensor):
         return images
-    return images[permutation(key(0, "sample"), len(images))[:SAMPLE].sort().values]
+    return images[sample_rows(len(images))]
+
+
+def sample_rows(count: int) -> Tensor:
+    """Which 2,000 of `count` images those are, in order; all where there are fewer."""
+    return permutation(key(0, "sample"), count)[:SAMPLE].sort().values

@@ -1,0 +1,1 @@
+"""`rela embed`: features of the images in any folder, in one file."""
