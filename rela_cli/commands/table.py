@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from rela_cli.config.arguments import OneOf
+from rela_cli.errors import MissingError
+from rela_cli.report import formats, transfer, transfer_grids
 from rela_cli.report.between import checked_columns
-from rela_cli.report.comparison import (
-    protocols_of,
-)
+from rela_cli.report.comparison import Result, protocols_of
 from rela_cli.report.options import Parser, results_at
 from rela_cli.report.paired import AXES
 from rela_cli.report.tables import FORMATS, Parts, notes_of, show
@@ -22,6 +24,9 @@ def main(argv: Sequence[str]) -> int:
         RelaError: when there is nothing to show.
     """
     arguments = parser().read(argv)
+    if arguments.on:
+        show_on(arguments)
+        return 0
     problems: list[str] = []
     results = results_at(arguments, problems)
     protocols = protocols_of(results, arguments.protocol or "all", arguments.network)
@@ -31,13 +36,47 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def show_on(given: argparse.Namespace) -> None:
+    """The tables of what backbones are worth on some datasets."""
+    problems: list[str] = []
+    lines = transfer.lines_of(*judged(given, problems), problems)
+    transfer.with_one_size(lines)
+    datasets = transfer.chosen(lines, given.on)
+    protocols = transfer.protocols_in(lines, datasets, given.protocol or "all", given.network)
+    if given.format in ("csv", "json"):
+        formats.write_records(transfer_grids.records_on(lines, datasets, protocols), given.format, problems)
+        return
+    grids = transfer_grids.grids_on(lines, datasets, protocols)
+    grids += transfer_grids.difference_grids(lines, datasets, protocols) if given.differences else []
+    formats.print_grids(grids, given.format, transfer_grids.notes_on(lines, datasets) + problems)
+
+
+def judged(given: argparse.Namespace, problems: list[str]) -> tuple[list[Result], list[Path]]:
+    """The runs at the paths given, and the priors that were judged.
+
+    Raises:
+        MissingError: neither.
+    """
+    priors = transfer.priors_in(given.paths or [given.outputs])
+    try:
+        return results_at(given, problems), priors
+    except MissingError:
+        if not priors:
+            raise
+        return [], priors
+
+
 def parser() -> Parser:
     """The command line of `rela table`."""
     made = Parser(
-        "table", "Compare the runs found at PATH.", ["rela table --cost", "rela table --format md > table.md"]
+        "table",
+        "Compare the runs found at PATH.",
+        ["rela table --cost", "rela table --on digits,stl10", "rela table --format md > table.md"],
     )
     made.add_argument("--format", default="rich", type=OneOf("--format", FORMATS), help=", ".join(FORMATS))
     made.add_protocol("all")
+    on = "what the backbones are worth on these datasets, a column each, and the mean; all: every one judged"
+    made.add_argument("--on", metavar="DATASET,...", type=lambda text: tuple(text.split(",")), default=(), help=on)
     made.add_argument("--cost", action="store_true", help="also what the runs cost, prior pass included")
     paired = "also ReLA minus plain at the same seed, with a 95 %% interval"
     made.add_argument("--differences", action="store_true", help=paired)

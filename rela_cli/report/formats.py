@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rela_cli.store.notices import warn
 from rela_cli.terminal import printable
 
 MISSING = "—"
@@ -347,6 +348,21 @@ def _marked(cell: Cell, escape: Callable[[str], str], best: str, above: str) -> 
 
 
 # ------------------------------------------------------------------------------------------------ CSV, JSON
+
+
+def print_grids(grids: Sequence[Grid], form: str, notes: Sequence[str]) -> None:
+    """Grids on the screen, or as Markdown or LaTeX, with what there is to say about them."""
+    if form == "rich":
+        print_rich(grids, notes)
+    else:
+        write((markdown if form == "md" else latex)(grids, notes))
+
+
+def write_records(records: Sequence[Mapping[str, Any]], form: str, notes: Sequence[str]) -> None:
+    """Records as CSV or JSON; what there is to say about them goes to stderr."""
+    write(to_csv(records) if form == "csv" else to_json(records))
+    for note in notes:
+        warn(note)
 
 
 def to_csv(records: Sequence[Mapping[str, Any]]) -> str:

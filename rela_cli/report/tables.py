@@ -39,7 +39,6 @@ from rela_cli.report.costs import ACCOUNT, COST_KEYS, Account, account_of
 from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.report.paired import comparison_grids, comparison_record
 from rela_cli.report.settings import NAMES
-from rela_cli.store.notices import warn
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
 
@@ -283,15 +282,9 @@ def grids_of(results: Sequence[Result], protocols: Sequence[Protocol], parts: Pa
 def show(results: Sequence[Result], protocols: Sequence[Protocol], notes: list[str], form: str, parts: Parts) -> None:
     """Print a table in one of FORMATS, and what there is to say about it."""
     if form in ("csv", "json"):
-        found = records(results, protocols, parts)
-        formats.write(formats.to_csv(found) if form == "csv" else formats.to_json(found))
-        for note in notes:
-            warn(note)
+        formats.write_records(records(results, protocols, parts), form, notes)
         return
     grids = grids_of(results, protocols, parts)
     if not grids:
         notes = ["no run has been probed yet, so there is no table", *notes]
-    if form == "rich":
-        formats.print_rich(grids, notes)
-    else:
-        formats.write((formats.markdown if form == "md" else formats.latex)(grids, notes))
+    formats.print_grids(grids, form, notes)
