@@ -276,3 +276,13 @@ def test_an_absurd_rate_ends_with_4(rela: Rela, tmp_path: Path, prior: str) -> N
     manifest = json.loads(next((tmp_path / "outputs" / "runs").glob("fake*/manifest.json")).read_text())
     assert manifest["status"] == "failed"
     assert not list((tmp_path / "outputs" / "runs").glob("*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_bad"), [(1e30, False), (float("inf"), True), (-float("inf"), True), (float("nan"), True)]
+)
+def test_large_gradients_are_not_taken_for_infinite_ones(value: float, is_bad: bool) -> None:
+    weights = [nn.Parameter(torch.zeros(3)) for _ in range(3)]
+    for weight in weights[:2]:
+        weight.grad = torch.tensor([1.0, value, -1.0])
+    assert non_finite(weights).item() == is_bad

@@ -256,7 +256,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how it runs; no part of a run's identity but `read_every_steps` and 16 bits of `extract_precision`."""
+    """Where and how it runs. Of a run's identity: `read_every_steps`, and `extract_precision` where it is not fp32."""
 
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))]
     threads: Count | None
@@ -265,8 +265,8 @@ class Runtime:
     eval_every_epochs: Annotated[int, Range(0)]
     read_every_steps: Count | None
     devices: Count
-    precision: Annotated[str, OneOf(("auto", "fp32", "bf16"))]
-    extract_precision: Annotated[str, OneOf(("fp32", "fp16", "bf16"))]
+    precision: Annotated[str, OneOf(("auto", "fp32", "tf32", "bf16"))]
+    extract_precision: Annotated[str, OneOf(("fp32", "tf32", "fp16", "bf16"))]
     compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]
     deterministic: bool
     cells_at_once: Count | None

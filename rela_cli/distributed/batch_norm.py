@@ -43,11 +43,15 @@ def whole(norm: Any, x: Tensor) -> Tensor:
 @torch.no_grad()
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (V, C) of each view over all ranks, which hold equally many values: one collective."""
-    exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    own = torch.stack([torch.stack(torch.batch_norm_update_stats(v, None, None, 0.0)) for v in exact.chunk(_views)])
+    own = torch.stack([torch.stack(torch.batch_norm_update_stats(v, None, None, 0.0)) for v in exact(x).chunk(_views)])
     every = collectives.gathered(own[None])  # (world, V, 2, C)
     mean = every[:, :, 0].mean(0)
     return mean, (every[:, :, 1] + (every[:, :, 0] - mean).square()).mean(0)
+
+
+def exact(x: Tensor) -> Tensor:
+    """In 32 bits where it has 16: what is summed or added up afterwards is rounded once, at the end."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class Normalise(torch.autograd.Function):
@@ -76,11 +80,11 @@ class Normalise(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, variance, weight = context.saved_tensors
         scale = torch.ones_like(mean[0]) if weight is None else weight
-        views = list(zip(x.chunk(len(mean)), mean, variance, strict=True))
+        views = list(zip(exact(x).chunk(len(mean)), mean, variance, strict=True))
         wanted = [True, True, True]
         parts = [
             torch.ops.aten.native_batch_norm_backward(dy, view, scale, m, v, None, None, False, context.eps, wanted)
-            for dy, (view, m, v) in zip(gradient.chunk(len(mean)), views, strict=True)
+            for dy, (view, m, v) in zip(exact(gradient).chunk(len(mean)), views, strict=True)
         ]  # as if mean and variance were constants: w r dy, and this rank's sums of dy x^ and dy
         sums = torch.stack([torch.stack(part[1:]) for part in parts])  # (V, 2, C)
         means = ranks.mean_over(sums) * (mean.shape[0] * x.shape[1] / x.numel())
@@ -90,7 +94,14 @@ class Normalise(torch.autograd.Function):
             for part, (view, m, v), s, of_view in zip(parts, views, slope, means, strict=True)
         ]
         dw, db = sums.sum(0)
-        return torch.cat(dx), None, None, None if weight is None else dw, None if weight is None else db, None
+        return (
+            torch.cat(dx).to(x.dtype),
+            None,
+            None,
+            None if weight is None else dw,
+            None if weight is None else db,
+            None,
+        )
 
 
 @torch.no_grad()

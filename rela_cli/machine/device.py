@@ -55,8 +55,14 @@ def count_flops(work: Callable[[], Any]) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the GPU's peak since the start of the run, or the most that the process itself has held on the CPU."""
+    """Bytes: the GPU's peak since `restart_peak_memory`, or the most that the process itself has held on the CPU."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else memory.peak()
+
+
+def restart_peak_memory(device: torch.device) -> None:
+    """Forget the GPU's peak of what this process did before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def wait(device: torch.device) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from rela_cli.config.schema import View
 from rela_cli.methods.base import Method
-from rela_cli.methods.from_lightly import NTXentLoss, SimCLRProjectionHead
+from rela_cli.methods.from_lightly import SimCLRProjectionHead
+from rela_cli.methods.losses import nt_xent
 
 
 class SimCLR(Method):
@@ -27,9 +28,9 @@ class SimCLR(Method):
         super().__init__()
         self.backbone = backbone
         self.projector = SimCLRProjectionHead(feature_dim, hidden_dim or feature_dim, projection_dim)
-        self.loss = NTXentLoss(temperature, gather_distributed=True)
+        self.temperature = temperature
         self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z1, z2 = (self.projector(h) for h in self.represent(views))  # (B, projection_dim)
-        return self.loss(z1, z2)  # type: ignore[no-any-return]
+        return nt_xent(z1, z2, self.temperature)

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from rela_cli.config.schema import View
 from rela_cli.methods.base import Method
-from rela_cli.methods.from_lightly import VICRegLoss
 from rela_cli.methods.heads import projection_head
+from rela_cli.methods.losses import vicreg
 
 
 class VICReg(Method):
     """Projections of two views agree, keep a deviation of 1 in each dimension, and are uncorrelated (Algorithm 1).
 
     `invariance`, `variance` and `covariance` are the paper's lambda, mu and nu. lightly, like the authors' released
-    code, halves the variance term, which the paper does not: hence the 2.
+    code, halves the variance term, which the paper does not: hence the 2 below.
     """
 
     def __init__(
@@ -35,11 +35,9 @@ class VICReg(Method):
         super().__init__()
         self.backbone = backbone
         self.projector = projection_head(feature_dim, hidden_dim, projection_dim, projector_layers)
-        self.loss = VICRegLoss(
-            lambda_param=invariance, mu_param=2 * variance, nu_param=covariance, gather_distributed=True
-        )
+        self.weights = (invariance, 2 * variance, covariance)
         self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z1, z2 = (self.projector(h) for h in self.represent(views))  # (B, projection_dim)
-        return self.loss(z1, z2)  # type: ignore[no-any-return]
+        return vicreg(z1, z2, *self.weights)

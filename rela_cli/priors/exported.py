@@ -1,11 +1,21 @@
-"""A whole program from a file, .pt2 (torch.export) or TorchScript: no code of its model is needed, but trust is."""
+"""A whole program from a file, .pt2 (torch.export) or TorchScript: no code of its model is needed, but trust is.
+
+Both kinds of file hold the device of their export as a constant wherever the model makes a tensor (`arange`); it is
+changed together with the weights' place.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
 
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.learners.build import counted, first_line, refused, width_of
@@ -20,15 +30,57 @@ BATCHES = (1, 2, 5)  # numbers of images that a program is tried with: many are 
 class Program(nn.Module):
     """Runs as it was exported: it has no training mode to leave, and torch refuses to ask it for one."""
 
-    def __init__(self, program: nn.Module) -> None:
+    def __init__(self, program: ExportedProgram | torch.jit.ScriptModule) -> None:
         super().__init__()
-        self.program = program
+        self.exported = program if isinstance(program, ExportedProgram) else None
+        self.program = program.module() if isinstance(program, ExportedProgram) else program
+        self.device = torch.device("cpu")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Program:
+        """What `.to(device)` comes to, for this and for every module that holds it."""
+        device = fn(torch.empty(0, device=self.device)).device
+        if device == self.device:
+            super()._apply(fn, recurse)
+        elif self.exported is not None:
+            self.exported = move_to_device_pass(self.exported, device)
+            self.program = self.exported.module().requires_grad_(False)
+        else:
+            self.program = script_on(self.program, device)
+        self.device = device
+        return self
 
     def train(self, mode: bool = True) -> Program:
         return self
 
     def forward(self, images: Tensor) -> Tensor:
         return self.program(images)  # type: ignore[no-any-return]
+
+
+def script_on(script: nn.Module, device: torch.device) -> torch.jit.ScriptModule:
+    """A script with weights on `device`, which makes its tensors there too; a copy, since one that ran is compiled."""
+    moved = torch.jit.load(BytesIO(script.save_to_buffer()), map_location=device).eval()  # type: ignore[operator, no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would have people export otherwise
+        made = torch.jit.trace(lambda: torch.empty(0, device=device), ())  # type: ignore[no-untyped-call]
+    (constant,) = (node for node in devices_in(made.graph) if node.s("value") == str(device))
+    for module in moved.modules():
+        for graph in (method.graph for method in methods_of(module)):
+            for node in devices_in(graph):
+                node.copyAttributes(constant)
+    return moved  # type: ignore[no-any-return]
+
+
+def devices_in(graph: Any) -> Iterator[Any]:
+    """The nodes of a script's graph that are a device."""
+    for node in graph.findAllNodes("prim::Constant", recurse=True):
+        if node.output().type().kind() == "DeviceObjType":
+            yield node
+
+
+def methods_of(module: nn.Module) -> Iterator[Any]:
+    """The compiled methods of one module of a script."""
+    inner: Any = module._c
+    yield from map(inner._get_method, inner._method_names())
 
 
 class Exported(NetworkPrior):
@@ -79,7 +131,7 @@ def width_given(program: nn.Module, weights: str, image_size: int) -> int:
     return width
 
 
-def open_program(path: Path) -> nn.Module:
+def open_program(path: Path) -> ExportedProgram | torch.jit.ScriptModule:
     """The program in a file.
 
     Raises:
@@ -92,6 +144,6 @@ def open_program(path: Path) -> nn.Module:
     try:
         if kind == "script":
             return load_script(path).eval()  # type: ignore[no-any-return]
-        return torch.export.load(path).module()
+        return torch.export.load(path)
     except Exception as error:  # torch's own, of many kinds
         raise MissingError(f"{path} cannot be opened: {reason(error)}") from error

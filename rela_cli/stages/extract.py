@@ -23,7 +23,7 @@ from rela_cli.data.batches.loader import Images, centre, in_blocks, sampled
 from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError
 from rela_cli.machine.device import count_flops, pick_device
-from rela_cli.machine.precision import extracts_in, in_half
+from rela_cli.machine.precision import extracting
 from rela_cli.machine.progress import Progress
 from rela_cli.priors.base import Prior
 from rela_cli.store.blocks import KeptWriter
@@ -82,8 +82,9 @@ def fitted_prior(config: Config, train: Split, data: ImageStats) -> tuple[Prior,
     prior.fit(centre(sampled(train.images), data.size))
     ranks.same(prior)  # what it was fitted to depends on threads in its last bits
     prior = prior.to(device).eval()
-    if (dtype := extracts_in(config.runtime)) != torch.float32:
-        in_half(prior, device, dtype)
+    if device.type == "cuda":
+        prior.to(memory_format=torch.channels_last)
+    extracting(prior, config.runtime, device)
     return prior, device
 
 

@@ -22,7 +22,7 @@ from rela_cli.distributed import ranks
 from rela_cli.learners.build import feature_dim, load_state, saved_state
 from rela_cli.machine import threads
 from rela_cli.machine.device import count_flops, wait
-from rela_cli.machine.precision import uses_bf16
+from rela_cli.machine.precision import trains_in
 from rela_cli.optim import memory_bytes
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, write_atomic
@@ -106,7 +106,7 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "std": trainer.data.std.tolist(),
         "peak_memory_bytes": trainer.checkpointing.peak_memory(),
         "device": str(trainer.device),
-        "precision": "bf16" if uses_bf16(trainer.config.runtime, trainer.device) else "fp32",
+        "precision": trains_in(trainer.config.runtime, trainer.device),
         "threads": trainer.threads,
         "world_size": ranks.world(),
         "batch_per_rank": trainer.config.batch_size // ranks.world(),

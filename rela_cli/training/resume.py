@@ -14,7 +14,7 @@ from rela_cli.config.schema import Config
 from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError, Stopped
 from rela_cli.learners.build import load_state
-from rela_cli.machine.device import peak_memory
+from rela_cli.machine.device import peak_memory, restart_peak_memory
 from rela_cli.numerics.randomness import key
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
@@ -64,6 +64,7 @@ class Checkpointing:
         """
         self.checkpoints, self.trace, self.started = checkpoints, trace, time.perf_counter()
         self.meter.restart()
+        restart_peak_memory(self.device)
         total = self.lengths.total_steps
         if saved and saved.step > total:
             raise RelaError(f"the checkpoint is of step {saved.step}, and this run has {total}")

@@ -17,6 +17,7 @@ from rela_cli.data.batches.subset import batches
 from rela_cli.data.batches.views import Augment
 from rela_cli.distributed import pulse, ranks
 from rela_cli.machine.device import pick_device
+from rela_cli.machine.precision import tf32, trains_in
 from rela_cli.machine.progress import Progress
 from rela_cli.machine.signals import deferred
 from rela_cli.optim import Schedule, build_optimizer
@@ -38,6 +39,7 @@ class Trainer:
     ) -> None:
         self.config, self.lengths, self.data = config, lengths, data
         self.device = pick_device(config.runtime)
+        self.is_tf32 = trains_in(config.runtime, self.device) == "tf32"
         self.images = train.images.to(self.device) if isinstance(train.images, Tensor) else train.images
         self.labels = None if train.labels is None else train.labels.to(self.device)
         self.targets = targets  # mapped from disk: a step takes its own rows only
@@ -103,9 +105,7 @@ class Trainer:
                     loss = torch.zeros((), device=self.device)
                     for rows, pixels in self.parts(batch, images):
                         views = self.make_views(pixels, rows, epoch)
-                        part = self.loss_of(views, rows) / self.config.accumulate
-                        part.backward()
-                        loss = loss + part.detach()
+                        loss = loss + self.add_gradients(views, rows)
                     self.update()
                     loss = self.checkpointing.mean_over_ranks(loss, signals)
                     self.feed_switch(loss)
@@ -171,7 +171,8 @@ class Trainer:
         """Images (B, 3, S, S) uint8 of the samples `rows` (B,) -> the views of the phase, each (B, 3, H, W)."""
         started = time.perf_counter()
         views = [augment(images, rows, epoch) for augment in self.augments[self.position.phase]]
-        self.meter.waited += time.perf_counter() - started
+        if self.device.type == "cpu":  # a GPU makes them later, while the host goes on
+            self.meter.waited += time.perf_counter() - started
         return views
 
     def loss_of(self, views: Sequence[Tensor], rows: Tensor) -> Tensor:
@@ -180,6 +181,13 @@ class Trainer:
             return self.module(views, self.targets_of(rows))  # type: ignore[no-any-return]
         labels = self.labels_of(rows)
         return self.module(views) if labels is None else self.module(views, labels)  # type: ignore[no-any-return]
+
+    def add_gradients(self, views: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Add this part's share of the batch's gradients; its share of the loss."""
+        with tf32(self.is_tf32):
+            loss = self.loss_of(views, rows) / self.config.accumulate
+            loss.backward()
+        return loss.detach()
 
     def targets_of(self, rows: Tensor) -> Tensor | None:
         """(B, k) in phase 1."""

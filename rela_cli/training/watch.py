@@ -109,12 +109,18 @@ def representation_facts(
 
     It looks at 2,000 train images at most, evenly spaced; kNN is asked about a tenth of them, the rest is its bank.
     """
-    stride = max(1, len(images) // WATCHED)
-    features = representations(backbone, images[torch.arange(len(images))[::stride][:WATCHED]], data, block_size)
+    rows = evenly(len(images), WATCHED)
+    features = representations(backbone, images[rows], data, block_size)
     facts: Facts = {"effective_rank": round(effective_rank(features), 3), "deviation": round(deviation(features), 4)}
     if labels is None:
         return facts
-    labels = labels[::stride][:WATCHED].cpu()
+    labels = labels.cpu()[rows]
     query = torch.arange(len(labels)) % 10 == 0
     facts["knn"] = knn_top1(features[~query], labels[~query], features[query], labels[query], WATCHED_K, 0.1)
     return facts
+
+
+def evenly(count: int, most: int) -> Tensor:
+    """Up to `most` of the rows 0..count-1, as far apart as they can be: (n,) int64."""
+    chosen = min(count, most)
+    return torch.arange(chosen) * count // max(1, chosen)
