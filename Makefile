@@ -9,7 +9,7 @@ RELA := $(BIN)/rela
 STAMP := $(VENV)/.stamp-dev
 
 TABLE1 := table1-cifar10 table1-cifar100 table1-tin table1-in1k
-TABLES := $(TABLE1) table-headline table-methods table-learners table-ablation
+TABLES := $(TABLE1) table-headline table-methods table-learners table-ablation table-recipe
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-long test-slow lint format types check wheel clean table1 $(TABLES) figure2
@@ -79,6 +79,7 @@ table-headline: ## the abstract's two claims
 table-methods: ## every SSL method, plain and with ReLA
 table-learners: ## ResNet-18, -50, -101, ViT-S, MobileNet
 table-ablation: ## transport, transfer layer, switch, budget
+table-recipe: ## soft whitening, all components, views without colour, no switch: docs/recipe.md
 
 $(TABLES): $(STAMP)
 	@$(RELA) reproduce $@ $(ASKED)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +89,18 @@ def test_the_full_table_1_is_the_papers() -> None:
     assert config.switch.options["constants"] == "reference"
     large = compose(list(TABLES["table1-in1k"]("full").sections[0].columns[0].words))
     assert (large.learner.name, large.batch_size, large.epochs) == ("resnet50", 512, 100)
+
+
+def test_the_recipe_changes_what_its_columns_say_and_nothing_else() -> None:
+    for section in TABLES["table-recipe"]("mini").sections:
+        found = {c.name: compose([*c.words, "dataset.root=x"]) for c in section.columns}
+        default, three = found["default"], found["the three, never"]
+        assert replace(three, transport=default.transport, matching=default.matching, switch=default.switch) == default
+        assert three.transport.options == default.transport.options | {"power": 0.5, "dims": "all"}
+        assert (three.matching.view.jitter_p, three.matching.view.gray_p, three.switch.name) == (0.0, 0.0, "never")
+        geometric = replace(three.matching.view, jitter_p=0.8, gray_p=0.2)
+        assert geometric == default.matching.view
+        assert {c.seeds for c in section.columns} == {(0, 1, 2, 3, 4)}
 
 
 def test_the_mini_tables_have_three_seeds_and_every_method() -> None:

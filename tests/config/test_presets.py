@@ -162,7 +162,7 @@ def test_a_mistake_in_a_preset_is_an_error(tmp_path: Path) -> None:
     assert compose(["experiment=yours"], str(tmp_path)).switch.options == {}
 
 
-@pytest.mark.parametrize("table", ["table-ablation", "table-learners"])
+@pytest.mark.parametrize("table", ["table-ablation", "table-learners", "table-recipe"])
 def test_every_column_of_a_table_composes(table: str) -> None:
     words = {column.words for section in TABLES[table]("full").sections for column in section.columns}
     for own in sorted(words):

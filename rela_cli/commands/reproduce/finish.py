@@ -43,7 +43,7 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
         markdown += [f"## {section.title}\n", text_of("table", [*words, "--format", "md"])]
     stands = list(claims(runs, JUDGED[profile]))
     if stands:
-        say(f"\nThe paper's claims, by {JUDGED[profile]}")
+        say(f"\n{runs.table.whose}, by {JUDGED[profile]}")
     for line in standing(profile) if stands else ():
         say(f"  {line}")
     for line in stands:
@@ -52,7 +52,7 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
         return
     every += told
     if stands:
-        markdown += ["## The paper's claims\n", f"By {JUDGED[profile]}. {' '.join(standing(profile))}\n"]
+        markdown += [f"## {runs.table.whose}\n", f"By {JUDGED[profile]}. {' '.join(standing(profile))}\n"]
         markdown += [f"- {line.strip()}" for line in stands]
     text = "\n".join(markdown) + "\n"
     write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"), "--out=FOLDER")

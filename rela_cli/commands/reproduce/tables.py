@@ -7,13 +7,22 @@ full is the paper's protocol (presets conf/experiment/table1_*); mini is what tw
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 PROFILES = ("mini", "full", "smoke")
 MINI_EPOCHS = 16  # 624 steps at budget 0.5, where plain SimCLR ends 14 points above its untrained learner
 MINI_SHORT_EPOCHS = 8  # where more than 50 runs have half an hour
 METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
+RECIPE = {  # changes of the defaults, one at a time and together; docs/recipe.md
+    "default": (),
+    "power 0.5": ("transport.power=0.5",),
+    "all components": ("transport.dims=all",),
+    "no colour": ("matching=geometric",),
+    "the three": ("transport.power=0.5", "transport.dims=all", "matching=geometric"),
+    "never": ("switch=never",),
+    "the three, never": ("transport.power=0.5", "transport.dims=all", "matching=geometric", "switch=never"),
+}
 TRANSPORTS = ("whitening", "pca", "zca", "standardize", "identity", "random_projection")
 
 
@@ -54,11 +63,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """Sections, and what the paper says about them."""
+    """Sections, and what is claimed about them: by the paper, unless `whose` says something else."""
 
     name: str
     sections: tuple[Section, ...]
     claims: tuple[Claim, ...] = ()
+    whose: str = "The paper's claims"
 
 
 # ------------------------------------------------------------------------------------------------- what columns share
@@ -262,10 +272,28 @@ def ablation(profile: str) -> Table:
     return Table("table-ablation", tuple(Section(f"{k}, {profile}", tuple(v)) for k, v in parts.items()))
 
 
+def recipe(profile: str) -> Table:
+    """What a recipe for one strong prior changes of the defaults; with a section for each prior."""
+    shared = {"mini": mini("cifar10", (0.5,)), "full": full("cifar10", (0.5,)), "smoke": SMOKE}[profile]
+    shared = replace(shared, seeds=(0, 1)) if profile == "smoke" else replace(shared, seeds=(0, 1, 2, 3, 4))
+    priors = {"mini": ("embedded", "patches"), "full": ("clip_rn50",), "smoke": ("patches",)}[profile]
+    sections, claims = list[Section](), list[Claim]()
+    for number, prior in enumerate(priors):
+        columns = [shared.column(name, f"prior={prior}", *words) for name, words in RECIPE.items()]
+        sections.append(Section(f"Recipe with {prior}, {profile}", tuple(columns)))
+        claims += [
+            Claim(f"{prior}: {name} is above the default", number, name, 0.5, "default", 0.5)
+            for name in RECIPE
+            if name != "default"
+        ]
+    return Table("table-recipe", tuple(sections), tuple(claims), "What each change is worth")
+
+
 TABLES: dict[str, Callable[[str], Table]] = {
     **{f"table1-{data}": partial(table1, data) for data in ("cifar10", "cifar100", "tin", "in1k")},
     "table-headline": headline,
     "table-methods": methods,
     "table-learners": learners,
     "table-ablation": ablation,
+    "table-recipe": recipe,
 }
