@@ -114,6 +114,8 @@ def unreadable_word(word: str, error: Exception) -> str:
 def unknown_option(group: str, override: Override, options: Sequence[str]) -> str:
     """A value that is not the name of one of the group's yamls."""
     value = override.value()
+    if group == "logger" and isinstance(value, list):  # the one group that takes several names
+        value = next(name for name in value if name not in options)
     if not isinstance(value, str):
         return f"{group} takes one name, not {'null' if value is None else value}. Allowed: {', '.join(options)}"
     if group == "hydra/launcher" and value in EXTRAS:

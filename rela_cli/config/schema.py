@@ -275,13 +275,29 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class Trackers:
+    """Which trackers get the metrics; several yamls of the group may each turn one on."""
+
+    wandb: bool = False
+    tensorboard: bool = False
+    mlflow: bool = False
+    trackio: bool = False
+
+
+@dataclass(frozen=True)
 class Logger:
     """Where metrics go besides metrics.jsonl."""
 
-    name: Annotated[str, OneOf(("none", "wandb"))]
+    use: Trackers
     project: str
     entity: str | None
     mode: Annotated[str, OneOf(("online", "offline"))]
+    uri: str | None
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names of the trackers that are used."""
+        return [name for name, used in vars(self.use).items() if used]
 
 
 @dataclass(frozen=True)

@@ -246,8 +246,8 @@ class Pipeline:
         """Train, and write down that it is done and what it cost."""
         from rela_cli.data.batches.cache import read_split, read_stats
         from rela_cli.stages.train import read_targets, train
-        from rela_cli.training.logger import open_logger
         from rela_cli.training.logs import Metrics
+        from rela_cli.training.trackers.run import open_trackers
 
         split = read_split(self.run.images, "train", self.run.dataset)
         assert split is not None
@@ -257,7 +257,7 @@ class Pipeline:
         logs = self.run.folder / "metrics.jsonl" if ranks.is_first() else Path(os.devnull)
         with (
             self.clock("train"),
-            open_logger(self.config, self.run.folder) as forward,
+            open_trackers(self.config, self.run.folder) as forward,
             Metrics(logs, forward) as metrics,
         ):
             stats = read_stats(self.run.images)

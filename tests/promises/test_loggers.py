@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from rela_cli.training import logger
+from rela_cli.training.trackers import run
+from rela_cli.training.trackers.wandb import open_wandb
 from tests.factories import config
 from tests.promises.helpers import FAKE, RANDOM, SHORT, WORDS, go, only, read, start, wait_until
 
@@ -36,7 +37,7 @@ def test_a_tracker_that_hangs_holds_nobody_up(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", tracker(**{where: hang}))
-    monkeypatch.setattr(logger, "FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(run, "FINISH_SECONDS", 0.2)
     folder = go(tmp_path, *WORDS, "epochs=3", "logger=wandb").folder
     assert folder is not None
     assert read(folder / "manifest.json")["status"] == "finished"
@@ -47,10 +48,10 @@ def test_a_tracker_that_hangs_holds_nobody_up(
 def test_how_long_it_is_waited_for_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     """Half a minute, handed to the thread; the test itself waits for nothing."""
     waited: list[float] = []
-    hanging = logger.Tracker(types.SimpleNamespace(log=lambda *a, **k: None, finish=lambda: None))
+    hanging = run.Tracker("wandb", types.SimpleNamespace(log=lambda *a, **k: None, finish=lambda succeeded: None))
     hanging.thread = types.SimpleNamespace(join=waited.append, is_alive=lambda: True)  # type: ignore[assignment]
-    hanging.close()
-    assert waited == [30]
+    run.close([hanging], succeeded=True)
+    assert waited == [pytest.approx(30, abs=0.5)]
     assert "rela: wandb did not finish within 30 s; metrics.jsonl has everything" in capsys.readouterr().err
 
 
@@ -66,7 +67,7 @@ def test_how_long_it_is_waited_for_at_the_beginning(tmp_path: Path, monkeypatch:
     module.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
     made = config(*WORDS, "logger=wandb", "logger.mode=online")
-    assert logger.start_wandb(made, tmp_path) is None
+    assert open_wandb(made, tmp_path) is None
     assert asked == [("online", 10), ("offline", 10)]
 
 

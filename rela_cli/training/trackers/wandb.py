@@ -1,6 +1,6 @@
-"""Trackers besides metrics.jsonl. None of them can fail a run: one warning, and it goes on without.
+"""Weights and Biases: online where it can be, else offline in the run's folder.
 
-Keys come from the environment, never from the config, and what looks like a secret is left out of what is sent.
+Keys come from the environment, never from the config.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from rela_cli.config.reading import to_tree
@@ -22,53 +20,44 @@ from rela_cli.store.notices import warn
 from rela_cli.store.secrets import redact
 from rela_cli.terminal import printable, readable
 
-Forward = Callable[[dict[str, Any]], None]
 INIT_SECONDS = 10  # how long wandb may take to answer before it goes offline
-FINISH_SECONDS = 30.0  # how long a run that is done waits for it
 
 
-@contextmanager
-def open_logger(config: Config, folder: Path) -> Iterator[Forward]:
-    """What takes a record of metrics, until the training is over."""
-    run = start_wandb(config, folder) if config.logger.name == "wandb" else None
-    if run is None:
-        yield lambda record: None
-        return
-    tracker = Tracker(run)
-    try:
-        yield tracker.put
-    finally:
-        tracker.close()
-
-
-class Tracker:
-    """Hands records on from a thread of its own: what fails, or hangs, over there holds nobody up here."""
+class Wandb:
+    """One run there."""
 
     def __init__(self, run: Any) -> None:
-        self.run, self.records = run, SimpleQueue[dict[str, Any] | None]()
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
+        self.run = run
 
-    def put(self, record: dict[str, Any]) -> None:
-        """Returns at once."""
-        self.records.put(record)
-
-    def work(self) -> None:
-        """All records, then the end; the first failure ends it with the one warning there is."""
+    def log(self, record: dict[str, Any]) -> None:
+        """Send a record of metrics."""
         try:
-            while (record := self.records.get()) is not None:
-                self.run.log(record, step=record["step"])
-            self.run.finish()
-        except Exception as error:
+            self.run.log(record, step=record["step"])
+        except Exception:
             leave_quietly()
-            warn(f"wandb stopped working ({error}); metrics.jsonl has everything")
+            raise
 
-    def close(self) -> None:
-        """Let it finish, but not for ever."""
-        self.records.put(None)
-        self.thread.join(FINISH_SECONDS)
-        if self.thread.is_alive():
-            warn(f"wandb did not finish within {FINISH_SECONDS:g} s; metrics.jsonl has everything")
+    def finish(self, succeeded: bool) -> None:
+        """Wait until everything is sent; a run that did not succeed is shown as failed."""
+        try:
+            self.run.finish(exit_code=0 if succeeded else 1)
+        except Exception:
+            leave_quietly()
+            raise
+
+
+def open_wandb(config: Config, folder: Path) -> Wandb | None:
+    """A wandb run, online if asked for and possible, else offline in the run's folder; None if there can be none."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    modes = ["online", "offline"] if config.logger.mode == "online" else ["offline"]
+    for mode in modes:
+        try:
+            return Wandb(init_wandb(config, folder, mode))
+        except Exception as error:  # wandb has many ways to say no
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            later = f"going offline; later: wandb sync {folder}/wandb/offline-run-*"
+            warn(f"wandb is not available ({reason}): {later if mode == 'online' else 'metrics.jsonl has everything'}")
+    return None
 
 
 def leave_quietly() -> None:
@@ -80,20 +69,6 @@ def leave_quietly() -> None:
             before(report)
 
     sys.unraisablehook = hook
-
-
-def start_wandb(config: Config, folder: Path) -> Any:
-    """A wandb run, online if asked for and possible, else offline in the run's folder; None when there can be none."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    modes = ["online", "offline"] if config.logger.mode == "online" else ["offline"]
-    for mode in modes:
-        try:
-            return init_wandb(config, folder, mode)
-        except Exception as error:  # wandb has many ways to say no
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            later = f"going offline; later: wandb sync {folder}/wandb/offline-run-*"
-            warn(f"wandb is not available ({reason}): {later if mode == 'online' else 'metrics.jsonl has everything'}")
-    return None
 
 
 def init_wandb(config: Config, folder: Path, mode: Any) -> Any:
@@ -126,7 +101,7 @@ def tracked_as(folder: Path) -> str:
 
 @contextmanager
 def redacted_arguments() -> Iterator[None]:
-    """wandb sends the command line along."""
+    """Hide secrets in the command line while wandb reads it."""
     before = sys.argv
     sys.argv = readable(redact(before))
     try:
