@@ -12,7 +12,7 @@ TABLE1 := table1-cifar10 table1-cifar100 table1-tin table1-in1k
 TABLES := $(TABLE1) table-headline table-methods table-learners table-ablation table-recipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-long test-slow lint format types check wheel clean table1 $(TABLES) figure2
+.PHONY: help setup demo test test-fast test-long test-slow lint format types check wheel release-check clean table1 $(TABLES) figure2
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ check: lint types test  ## all that a change has to pass
 
 wheel: $(STAMP)  ## dist/*.whl, with conf/ inside
 	$(BIN)/python -m build --wheel --no-isolation
+
+release-check: $(STAMP)  ## [TAG=v0.2.0]: versions agree, archives build and have all files, the wheel runs elsewhere
+	$(BIN)/python scripts/release_check.py $(TAG)
 
 clean:  ## caches and built things; .venv and outputs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
