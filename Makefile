@@ -36,10 +36,10 @@ demo: $(STAMP)  ## ReLA, the plain method, the plain method on everything, and t
 	$(RELA) table
 
 test: $(STAMP)  ## every test but those that train for long
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not long'
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not long'
 
 test-fast: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not long'
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow and not long'
 
 test-long: $(STAMP)  ## RELA_DATA=FOLDER: does each method learn, about 20 minutes; and 200 kills at random times
 	$(BIN)/python -m pytest -q -n $(JOBS) -m long -rA

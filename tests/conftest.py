@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+from tests.no_torch import NO_TORCH as NO_TORCH
+
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
 os.environ["WANDB_MODE"] = "disabled"
@@ -23,21 +26,18 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; processes 
 ROOT = Path(__file__).parent.parent
 Rela = Callable[..., "subprocess.CompletedProcess[str]"]
 
-NO_TORCH = """
-import importlib.abc, sys
-class NoTorch(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision", "timm", "open_clip", "lightly"):
-            raise RuntimeError(f"{name} was imported")
-sys.meta_path.insert(0, NoTorch())
-"""
-
 
 @pytest.fixture
 def rela(tmp_path: Path) -> Rela:
-    """`rela ...` as a process of its own, in an empty folder. `stub` is Python that runs before anything else."""
+    """`rela ...` as a process of its own, in an empty folder. `stub` is Python that runs before anything else.
 
-    def call(*words: str, stub: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    It is forked from a server of `warm`: from the one without torch where there is a stub, unless `kind` says which;
+    "fresh" starts a new Python.
+    """
+
+    def call(
+        *words: str, stub: str = "", env: dict[str, str] | None = None, kind: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         paths = [str(ROOT)]
         if stub:
             folder = tmp_path / ".stub"
@@ -45,6 +45,9 @@ def rela(tmp_path: Path) -> Rela:
             (folder / "sitecustomize.py").write_text(stub)
             paths.insert(0, str(folder))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+        kind = kind if warm.suits(env or {}) else "fresh"
+        if kind != "fresh":
+            return warm.run(tmp_path, *words, env=environment, stub=stub, kind=kind or ("light" if stub else "full"))
         command = [sys.executable, "-m", "rela_cli", *words]
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -29,9 +29,15 @@ NEEDS = {  # what a choice cannot do without
 SMALL = ("dataset=fake", "learner.width=4", "runtime.threads=1", "runtime.device=cpu", "runtime.eval_every_epochs=0")
 
 
-@cache
 def config(*overrides: str) -> Config:
-    """`rela train dataset=fake ...` at a width that costs nothing."""
+    """`rela train dataset=fake ...` at a width that costs nothing; where it writes to is nothing to compose for."""
+    outputs = [word for word in overrides if word.startswith("paths.outputs=")]
+    made = composed(*(word for word in overrides if word not in outputs))
+    return replace(made, paths=replace(made.paths, outputs=outputs[-1].partition("=")[2])) if outputs else made
+
+
+@cache
+def composed(*overrides: str) -> Config:
     return compose([*SMALL, *overrides])
 
 

@@ -55,7 +55,7 @@ sys.modules["rela_cli.pipeline.pipeline"], sys.modules["rela_cli.report.tables"]
 
 @pytest.mark.parametrize("words", [(), ("-h",), ("--help",), ("help",), ("--version",), ("trian",), ("budget=0.5",)])
 def test_top_level_needs_the_standard_library_only(rela: Rela, words: tuple[str, ...]) -> None:
-    done = rela(*words, stub=NO_HYDRA)
+    done = rela(*words, stub=NO_HYDRA, kind="fresh")
     if words and words[0] in ("trian", "budget=0.5"):
         assert done.returncode == 2
         assert ("did you mean train?" if words[0] == "trian" else "rela train budget=0.5") in done.stderr
@@ -402,7 +402,7 @@ def test_odd_output_folder(rela: Rela, tmp_path: Path) -> None:
 
 
 def test_list(rela: Rela) -> None:
-    done = rela("list", stub=NO_HYDRA.replace('"yaml", ', ""))
+    done = rela("list", stub=NO_HYDRA.replace('"yaml", ', ""), kind="fresh")
     assert done.returncode == 0
     for name in ("datasets", "priors", "experiments", "sweeps"):
         assert f"\n{name} (" in "\n" + done.stdout
@@ -410,14 +410,14 @@ def test_list(rela: Rela) -> None:
     assert re.search(r"^   cifar10_resnet18 +512 +11.2 M +MIT +cifar10  ", done.stdout, re.MULTILINE)
     assert re.search(r"^ \* resnet18 +64 +0.18 M  ", done.stdout, re.MULTILINE)
     assert re.search(r"^ \* digits +scikit-learn's 1,797 real handwritten digits", done.stdout, re.MULTILINE)
-    one = rela("list", "probes", "switches", stub=NO_HYDRA).stdout
+    one = rela("list", "probes", "switches", stub=NO_HYDRA, kind="fresh").stdout
     assert re.findall(r"^(\w+) \(", one, re.MULTILINE) == ["switches", "probes"]
     assert re.findall(r"^ \* (\w+)", one, re.MULTILINE) == ["adaptive", "rela", "lbfgs", "knn", "sgd_grid", "few_shot"]
 
 
 def test_list_in_80_columns(rela: Rela) -> None:
     """Columns stay columns whatever a name is long, and a description is a sentence, to its end."""
-    done = rela("list", stub=NO_HYDRA.replace('"yaml", ', ""), env={"COLUMNS": "80"})
+    done = rela("list", stub=NO_HYDRA.replace('"yaml", ', ""), kind="fresh", env={"COLUMNS": "80"})
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and max(map(len, lines)) <= 80
     text = re.sub(r"\s+", " ", done.stdout)
@@ -528,7 +528,7 @@ def test_doctor_sees_what_killed_processes_left(rela: Rela, tmp_path: Path, doct
 
 def test_doctor_knows_the_nms_error(rela: Rela, tmp_path: Path, doctor_env: dict[str, str]) -> None:
     (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
-    done = rela("doctor", stub=FAKE_TORCH + f"sys.path.insert(0, {str(tmp_path)!r})\n", env=doctor_env)
+    done = rela("doctor", stub=FAKE_TORCH + f"sys.path.insert(0, {str(tmp_path)!r})\n", env=doctor_env, kind="fresh")
     assert done.returncode == 1
     assert re.search(r"^fail +torchvision +torchvision was built for another torch than", done.stdout, re.MULTILINE)
     assert "pip install --force-reinstall torchvision" in done.stdout

@@ -402,7 +402,7 @@ def test_as_a_command_without_torch(rela: Rela, project: Path) -> None:
 
 def test_the_table_needs_no_matplotlib(rela: Rela, project: Path) -> None:
     stub = NO_TORCH.replace('"lightly"', '"lightly", "matplotlib", "numpy"')
-    done = rela("table", stub=stub)
+    done = rela("table", stub=stub, kind="fresh")
     assert done.returncode == 0, done.stderr
     assert "70.0" in done.stdout
 

@@ -28,6 +28,7 @@ from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.pipeline.estimate import Cost
 from rela_cli.report.paired import paired
+from tests import warm
 
 
 def folder_of_classes(root: Path, classes: int, images: int = 1) -> Path:
@@ -43,13 +44,8 @@ def folder_of_classes(root: Path, classes: int, images: int = 1) -> Path:
     return root
 
 
-def reproduce(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rela_cli", "reproduce", *words],
-        capture_output=True,
-        text=True,
-        **options,  # type: ignore[call-overload, no-any-return]
-    )
+def reproduce(*words: str) -> subprocess.CompletedProcess[str]:
+    return warm.run(Path.cwd(), "reproduce", *words, env=os.environ)
 
 
 # ----------------------------------------------------------------------------------------------------- what tables hold

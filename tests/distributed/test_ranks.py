@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from rela_cli.data.batches.loader import in_blocks
@@ -24,6 +23,7 @@ from rela_cli.pipeline.run import Run
 from rela_cli.stages import probe as stage
 from rela_cli.store import blocks
 from rela_cli.training.trainer import Trainer
+from tests import warm
 from tests.factories import config, fit, pixels, trainer
 
 METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
@@ -36,7 +36,7 @@ SMALL_HEADS = {
     "vicreg": ["method.hidden_dim=16", "method.projection_dim=16"],
     "swav": ["method.prototypes=12", "method.frozen_prototypes=0.7"],
 }
-STEPS = 32  # four epochs of eight
+STEPS = 12  # four epochs of three
 
 
 def free_port() -> int:
@@ -57,22 +57,27 @@ def one_of(rank: int, world: int, port: int, work: Callable[..., Any], folder: s
 def on(world: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work` gives in each of `world` processes."""
     folder.mkdir(exist_ok=True)
-    torch.multiprocessing.spawn(one_of, (world, free_port(), work, str(folder), arguments), nprocs=world)
+    port = free_port()
+    processes = [warm.call(one_of, rank, world, port, work, str(folder), arguments) for rank in range(world)]
+    for process in processes:
+        out, err = process.communicate(240)
+        print(out)
+        assert process.returncode == 0, err
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
 # ------------------------------------------------------------------------------------------------------- the training
 
 
-def trained(method: str, double: bool, extra: tuple[str, ...] = (), n: int = 64) -> dict[str, Any]:
-    """32 steps, half of them of matching: what is left, the losses, and the samples that this process saw."""
+def trained(method: str, double: bool, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    """12 steps, half of them of matching: what is left, the losses, and the samples that this process saw."""
     words = [f"method={method}", "batch_size=8", "epochs=4", "switch=fixed", "switch.at=0.5", *extra]
-    loop = trainer(*words, *SMALL_HEADS.get(method, []), n=n)
+    loop = trainer(*words, *SMALL_HEADS.get(method, []), n=24)
     if double:
         in_double(loop)
     seen = [batch for epoch in range(4) for batch in loop.rank_batches(epoch)]
     losses = fit(loop).losses
-    assert (loop.position.phase, loop.position.switch_step) == (2, 17)
+    assert (loop.position.phase, loop.position.switch_step) == (2, 7)
     state = {k: v.double() for k, v in loop.trainee.state_dict().items()}
     return {"state": state, "losses": torch.stack(losses).double(), "seen": torch.stack(seen)}
 
@@ -118,6 +123,8 @@ def test_four_ranks_and_a_batch_norm_with_activation(tmp_path: Path) -> None:
 
 def normed() -> tuple[Tensor, Tensor, list[Tensor]]:
     """torch's and timm's batch norms, ours when there are ranks, on this rank's share of 12 samples."""
+    from timm.layers import BatchNormAct2d
+
     layers = nn.Sequential(BatchNormAct2d(5), nn.BatchNorm2d(5), nn.Flatten(), nn.BatchNorm1d(5 * 16, affine=False))
     layers = layers.double() if ranks.world() == 1 else batch_norm.convert(layers.double())
     random = torch.Generator().manual_seed(0)

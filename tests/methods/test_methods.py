@@ -19,6 +19,7 @@ from rela_cli.config.parts import build
 from rela_cli.methods.base import Average, Method, each
 from rela_cli.stages.train import step_flops
 from rela_cli.training.trainer import Trainer
+from tests import warm
 from tests.conftest import Rela
 from tests.factories import config, fit, trainer
 
@@ -346,7 +347,8 @@ def linear_barlow() -> Method:
 
 
 def test_barlow_twins_on_two_ranks_is_that_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(half_of_barlow, (str(tmp_path),), nprocs=2)
+    halves = [warm.call(half_of_barlow, rank, str(tmp_path)) for rank in range(2)]
+    assert [half.wait(240) for half in halves] == [0, 0]
     method = linear_barlow()
     loss = method([v.double() for v in two_views()])
     loss.backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from rela_cli.pipeline import enough_memory, pipeline
 from rela_cli.pipeline.footprint import DEVICE, HOST, MAPPED, Footprint, Shape, counted, counted_for, of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.training.trainee import Trainee
+from tests import warm
 
 SMALL = ("learner.width=4", "batch_size=32", "epochs=1", "budget=0.1", "runtime.threads=1")
 GB = 10**9
 
 
 def rela(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "rela_cli", *words], capture_output=True, text=True)
+    return warm.run(Path.cwd(), *words, env=os.environ)
 
 
 # -------------------------------------------------------------------------------------------------- what is free

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +30,8 @@ from rela_cli.evaluation.representation import representations
 from rela_cli.learners.build import build_backbone
 from rela_cli.pipeline import pipeline
 from rela_cli.pipeline.run import Run
-from tests.conftest import NO_TORCH, ROOT, Rela
+from tests import warm
+from tests.conftest import NO_TORCH, Rela
 from tests.factories import config
 
 FAKE = ("dataset=fake", "dataset.n=128", "dataset.n_test=40", "dataset.size=8", "learner.width=4", "runtime.threads=1")
@@ -576,19 +576,11 @@ def test_resnet50_has_torchvisions_names_too() -> None:
 LONG = (*FAKE, *RANDOM, "batch_size=16", "epochs=25", "probe.protocols=[knn]", "runtime.eval_every_epochs=0")
 
 
-def start(tmp_path: Path, *words: str, stub: str = "") -> subprocess.Popen[str]:
-    paths = [str(ROOT)]
-    if stub:
-        (tmp_path / ".stub").mkdir(exist_ok=True)
-        (tmp_path / ".stub" / "sitecustomize.py").write_text(stub)
-        paths.insert(0, str(tmp_path / ".stub"))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "rela_cli", "train", *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+def start(tmp_path: Path, *words: str) -> warm.Process:
+    return warm.start(tmp_path, "train", *words, env=os.environ)
 
 
-def wait_until(ready: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_until(ready: Callable[[], object], process: warm.Process, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not ready():
         assert process.poll() is None, process.communicate()
@@ -779,7 +771,7 @@ KILL = "os.kill(os.getpid(), signal.SIGTERM)"
 
 @pytest.mark.parametrize(("log", "init"), [(KILL, "return Run()"), ("pass", f"{KILL}; return Run()")])
 def test_a_signal_inside_wandb_is_not_taken_for_its_failure(rela: Rela, log: str, init: str) -> None:
-    done = rela("train", *WORDS, "epochs=2", "logger=wandb", stub=STUB.format(log=log, init=init))
+    done = rela("train", *WORDS, "epochs=2", "logger=wandb", stub=STUB.format(log=log, init=init), kind="full")
     assert done.returncode == 143, done.stderr
 
 
@@ -800,24 +792,24 @@ def test_the_real_wandb_without_a_network(rela: Rela, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eighteen_cells(rela: Rela, tmp_path: Path) -> None:
-    """A sweep of 18 cells shares its entries; run again it finds them all, and makes the one that is missing."""
-    sweep = ("train", "-m", "budget=0.1,0.2,0.5", "prior=none,random", "seed=0,1,2", "epochs=1", "learner.width=4")
+def test_cells_share_their_entries(rela: Rela, tmp_path: Path) -> None:
+    """Six cells in one process; run again it finds them all, and makes the one that is missing."""
+    sweep = ("train", "-m", "budget=0.1,0.2,0.5", "prior=none,random", "epochs=1", "learner.width=4")
     images = ("dataset=fake", "dataset.n=96", "dataset.n_test=32", "dataset.size=8", "batch_size=8", "probe.knn_k=5")
     words = (*sweep, *images, "runtime.eval_every_epochs=0", "runtime.threads=1", "probe.protocols=[knn]")
     first = rela(*words)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert first.stdout.splitlines()[-1] == "18 cells: 18 run, 0 found, 0 failed"
+    assert first.stdout.splitlines()[-1] == "6 cells: 6 run, 0 found, 0 failed"
     assert len(entries(tmp_path / "outputs", "features")) == 1
     assert len(entries(tmp_path / "outputs", "images")) == 1
     runs = sorted((tmp_path / "outputs" / "runs").glob("fake-*"))
-    assert len(runs) == 18
+    assert len(runs) == 6
     second = rela(*words)
-    assert second.stdout.splitlines()[-1] == "18 cells: 0 run, 18 found, 0 failed"
-    (runs[7] / "result.json").unlink()
+    assert second.stdout.splitlines()[-1] == "6 cells: 0 run, 6 found, 0 failed"
+    (runs[4] / "result.json").unlink()
     third = rela(*words)
-    assert third.stdout.splitlines()[-1] == "18 cells: 1 run, 17 found, 0 failed"
-    assert (runs[7] / "result.json").exists()
+    assert third.stdout.splitlines()[-1] == "6 cells: 1 run, 5 found, 0 failed"
+    assert (runs[4] / "result.json").exists()
     assert len(entries(tmp_path / "outputs", "features")) == 1
 
 

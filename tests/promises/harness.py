@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,11 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rela_cli import cli
 from rela_cli.config.schema import CONF_DIR
 from rela_cli.training.checkpoint import Checkpoints
 from rela_cli.training.logs import Metrics
 from rela_cli.training.trainer import Trainer
+from tests import warm
 from tests.factories import trainer
 
 TIMED = ("images_per_second", "data_wait")  # of a record: no two runs have the same
@@ -131,46 +128,18 @@ FAKE = ("dataset=fake", "dataset.n=64", "dataset.n_test=20", "dataset.size=8", "
 TINY = (*FAKE, "prior=random", "prior.width=4", "batch_size=8", "budget=0.5", "epochs=6", "probe.protocols=[knn]")
 RUN = (*TINY, "runtime.eval_every_epochs=2", "runtime=cpu", *SWITCH, "method=byol", "probe.knn_k=5")  # 24 steps
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "rela_cli.cli",
-        "rela_cli.launch.sweep",
-        "rela_cli.stages.train",
-        "rela_cli.stages.probe",
-        "lightly.loss",
-        "torchvision",
-    ]
-)
-Process = Any
-
-
-def _main(folder: str, arguments: tuple[str, ...], env: dict[str, str], before: Callable[[], object] | None) -> None:
-    os.setsid()
-    os.chdir(folder)
-    os.environ.update(env)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    if before:
-        before()
-    status = cli.main(list(arguments))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+Process = warm.Process
 
 
 def spawn(folder: Path, *arguments: str, env: dict[str, str] | None = None, before: Any = None) -> Process:
     """`rela ...` in a process of its own, forked from one that has imported torch already; its words go to out, err."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = _context.Process(target=_main, args=(str(folder), arguments, env or {}, before))
-    process.start()
-    return process
+    files = folder / "out", folder / "err"
+    return warm.start(folder, *arguments, env={**os.environ, **(env or {})}, files=files, before=before)
 
 
 def finish(process: Process) -> int:
-    process.join(240)
-    assert process.exitcode is not None, "it hangs"
-    return int(process.exitcode)
+    return process.wait(240)
 
 
 def call(folder: Path, *arguments: str, **more: Any) -> int:

@@ -17,6 +17,7 @@ import pytest
 from rela_cli.pipeline import pipeline
 from rela_cli.store import integrity
 from rela_cli.weights import run_folder
+from tests import warm
 from tests.conftest import ROOT
 from tests.factories import config
 
@@ -33,12 +34,10 @@ def go(outputs: Path, *words: str, until: str = "probe") -> pipeline.Outcome:
     return pipeline.run(config(*words, f"paths.outputs={outputs}"), until=until)
 
 
-def start(folder: Path, *words: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str, env: dict[str, str] | None = None, before: Any = None) -> warm.Process:
     """`rela ...` as a process of its own in `folder`; it can be killed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    command = [sys.executable, "-m", "rela_cli", *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True, **options)
+    return warm.start(folder, *words, env=environment, before=before)
 
 
 def python(code: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:

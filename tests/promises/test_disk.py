@@ -197,14 +197,13 @@ def test_a_disk_that_fills_under_the_metrics(tmp_path: Path, monkeypatch: pytest
     assert go(tmp_path, *WORDS).status == "run"
 
 
+def lower_the_limit() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
 def test_a_limit_on_file_sizes_without_any_mount(tmp_path: Path) -> None:
     """RLIMIT_FSIZE: what a quota or an old file system does."""
-    limit = 60_000
-
-    def lower() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    process = start(tmp_path, "train", *FAKE, *SHORT, *RANDOM, "learner.width=16", preexec_fn=lower)
+    process = start(tmp_path, "train", *FAKE, *SHORT, *RANDOM, "learner.width=16", before=lower_the_limit)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 1, error
     assert re.search(r"rela: no room for \S+checkpoint-\S+\.safetensors: ", error), error

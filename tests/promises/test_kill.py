@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import random
 import signal
+import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +131,8 @@ def kills(folder: Path, expected: dict[str, Any], number: int, seed: int) -> Tol
         place = folder / f"run{toll.ended}"
         process = spawn(place, "train", *RUN, EVERY)
         if toll.injected < number:
-            process.join(chance.uniform(0.02, 1) * pace)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(0.02, 1) * pace)
             process.kill()
         status = finish(process)
         if status == 0:

@@ -12,19 +12,21 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rela_cli.distributed import pulse
 from rela_cli.distributed.pulse import Note, Watch
 from tests.conftest import ROOT
-from tests.promises.helpers import FAKE, RANDOM, SHORT, only, python, read, start, wait_until
+from tests.promises.helpers import FAKE, RANDOM, SHORT, only, read, start, wait_until
 
 LONG = ("epochs=30", "checkpoint.every_seconds=0", "runtime.eval_every_epochs=0", "runtime.device=cpu")
 TWO = ("train", *FAKE, *SHORT, *RANDOM, *LONG)
 pytestmark = pytest.mark.slow
 
 
-def begun(folder: Path, process: subprocess.Popen[str], step: int = 5) -> None:
+def begun(folder: Path, process: Any, step: int = 5) -> None:
     """Wait until a few steps are done and saved."""
 
     def is_there() -> bool:
@@ -125,12 +127,13 @@ def test_a_killed_rank_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
     assert (result["world_size"], result["batch_per_rank"], result["steps"]) == (2, 8, 90)
 
 
+def less_patience() -> None:
+    pulse.QUIET, pulse.LIMIT = 2, 5
+
+
 def test_a_hung_rank_is_named_and_the_run_ends(tmp_path: Path) -> None:
     """Hung without a signal: the other waits inside torch, and only who started both can say so."""
-    code = "from rela_cli import cli\nfrom rela_cli.distributed import pulse\npulse.QUIET, pulse.LIMIT = 2, 5\n"
-    code += "sys.exit(cli.main(sys.argv[1:]))"
-    words = (*TWO, "runtime.devices=2", f"paths.outputs={tmp_path / 'outputs'}")
-    process = python(code, *words, env={"TMPDIR": str(tmp_path)})
+    process = start(tmp_path, *TWO, "runtime.devices=2", env={"TMPDIR": str(tmp_path)}, before=less_patience)
     begun(tmp_path, process)
     pids = [pid_of(tmp_path, rank) for rank in range(2)]
     os.kill(pids[1], signal.SIGSTOP)

@@ -252,7 +252,7 @@ def test_no_secret_in_any_file_or_line(rela: Rela, tmp_path: Path) -> None:
     environment = {"HF_TOKEN": TOKEN, "WANDB_API_KEY": KEY}
     shown = rela("train", *words, "--cfg", "job", env=environment)
     assert (shown.returncode, "name: remote" in shown.stdout) == (0, True)
-    done = rela("train", "-m", *words, "prior.fails=false,true", stub=WANDB, env=environment)
+    done = rela("train", "-m", *words, "prior.fails=false,true", stub=WANDB, env=environment, kind="full")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "2 cells: 1 run, 0 found, 1 failed"
     assert "api_key=*** was refused" in done.stdout

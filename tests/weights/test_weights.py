@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -625,15 +626,16 @@ def cifar10_test(rela_data: Path) -> tuple[Tensor, Tensor]:
     """The 10,000 test images, unpacked once into a cache of our own."""
     archive = rela_data / "data" / "cifar10-jpeg.tar.xz"
     root = Path.home() / ".cache" / "rela-tests" / f"cifar10-jpeg-{archive.stat().st_size}"
-    if not (root / "complete").exists():
-        root.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.isfile() and member.name.removeprefix("./").split("/")[-3:][0] == "test":
-                    target = root.joinpath(*member.name.split("/")[-3:])
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
-        (root / "complete").touch()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.with_suffix(".lock")):  # two processes of pytest may want it
+        if not (root / "complete").exists():
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    if member.isfile() and member.name.removeprefix("./").split("/")[-3:][0] == "test":
+                        target = root.joinpath(*member.name.split("/")[-3:])
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+            (root / "complete").touch()
     dataset = ImageFolder(root=str(root / "test"), image_size=None, limit=None, test_limit=None, seed=0, flip=True)
     images, labels = dataset.load("train")
     assert images.shape == (10_000, 32, 32, 3)
@@ -643,20 +645,23 @@ def cifar10_test(rela_data: Path) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("model", "accuracy"), [("resnet20", 0.810), pytest.param("resnet56", 0.832, marks=pytest.mark.slow)]
+    ("model", "accuracy", "every", "within"), [("resnet20", 0.810, 1, 0.0015), ("resnet56", 0.832, 10, 0.03)]
 )
 def test_public_weights_load_strictly_and_score(
-    rela_data: Path, cifar10_test: tuple[Tensor, Tensor], model: str, accuracy: float
+    rela_data: Path, cifar10_test: tuple[Tensor, Tensor], model: str, accuracy: float, every: int, within: float
 ) -> None:
-    """The check that decoding, mean, std and the network are right: 81.0 % and 83.2 % with their own classifier."""
+    """The check that decoding, mean, std and the network are right: 81.0 % and 83.2 % with their own classifier.
+
+    The second by a tenth of the images, within two and a half standard errors.
+    """
     path = rela_data / "weights" / f"{model}-cifar10.safetensors"
     made, head = checkpoint(path, model), load_file(path)
     with torch.inference_mode():
         right = [
             ((made(x) @ head["linear.weight"].T + head["linear.bias"]).argmax(1) == y).sum().item()
-            for x, y in zip(*(part.split(250) for part in cifar10_test), strict=True)
+            for x, y in zip(*(part[::every].split(250) for part in cifar10_test), strict=True)
         ]
-    assert sum(right) / 10_000 == pytest.approx(accuracy, abs=0.0015)
+    assert every * sum(right) / 10_000 == pytest.approx(accuracy, abs=within)
 
 
 def test_both_files_have_exactly_our_keys(rela_data: Path) -> None:

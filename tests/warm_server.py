@@ -1,0 +1,147 @@
+"""The process that `warm` forks from: python -m tests.warm_server full|light SOCKET."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import pickle
+import pkgutil
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tests.no_torch import NO_TORCH
+from tests.warm import SERVER, Process, Request
+
+OF_FEW = ("timm", "clip", "onnx", "from_transformers", "parquet", "bench", "__main__")
+
+
+def import_all(kind: str) -> None:
+    """All that a run needs but the libraries of some priors; or what a command line needs until work begins."""
+    if kind == "light":
+        exec(NO_TORCH, {})
+        import_module("rich.console")
+        import_module("rela_cli.config.compose")
+        import_module("rela_cli.launch.sweep")
+    else:
+        import rela_cli
+
+        for found in pkgutil.walk_packages(rela_cli.__path__, "rela_cli."):
+            if not any(part in OF_FEW for part in found.name.split(".")):
+                import_module(found.name)
+    gc.collect()
+    gc.freeze()  # what is there is not looked through again, so that forked processes go on sharing it
+
+
+def serve(listener: socket.socket) -> None:
+    """Fork what is asked for, and say what came of it, until whoever started this is gone."""
+    children: dict[int, tuple[int, socket.socket]] = {}  # by the descriptor that shows their end
+    while True:
+        for ready in select.select([0, listener, *children], [], [])[0]:
+            if ready == 0:
+                for pid, _ in children.values():
+                    os.kill(pid, signal.SIGKILL)
+                return
+            if ready is listener:
+                connection = listener.accept()[0]
+                pid = fork(connection)
+                children[os.pidfd_open(pid)] = pid, connection
+            else:
+                pid, connection = children.pop(ready)
+                os.close(ready)
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                tell(connection, status)
+                connection.close()
+
+
+def tell(connection: socket.socket, number: int) -> None:
+    with suppress(OSError):  # it does not care any more
+        connection.sendall(number.to_bytes(8, "big", signed=True))
+
+
+def fork(connection: socket.socket) -> int:
+    size = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
+    request = connection.recv(size, socket.MSG_WAITALL)
+    pid = os.fork()
+    if pid == 0:
+        os.closerange(3, 1024)  # the sockets of other processes
+        os._exit(status_of(pickle.loads(request)))
+    tell(connection, pid)
+    return pid
+
+
+# --------------------------------------------------------------------------------------------- in the forked process
+
+
+def status_of(request: Request) -> int:
+    """What `python -m rela_cli WORDS` does up to its last breath, and the exit status."""
+    status = 0
+    try:
+        prepare(request)
+        if request.work:
+            function, arguments = pickle.loads(request.work)
+            function(*arguments)
+        if request.words is not None:
+            sys.argv = ["rela", *request.words]
+            runpy.run_module("rela_cli", run_name="__main__", alter_sys=True)
+    except SystemExit as done:
+        status = done.code if isinstance(done.code, int) else int(done.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return status
+
+
+def prepare(request: Request) -> None:
+    """Be the process that was asked for: its folder, environment, output and paths."""
+    os.setsid()
+    os.chdir(request.folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in zip((1, 2), request.files, strict=True):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), number)
+    address = os.environ[SERVER]
+    os.environ.clear()
+    os.environ.update(request.env)
+    own = [path for path in request.env.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [request.folder, *own, *(path for path in sys.path if path not in ("", *own))]
+    tempfile.tempdir = None  # of the server's TMPDIR
+    for starter in ("rela_cli.launch.rank_processes", "rela_cli.commands.reproduce.execute"):
+        if starter in sys.modules:
+            sys.modules[starter].subprocess = Forking(request.files, address)  # type: ignore[attr-defined]
+    exec(request.stub, {"__name__": "sitecustomize"})
+
+
+class Forking:
+    """Stands for the module `subprocess` where rela starts rela: that is forked from this server as well."""
+
+    def __init__(self, files: tuple[str, str], address: str) -> None:
+        self.files, self.address = files, address
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+    def Popen(self, command: list[str], *, env: dict[str, str], stdout: Any = None, **_: object) -> Process:  # noqa: N802
+        assert command[:3] == [sys.executable, "-m", "rela_cli"]
+        files = (stdout.name, stdout.name) if stdout else self.files
+        return Process(Request(str(Path.cwd()), env, tuple(command[3:]), files), self.address)
+
+
+if __name__ == "__main__":
+    import_all(sys.argv[1])
+    with socket.socket(socket.AF_UNIX, fileno=int(sys.argv[2])) as listening:
+        serve(listening)
