@@ -20,7 +20,12 @@ class Matching(nn.Module):
         if transfer == "frozen":
             self.transfer.requires_grad_(False)
 
-    def forward(self, representations: Sequence[Tensor], targets: Tensor) -> Tensor:
-        """V views of (B, feature_dim) and targets (B, target_dim) -> scalar."""
-        losses = [1 - F.cosine_similarity(self.transfer(r), targets, dim=1).mean() for r in representations]
+    def forward(self, representations: Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
+        """V views of (B, feature_dim) and their targets -> scalar.
+
+        targets: (B, target_dim) for all views of a sample, or V of them, one for each view.
+        """
+        own = [targets] * len(representations) if isinstance(targets, Tensor) else targets
+        pairs = zip(representations, own, strict=True)
+        losses = [1 - F.cosine_similarity(self.transfer(r), y, dim=1).mean() for r, y in pairs]
         return sum(losses[1:], start=losses[0]) / len(losses)

@@ -150,7 +150,7 @@ def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> Sizes:
 def rate_of(of: Footprint, given: float | None) -> Rate:
     """Of training, as it is given or by trial."""
     if given:
-        return Rate(1 / given, 1 / given, of.step(2).flops / of.images_a_pass, of.trained)
+        return Rate(1 / given, 1 / given, of.flops, of.trained)
     import torch
 
     # where others are at work, threads that wait for each other are slower than one alone

@@ -74,6 +74,8 @@ STEMS = ("imagenet", "cifar")
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 
+CACHED, LIVE = "cached", "live"  # what matching.targets may say
+
 POOLS = ("cls", "mean", "none")
 
 CHANNELS = ("rgb", "bgr")
@@ -145,8 +147,10 @@ class Card:
     pretrained_labels_seen: tuple[str, ...] | None = None
 
 
-LATER = {  # keys younger than the artifacts that lie on disks: at the value that says what was done before them
-    "PCA": {"dims": LEARNER, "center": True},  # no identity has them, so that older artifacts keep their names
+LATER: dict[str, dict[str, Any]] = {  # keys younger than the artifacts on disks, at what was done before them: no
+    # identity has them, so that older artifacts keep their names; by class, or by group where a group names no class
+    "matching": {"targets": CACHED},
+    "PCA": {"dims": LEARNER, "center": True},
     "Whitening": {"power": 1.0, "dims": LEARNER, "center": True},
 }
 
@@ -166,19 +170,20 @@ def class_name(target: str) -> str:
     return target.rpartition(".")[2] if target.startswith("rela_cli.") else target
 
 
-def identity_of(tree: Any) -> Any:
+def identity_of(tree: Any, group: str = "") -> Any:
     """A group as identities and results hold it: at any depth without cards, and our classes without their modules."""
     if isinstance(tree, list | tuple):
         return [identity_of(item) for item in tree]
     if not isinstance(tree, Mapping):
         return tree
     name = class_name(tree["_target_"]) if isinstance(tree.get("_target_"), str) else ""
-    kept = without_later(name, {key: value for key, value in tree.items() if key not in ("card", "_target_")})
-    return ({"class": name} if name else {}) | {key: identity_of(value) for key, value in kept.items()}
+    kept = {key: value for key, value in tree.items() if key not in ("card", "_target_")}
+    own = {"class": name} if name else {}
+    return own | {key: identity_of(value, key) for key, value in without_later(name or group, kept).items()}
 
 
 def without_later(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A part's options but for `LATER` ones that say what was done before there was such a key."""
+    """Options but for those `LATER` ones that say what was done before there was such a key."""
     before = LATER.get(name, {})
     return {key: value for key, value in options.items() if key not in before or value != before[key]}
 
@@ -232,6 +237,7 @@ class Matching:
     name: str
     transfer: Annotated[str, OneOf(("trained", "frozen"))]
     view: View
+    targets: Annotated[str, OneOf((CACHED, LIVE))] = CACHED
 
 
 @dataclass(frozen=True)
@@ -346,6 +352,11 @@ class Config:
     def is_plain(self) -> bool:
         """True for the method by itself: no prior, so no targets, no matching and no switch."""
         return self.prior.name == "none"
+
+    @property
+    def is_live(self) -> bool:
+        """True where the prior looks at every view of phase 1 itself."""
+        return self.matching.targets == LIVE and not self.is_plain
 
 
 # ------------------------------------------------------------------- what the keys of our own parts may hold

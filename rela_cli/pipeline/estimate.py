@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from rela_cli.data.batches.cache import ImageStats
     from rela_cli.pipeline.footprint import Footprint, Taken
+    from rela_cli.training.live import LiveTargets
     from rela_cli.training.trainer import Trainer
 
 TRIAL_FLOPS = 10e9  # of a trial step: a fraction of a second on a core
@@ -79,7 +81,8 @@ class Estimator:
         """A run that is not there yet, its prior pass included unless that is cached."""
         config, n = run.config, run.lengths
         rate = self.rate(run)
-        train = rate.training(n.samples_seen, config.switch.name if not config.is_plain else "")
+        switch = "never" if config.is_live else "" if config.is_plain else config.switch.name  # live: at the most
+        train = rate.training(n.samples_seen, switch)
         probe = 3 * (n.train_samples + run.dataset.count("test")) * rate.seconds / 6  # two networks, forward alone
         return Cost(
             n.total_steps,
@@ -131,7 +134,8 @@ class Estimator:
 def key_of(run: Run) -> str:
     """Runs with equal keys take equal time per step and equal memory, so one trial serves them all."""
     c = run.config
-    return f"{c.learner.identity} {c.method.identity} {c.batch_size} {c.accumulate} {run.shown_size}"
+    live = c.prior.identity if c.is_live else ""
+    return f"{c.learner.identity} {c.method.identity} {c.batch_size} {c.accumulate} {run.shown_size} {live}"
 
 
 # ------------------------------------------------------------------------------------------------------------- trials
@@ -160,8 +164,9 @@ def trial(of: Footprint, threads: int | None) -> Rate:
         labels[-1] = (shape.classes or 1) - 1
     targets = torch.randn(n, of.matched) if of.targets else None
     grey = torch.full((3,), 0.5)
-    lengths = Lengths(n, n, 1, 1, n)
-    trainer = Trainer(config, lengths, Split(images, labels), targets, ImageStats(grey, grey / 2, shape.size))
+    lengths, stats = Lengths(n, n, 1, 1, n), ImageStats(grey, grey / 2, shape.size)
+    live = trial_prior(of, images, stats) if config.is_live else None
+    trainer = Trainer(config, lengths, Split(images, labels), targets, stats, live)
     trainer.trainee.train()
     rows, shown = torch.arange(n, device=trainer.device), images.to(trainer.device)
     seconds = {}
@@ -169,7 +174,23 @@ def trial(of: Footprint, threads: int | None) -> Rate:
         trainer.start_phase(phase)
         seconds[phase] = timed(partial(one_step, trainer, rows, shown), trainer.device) / n
     parameters = sum(p.numel() for p in trainer.trainable)
-    return Rate(seconds[2], seconds.get(1, seconds[2]), taken.flops / of.images_a_pass, parameters)
+    return Rate(seconds[2], seconds.get(1, seconds[2]), of.flops, parameters)
+
+
+def trial_prior(of: Footprint, images: Tensor, stats: ImageStats) -> LiveTargets:
+    """For matching.targets=live: the prior, whose weights do not matter for its speed, without a map behind it."""
+    import torch
+
+    from rela_cli.data.batches.cache import Split
+    from rela_cli.data.batches.loader import centre
+    from rela_cli.pipeline.footprint import weightless
+    from rela_cli.priors.fitting import fitted_prior
+    from rela_cli.training.live import LiveTargets
+    from rela_cli.transports.identity import Identity
+
+    config = replace(of.config, prior=weightless(of.config.prior))
+    prior, _ = fitted_prior(config, Split(centre(images, stats.size), None), stats)
+    return LiveTargets(prior, Identity(), of.matched, stats, torch.float16)
 
 
 def one_step(trainer: Trainer, rows: Tensor, images: Tensor) -> None:
@@ -207,7 +228,7 @@ def prior_speed(of: Footprint) -> Speed:
 
     from rela_cli.data.batches.cache import ImageStats, Split
     from rela_cli.pipeline.footprint import weightless
-    from rela_cli.stages.extract import fitted_prior
+    from rela_cli.priors.fitting import fitted_prior
 
     size = of.shape.size
     block = of.outlook.block if of.outlook else of.look(of.prior, torch.uint8)  # which says what is missing

@@ -279,14 +279,30 @@ class Footprint:
         prior: Prior = build(part, data=ImageStats(grey, grey / 2, self.shape.size), allow=self.config.allow)
         return prior.eval()
 
-    def look(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> Taken:
-        """A network looking at one block of images, without gradients."""
+    @property
+    def flops(self) -> float:
+        """Of a step of the method's own, an image; with matching.targets=live the prior's on both views, too."""
+        own = self.step(2).flops / self.images_a_pass
+        if not (self.config.is_live and self.outlook):
+            return own
+        return own + 2 * self.outlook.block.flops / self.config.runtime.block_size
+
+    def live_looks(self) -> list[Taken]:
+        """With matching.targets=live: the prior looking at one view of each image in work, both views beside it."""
+        if not (self.config.is_live and self.outlook):
+            return []
+        views = 2 * self.images_a_pass * 3 * WORD * self.shape.size**2
+        look = self.look(self.prior, torch.uint8, self.images_a_pass)
+        return [replace(look, peak=look.peak + views)]
+
+    def look(self, make: Callable[[], nn.Module], dtype: torch.dtype, images: int | None = None) -> Taken:
+        """A network looking at some images, else at one block of them, without gradients."""
 
         def work(network: nn.Module, n: int, device: str) -> None:
             with torch.inference_mode():
                 network.eval()(torch.zeros(n, 3, self.shape.size, self.shape.size, device=device).to(dtype))
 
-        return counted_for(self.config.runtime.block_size, work, make)
+        return counted_for(images or self.config.runtime.block_size, work, make)
 
     def fit(self, prior: Prior) -> Taken:
         """What fitting the prior takes; most have nothing to fit."""
@@ -349,10 +365,12 @@ class Footprint:
             Term("running average", copies, DEVICE),
             Term("optimizer", memory_bytes(self.config.optimizer, trained), DEVICE),
         )
-        step = max((self.step(phase) for phase in self.phases), key=lambda taken: taken.peak)
+        step = max((*map(self.step, self.phases), *self.live_looks()), key=lambda taken: taken.peak)
+        prior = self.outlook.weights if self.config.is_live and self.outlook else 0
         return self.stage(
             "train",
             *state,
+            Term("the prior", prior, DEVICE),
             *self.stepping_or_saving(step, sum(term.size for term in state)),
             Term("drawing an epoch", DRAW * shape.train),
             *self.pixels(shape.train, self.config.batch_size // self.config.runtime.devices),

@@ -36,7 +36,11 @@ from rela_cli.store.versions import STAGES
 from rela_cli.weights import run_folder, seen
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rela_cli.data.batches.cache import ImageStats, Split
     from rela_cli.training.checkpoint import Checkpoints, Saved
+    from rela_cli.training.live import LiveTargets
 
 
 @dataclass(frozen=True)
@@ -261,11 +265,21 @@ class Pipeline:
             Metrics(logs, forward) as metrics,
         ):
             stats = read_stats(self.run.images)
-            facts = train(self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics)
+            live = self.live_targets(split, stats, targets)
+            facts = train(self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics, live)
         if ranks.is_first():
             facts["files"] = run_folder.recorded(self.run.folder)
         self.record.write("trained", train=facts)
         ranks.agree(None)  # the backbone and what the manifest says of it are there, for everybody
+
+    def live_targets(self, split: Split, stats: ImageStats, targets: Tensor | None) -> LiveTargets | None:
+        """For matching.targets=live: the prior with the map that was fitted to its cached features."""
+        if not self.config.is_live or targets is None:
+            return None
+        from rela_cli.training.live import live_targets
+
+        caches = (self.run.features.folder, self.run.targets.folder)
+        return live_targets(self.config, split, stats, caches, targets.shape[1])
 
     def checkpoints(self) -> Checkpoints:
         from rela_cli.training.checkpoint import Checkpoints

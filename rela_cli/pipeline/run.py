@@ -100,7 +100,7 @@ class Run:
         groups = SETTINGS if self.config.is_plain else SETTINGS + MATCHING
         return {
             "version": VERSIONS["train"],
-            **{group: identity_of(tree[group]) for group in groups},
+            **{group: identity_of(tree[group], group) for group in groups},
             **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
             **({} if self.config.is_plain else self.precision_key),
             "prior": locate.identity(self.config.prior),
@@ -119,6 +119,7 @@ class Run:
         """What a person reads."""
         c, names = self.config, {group: slug(name) for group, name in self.called.items()}
         prior = f"{names['prior']}-random" if c.prior.options.get("weights") == RANDOM else names["prior"]
+        prior += "-live" * c.is_live
         return f"{names['dataset']}-{prior}-{names['learner']}-{c.method.name}-b{c.budget:g}-s{c.seed}"
 
     @cached_property
@@ -203,7 +204,7 @@ class Run:
         if not manifest or manifest.get("hash") == self.hash:
             return {}
         trees = (run_folder.run_config(self.folder), redact(self.tree))
-        pairs = [flat({g: identity_of(tree.get(g)) for g in SETTINGS + MATCHING}) for tree in trees]
+        pairs = [flat({g: identity_of(tree.get(g), g) for g in SETTINGS + MATCHING}) for tree in trees]
         inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
         return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from rela_cli.config.schema import LIVE
 from rela_cli.pipeline.run import Run, plain
-from rela_cli.store.files import read_json, section
+from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.versions import STAGES
 
 
@@ -57,9 +58,15 @@ def similar_finished_run(run: Run) -> tuple[float, str] | None:
         settings, seen = section(result, "settings"), result.get("samples_seen")
         seconds = section(result, "seconds").get("train")
         same = all(settings.get(key) == own[key] for key in ("learner", "method", "dataset", "batch_size"))
+        same = same and teacher(settings) == teacher(own)
         if same and is_positive(seen) and is_positive(seconds):
             found.append((path.stat().st_mtime, seconds / seen, path.parent.name))
     return (max(found)[1] * run.lengths.samples_seen, max(found)[2]) if found else None
+
+
+def teacher(settings: Facts) -> Any:
+    """The prior where it takes part in training; a cached one takes no time there."""
+    return settings.get("prior") if section(settings, "matching").get("targets") == LIVE else None
 
 
 def is_positive(value: Any) -> TypeGuard[float]:

@@ -16,20 +16,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rela_cli.config.parts import build
 from rela_cli.config.schema import Config, Runtime
 from rela_cli.data.batches.cache import ImageStats, Split
-from rela_cli.data.batches.loader import Images, centre, in_blocks, sampled
+from rela_cli.data.batches.loader import Images, centre, in_blocks
 from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError
-from rela_cli.machine.device import count_flops, pick_device
-from rela_cli.machine.precision import extracting
+from rela_cli.machine.device import count_flops
 from rela_cli.machine.progress import Progress
 from rela_cli.priors.base import Prior
+from rela_cli.priors.fitting import fitted_prior
 from rela_cli.store.blocks import KeptWriter
 from rela_cli.store.disk import ensure_room
 from rela_cli.store.files import Facts, size_of
-from rela_cli.weights.locate import located
 
 HALF = 2  # bytes of a feature
 
@@ -73,19 +71,6 @@ def kept(path: Path, count: int, runtime: Runtime, device: torch.device) -> Iter
             total = -(-count // runtime.block_size)
             print(f"  extract {path.stem}: resumed at block {features.blocks} of {total}", flush=True)
         yield features
-
-
-def fitted_prior(config: Config, train: Split, data: ImageStats) -> tuple[Prior, torch.device]:
-    """The prior, ready to look at images, and the device that it is on; what it is fitted to, it sees in fp32."""
-    device = pick_device(config.runtime)
-    prior: Prior = build(located(config.prior), data=data, allow=config.allow)
-    prior.fit(centre(sampled(train.images), data.size))
-    ranks.same(prior)  # what it was fitted to depends on threads in its last bits
-    prior = prior.to(device).eval()
-    if device.type == "cuda":
-        prior.to(memory_format=torch.channels_last)
-    extracting(prior, config.runtime, device)
-    return prior, device
 
 
 def run_prior(

@@ -27,6 +27,7 @@ from rela_cli.optim import memory_bytes
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, write_atomic
 from rela_cli.training.checkpoint import Checkpoints, Saved, tensor_bytes
+from rela_cli.training.live import LiveTargets
 from rela_cli.training.logs import Metrics
 from rela_cli.training.resume import rank_seed
 from rela_cli.training.trainee import compile_networks
@@ -51,8 +52,11 @@ def train(
     checkpoints: Checkpoints,
     saved: Saved | None,
     metrics: Metrics,
+    live: LiveTargets | None = None,
 ) -> Facts:
     """Train on images, towards targets (N, k) first if there are any; write the backbones; facts for the manifest.
+
+    With `live` phase 1 matches each view to what the prior makes of that view; of `targets` the width alone counts.
 
     With a `saved` training it goes on from there. backbone.safetensors is the online network,
     backbone_target.safetensors the target network of methods with one.
@@ -61,7 +65,7 @@ def train(
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
     folder = checkpoints.folder
-    trainer = Trainer(config, lengths, images, targets, data)
+    trainer = Trainer(config, lengths, images, targets, data, live)
     costs = step_flops(trainer)
     choose_threads(trainer, saved.threads if saved else None)
     wait(trainer.device)
@@ -139,7 +143,7 @@ def choose_threads(trainer: Trainer, recorded: int | None) -> None:
 
 def try_step(trainer: Trainer, views: Sequence[Tensor], rows: Tensor) -> None:
     """Forward and backward, without an update."""
-    trainer.trainee(views, trainer.targets_of(rows), trainer.labels_of(rows)).backward()
+    trainer.trainee(views, trainer.targets_of(views, rows), trainer.labels_of(rows)).backward()
 
 
 @contextmanager

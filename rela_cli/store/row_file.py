@@ -117,6 +117,7 @@ class Rows:
     def __init__(self, path: Path, name: str) -> None:
         self.slice = safe_open(path, "pt").get_slice(name)
         self.shape = tuple(self.slice.get_shape())
+        self.dtype = next(kind for kind, name in NAMES.items() if name == self.slice.get_dtype())
 
     def __len__(self) -> int:
         return int(self.shape[0])

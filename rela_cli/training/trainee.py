@@ -29,7 +29,9 @@ class Trainee(nn.Module):
             self.method: Method = build(config.method, backbone=backbone, feature_dim=width, classes=classes)
             self.matching = Matching(width, target_dim, config.matching.transfer) if target_dim else None
 
-    def forward(self, views: Sequence[Tensor], targets: Tensor | None, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, views: Sequence[Tensor], targets: Tensor | Sequence[Tensor] | None, labels: Tensor | None = None
+    ) -> Tensor:
         """The matching loss where there are targets (phase 1), else the method's own (phase 2)."""
         if targets is not None and self.matching is not None:
             return self.matching(self.method.represent(views), targets)  # type: ignore[no-any-return]
@@ -97,8 +99,8 @@ class MatchingModel(nn.Module):
         self.backbone, self.matching = trainee.method.backbone, trainee.matching
         self.one_pass = trainee.method.one_pass
 
-    def forward(self, views: Sequence[Tensor], targets: Tensor) -> Tensor:
-        """The matching loss of V views (B, 3, H, W) and targets (B, k)."""
+    def forward(self, views: Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
+        """The matching loss of V views (B, 3, H, W) and targets (B, k), one or V of them."""
         return self.matching(each(self.backbone, views, self.one_pass), targets)  # type: ignore[no-any-return]
 
 

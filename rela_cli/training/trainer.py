@@ -24,6 +24,7 @@ from rela_cli.optim import Schedule, build_optimizer
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
 from rela_cli.training.checkpoint import Checkpoints, Saved
+from rela_cli.training.live import LiveTargets
 from rela_cli.training.logs import Metrics, Trace
 from rela_cli.training.meter import Meter
 from rela_cli.training.resume import Checkpointing, Position
@@ -35,7 +36,13 @@ class Trainer:
     """One training run: its parts and the loop. Shapes: B samples of a batch, k target_dim, S pixels."""
 
     def __init__(
-        self, config: Config, lengths: Lengths, train: Split, targets: Tensor | None, data: ImageStats
+        self,
+        config: Config,
+        lengths: Lengths,
+        train: Split,
+        targets: Tensor | None,
+        data: ImageStats,
+        live: LiveTargets | None = None,
     ) -> None:
         self.config, self.lengths, self.data = config, lengths, data
         self.device = pick_device(config.runtime)
@@ -43,6 +50,7 @@ class Trainer:
         self.images = train.images.to(self.device) if isinstance(train.images, Tensor) else train.images
         self.labels = None if train.labels is None else train.labels.to(self.device)
         self.targets = targets  # mapped from disk: a step takes its own rows only
+        self.live = live  # gives phase 1 other targets, of the views themselves; None: nobody does
         classes = None if train.labels is None else int(train.labels.max()) + 1
         target_dim = None if targets is None else targets.shape[1]
         self.trainee = prepared_trainee(config, data.size, target_dim, classes, self.device)
@@ -151,6 +159,8 @@ class Trainer:
     def start_phase(self, phase: int) -> None:
         """Choose what this phase trains; the backward pass averages its gradients over all ranks."""
         self.position.phase = phase
+        if phase == 2:
+            self.live = None  # the prior's weights are not needed any more
         part = phase_module(self.trainee, phase)
         has_idle = phase == 2 and self.trainee.method.has_idle
         self.module: nn.Module = part if ranks.world() == 1 else ranks.averaging(part, has_idle)
@@ -178,7 +188,7 @@ class Trainer:
     def loss_of(self, views: Sequence[Tensor], rows: Tensor) -> Tensor:
         """The scalar loss of the phase, of this rank's samples."""
         if self.position.phase == 1:
-            return self.module(views, self.targets_of(rows))  # type: ignore[no-any-return]
+            return self.module(views, self.targets_of(views, rows))  # type: ignore[no-any-return]
         labels = self.labels_of(rows)
         return self.module(views) if labels is None else self.module(views, labels)  # type: ignore[no-any-return]
 
@@ -189,10 +199,12 @@ class Trainer:
             loss.backward()
         return loss.detach()
 
-    def targets_of(self, rows: Tensor) -> Tensor | None:
-        """(B, k) in phase 1."""
+    def targets_of(self, views: Sequence[Tensor], rows: Tensor) -> Tensor | list[Tensor] | None:
+        """In phase 1 (B, k) from the cache, or live one such for each view."""
         if self.position.phase == 2 or self.targets is None:
             return None
+        if self.live is not None:
+            return self.live(views)
         return self.targets[rows.to(self.targets.device)].to(self.device).float()
 
     def labels_of(self, rows: Tensor) -> Tensor | None:

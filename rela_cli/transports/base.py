@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -28,6 +28,14 @@ class Transport:
     def state(self) -> dict[str, Tensor]:
         """The fitted map as tensors."""
         raise NotImplementedError
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a map that was fitted before, on the device that `state` lies on; after it, `__call__` works.
+
+        state: what `state` gave. Where its names are not those of the attributes, a transport has a `load` of its own.
+        """
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def facts(self) -> dict[str, object]:
         """What the manifest should say: dimensions, explained variance, dead components."""

@@ -15,7 +15,8 @@ from rela_cli.distributed import batch_norm
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.machine.precision import in_tf32, set_backends, uses_bf16
 from rela_cli.pipeline.run import Run
-from rela_cli.stages.extract import extract, fitted_prior, run_prior
+from rela_cli.priors.fitting import fitted_prior
+from rela_cli.stages.extract import extract, run_prior
 from rela_cli.training.trainee import compile_networks
 from rela_cli.training.trainer import Trainer
 from tests.factories import config, fit, pixels, stats_of, trainer

@@ -19,7 +19,8 @@ from rela_cli.config.compose import compose
 from rela_cli.data.batches.cache import Split
 from rela_cli.machine.device import wait
 from rela_cli.priors.base import NetworkPrior
-from rela_cli.stages.extract import fitted_prior, run_prior
+from rela_cli.priors.fitting import fitted_prior
+from rela_cli.stages.extract import run_prior
 from rela_cli.store.row_file import RowWriter
 
 NAME = "extract"
