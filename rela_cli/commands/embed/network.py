@@ -16,7 +16,7 @@ from rela_cli.data.batches.cache import ImageStats, Split, channel_stats
 from rela_cli.data.batches.loader import DiskImages, sample_rows
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.priors.base import NetworkPrior, Prior
-from rela_cli.stages.extract import fitted_prior
+from rela_cli.priors.fitting import fitted_prior
 from rela_cli.store.files import Facts
 from rela_cli.weights.run_folder import decoded_size
 
