@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rela_cli.config.arguments import OneOf
+from rela_cli.config.arguments import OneOf, Positive
 from rela_cli.errors import MissingError
 from rela_cli.report import formats, transfer, transfer_grids
 from rela_cli.report.between import checked_columns
@@ -31,7 +31,8 @@ def main(argv: Sequence[str]) -> int:
     results = results_at(arguments, problems)
     protocols = protocols_of(results, arguments.protocol or "all", arguments.network)
     pairs = tuple(checked_columns(results, *pair) for pair in arguments.between)
-    parts = Parts(arguments.cost, arguments.differences or bool(arguments.equal_cost), arguments.equal_cost, pairs)
+    differences = arguments.differences or bool(arguments.equal_cost) or bool(arguments.within and not pairs)
+    parts = Parts(arguments.cost, differences, arguments.equal_cost, pairs, arguments.within)
     show(results, protocols, notes_of(results) + problems, arguments.format, parts)
     return 0
 
@@ -84,4 +85,6 @@ def parser() -> Parser:
     made.add_argument("--between", nargs=2, metavar=("A", "B"), action="append", default=[], help=between)
     axes = f"the differences at equal cost too, and the cost to reach plain*: {', '.join(AXES)}"
     made.add_argument("--equal-cost", metavar="AXIS", type=OneOf("--equal-cost", tuple(AXES)), help=axes)
+    within = "differences within so many points of 0, by two one-sided t tests, are marked as equivalent"
+    made.add_argument("--within", metavar="POINTS", type=Positive("--within"), help=within)
     return made

@@ -8,6 +8,7 @@ says the new one. --help helps wherever it stands, and nothing is done then.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -123,6 +124,22 @@ class Count:
         if not text.isdigit() or int(text) < 1:
             raise ConfigError(f"{self.option}={text} must be a whole number of at least 1")
         return int(text)
+
+
+class Positive:
+    """A type for argparse: a finite number above 0."""
+
+    def __init__(self, option: str) -> None:
+        self.option = option
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{self.option}={text} must be a number above 0")
+        return value
 
 
 def is_now(old: str, new: str) -> None:

@@ -19,8 +19,9 @@ from rela_cli.report.comparison import (
     rows_to_compare,
     saw_labels,
 )
+from rela_cli.report.difference_records import difference_fields
 from rela_cli.report.formats import SEEN, Grid
-from rela_cli.report.paired import Difference, difference_fields, paired, paired_grid
+from rela_cli.report.paired import Difference, paired, paired_grid
 
 
 def checked_columns(results: Sequence[Result], one: str, other: str) -> tuple[str, str]:
@@ -58,7 +59,9 @@ def no_seed_moves(column: Column, values: dict[int, float]) -> bool:
     return column.kind == "prior_alone" and len(set(values.values())) == 1
 
 
-def between_grids(results: Sequence[Result], protocols: Sequence[Protocol], one: str, other: str) -> list[Grid]:
+def between_grids(
+    results: Sequence[Result], protocols: Sequence[Protocol], one: str, other: str, margin: float | None = None
+) -> list[Grid]:
     """The differences of two columns in every row that has both; no grid where none has."""
     columns = {column.name: column for column in columns_of(results)}
     if one not in columns or other not in columns:
@@ -75,13 +78,13 @@ def between_grids(results: Sequence[Result], protocols: Sequence[Protocol], one:
     title, heads, labels = row_labels(lines, f"{a} minus {b}, points")
     seen = (SEEN, "its prior was trained with the labels of this very dataset")
     legend = (*protocols_legend(p for _, p in lines), *[seen] * (SEEN in a + b))
-    return [paired_grid(title, heads, ("difference",), labels, found, legend)]
+    return [paired_grid(title, heads, ("difference",), labels, found, legend, margin)]
 
 
 def between_record(
-    results: Sequence[Result], row: Row, column: Column, protocol: Protocol, one: str, other: str
+    results: Sequence[Result], row: Row, column: Column, protocol: Protocol, one: str, other: str, margin: float | None
 ) -> dict[str, Any]:
     """The difference `one` - `other` in full precision, in the record of column `one`; empty fields elsewhere."""
     columns = {known.name: known for known in columns_of(results)}
     found = difference(results, row, column, columns[other], protocol) if column.name == one else None
-    return difference_fields(f"{one}_minus_{other}", found)
+    return difference_fields(f"{one}_minus_{other}", found, margin)

@@ -18,6 +18,8 @@ from rela_cli.errors import ConfigError, RelaError, nearest
 from rela_cli.report.formats import SEEN, UNKNOWN
 from rela_cli.report.prior_names import part_name, prior_names
 from rela_cli.report.settings import (
+    LIVE,
+    LIVE_KEY,
     NAMES,
     TARGETS,
     VARIANT,
@@ -64,6 +66,11 @@ class Result:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.raw["path"])
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the prior looked at every view of phase 1."""
+        return dict(self.variant).get(LIVE_KEY) == LIVE
 
     @property
     def finished(self) -> bool:
@@ -174,7 +181,8 @@ def _prior_order(name: str) -> tuple[int, str]:
 
 
 def _head(variant: Settings, keys: set[str]) -> str:
-    return "\n".join(filter(None, (dict(variant)["prior"], labelled(variant, keys, "\n"))))
+    live = LIVE * (dict(variant).get(LIVE_KEY) == LIVE)
+    return "\n".join(filter(None, (dict(variant)["prior"], live, labelled(variant, keys - {LIVE_KEY}, "\n"))))
 
 
 def score(results: Iterable[Result], row: Row, column: Column, protocol: Protocol) -> Score | None:

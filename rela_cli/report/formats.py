@@ -22,10 +22,16 @@ from rela_cli.terminal import printable
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, unlike a hyphen
 LONG = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
-BEST, ABOVE, BETTER, WORSE = "best", "above", "better", "worse"  # how a cell stands out, in a grid and its legend
-WORDS = {BEST: "best", ABOVE: "↑", BETTER: "better", WORSE: "worse"}  # where nothing can be bold or underlined
-SPOKEN = (BETTER, WORSE)  # marks that are words in every format
-STYLES = {BEST: "bold", ABOVE: "underline", BETTER: "bold green", WORSE: "bold red"}  # on a terminal
+BEST, ABOVE, BETTER, WORSE, EQUAL = "best", "above", "better", "worse", "equivalent"  # how a cell stands out
+WORDS = {BEST: "best", ABOVE: "↑"} | {mark: mark for mark in (BETTER, WORSE, EQUAL)}  # without bold or underline
+SPOKEN = (BETTER, WORSE, EQUAL)  # marks that are words in every format
+STYLES = {
+    BEST: "bold",
+    ABOVE: "underline",
+    BETTER: "bold green",
+    WORSE: "bold red",
+    EQUAL: "bold cyan",
+}  # on a terminal
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how text begins that spreadsheets calculate
 SEEN = "†"  # a cell whose prior has seen the labels that it is judged by
 UNKNOWN = "?"  # a cell of whose prior nobody says which labels it has seen
@@ -50,7 +56,7 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, what belongs behind or under it, and how it stands out: some of BEST, ABOVE, BETTER, WORSE."""
+    """A value, what belongs behind or under it, and how it stands out: some of BEST, ABOVE, BETTER, WORSE, EQUAL."""
 
     text: str = MISSING
     detail: str = ""

@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from rela_cli.report.comparison import (
     Column,
@@ -27,8 +26,9 @@ from rela_cli.report.comparison import (
     rows_to_compare,
 )
 from rela_cli.report.costs import MAKING
-from rela_cli.report.formats import BETTER, MINUS, MISSING, WORSE, Cell, Grid
-from rela_cli.report.settings import Settings
+from rela_cli.report.equivalence import is_equivalent
+from rela_cli.report.formats import BETTER, EQUAL, MINUS, MISSING, WORSE, Cell, Grid
+from rela_cli.report.settings import Settings, as_live
 
 AXES = {"flops": "FLOPs", "seconds": "seconds", "samples": "images seen"}  # what a cost may be counted in
 CONFIDENCE = 0.95
@@ -55,6 +55,10 @@ class Difference:
     @property
     def high(self) -> float | None:
         return None if self.half is None else self.mean + self.half
+
+    def is_within(self, margin: float) -> bool:
+        """Whether it is equivalent to 0 within a margin, a share of 1."""
+        return is_equivalent(self.mean, self.half, len(self.seeds), margin)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,10 @@ def cost_of(result: Result, axis: str) -> float | None:
         seen, once = result.raw.get("samples_seen"), result.raw.get("train_samples")
         if not seen or (result.variant and not once):
             return None
-        return float(seen) + (float(once or 0) if result.variant else 0.0)  # the prior looks at every image once
+        again = seen * (result.raw.get("phase1_steps") or 0) / (result.raw.get("steps") or 1) if result.is_live else 0.0
+        return (
+            float(seen) + (float(once or 0) if result.variant else 0.0) + again
+        )  # the prior looks at every image once
     account = result.raw.get(axis) or {}
     known = [account.get(stage) or 0 for stage in MAKING]
     return math.fsum(known) if account.get("train") else None
@@ -135,19 +142,22 @@ def paired(differences: Mapping[int, float]) -> Difference | None:
 
 
 def difference_at_budget(
-    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, budget: float
+    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, budget: float, than: Settings = PLAIN
 ) -> Difference | None:
-    """ReLA in a row minus plain at `budget`, over the seeds that both have."""
+    """ReLA in a row minus plain, or another variant, at `budget`, over the seeds that both have."""
     ours = accuracies(results, row, variant, protocol)
-    theirs = accuracies(results, Row(row.shared, budget, ""), PLAIN, protocol)
+    theirs = accuracies(results, Row(row.shared, budget, ""), than, protocol)
     return paired({seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()})
 
 
 def at_equal_cost(
-    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, axis: str
+    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, axis: str, than: Settings = PLAIN
 ) -> Difference | str | None:
-    """ReLA in a row minus what plain reaches at the same cost; "above" or "below" where plain was not that dear."""
-    plain = curve(results, row, PLAIN, protocol, axis)
+    """ReLA in a row minus what plain, or another variant, reaches at the same cost.
+
+    "above" or "below" where no run of that was as dear, or as cheap.
+    """
+    plain = curve(results, row, than, protocol, axis)
     differences, outside = {}, None
     here = [result for result in results if result.budget == row.budget]
     for seed, points in curve(here, row, variant, protocol, axis).items():
@@ -201,7 +211,9 @@ def cost_share(results: Sequence[Result], row: Row, variant: Settings, axis: str
 # ------------------------------------------------------------------------------------------------------ grids
 
 
-def comparison_grids(results: Sequence[Result], protocols: Sequence[Protocol], axis: str | None) -> list[Grid]:
+def comparison_grids(
+    results: Sequence[Result], protocols: Sequence[Protocol], axis: str | None, margin: float | None = None
+) -> list[Grid]:
     """The paired differences, and where plain* is reached if an axis of cost is given; nothing without a prior."""
     cells = [
         (row, c) for row in rows_to_compare(rows_of(results), results) for c in columns_of(results) if c.kind == "prior"
@@ -209,23 +221,44 @@ def comparison_grids(results: Sequence[Result], protocols: Sequence[Protocol], a
     lines = [(row, c, p) for p in protocols for row, c in cells if accuracies(results, row, c.settings, p)]
     if not lines:
         return []
-    return [difference_grid(results, lines, axis), *([reach_grid(results, lines, axis)] if axis else [])]
+    return [difference_grid(results, lines, axis, margin), *([reach_grid(results, lines, axis)] if axis else [])]
 
 
-def difference_grid(results: Sequence[Result], lines: Sequence[Line], axis: str | None) -> Grid:
+def difference_grid(
+    results: Sequence[Result], lines: Sequence[Line], axis: str | None, margin: float | None = None
+) -> Grid:
     """One line for each ReLA cell and protocol."""
     priors = [(prior_label(results, row, c),) for row, c, _ in lines]
     title, heads, labels = row_labels([(row, p) for row, _, p in lines], "ReLA minus plain, points", ("prior",), priors)
     columns = ["minus plain,\nequal budget", "minus plain*"]
     if axis:
         columns = [columns[0], f"minus plain,\nequal {AXES[axis]}", columns[1], f"{AXES[axis]},\n% of plain*"]
+    has_live = any(as_live(column.settings) in {result.variant for result in results} for _, column, _ in lines)
+    columns += [f"minus live,\nequal {AXES[axis] if axis else 'budget'}"] * has_live
     found = [difference_row(results, row, column.settings, p, axis) for row, column, p in lines]
+    if has_live:
+        beside = (minus_live(results, row, column, p, axis) for row, column, p in lines)
+        last = (Cell(OUTSIDE[one].replace("plain", "live")) if isinstance(one, str) else one for one in beside)
+        found = [(*line, one) for line, one in zip(found, last, strict=True)]
     legend = (
         *protocols_legend(p for *_, p in lines),
         ("plain*", "plain on everything (budget 1)"),
         *[("equal cost", "plain between its budgets, linear in log cost; the prior's pass counts")] * bool(axis),
+        *[("live", "the same, with the prior looking at every view of phase 1 (matching.targets=live)")] * has_live,
     )
-    return paired_grid(title, heads, tuple(columns), labels, found, legend)
+    return paired_grid(title, heads, tuple(columns), labels, found, legend, margin)
+
+
+def minus_live(
+    results: Sequence[Result], row: Row, column: Column, protocol: Protocol, axis: str | None
+) -> Difference | str | None:
+    """Cached targets minus live ones, all else equal: at equal budget, or at equal cost; nothing for what is live."""
+    live = as_live(column.settings)
+    if live == column.settings:
+        return None
+    if axis is None:
+        return difference_at_budget(results, row, column.settings, protocol, row.budget, live)
+    return at_equal_cost(results, row, column.settings, protocol, axis, live)
 
 
 def paired_grid(
@@ -235,11 +268,16 @@ def paired_grid(
     labels: tuple[tuple[str, ...], ...],
     found: Sequence[Sequence[Difference | str | Cell | None]],
     legend: Sequence[tuple[str, str]],
+    margin: float | None = None,
 ) -> Grid:
-    """A grid of paired differences; how many seeds there are is said once if they are as many in all cells."""
+    """A grid of paired differences; how many seeds there are is said once if they are as many in all cells.
+
+    margin: in points; the cells within it say so.
+    """
     counts = {len(one.seeds) for line in found for one in line if isinstance(one, Difference)}
     cells = tuple(
-        tuple(one if isinstance(one, Cell) else difference_cell(one, len(counts) > 1) for one in line) for line in found
+        tuple(one if isinstance(one, Cell) else difference_cell(one, len(counts) > 1, margin) for one in line)
+        for line in found
     )
     n = "n seeds" if len(counts) != 1 else f"{max(counts)} seeds"
     interval = (
@@ -251,6 +289,7 @@ def paired_grid(
         ("points", "percentage points of top-1"),
         (BETTER, "the whole interval lies above 0"),
         (WORSE, "the whole interval lies below 0"),
+        *([(EQUAL, f"within {margin:g} points, by two one-sided t tests at 5 % each")] if margin else []),
     )
     return Grid(title, heads, columns, labels, cells, (*legend, interval, *meanings, (MISSING, "no pair of seeds")))
 
@@ -266,7 +305,7 @@ def difference_row(
     return same, equal, star, Cell(percent(cost_share(results, row, variant, axis)))
 
 
-def difference_cell(found: Difference | str | None, counted: bool) -> Cell:
+def difference_cell(found: Difference | str | None, counted: bool, margin: float | None = None) -> Cell:
     """+7.2 [+5.1, +9.3] better"""
     if found is None:
         return Cell()
@@ -274,14 +313,15 @@ def difference_cell(found: Difference | str | None, counted: bool) -> Cell:
         return Cell(OUTSIDE[found])
     interval = f"[{signed(found.low)}, {signed(found.high)}]" if found.low is not None else ""
     count = f"({len(found.seeds)})" if counted else ""
-    return Cell(signed(found.mean), f"{interval} {count}".strip(), verdict(found))
+    return Cell(signed(found.mean), f"{interval} {count}".strip(), verdict(found, margin))
 
 
-def verdict(found: Difference) -> tuple[str, ...]:
-    """The mark of an interval that does not hold 0."""
+def verdict(found: Difference, margin: float | None = None) -> tuple[str, ...]:
+    """The mark of an interval that does not hold 0, and that of a difference within `margin` points."""
     if found.low is None or found.high is None:
         return ()
-    return (BETTER,) * (found.low > 0) + (WORSE,) * (found.high < 0)
+    marks = (BETTER,) * (found.low > 0) + (WORSE,) * (found.high < 0)
+    return marks + (EQUAL,) * (margin is not None and found.is_within(margin / 100))
 
 
 def reach_grid(results: Sequence[Result], lines: Sequence[Line], axis: str) -> Grid:
@@ -329,36 +369,3 @@ def signed(value: float | None) -> str:
 def percent(share: float | None) -> str:
     """A share in whole percent."""
     return MISSING if share is None else f"{100 * share:.0f} %"
-
-
-# ----------------------------------------------------------------------------------------------------- records
-
-
-def comparison_record(
-    results: Sequence[Result], row: Row, column: Column, protocol: Protocol, axis: str | None
-) -> dict[str, Any]:
-    """A cell's comparisons as flat fields in full precision; the fields are empty for a cell without a prior."""
-    is_prior = column.kind == "prior"
-    star = difference_at_budget(results, row, column.settings, protocol, 1.0) if is_prior else None
-    same = difference_at_budget(results, row, column.settings, protocol, row.budget) if is_prior else None
-    record = difference_fields("minus_plain", same) | difference_fields("minus_star", star)
-    if axis is None:
-        return record
-    equal = at_equal_cost(results, row, column.settings, protocol, axis) if is_prior else None
-    found = reach(results, row, column.settings, protocol, axis) if is_prior else None
-    outside = equal if isinstance(equal, str) else None
-    return {
-        **record,
-        "axis": axis,
-        **difference_fields("equal_cost", None if isinstance(equal, str) else equal),
-        "equal_cost_outside": outside,
-        "cost_share_of_star": cost_share(results, row, column.settings, axis) if is_prior else None,
-        "reach_share": found.share if found else None,
-        "reach": found.how if found else None,
-    }
-
-
-def difference_fields(name: str, found: Difference | None) -> dict[str, Any]:
-    """A difference as fields of a record."""
-    values = (found.mean, found.low, found.high, len(found.seeds)) if found else (None, None, None, 0)
-    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), values, strict=True))

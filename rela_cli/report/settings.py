@@ -14,6 +14,8 @@ TARGETS = ("prior", "transport")  # those that the prior alone depends on
 
 NAMES = ("dataset", "learner", "method")
 
+LIVE_KEY, LIVE = "matching.targets", "live"  # the prior looks at every view: the head of a column says it in a word
+
 OWN = (*NAMES, "prior")  # names that have a place of their own in every table
 
 Settings = tuple[tuple[str, str], ...]  # flat, sorted, written out: comparable and hashable
@@ -60,6 +62,11 @@ def differing(many: Iterable[Settings]) -> set[str]:
 def labelled(settings: Settings, keys: set[str], separator: str = " ") -> str:
     """The settings among `keys` as one would type them, but for those with a place of their own."""
     return separator.join(f"{k}={v}" for k, v in settings if k in keys and k not in OWN)
+
+
+def as_live(variant: Settings) -> Settings:
+    """The settings of a prior's column with its targets live."""
+    return tuple(sorted({**dict(variant), LIVE_KEY: LIVE}.items()))
 
 
 def part_of(settings: Iterable[tuple[str, str]], groups: Sequence[str], inside: bool = True) -> Settings:

@@ -36,8 +36,9 @@ from rela_cli.report.comparison import (
     without_constants,
 )
 from rela_cli.report.costs import ACCOUNT, COST_KEYS, Account, account_of
+from rela_cli.report.difference_records import comparison_record
 from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
-from rela_cli.report.paired import comparison_grids, comparison_record
+from rela_cli.report.paired import comparison_grids
 from rela_cli.report.settings import NAMES
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
@@ -198,9 +199,9 @@ def records(results: Sequence[Result], protocols: Sequence[Protocol], parts: Par
                 if parts.cost:
                     record |= _cost_record(results, row, column)
                 if parts.differences:
-                    record |= comparison_record(results, row, column, protocol, parts.axis)
+                    record |= comparison_record(results, row, column, protocol, parts.axis, parts.margin)
                 for pair in parts.pairs:
-                    record |= between_record(results, row, column, protocol, *pair)
+                    record |= between_record(results, row, column, protocol, *pair, parts.margin)
                 found.append(record)
     return found
 
@@ -238,12 +239,16 @@ def _cost_record(results: Sequence[Result], row: Row, column: Column) -> dict[st
 
 @dataclass(frozen=True)
 class Parts:
-    """What is asked for beside the scores; `axis` is the cost to be equal in, or None; `pairs` are names of columns."""
+    """What is asked for beside the scores; `axis` is the cost to be equal in, or None; `pairs` are names of columns.
+
+    margin: points within which two ways count as equivalent, or None.
+    """
 
     cost: bool = False
     differences: bool = False
     axis: str | None = None
     pairs: tuple[tuple[str, str], ...] = ()
+    margin: float | None = None
 
 
 def print_table(folders: Sequence[Path]) -> None:
@@ -272,8 +277,8 @@ def grids_of(results: Sequence[Result], protocols: Sequence[Protocol], parts: Pa
     """All that is asked for, in the order in which it is shown."""
     grids = score_grids(results, protocols)
     for some in by_dataset(results):
-        grids += comparison_grids(some, protocols, parts.axis) if parts.differences else []
-        grids += [grid for pair in parts.pairs for grid in between_grids(some, protocols, *pair)]
+        grids += comparison_grids(some, protocols, parts.axis, parts.margin) if parts.differences else []
+        grids += [grid for pair in parts.pairs for grid in between_grids(some, protocols, *pair, parts.margin)]
     return grids + [
         cost_grid(some) for some in by_dataset(results) if parts.cost and any(result.finished for result in some)
     ]

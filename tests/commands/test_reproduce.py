@@ -70,6 +70,16 @@ def test_every_column_composes(name: str, profile: str) -> None:
         assert claim.than_budget in columns[claim.than].budgets
 
 
+def test_live_columns_stand_beside_those_of_priors() -> None:
+    request = read(["table-headline", "--profile", "smoke", "--live"])
+    (section,) = request.table.sections
+    names = [column.name for column in section.columns]
+    assert names == ["SimCLR", "patches", "patches live", "random", "random live", "SimCLR*"]
+    assert all(compose(list(column.words)).is_live == ("live" in column.name) for column in section.columns)
+    assert request.out.name == "table-headline-smoke-live"
+    assert not any("live" in column.name for column in TABLES["table-headline"]("smoke").sections[0].columns)
+
+
 def test_the_full_table_1_is_the_papers() -> None:
     (section,) = TABLES["table1-cifar10"]("full").sections
     names = [column.name for column in section.columns]
@@ -182,6 +192,10 @@ def test_verdicts() -> None:
     assert verdict(paired({0: 0.04, 1: 0.05, 2: 0.06})).startswith("holds: +5.0 points [+2.5, +7.5] (n 3)")
     assert verdict(paired({0: -0.04, 1: -0.05, 2: -0.06})).startswith("does not hold: -5.0")
     assert verdict(paired({0: -0.04, 1: 0.05})).startswith("open: +0.5")
+    assert verdict(paired({0: 0.001, 1: 0.002, 2: -0.001}), 1.0).startswith("holds: +0.1")
+    assert verdict(paired({0: 0.001, 1: 0.02, 2: -0.01}), 1.0).startswith("open: +0.4")
+    assert verdict(paired({0: 0.04, 1: 0.05, 2: 0.06}), 1.0).startswith("does not hold: +5.0")
+    assert verdict(paired({0: 0.01}), 2.0) == "open: +1.0 points (n 1; equivalence needs two seeds or more)"
     assert verdict(paired({0: 0.01})) == "holds by its sign alone: +1.0 points (n 1, no interval)"
 
 

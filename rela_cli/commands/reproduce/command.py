@@ -10,7 +10,7 @@ from pathlib import Path
 from rela_cli.commands.reproduce.execute import Executor
 from rela_cli.commands.reproduce.finish import finish
 from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns, check_runs
-from rela_cli.commands.reproduce.tables import PROFILES, TABLES, Table
+from rela_cli.commands.reproduce.tables import PROFILES, TABLES, Table, with_live
 from rela_cli.config.arguments import Count, OneOf, Parser
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError, RelaError, nearest
@@ -92,10 +92,11 @@ plots and report.html. Called again it makes what is still missing.""",
     made.add(
         "--data", default="", metavar="FOLDER", help="the dataset's folder, or one that holds several by their names"
     )
-    made.add("--out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE")
+    made.add("--out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE[-live]")
     made.add_outputs()
     made.add("--jobs", type=Count("--jobs"), metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
     made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")
+    made.add("--live", action="store_true", help="beside each prior, the same with matching.targets=live")
     made.add("--dry-run", action="store_true", help="stop after the plan")
     return made
 
@@ -112,12 +113,12 @@ def read(argv: Sequence[str]) -> TableRequest:
         raise ConfigError(f"say which table: {', '.join(TABLES)}")
     if name not in TABLES:
         raise ConfigError(f"unknown table {name}{nearest(name, TABLES)} (allowed: {', '.join(TABLES)})")
-    outputs = given.outputs.expanduser()
+    outputs, table = given.outputs.expanduser(), TABLES[name](profile)
     return TableRequest(
-        TABLES[name](profile),
+        with_live(table) if given.live else table,
         profile,
         folder_of(given.data),
-        Path(given.out or outputs / "tables" / f"{name}-{profile}").expanduser(),
+        Path(given.out or outputs / "tables" / f"{name}-{profile}{'-live' * given.live}").expanduser(),
         outputs,
         given.jobs or default_jobs(),
         given.launcher,

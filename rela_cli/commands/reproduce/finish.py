@@ -21,6 +21,8 @@ STANDING = (
     "Each is a difference of mean top-1 at the same seeds, n of them, with its 95 % interval (Student's t).",
     "It holds where all of the interval lies above 0, does not hold where all lies below, is open where 0 lies in it.",
     "With one seed there is no interval: then the sign alone is shown.",
+    "A claim of equivalence holds where two one-sided t tests, 5 % each, put the difference within its margin; it does",
+    "not hold where all of the interval lies outside.",
 )
 WORTHLESS = (
     "These runs were far too short: whatever stands here, a claim neither holds nor fails by it (profile=smoke)."
@@ -107,7 +109,7 @@ def claims(runs: PlannedRuns, protocol: str) -> Iterator[str]:
         better = scores(runs, claim.section, claim.better, claim.budget, protocol)
         than = scores(runs, claim.section, claim.than, claim.than_budget, protocol)
         difference = paired({seed: better[seed] - than[seed] for seed in sorted(better.keys() & than.keys())})
-        yield f"  {claim.text}: {verdict(difference)}"
+        yield f"  {claim.text}: {verdict(difference, claim.margin)}"
 
 
 def scores(runs: PlannedRuns, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
@@ -122,15 +124,21 @@ def scores(runs: PlannedRuns, section: int, name: str, budget: float, protocol: 
     return found
 
 
-def verdict(difference: object) -> str:
-    """`holds: +4.1 points [+3.0, +5.2] (n 3)`, as `STANDING` explains it."""
+def verdict(difference: object, margin: float | None = None) -> str:
+    """`holds: +4.1 points [+3.0, +5.2] (n 3)`, as `STANDING` explains it; with a margin, of an equivalence."""
     from rela_cli.report.paired import Difference
 
     if not isinstance(difference, Difference):
         return "not measured"
     points, n = 100 * difference.mean, len(difference.seeds)
     if difference.low is None or difference.high is None:
+        if margin is not None:
+            return f"open: {points:+.1f} points (n {n}; equivalence needs two seeds or more)"
         word = "holds" if points > 0 else "does not hold"
         return f"{word} by its sign alone: {points:+.1f} points (n {n}, no interval)"
-    word = "holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "open"
+    if margin is None:
+        word = "holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "open"
+    else:
+        outside = 100 * difference.low > margin or 100 * difference.high < -margin
+        word = "holds" if difference.is_within(margin / 100) else "does not hold" if outside else "open"
     return f"{word}: {points:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}] (n {n})"

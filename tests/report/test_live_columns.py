@@ -1,0 +1,81 @@
+"""Columns of live targets: how they are called, and what stands beside them at equal cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rela_cli.report.comparison import results_of
+from rela_cli.report.paired import cost_of
+from tests.report.test_tables import Make, cell, make, records, shown
+
+__all__ = ["make"]  # a fixture
+LIVE = {"matching.targets": "live"}
+
+
+@pytest.fixture
+def both(make: Make) -> Make:
+    """Live at 0.2 and 0.5 costs 200 and 400 and reaches 50 and 60 %; cached at 0.5 costs 200, and reaches 57 %."""
+    for seed in (0, 1, 2):
+        for budget, cost, top1 in ((0.2, 200, 0.5), (0.5, 400, 0.6)):
+            make(top1, "embedded", budget, seed, LIVE, seconds={"extract": 10.0, "train": cost - 10.0})
+        make(0.57 + seed / 100, "embedded", 0.5, seed, seconds={"extract": 10.0, "train": 190.0})
+    return make
+
+
+def test_a_column_is_called_live(both: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = records(tmp_path, capsys)
+    assert {record["label"] for record in found if record["kind"] == "prior"} == {"embedded", "embedded live"}
+    assert cell(found, label="embedded live", budget=0.5)["mean"] == pytest.approx(0.6)
+    assert cell(found, label="embedded", budget=0.5)["mean"] == pytest.approx(0.58)
+
+
+def test_a_live_run_alone_is_called_so_too(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(0.5, "embedded", changes=LIVE)
+    assert "embedded live" in shown(tmp_path, capsys, "--format=md")
+
+
+def test_cached_minus_live_at_equal_cost(both: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = records(tmp_path, capsys, "--equal-cost=seconds")
+    one = cell(found, label="embedded", budget=0.5)
+    assert one["minus_live"] == pytest.approx(0.58 - 0.50) and one["minus_live_n"] == 3
+    assert cell(found, label="embedded live", budget=0.5)["minus_live"] is None
+    text = shown(tmp_path, capsys, "--equal-cost=seconds", "--format=md")
+    assert "minus live, equal seconds" in text and "matching.targets=live" in text
+
+
+def test_cached_minus_live_at_equal_budget(both: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cell(records(tmp_path, capsys, "--differences"), label="embedded", budget=0.5)[
+        "minus_live"
+    ] == pytest.approx(0.58 - 0.60)
+    assert "minus live, equal budget" in shown(tmp_path, capsys, "--differences", "--format=md")
+
+
+def test_outside_of_lives_range_nothing_is_made_up(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(0.6, "embedded", changes=LIVE, seconds={"train": 400.0})
+    make(0.5, "embedded", seconds={"train": 200.0})
+    assert "cheaper than any live run" in shown(tmp_path, capsys, "--equal-cost=seconds", "--format=md")
+
+
+def test_without_live_runs_there_is_no_such_column(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(0.6)
+    make(0.5, "embedded")
+    assert "live" not in shown(tmp_path, capsys, "--differences", "--format=md")
+
+
+def test_in_images_the_prior_sees_those_of_phase_1_again(make: Make) -> None:
+    """Of 1,000 images seen, 600 in phase 1; and 300 once, for the cached features."""
+    sizes: dict[str, Any] = {"samples_seen": 1000, "steps": 10, "phase1_steps": 6, "train_samples": 300}
+    costs = []
+    for changes in ({}, LIVE):
+        folder = make(0.5, "embedded", changes=changes, **sizes)
+        from rela_cli.report.collect import collect
+
+        costs.append(cost_of(results_of(collect([folder]))[0], "samples"))
+    assert costs == [1300, 1900]
