@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rela_cli.config.arguments import OneOf, Positive
-from rela_cli.errors import MissingError
+from rela_cli.errors import ConfigError, MissingError
 from rela_cli.report import formats, transfer, transfer_grids
 from rela_cli.report.between import checked_columns
 from rela_cli.report.comparison import Result, protocols_of
@@ -38,7 +38,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def show_on(given: argparse.Namespace) -> None:
-    """The tables of what backbones are worth on some datasets."""
+    """The tables of what backbones are worth on some datasets.
+
+    Raises:
+        ConfigError: with an option that these tables do not have.
+    """
+    for name in ("cost", "between", "equal_cost", "within"):
+        if getattr(given, name):
+            raise ConfigError(f"--{name.replace('_', '-')} does not go with --on: leave out one of the two")
     problems: list[str] = []
     lines = transfer.lines_of(*judged(given, problems), problems)
     transfer.with_one_size(lines)

@@ -93,10 +93,9 @@ def cost_of(result: Result, axis: str) -> float | None:
         seen, once = result.raw.get("samples_seen"), result.raw.get("train_samples")
         if not seen or (result.variant and not once):
             return None
-        again = seen * (result.raw.get("phase1_steps") or 0) / (result.raw.get("steps") or 1) if result.is_live else 0.0
-        return (
-            float(seen) + (float(once or 0) if result.variant else 0.0) + again
-        )  # the prior looks at every image once
+        phase1 = (result.raw.get("phase1_steps") or 0) / (result.raw.get("steps") or 1)
+        again = phase1 * seen if result.is_live else 0.0  # a live prior looks at what the learner sees in phase 1
+        return float(seen) + (float(once or 0) if result.variant else 0.0) + again  # and each prior at every image
     account = result.raw.get(axis) or {}
     known = [account.get(stage) or 0 for stage in MAKING]
     return math.fsum(known) if account.get("train") else None

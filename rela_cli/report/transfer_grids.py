@@ -9,8 +9,9 @@ from typing import Any
 
 from rela_cli.report.collect import counted
 from rela_cli.report.comparison import NETWORKS, Protocol, protocols_legend, without_constants
+from rela_cli.report.difference_records import difference_fields
 from rela_cli.report.formats import BEST, SEEN, UNKNOWN, Cell, Grid
-from rela_cli.report.paired import Difference, difference_fields, paired, paired_grid
+from rela_cli.report.paired import Difference, paired, paired_grid
 from rela_cli.report.settings import NAMES
 from rela_cli.report.tables import MISSING_LEGEND, UNKNOWN_LEGEND, seeds_legend
 from rela_cli.report.transfer import Dataset, Line

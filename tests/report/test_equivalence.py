@@ -87,3 +87,8 @@ def test_a_table_says_within_what(make: Make, tmp_path: Path, capsys: pytest.Cap
 def test_a_margin_is_a_number_above_0(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=r"--within=.* must be a number above 0"):
         shown(tmp_path, capsys, f"--within={text}")
+
+
+def test_a_table_of_datasets_does_not_ignore_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="--within does not go with --on"):
+        shown(tmp_path, capsys, "--within=1", "--on=digits")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rela_cli.report.collect import collect
 from rela_cli.report.comparison import results_of
 from rela_cli.report.paired import cost_of
 from tests.report.test_tables import Make, cell, make, records, shown
@@ -75,7 +76,5 @@ def test_in_images_the_prior_sees_those_of_phase_1_again(make: Make) -> None:
     costs = []
     for changes in ({}, LIVE):
         folder = make(0.5, "embedded", changes=changes, **sizes)
-        from rela_cli.report.collect import collect
-
         costs.append(cost_of(results_of(collect([folder]))[0], "samples"))
     assert costs == [1300, 1900]
