@@ -41,6 +41,8 @@ Look
                 rela switch-trace latest switch.threshold=0.99
   embed       features of the images in a folder
                 rela embed latest photos --to features.parquet
+  export      a backbone for torchvision, timm, onnx, ...
+                rela export latest --to model --format onnx
   table       one table of all runs            rela table --format md
   plot        accuracy against budget and cost, training, the switch: PNG and SVG
   report      one HTML file of it all           rela report --out report.html
@@ -93,6 +95,7 @@ OTHERS = {  # the other commands: modules of commands/
     "rank": "rank.command",
     "switch-trace": "switch_trace",
     "embed": "embed.command",
+    "export": "export.command",
     "table": "table",
     "plot": "plot",
     "report": "report.command",

@@ -21,13 +21,18 @@ def timm_model(model: str, image_size: int, one_size: bool = False, **options: A
         ConfigError: unknown to timm, with the nearest name.
     """
     check_name(model)
-    if has_fixed_size(model):
-        options["img_size"] = image_size
-    if not one_size and timm.models.is_model_in_modules(model, RESIZABLE):
-        options |= {"dynamic_img_size": True, "dynamic_img_pad": True}  # views of other sizes: DINO's local crops
+    options |= arguments(model, image_size, one_size)
     network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0, **options)
     network.classifiers = classifiers(model)  # type: ignore[assignment]
     return network
+
+
+def arguments(model: str, image_size: int, one_size: bool = False) -> dict[str, Any]:
+    """What timm.create_model is asked for, besides a model's own options, so that it takes images of this size."""
+    asked: dict[str, Any] = {"img_size": image_size} if has_fixed_size(model) else {}
+    if not one_size and timm.models.is_model_in_modules(model, RESIZABLE):
+        asked |= {"dynamic_img_size": True, "dynamic_img_pad": True}  # views of other sizes: DINO's local crops
+    return asked
 
 
 def vit(model: str, patch_size: int, image_size: int) -> nn.Module:

@@ -32,17 +32,21 @@ def published_model(model: str, image_size: int) -> nn.Module:
 def built(model: str, **options: Any) -> nn.Module:
     """torchvision's `model` without classifiers, whose names it keeps, with those of `options` that it knows."""
     check_name(model)
-    takes = arguments(model)
-    asked = {"init_weights": True, **options}  # the default of all, and said so by two of them at each call
-    options = {key: value for key, value in asked.items() if key in takes}
-    aside: tuple[str, ...] = ()
-    if "aux_logits" in takes:  # further classifiers, for training with labels
-        options["aux_logits"], aside = False, auxiliary(model)
+    options = known(model, **options)
+    aside = auxiliary(model) if "aux_logits" in options else ()
     network = models.get_model(model, weights=None, **options)
     classifiers = (last_layer(network), *aside)
     network = without_classifier(network)
     network.classifiers = classifiers  # type: ignore[assignment]
     return network
+
+
+def known(model: str, **options: Any) -> dict[str, Any]:
+    """Those of `options` that a model knows, and what we always ask for."""
+    takes = arguments(model)
+    asked = {"init_weights": True, **options}  # the default of all, and said so by two of them at each call
+    asked |= {"aux_logits": False}  # no further classifiers, which are for training with labels
+    return {key: value for key, value in asked.items() if key in takes}
 
 
 def auxiliary(model: str) -> tuple[str, ...]:
