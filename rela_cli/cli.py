@@ -46,6 +46,7 @@ Look
   table       one table of all runs            rela table --format md
   plot        accuracy against budget and cost, training, the switch: PNG and SVG
   report      one HTML file of it all           rela report --out report.html
+  watch       a page that follows the runs     rela watch; in the terminal: rela watch --text
   reproduce   a table of the paper             rela reproduce table1-cifar10 --data FOLDER
   bench       this code against its peers       rela bench augment --rounds 3
   ls          what lies under outputs/          rela ls
@@ -99,6 +100,7 @@ OTHERS = {  # the other commands: modules of commands/
     "table": "table",
     "plot": "plot",
     "report": "report.command",
+    "watch": "watch.command",
     "reproduce": "reproduce.command",
     "bench": "bench.command",
     "ls": "ls",

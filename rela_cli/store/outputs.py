@@ -140,9 +140,12 @@ def take(outputs: Path) -> Inventory:
 def run_folders(outputs: Path) -> list[Path]:
     """Each run once: a folder may be a link to another disk; `latest` is a link to a run that is here anyway."""
     found = sorted(path.parent for path in outputs.glob("runs/*/manifest.json"))
-    own_first = sorted(found, key=lambda folder: folder.is_symlink())
-    kept = {folder.resolve(): folder for folder in reversed(own_first)}
-    return [folder for folder in found if kept[folder.resolve()] == folder]
+    links = {folder for folder in found if folder.is_symlink()}
+    here = (outputs / "runs").resolve()  # asked once: there may be thousands of runs
+    real = {folder: folder.resolve() if folder in links else here / folder.name for folder in found}
+    own_first = sorted(found, key=lambda folder: folder in links)
+    kept = {real[folder]: folder for folder in reversed(own_first)}
+    return [folder for folder in found if kept[real[folder]] == folder]
 
 
 def run_names(outputs: Path = OUTPUTS) -> list[str]:
@@ -152,8 +155,8 @@ def run_names(outputs: Path = OUTPUTS) -> list[str]:
 
 def elsewhere(outputs: Path) -> list[Path]:
     """Runs under paths.run=FOLDER that use this cache, by the words that they have left (`register_elsewhere`)."""
-    here = {folder.resolve() for folder in run_folders(outputs)}
     said = [Path(os.fsdecode(word.read_bytes())) for word in sorted(outputs.glob(f"runs/{ELSEWHERE}/*.txt"))]
+    here = {folder.resolve() for folder in run_folders(outputs)} if said else set()
     return [folder for folder in said if folder not in here and (folder / "manifest.json").is_file()]
 
 
