@@ -150,6 +150,7 @@ class Card:
 LATER: dict[str, dict[str, Any]] = {  # keys younger than the artifacts on disks, at what was done before them: no
     # identity has them, so that older artifacts keep their names; by class, or by group where a group names no class
     "matching": {"targets": CACHED},
+    "ImageFolder": {"labels": None, "test_share": 0.2},
     "PCA": {"dims": LEARNER, "center": True},
     "Whitening": {"power": 1.0, "dims": LEARNER, "center": True},
 }
@@ -380,6 +381,8 @@ class DatasetOptions:
     max_errors: Annotated[int, Range(0)]
     image_column: str
     label_column: str
+    labels: str | None
+    test_share: Annotated[float, Range(0, 0.9, above=True)]
     seed: Seed
     n: Count
     n_test: Count

@@ -16,7 +16,8 @@ from rela_cli.data.decoding.undecodable import Broken, left_out, named_few, say_
 from rela_cli.data.encoded import Encoded
 from rela_cli.data.files.entries import OTHER, told
 from rela_cli.data.files.index import Index, Paths, list_images
-from rela_cli.data.layout import SORT_THEM, Layout, plain_layout, tiny_imagenet_layout
+from rela_cli.data.label_file import SPLITS, LabelFile, read_labels
+from rela_cli.data.layout import SORT_THEM, Layout, flat_layout, plain_layout, tiny_imagenet_layout
 from rela_cli.errors import ConfigError, MissingError
 
 NONE = Paths(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
@@ -25,7 +26,8 @@ NONE = Paths(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
 class ImageFolder(Encoded):
     """A folder of images: train/<class>/* beside test/, val/, valid/ or validation/, or <class>/*, or just files.
 
-    Images beside class folders do not count, unless most images lie there: then there are no classes.
+    Images beside class folders do not count, unless most images lie there: then there are no classes. With a CSV file
+    `labels` all images below the folder train, and those that it names are divided into `labelled` and `test`.
 
     Raises:
         ConfigError: no root given. MissingError: no such folder, or nothing in it that looks like an image.
@@ -42,6 +44,8 @@ class ImageFolder(Encoded):
         on_disk: bool | None = None,
         on_error: str = "raise",
         max_errors: int = 0,
+        labels: str | None = None,
+        test_share: float = 0.2,
         **common: Any,
     ) -> None:
         super().__init__(image_size, decode_size, on_disk, **common)
@@ -51,19 +55,27 @@ class ImageFolder(Encoded):
         self.on_error, self.max_errors = on_error, max_errors
         if not os.path.isdir(self.root):
             raise MissingError(f"dataset.root={root} is not a folder (looked at {os.path.realpath(self.root)})")
+        self.label_file = self.read_label_file(labels, test_share) if labels else None
+        self.splits = ("train", *SPLITS) if self.label_file else self.splits
         self.layout = self.find_layout()
         self.classes, self.why_unprobed = self.layout.classes, self.layout.why_unprobed
 
     def find_layout(self) -> Layout:
         """Where train and test images lie, and what says their classes."""
-        return plain_layout(self.root)
+        return flat_layout(self.root, self.label_file) if self.label_file else plain_layout(self.root)
+
+    def read_label_file(self, labels: str, test_share: float) -> LabelFile:
+        """The file of labels, by its path from here on, or from the root on."""
+        places = (Path(labels).expanduser(), self.root / labels)
+        path = next((place for place in places if place.is_file()), places[0])
+        return read_labels(path, test_share, self.seed, self.on_error == "skip")
 
     # -------------------------------------------------------------------------------------------- files
 
     def index(self, afresh: bool = False) -> Index:
         """What lies in the folders, from an earlier start's notes where nothing has changed."""
         layout = self.layout
-        tops = [relative(folder, self.root) for folder in layout.folders.values()]
+        tops = [*dict.fromkeys(relative(folder, self.root) for folder in layout.folders.values())]
         sorted_tops = [relative(folder, self.root) for folder in layout.in_class_folders]
         only = layout.classes if layout.chosen else None
         return list_images(self.root, tops, only, self.cache, afresh, sorted_tops)
@@ -82,6 +94,9 @@ class ImageFolder(Encoded):
         if not index.lists[0]:
             others = told(index.left())
             raise MissingError(f"no images in {self.layout.train}" + (f", only {others}" if others else ""))
+        if self.label_file:
+            self.classes = self.label_file.find(index.lists[0])
+            return index
         if (empty := self.empty_classes(index)) and self.on_error == "raise":
             raise MissingError(
                 f"no images in {self.layout.train / empty[0]}: remove the folder or fill it; dataset.on_error=skip "
@@ -98,12 +113,17 @@ class ImageFolder(Encoded):
     def left_out(self, index: Index) -> str:
         """What lies there and does not count, in words."""
         found = {why: names for why, names in index.left().items() if why != OTHER or self.layout.tells_other_files}
+        if self.label_file and self.label_file.path.name in found.get(OTHER, ()):
+            count, *names = found.pop(OTHER)
+            rest = [count - 1, *(name for name in names if name != self.label_file.path.name)]
+            found |= {OTHER: rest} if rest[0] else {}
         beside = f"the folders {named_few(self.layout.unused)}" if self.layout.unused else ""
         return "; ".join(filter(None, (told(found), beside)))
 
     def odd(self, index: Index) -> Broken:
         """What cannot be an image, and why, of each split."""
-        found = {split: index.odd.get(relative(folder, self.root), {}) for split, folder in self.layout.folders.items()}
+        folders = {split: folder for split, folder in self.layout.folders.items() if self.is_listed(split)}
+        found = {split: index.odd.get(relative(folder, self.root), {}) for split, folder in folders.items()}
         return {split: odd for split, odd in found.items() if odd}
 
     def refuse_odd(self, index: Index) -> None:
@@ -124,6 +144,8 @@ class ImageFolder(Encoded):
 
     def empty_classes(self, index: Index) -> list[str]:
         """Class folders of train without an image."""
+        if self.label_file:
+            return []
         filled = index.filled(index.tops[0])
         return [name for name in self.classes or () if name not in filled]
 
@@ -136,9 +158,11 @@ class ImageFolder(Encoded):
         """
         if not any(self.skipped.values()):
             return self.all_files
-        kept = {split: self.without(paths, self.skipped.get(split, {})) for split, paths in self.all_files.items()}
-        lost = set(self.layout.class_names("train", self.all_files["train"])) - set(
-            self.layout.class_names("train", kept["train"])
+        of = {split: split if self.is_listed(split) else "train" for split in self.splits}
+        kept = {split: self.without(paths, self.skipped.get(of[split], {})) for split, paths in self.all_files.items()}
+        judged = "labelled" if self.label_file else "train"
+        lost = set(self.layout.class_names(judged, self.all_files[judged])) - set(
+            self.layout.class_names(judged, kept[judged])
         )
         if not kept["train"] or (self.classes and lost):
             where = self.layout.train / min(lost) if self.classes else self.layout.train
@@ -153,11 +177,15 @@ class ImageFolder(Encoded):
     def skipped(self) -> Broken:  # type: ignore[override]
         if self.on_error == "raise":
             return {}
-        named = {split: self.named(split) for split, paths in self.all_files.items() if paths}
+        named = {s: self.named(s) for s, paths in self.all_files.items() if paths and self.is_listed(s)}
         found, odd = left_out(named, self.listed.fingerprint, self.cache), self.odd(self.listed)
         found = {split: {**odd.get(split, {}), **found.get(split, {})} for split in {**found, **odd}}
         tell(found, self.max_errors)
         return found
+
+    def is_listed(self, split: str) -> bool:
+        """Whether a split has files of its own, rather than some of train's."""
+        return self.label_file is None or split == "train"
 
     def named(self, split: str) -> Iterator[tuple[str, Path]]:
         """Every file of a split with the name that it is known by."""
@@ -166,6 +194,9 @@ class ImageFolder(Encoded):
     @cached_property
     def all_files(self) -> dict[str, Paths]:
         """The images of each split, also those that cannot be decoded: paths below its folder, sorted."""
+        if self.label_file:
+            (paths,) = self.listed.lists
+            return {"train": paths, **{split: paths.take(self.label_file.parts[split]) for split in SPLITS}}
         lists = dict(zip(self.layout.folders, self.listed.lists, strict=True))
         return {split: self.select(split, lists.get(split, NONE)) for split in self.splits}
 
@@ -206,7 +237,7 @@ class ImageFolder(Encoded):
         return {"dataset": self.layout.dataset, **files, **self.sizes, **self.layout.identity}
 
     def labels(self, split: str) -> Array | None:
-        if self.classes is None or split not in self.layout.folders:
+        if self.classes is None or split not in self.layout.folders or (self.label_file and split == "train"):
             return None
         number = {name: i for i, name in enumerate(self.classes)}
         names = self.layout.class_names(split, self.files[split])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rela_cli.data.decoding.images import is_image
 from rela_cli.data.files.entries import folders_in
+from rela_cli.data.label_file import SPLITS, LabelFile
 from rela_cli.errors import MissingError
 from rela_cli.store.files import file_sha256
 
@@ -60,6 +61,7 @@ class Layout:
         why_unprobed: why nothing can be probed; None where it can.
         unused: names of folders that hold images which do not count.
         tells_other_files: whether files that are no images are named in what is left out.
+        label_file: says the classes of some of the train images; these are then a split `labelled` and a split `test`.
     """
 
     dataset: str
@@ -72,17 +74,20 @@ class Layout:
     why_unprobed: str | None = None
     unused: tuple[str, ...] = ()
     tells_other_files: bool = True
+    label_file: LabelFile | None = None
 
     @cached_property
     def folders(self) -> dict[str, Path]:
         """The folder of each split that counts."""
         found = {"train": self.train}
+        if self.label_file:
+            return found | dict.fromkeys(SPLITS, self.train)
         return found | {"test": self.test} if self.test and self.classes is not None else found
 
     @property
     def in_class_folders(self) -> list[Path]:
         """Folders whose images lie in class folders; images beside these do not count."""
-        if self.classes is None:
+        if self.classes is None or self.label_file:
             return []
         return [folder for split, folder in self.folders.items() if split == "train" or not self.flat_test]
 
@@ -92,6 +97,8 @@ class Layout:
         Raises:
             MissingError: the file of classes says nothing about an image.
         """
+        if self.label_file:
+            return (self.label_file.class_of[path] for path in files)
         if split == "test" and self.class_file:
             return self.class_file.classes_of(files)
         return (path.partition("/")[0] for path in files)
@@ -99,7 +106,8 @@ class Layout:
     @property
     def identity(self) -> dict[str, object]:
         """What the layout adds to the dataset's identity."""
-        labels = {self.class_file.key: file_sha256(self.class_file.path)} if self.class_file else {}
+        labels: dict[str, object] = {self.class_file.key: file_sha256(self.class_file.path)} if self.class_file else {}
+        labels |= self.label_file.identity if self.label_file else {}
         return {**labels, **({"classes": self.classes} if self.chosen else {})}
 
 
@@ -125,6 +133,11 @@ def plain_layout(root: Path) -> Layout:
     elif strange := sorted(set(folders_in(test)) - set(classes)):
         raise MissingError(f"{test} has classes that train lacks: {', '.join(strange[:5])}")
     return Layout("image_folder", train, test, classes, why_unprobed=why, unused=unused)
+
+
+def flat_layout(root: Path, label_file: LabelFile) -> Layout:
+    """All images below a folder train; a file says the classes of some of them."""
+    return Layout("image_folder", root, None, label_file.classes, label_file=label_file)
 
 
 def mostly_loose(folder: Path, names: Iterable[str]) -> bool:

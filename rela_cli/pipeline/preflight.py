@@ -84,12 +84,13 @@ def check_labels(run: Run) -> None:
     Raises:
         ConfigError: the dataset has none.
     """
-    if run.trained is not None or run.dataset.classes is not None:
+    if run.trained is not None or not getattr(find(run.config.method), "uses_labels", False):
         return
-    if getattr(find(run.config.method), "uses_labels", False):
+    if run.dataset.classes is None or run.dataset.labels("train") is None:
+        why = run.dataset.why_unprobed or "its train images have no labels, only those that are probed with"
         raise ConfigError(
             f"method={run.config.method.name} needs labels and dataset={run.config.dataset.name} has none: "
-            f"{run.dataset.why_unprobed}. Sort the train images into one folder a class, or say method=simclr"
+            f"{why}. Sort the train images into one folder a class, or say method=simclr"
         )
 
 
