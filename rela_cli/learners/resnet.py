@@ -15,8 +15,8 @@ class ResNet(tv.ResNet):
     """
 
     def __init__(self, block: type[tv.BasicBlock | tv.Bottleneck], layers: list[int], stem: str, width: int) -> None:
-        with torch.device("meta"):  # torchvision fixes the width at 64, so its layers are replaced below
-            super().__init__(block, layers)
+        with torch.device("meta"):  # torchvision fixes the width at 64, so all of its layers are replaced below
+            super().__init__(block, [1, 1, 1, 1])
         self.inplanes = width
         kernel, stride = (3, 1) if stem == "cifar" else (7, 2)
         self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)

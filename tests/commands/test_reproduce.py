@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rela_cli.commands.reproduce import command
+from rela_cli.commands.reproduce import command, tables
 from rela_cli.commands.reproduce.command import read
 from rela_cli.commands.reproduce.execute import Batch, Executor, free_lane
 from rela_cli.commands.reproduce.finish import names, standing, verdict
@@ -44,8 +44,14 @@ def folder_of_classes(root: Path, classes: int, images: int = 1) -> Path:
     return root
 
 
-def reproduce(*words: str) -> subprocess.CompletedProcess[str]:
-    return warm.run(Path.cwd(), "reproduce", *words, env=os.environ)
+def reproduce(*words: str, before: Callable[[], object] | None = None) -> subprocess.CompletedProcess[str]:
+    return warm.run(Path.cwd(), "reproduce", *words, env=os.environ, before=before)
+
+
+def few_images() -> None:
+    """Where it does not matter what the numbers are."""
+    few = ("dataset.limit=256", "dataset.test_limit=60", "epochs=2")
+    tables.SMOKE = replace(tables.SMOKE, words=(*tables.SMOKE.words, *few))
 
 
 # ----------------------------------------------------------------------------------------------------- what tables hold
@@ -275,35 +281,41 @@ def test_smoke_from_nothing_and_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_failing_cell_fails_alone(tmp_path: Path) -> None:
+def test_a_failing_cell_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run of a column fails (its folder is a file); the others are made, and the status is 1."""
     words = ("table1-cifar10", "profile=smoke", f"outputs={tmp_path}/runs", f"out={tmp_path}/out")
+    monkeypatch.setattr(tables, "SMOKE", tables.SMOKE)
+    few_images()
     runs = PlannedRuns(TABLES["table1-cifar10"]("smoke"), None, [f'paths.outputs="{tmp_path}/runs"'])
     star = runs.by_place[0, "SimCLR*", 1.0][0].run.folder
     star.parent.mkdir(parents=True)
     star.write_text("in the way")
-    done = reproduce(*words)
+    done = reproduce(*words, before=few_images)
     assert done.returncode == 1, done.stdout
     assert "failed: SimCLR*, budget 1, seed 0" in done.stdout
     assert "patches" in (tmp_path / "out" / "table.md").read_text()
+
+
+def at_work_in(folder: Path) -> list[Path]:
+    """The files below a folder that any process has open, by /proc."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            found.append(link.readlink())
+    return [path for path in found if path.is_relative_to(folder)]
 
 
 @pytest.mark.slow
 def test_stopped_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     """SIGTERM after the first batch: 143, nothing left running; the same command ends with a whole table."""
     words = ("table1-cifar10", "profile=smoke", f"outputs={tmp_path}/runs", f"out={tmp_path}/out", "jobs=1")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rela_cli", "reproduce", *words], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("  [1/"):
-            break
-    process.send_signal(signal.SIGTERM)
+    process = warm.start(Path.cwd(), "reproduce", *words, env=os.environ, before=few_images)
+    while "  [1/" not in Path(process.files[0]).read_text():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.terminate()
     assert process.wait(90) == 143
-    time.sleep(0.5)
-    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert str(tmp_path) not in listing
-    done = reproduce(*words)
+    assert at_work_in(tmp_path) == []
+    done = reproduce(*words, before=few_images)
     assert done.returncode == 0 and "2 cached" in done.stdout
     assert (tmp_path / "out" / "table.md").is_file()
