@@ -1,16 +1,11 @@
-"""Whole runs, small but real: what is made, what is found again, what a signal or a failure leaves behind."""
+"""Whole runs, small but real: what is made, and what is found again."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -30,44 +25,8 @@ from rela_cli.evaluation.representation import representations
 from rela_cli.learners.build import build_backbone
 from rela_cli.pipeline import pipeline
 from rela_cli.pipeline.run import Run
-from tests import warm
 from tests.conftest import NO_TORCH, Rela
-from tests.factories import config
-
-FAKE = ("dataset=fake", "dataset.n=128", "dataset.n_test=40", "dataset.size=8", "learner.width=4", "runtime.threads=1")
-SHORT = ("epochs=1", "batch_size=16", "budget=0.5", "probe.protocols=[knn]", "probe.knn_k=10")
-RANDOM = ("prior=random", "prior.width=4")
-WORDS = (*FAKE, *SHORT, *RANDOM)
-PLAIN = (*FAKE, *SHORT, "prior=none")
-Json = dict[str, Any]
-
-
-def setup(outputs: Path, *words: str) -> Config:
-    return config(*words, f"paths.outputs={outputs}")
-
-
-def go(outputs: Path, *words: str, until: str = "probe") -> pipeline.Outcome:
-    return pipeline.run(setup(outputs, *words), until=until)
-
-
-def result(outcome: pipeline.Outcome) -> Json:
-    assert outcome.folder is not None
-    return read(outcome.folder / "result.json")
-
-
-def read(path: Path) -> Json:
-    return dict(json.loads(path.read_text()))
-
-
-def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a folder and when it was written."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
-    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
-
-
-def entries(outputs: Path, kind: str) -> list[str]:
-    folder = outputs / "cache" / kind
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+from tests.pipeline.shared import FAKE, PLAIN, RANDOM, SHORT, WORDS, entries, go, read, result, setup, stamps
 
 
 @pytest.fixture(scope="module")
@@ -330,77 +289,6 @@ def test_stages_up_to(tmp_path: Path) -> None:
     assert go(tmp_path, *WORDS).status == "run"
 
 
-# ---------------------------------------------------------------------------------------------------------------- names
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("logger=wandb",),
-        ("logger.project=x",),
-        ("runtime.block_size=7",),
-        ("runtime.log_every_epochs=3",),
-        ("runtime=cpu",),
-        ("paths.outputs=elsewhere",),
-        ("paths.run=by/hand",),
-        ("probe.protocols=[rela]",),
-        ("probe.network=target",),
-        ("probe.knn_k=3",),
-        ("budget=0.50",),
-    ],
-)
-def test_what_does_not_change_the_backbone_does_not_change_its_name(words: tuple[str, ...]) -> None:
-    assert Run(config(*WORDS, *words)).hash == Run(config(*WORDS)).hash
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("seed=1",),
-        ("epochs=2",),
-        ("batch_size=8",),
-        ("budget=0.25",),
-        ("optimizer.lr=2e-3",),
-        ("optimizer.schedule=cosine",),
-        ("learner.width=8",),
-        ("method=byol",),
-        ("method.temperature=0.5",),
-        ("method.view1.blur_p=0.1",),
-        ("prior.seed=1",),
-        ("prior.width=8",),
-        ("transport=pca",),
-        ("transport.max_dim=3",),
-        ("matching.transfer=frozen",),
-        ("matching.view.gray_p=0.1",),
-        ("switch=never",),
-        ("dataset.seed=1",),
-        ("dataset.limit=64",),
-        ("dataset.n=256",),
-        ("dataset.flip=false",),
-    ],
-)
-def test_what_changes_the_backbone_changes_its_name(words: tuple[str, ...]) -> None:
-    assert Run(config(*WORDS, *words)).hash != Run(config(*WORDS)).hash
-
-
-@pytest.mark.parametrize("words", [("transport=pca",), ("switch=never",), ("matching.transfer=frozen",)])
-def test_the_plain_method_does_not_care_for_what_it_lacks(words: tuple[str, ...]) -> None:
-    assert Run(config(*PLAIN, *words)).hash == Run(config(*PLAIN)).hash
-    assert Run(config(*PLAIN)).hash != Run(config(*WORDS)).hash
-
-
-def test_a_newer_version_of_any_stage_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli.pipeline import run
-
-    before = Run(config(*WORDS)).hash
-    for stage in ("images", "extract", "transport", "train"):
-        monkeypatch.setitem(run.VERSIONS, stage, run.VERSIONS[stage] + 1)
-        assert Run(config(*WORDS)).hash != before, stage
-        monkeypatch.undo()
-    monkeypatch.setitem(run.VERSIONS, "probe", 99)
-    assert Run(config(*WORDS)).hash == before
-
-
 # ---------------------------------------------------------------------------------------------------------- determinism
 
 
@@ -423,7 +311,7 @@ def test_one_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path, words: tupl
 
 def test_another_process_gives_the_same_bits(rela: Rela, tmp_path: Path) -> None:
     here = weights_of(go(tmp_path / "here", *WORDS))
-    assert rela("train", *WORDS, "runtime.eval_every_epochs=0").returncode == 0
+    assert rela("train", *WORDS, "runtime.eval_every_epochs=0", kind="fresh").returncode == 0
     there = load_file(next((tmp_path / "outputs" / "runs").glob("fake-*/backbone.safetensors")))
     assert all(torch.equal(here[key], there[key]) for key in here)
 
@@ -569,223 +457,6 @@ def test_resnet50_has_torchvisions_names_too() -> None:
     ours = resnet50("imagenet", 64)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in reference.state_dict().items()}
     assert ours.feature_dim == 2048
-
-
-# ------------------------------------------------------------------------------------------------- signals and failures
-
-LONG = (*FAKE, *RANDOM, "batch_size=16", "epochs=25", "probe.protocols=[knn]", "runtime.eval_every_epochs=0")
-
-
-def start(tmp_path: Path, *words: str) -> warm.Process:
-    return warm.start(tmp_path, "train", *words, env=os.environ)
-
-
-def wait_until(ready: Callable[[], object], process: warm.Process, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def run_folder(tmp_path: Path) -> Path | None:
-    return next((tmp_path / "outputs" / "runs").glob("fake-*"), None)
-
-
-def has_trained(tmp_path: Path) -> bool:
-    folder = run_folder(tmp_path)
-    return bool(folder and (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size)
-
-
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
-def test_a_signal_in_mid_training(tmp_path: Path, signum: int, status: int) -> None:
-    process = start(tmp_path, *LONG)
-    wait_until(lambda: has_trained(tmp_path), process)
-    process.send_signal(signum)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == status, (out, error)
-    assert "the same command goes on" in error
-    assert "Traceback" not in out + error
-    folder = run_folder(tmp_path)
-    assert folder is not None
-    assert read(folder / "manifest.json")["status"] == "stopped"
-    assert not (folder / "result.json").exists()
-    assert not (folder / "backbone.safetensors").exists()
-    if signum == signal.SIGTERM:
-        cache = stamps(tmp_path / "outputs" / "cache")
-        again = go(tmp_path / "outputs", *LONG)
-        assert (again.status, again.folder) == ("run", folder)
-        manifest = read(folder / "manifest.json")
-        assert manifest["status"] == "finished"
-        assert "reason" not in manifest, "that was another time"
-        assert {k: v for k, v in stamps(tmp_path / "outputs" / "cache").items() if k in cache} == cache
-
-
-def test_kill_9_in_mid_training_leaves_a_run_that_can_be_made(tmp_path: Path) -> None:
-    process = start(tmp_path, *LONG)
-    wait_until(lambda: has_trained(tmp_path), process)
-    process.kill()
-    process.communicate()
-    folder = run_folder(tmp_path)
-    assert folder is not None
-    assert read(folder / "manifest.json")["status"] == "running"
-    words = (*LONG, "epochs=2")  # not the same run, the same folder of artifacts
-    again = go(tmp_path / "outputs", *words)
-    assert again.status == "run"
-    assert result(again)["seconds_now"]["extract"] == 0
-    assert go(tmp_path / "outputs", *LONG, until="transport").status == "found"
-    assert Run(setup(tmp_path / "outputs", *LONG)).trained is None
-
-
-def test_a_second_process_is_told_who_is_at_work(rela: Rela, tmp_path: Path) -> None:
-    words = [word.replace("epochs=25", "epochs=1000") for word in LONG]  # the first must not end before the second asks
-    process = start(tmp_path, *words)
-    wait_until(lambda: has_trained(tmp_path), process)
-    second = rela("train", *words)
-    process.kill()
-    process.communicate()
-    assert second.returncode == 1
-    assert f"in use by process {process.pid} on " in second.stderr
-
-
-def test_a_failure_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli.training import trainer
-
-    def fail(*_: object) -> None:
-        raise ZeroDivisionError("of all things")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(trainer.Trainer, "fit", fail)
-        with pytest.raises(ZeroDivisionError):
-            go(tmp_path, *WORDS)
-    folder = next((tmp_path / "runs").glob("fake-*"))
-    manifest = read(folder / "manifest.json")
-    assert (manifest["status"], "of all things" in manifest["reason"]) == ("failed", True)
-    assert "ZeroDivisionError: of all things" in (folder / "traceback.txt").read_text()
-    assert not (folder / "result.json").exists()
-    assert go(tmp_path, *WORDS).status == "run"
-    manifest = read(folder / "manifest.json")
-    assert manifest["status"] == "finished"
-    assert "reason" not in manifest
-    assert not (folder / "traceback.txt").exists()
-
-
-def test_a_failing_probe_keeps_the_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rela_cli.evaluation import protocols
-
-    with monkeypatch.context() as broken:
-        broken.setitem(protocols.PROTOCOLS, "knn", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            go(tmp_path, *WORDS)
-    folder = next((tmp_path / "runs").glob("fake-*"))
-    before = stamps(folder)["backbone.safetensors"]
-    assert go(tmp_path, *WORDS).status == "run"
-    assert stamps(folder)["backbone.safetensors"] == before
-
-
-def test_an_unwritable_place_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises((RelaError, OSError), match="file"):
-        go(tmp_path / "file", *WORDS)
-
-
-# ---------------------------------------------------------------------------------------------------------------- wandb
-
-
-class Tracker:
-    """Stands for the wandb module, and raises where it is told to."""
-
-    Settings = dict
-
-    def __init__(self, breaks: str = "") -> None:
-        self.breaks, self.told, self.keywords = breaks, [], {}  # type: ignore[var-annotated]
-
-    def fail(self, place: str) -> None:
-        if place == self.breaks:
-            raise ConnectionError(f"{place} is broken")
-
-    def init(self, **keywords: Any) -> Tracker:
-        self.fail("init")
-        self.keywords = keywords
-        return self
-
-    def log(self, record: Json, step: int) -> None:
-        self.told.append((step, record))
-        self.fail("log")
-
-    def finish(self, **_: Any) -> None:
-        self.told.append("finished")
-        self.fail("finish")
-
-
-@pytest.mark.parametrize("breaks", ["import", "init", "log", "finish"])
-def test_wandb_never_fails_a_run(tmp_path: Path, breaks: str, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None if breaks == "import" else Tracker(breaks))
-    outcome = go(tmp_path, *WORDS, "epochs=3", "logger=wandb")
-    assert outcome.folder is not None
-    assert read(outcome.folder / "manifest.json")["status"] == "finished"
-    assert (outcome.folder / "metrics.jsonl").read_text().count("\n") == 3
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rela: wandb")]
-    assert len(warnings) == (2 if breaks in ("import", "init") else 1), "online, then offline; or once for all"
-
-
-def test_wandb_is_told_everything(tmp_path: Path, monkeypatch: Any) -> None:
-    tracker = Tracker()
-    monkeypatch.setitem(sys.modules, "wandb", tracker)
-    outcome = go(tmp_path, *WORDS, "epochs=2", "logger=wandb", "logger.mode=offline", "logger.project=mine")
-    assert outcome.folder is not None
-    lines = (outcome.folder / "metrics.jsonl").read_text().splitlines()
-    assert tracker.told == [*((record["step"], record) for record in map(json.loads, lines)), "finished"]
-    keys = {key: tracker.keywords[key] for key in ("mode", "project", "dir", "name")}
-    assert keys == {"mode": "offline", "project": "mine", "dir": str(outcome.folder), "name": outcome.folder.name}
-    assert tracker.keywords["config"]["budget"] == 0.5
-
-
-def test_a_run_that_goes_on_stays_one_run_in_wandb(tmp_path: Path, monkeypatch: Any) -> None:
-    tracker = Tracker()
-    monkeypatch.setitem(sys.modules, "wandb", tracker)
-    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="cut off"):
-        broken.setattr("rela_cli.training.trainer.Trainer.fit", Mock(side_effect=RuntimeError("cut off")))
-        go(tmp_path, *WORDS, "logger=wandb")
-    first = tracker.keywords
-    go(tmp_path, *WORDS, "logger=wandb")
-    again = tracker.keywords
-    go(tmp_path, *WORDS, "logger=wandb", "seed=1")
-    assert (first["dir"], first["id"]) == (again["dir"], again["id"]) and again["resume"] == "allow"
-    assert tracker.keywords["id"] != first["id"], "another run is another curve"
-
-
-STUB = """
-import os, signal, sys, types
-wandb = types.ModuleType("wandb")
-class Run:
-    def log(self, record, step=None): {log}
-    def finish(self, *a, **k): pass
-wandb.Settings = dict
-def init(**keywords): {init}
-wandb.init = init
-sys.modules["wandb"] = wandb
-"""
-KILL = "os.kill(os.getpid(), signal.SIGTERM)"
-
-
-@pytest.mark.parametrize(("log", "init"), [(KILL, "return Run()"), ("pass", f"{KILL}; return Run()")])
-def test_a_signal_inside_wandb_is_not_taken_for_its_failure(rela: Rela, log: str, init: str) -> None:
-    done = rela("train", *WORDS, "epochs=2", "logger=wandb", stub=STUB.format(log=log, init=init), kind="full")
-    assert done.returncode == 143, done.stderr
-
-
-@pytest.mark.slow
-def test_the_real_wandb_without_a_network(rela: Rela, tmp_path: Path) -> None:
-    environment = {"WANDB_MODE": "", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "x" * 40}
-    done = rela("train", *WORDS, "logger=wandb", env=environment)
-    assert done.returncode == 0, done.stderr
-    folder = run_folder(tmp_path)
-    assert folder is not None
-    assert read(folder / "manifest.json")["status"] == "finished"
-    assert done.stderr.count("rela: wandb") == 1
-    assert list(folder.glob("wandb/offline-run-*"))
-    assert "x" * 40 not in "".join(p.read_text(errors="ignore") for p in folder.rglob("*") if p.is_file())
 
 
 # --------------------------------------------------------------------------------------------------------------- sweeps

@@ -86,7 +86,10 @@ def test_saved_at_the_end_of_the_step(tmp_path: Path, expected: dict[str, Any], 
     ]
     assert len(list(folder.glob(f"checkpoint-{AT:010}-*.safetensors"))) == 1
     assert json.loads((folder / "manifest.json").read_text())["status"] == "stopped"
+    assert not {"result.json", "backbone.safetensors"} & {path.name for path in folder.iterdir()}
+    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs" / "cache").rglob("*.safetensors")}
     assert call(tmp_path, "train", *RUN) == 0
+    assert {path: path.stat().st_mtime_ns for path in cached} == cached
     assert f"resumed at step {AT} of 24" in (tmp_path / "out").read_text()
     assert differing(left(tmp_path), expected) == []
     assert temporaries(tmp_path / "outputs") == []
