@@ -72,8 +72,8 @@ def test_every_prior(path: Path, tmp_path: Path) -> None:
     if facts.get("parameters", 0) > LARGE or path.stem in LIKE_OTHERS:
         with torch.device("meta"):
             made = build(located(config(*words).prior), data=STATS)
-        assert (made.feature_dim, round(millions(made))) == (facts["features"], facts["parameters"])
-        return
+        assert made.feature_dim == facts["features"]
+        return  # its size is looked at by `test_every_cards_size`
     made = config(*words, *TINY, *CHEAP, f"paths.outputs={tmp_path}", "learner.width=4")
     outcome = run(made)
     result = Run(made).result

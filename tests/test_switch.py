@@ -69,6 +69,17 @@ def test_rho_is_taken_before_the_update() -> None:
     assert watched.state[2].item() == pytest.approx(math.exp(-(1.98 + 0.01 * fast - fast)), abs=1e-9)
 
 
+def test_a_loss_that_rises_has_settled_by_all_measures() -> None:
+    """The fast average is above the slow one then; rho stays a number from 0 to 1."""
+    watched, seen = switch("switch=adaptive", "switch.constants=reference"), []
+    for loss in [0.0] * 1500 + [50.0] * 100:
+        watched.check()
+        seen.append(watched.state[2].item())
+        watched.observe(torch.tensor(loss))
+    assert watched.state[0] > watched.state[1] and seen[-1] == 1
+    assert all(0 <= rho <= 1 for rho in seen)
+
+
 def test_the_threshold_counts() -> None:
     early = switch("switch=adaptive", "switch.constants=reference", "switch.threshold=0.9")
     assert first_step_away(early, [0.5] * 3000) < 2396
