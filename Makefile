@@ -12,7 +12,7 @@ TABLE1 := table1-cifar10 table1-cifar100 table1-tin table1-in1k
 TABLES := $(TABLE1) table-headline table-methods table-learners table-ablation table-recipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-long test-slow lint format types check wheel release-check clean table1 $(TABLES) figure2
+.PHONY: help setup demo test test-fast test-long test-slow lint format types check wheel release-check docs clean table1 $(TABLES) figure2
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,11 @@ wheel: $(STAMP)  ## dist/*.whl, with conf/ inside
 
 release-check: $(STAMP)  ## [TAG=v0.2.0]: versions agree, archives build and have all files, the wheel runs elsewhere
 	$(BIN)/python scripts/release_check.py $(TAG)
+
+docs: $(STAMP)  ## the site in build/site, from README.md, docs/ and conf/
+	@test -x $(BIN)/zensical || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python scripts/site.py
+	$(BIN)/zensical build --strict
 
 clean:  ## caches and built things; .venv and outputs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

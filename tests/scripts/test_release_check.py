@@ -42,7 +42,7 @@ def workflow(name: str) -> str:
     return (ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["test.yml", "release.yml"])
+@pytest.mark.parametrize("name", ["test.yml", "docs.yml", "release.yml"])
 def test_workflows_call_targets_that_exist(name: str) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     jobs = yaml.safe_load(workflow(name))["jobs"]
