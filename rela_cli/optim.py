@@ -148,22 +148,34 @@ class LARS(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of each step, counted from 1: linear warm-up, then constant or cosine down to zero."""
+    """The learning rate of each step, counted from 1: linear warm-up, then constant or cosine down to zero.
+
+    The first `switch_steps` of phase 2 have a second linear warm-up, a factor on top of that.
+    """
 
     lr: float
     name: str
     warmup_steps: int
     total_steps: int
+    switch_steps: int = 0
 
     @classmethod
-    def of(cls, part: Part, lengths: Lengths) -> Schedule:
+    def of(cls, part: Part, lengths: Lengths, switch_epochs: float = 0.0) -> Schedule:
         """The schedule that stands in an optimizer's config, for a run of these lengths."""
         options = part.options
-        warmup_steps = round(options["warmup_epochs"] * lengths.steps_per_epoch)
-        return cls(options["lr"], options["schedule"], warmup_steps, lengths.total_steps)
+        warmup_steps, switch_steps = (
+            round(epochs * lengths.steps_per_epoch) for epochs in (options["warmup_epochs"], switch_epochs)
+        )
+        return cls(options["lr"], options["schedule"], warmup_steps, lengths.total_steps, switch_steps)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
+    def rate(self, step: int, switch_step: int | None = None) -> float:
+        """The learning rate of a step; `switch_step` is the first of phase 2, once there is one."""
+        if switch_step is None:
+            return self.own_rate(step)
+        return self.own_rate(step) * min(1.0, (step - switch_step + 1) / (self.switch_steps + 1))
+
+    def own_rate(self, step: int) -> float:
+        """The rate without regard to the switch."""
         if step <= self.warmup_steps:
             return self.lr * step / (self.warmup_steps + 1)
         if self.name == "constant":
@@ -171,10 +183,19 @@ class Schedule:
         progress = (step - 1 - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def set_rate(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int, switch_step: int | None = None) -> None:
         """Set the learning rate of a step in all parameter groups."""
         for group in optimizer.param_groups:
-            group["lr"] = self.rate(step)
+            group["lr"] = self.rate(step, switch_step)
+
+
+@torch.no_grad()
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Set an optimizer's memory to zero, in place: moments, momentum, and the count that corrects AdamW's bias."""
+    for memory in optimizer.state.values():
+        for value in memory.values():
+            if isinstance(value, Tensor):
+                value.zero_()
 
 
 def non_finite(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -11,16 +11,25 @@ import math
 import torch
 from torch import Tensor
 
+from rela_cli.config.schema import KEEP
+
 REFERENCE_TIMES = (1 / -math.log(0.999), 1 / -math.log(0.99))  # steps, of the fast and the slow average
 
 SHARE_TIMES = (1 / 4, 1 / 40)  # the same two as shares of the run: leaves at 0.7 to 0.85 of it (docs/results.md)
 
 
 class Switch:
-    """What all switches share: a state tensor (5,) float64 of fast, slow, rho, steps checked, step of leaving."""
+    """What all switches share: a state tensor (5,) float64 of fast, slow, rho, steps checked, step of leaving.
 
-    def __init__(self, total_steps: int, device: torch.device) -> None:
-        self.total_steps = total_steps
+    moments and warmup_epochs say how the method takes over: "keep" leaves the optimizer what it remembers of matching,
+    "fresh" makes it forget; the rate rises linearly over the first `warmup_epochs` of phase 2 (0: it does not).
+    """
+
+    moments: str = KEEP
+    warmup_epochs: float = 0.0
+
+    def __init__(self, total_steps: int, device: torch.device, moments: str = KEEP, warmup_epochs: float = 0.0) -> None:
+        self.total_steps, self.moments, self.warmup_epochs = total_steps, moments, warmup_epochs
         self.state = torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=device)
 
     def check(self) -> None:
@@ -54,8 +63,16 @@ class Adaptive(Switch):
     switches; "share" turns both time constants into shares of the run's length.
     """
 
-    def __init__(self, constants: str, threshold: float, total_steps: int, device: torch.device) -> None:
-        super().__init__(total_steps, device)
+    def __init__(
+        self,
+        constants: str,
+        threshold: float,
+        total_steps: int,
+        device: torch.device,
+        moments: str = KEEP,
+        warmup_epochs: float = 0.0,
+    ) -> None:
+        super().__init__(total_steps, device, moments, warmup_epochs)
         times = REFERENCE_TIMES if constants == "reference" else [share * total_steps for share in SHARE_TIMES]
         self.fast_momentum, self.slow_momentum = (math.exp(-1 / max(time, 1e-9)) for time in times)
         self.threshold = threshold
@@ -76,8 +93,10 @@ class Adaptive(Switch):
 class Fixed(Switch):
     """After a share of the run's steps."""
 
-    def __init__(self, at: float, total_steps: int, device: torch.device) -> None:
-        super().__init__(total_steps, device)
+    def __init__(
+        self, at: float, total_steps: int, device: torch.device, moments: str = KEEP, warmup_epochs: float = 0.0
+    ) -> None:
+        super().__init__(total_steps, device, moments, warmup_epochs)
         self.steps = math.floor(at * total_steps + 1e-9)
 
     def condition(self, rho: Tensor, step: Tensor) -> Tensor:

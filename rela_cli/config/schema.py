@@ -76,6 +76,8 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 CACHED, LIVE = "cached", "live"  # what matching.targets may say
 
+KEEP, FRESH = "keep", "fresh"  # what switch.moments may say
+
 POOLS = ("cls", "mean", "none")
 
 CHANNELS = ("rgb", "bgr")
@@ -151,6 +153,10 @@ LATER: dict[str, dict[str, Any]] = {  # keys younger than the artifacts on disks
     # identity has them, so that older artifacts keep their names; by class, or by group where a group names no class
     "matching": {"targets": CACHED},
     "ImageFolder": {"labels": None, "test_share": 0.2},
+    "Adaptive": {"moments": KEEP, "warmup_epochs": 0.0},
+    "Fixed": {"moments": KEEP, "warmup_epochs": 0.0},
+    "BYOL": {"loss": "squared_distance"},
+    "DINO": {"temperature_by": "step", "projector_layers": 3, "teacher_head": "copy"},
     "PCA": {"dims": LEARNER, "center": True},
     "Whitening": {"power": 1.0, "dims": LEARNER, "center": True},
 }
@@ -431,6 +437,8 @@ class SwitchOptions:
     constants: Annotated[str, OneOf(("reference", "share"))]
     threshold: PositiveShare
     at: Share
+    moments: Annotated[str, OneOf((KEEP, FRESH))]
+    warmup_epochs: NonNegative
 
 
 @dataclass(frozen=True)
@@ -454,6 +462,9 @@ class MethodOptions:
     teacher_temperature: Positive
     warmup_teacher_temperature: Positive
     temperature_warmup: PositiveShare
+    temperature_by: Annotated[str, OneOf(("step", "epoch"))]
+    teacher_head: Annotated[str, OneOf(("copy", "own"))]
+    loss: Annotated[str, OneOf(("squared_distance", "negative_cosine"))]
     ema: Share
     ema_schedule: Annotated[str, OneOf(("constant", "cosine"))]
     redundancy: NonNegative

@@ -12,7 +12,11 @@ from rela_cli.methods.from_lightly import BYOLPredictionHead, BYOLProjectionHead
 
 
 class BYOL(Method):
-    """The online network predicts the target network's projection of the other view (paper, equation 2)."""
+    """The online network predicts the target network's projection of the other view (paper, equation 2).
+
+    loss "squared_distance" is the paper's, |p - z|^2 of unit vectors, summed over both directions; "negative_cosine" is
+    the mean of -cos(p, z) over both, as the public ReLA code has it. Its gradient is a quarter of the other's.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class BYOL(Method):
         ema_schedule: str,
         view1: View,
         view2: View,
+        loss: str = "squared_distance",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -32,6 +37,7 @@ class BYOL(Method):
         self.target = Average(self.online(), ema, ema_schedule)
         self.similarity = NegativeCosineSimilarity()
         self.views = (view1, view2)
+        self.loss = loss
 
     def online(self) -> nn.Sequential:
         """What the target network is a running average of."""
@@ -40,7 +46,8 @@ class BYOL(Method):
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z1, z2 = self.target(views)  # (B, projection_dim), no gradient
         p1, p2 = (self.predictor(self.projector(h)) for h in self.represent(views))
-        return 4 + 2 * self.similarity(p1, z2) + 2 * self.similarity(p2, z1)  # |p - z|^2 of unit vectors, twice
+        both = self.similarity(p1, z2) + self.similarity(p2, z1)
+        return both / 2 if self.loss == "negative_cosine" else 4 + 2 * both  # |p - z|^2 of unit vectors is 2 - 2 cos
 
     def after_step(self, progress: float) -> None:
         self.target.follow(self.online(), progress)

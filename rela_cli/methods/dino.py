@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from rela_cli.config.schema import View
 from rela_cli.methods.base import Average, Method
-from rela_cli.methods.from_lightly import DINOLoss, DINOProjectionHead
+from rela_cli.methods.from_lightly import DINOLoss, DINOProjectionHead, ProjectionHead
 
 
-def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int) -> nn.Module:
-    """(B, feature_dim) -> (B, prototypes) scores; prototypes are unit vectors.
+def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int, layers: int) -> nn.Module:
+    """(B, feature_dim) -> (B, prototypes) scores of an MLP with so many layers; prototypes are unit vectors.
 
     lightly's head normalises them by a deprecated hook that cannot be copied; the same as a parametrization can.
     """
@@ -22,6 +24,10 @@ def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prot
         warnings.simplefilter("ignore", FutureWarning)
         head = DINOProjectionHead(feature_dim, hidden_dim, projection_dim, prototypes, batch_norm=True)
         last = torch.nn.utils.remove_weight_norm(head.last_layer)
+    if layers != 3:  # which is lightly's own
+        widths = [feature_dim, *[hidden_dim] * (layers - 1)]
+        hidden = [(i, o, nn.BatchNorm1d(o), nn.GELU()) for i, o in pairwise(widths)]
+        head.layers = ProjectionHead([*hidden, (widths[-1], projection_dim, None, None)]).layers
     nn.utils.parametrizations.weight_norm(last)
     last.parametrizations.weight.original0.requires_grad_(False).fill_(1)  # the length; only directions are learned
     return head  # type: ignore[no-any-return]
@@ -32,6 +38,10 @@ class DINO(Method):
 
     The teacher sees the global views only; the student sees all, and learns from each teacher view through every
     other one (paper, equation 3). The ReLA reference protocol has no local views.
+
+    temperature_by: the teacher's temperature rises with each step, or, as in the authors' code and in ReLA's, epoch by
+    epoch: evenly from the first epoch to the last one of the warm-up. teacher_head: the teacher begins as a copy of the
+    student ("copy", the paper), or with a head of its own ("own", as in ReLA's code).
     """
 
     def __init__(
@@ -51,14 +61,20 @@ class DINO(Method):
         view2: View,
         local_views: int,
         local_view: View,
+        temperature_by: str = "step",
+        projector_layers: int = 3,
+        teacher_head: str = "copy",
+        epochs: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = projection_head(feature_dim, hidden_dim, projection_dim, prototypes)
-        self.teacher = Average(self.student(), ema, ema_schedule)
+        sizes = (feature_dim, hidden_dim, projection_dim, prototypes, projector_layers)
+        self.head = projection_head(*sizes)
+        start = nn.Sequential(backbone, projection_head(*sizes)) if teacher_head == "own" else self.student()
+        self.teacher = Average(start, ema, ema_schedule)
         self.loss = DINOLoss(prototypes, student_temp=student_temperature)
         self.temperatures = (warmup_teacher_temperature, teacher_temperature)
-        self.warmup = temperature_warmup
+        self.warmup, self.by, self.epochs = temperature_warmup, temperature_by, epochs
         self.progress = 0.0
         self.views = (view1, view2, *[local_view] * local_views)
 
@@ -69,9 +85,16 @@ class DINO(Method):
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         teacher = self.teacher(views[:2])  # (B, prototypes), no gradient
         student = [self.head(h) for h in (*self.represent(views[:2]), *self.represent(views[2:]))]
+        return self.loss(teacher, student, teacher_temp=self.temperature())  # type: ignore[no-any-return]
+
+    def temperature(self) -> float:
+        """The teacher's, at the present place of the run."""
         start, end = self.temperatures
-        temperature = start + (end - start) * min(1.0, self.progress / self.warmup)
-        return self.loss(teacher, student, teacher_temp=temperature)  # type: ignore[no-any-return]
+        share = self.progress / self.warmup
+        if self.by == "epoch":
+            epoch, rising = math.floor(self.progress * self.epochs + 1e-6), round(self.warmup * self.epochs)
+            share = epoch / max(1, rising - 1) if rising else 1.0
+        return start + (end - start) * min(1.0, share)
 
     def after_step(self, progress: float) -> None:
         self.progress = progress

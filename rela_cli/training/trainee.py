@@ -26,7 +26,8 @@ class Trainee(nn.Module):
         backbone = build_backbone(config.learner, config.seed, image_size)
         width = feature_dim(backbone)
         with seeded(config.seed, "init", "heads"):
-            self.method: Method = build(config.method, backbone=backbone, feature_dim=width, classes=classes)
+            known = {"backbone": backbone, "feature_dim": width, "classes": classes, "epochs": config.epochs}
+            self.method: Method = build(config.method, **known)
             self.matching = Matching(width, target_dim, config.matching.transfer) if target_dim else None
 
     def forward(

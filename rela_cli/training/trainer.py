@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rela_cli.config.lengths import Lengths
 from rela_cli.config.parts import build
-from rela_cli.config.schema import Config, View
+from rela_cli.config.schema import FRESH, Config, View
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load
 from rela_cli.data.batches.subset import batches
@@ -20,7 +20,7 @@ from rela_cli.machine.device import pick_device
 from rela_cli.machine.precision import tf32, trains_in
 from rela_cli.machine.progress import Progress
 from rela_cli.machine.signals import deferred
-from rela_cli.optim import Schedule, build_optimizer
+from rela_cli.optim import Schedule, build_optimizer, forget
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
 from rela_cli.training.checkpoint import Checkpoints, Saved
@@ -56,11 +56,11 @@ class Trainer:
         self.trainee = prepared_trainee(config, data.size, target_dim, classes, self.device)
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, self.trainable)
-        self.schedule = Schedule.of(config.optimizer, lengths)
         self.switch: Switch | None = None
         self.trace: Trace | None = None
         if targets is not None:
             self.switch = build(config.switch, total_steps=lengths.total_steps, device=self.device)
+        self.schedule = Schedule.of(config.optimizer, lengths, self.switch.warmup_epochs if self.switch else 0.0)
         self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
         self.threads = torch.get_num_threads()
         self.position = Position(phase=2 if targets is None else 1)
@@ -155,6 +155,8 @@ class Trainer:
         if (self.position.step - 1) % self.read_every == 0 and self.switch.should_leave():
             self.position.switch_step = self.position.step
             self.start_phase(2)
+            if self.switch.moments == FRESH:
+                forget(self.optimizer)
 
     def start_phase(self, phase: int) -> None:
         """Choose what this phase trains; the backward pass averages its gradients over all ranks."""
@@ -214,7 +216,7 @@ class Trainer:
 
     def update(self) -> None:
         """Apply the gradients unless one is not finite, without asking the device; then move the target network."""
-        self.schedule.set_rate(self.optimizer, self.position.step)
+        self.schedule.set_rate(self.optimizer, self.position.step, self.position.switch_step)
         # fused optimizers skip the update where it is 1
         self.optimizer.found_inf = self.watch.non_finite(self.trainable)  # type: ignore[attr-defined]
         self.optimizer.step()

@@ -31,6 +31,8 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
+HANDOVER = {"moments": "keep", "warmup_epochs": 0.0}  # of every switch that leaves
+
 SCHEDULE = frozenset({"schedule", "warmup_epochs"})
 LOADER = Trees(CommandLine({}, ())).loader
 REPOSITORY = CachingConfigRepository(LOADER.repository)
@@ -79,7 +81,7 @@ def test_every_preset_goes_with_every_part(preset: str) -> None:
 
 SWAPS = [
     ("experiment=table1_cifar10 switch=never", "switch", {}),
-    ("experiment=table1_cifar10 switch=fixed switch.at=0.25", "switch", {"at": 0.25}),
+    ("experiment=table1_cifar10 switch=fixed switch.at=0.25", "switch", {"at": 0.25, **HANDOVER}),
     ("experiment=table1_cifar10 learner=cifar_resnet", "learner", {"depth": 20, "width": 16}),
     ("experiment=table1_cifar10 learner=mobilenet_v3", "learner", {"model": "mobilenet_v3_large"}),
     ("experiment=table1_cifar10 learner=timm ~learner.stem ~learner.width", "learner", {"model": "resnet18d"}),
@@ -95,7 +97,7 @@ SWAPS = [
         },
     ),
     ("experiment=table1_cifar10 learner=resnet50", "learner", {"stem": "cifar", "width": 64}),  # they fit: they hold
-    ("experiment=table1_cifar10", "switch", {"constants": "reference", "threshold": 0.995}),
+    ("experiment=table1_cifar10", "switch", {"constants": "reference", "threshold": 0.995, **HANDOVER}),
 ]
 
 
@@ -143,7 +145,10 @@ def test_in_a_sweep_each_cell_by_itself() -> None:
     line = parse(["-m", "experiment=table1_cifar10", "switch=adaptive,never"])
     composer = Composer(line)
     cells, _ = composer.cells()
-    assert [compose(cell).switch.options for cell in cells] == [{"constants": "reference", "threshold": 0.995}, {}]
+    assert [compose(cell).switch.options for cell in cells] == [
+        {"constants": "reference", "threshold": 0.995, **HANDOVER},
+        {},
+    ]
     assert len(composer.notes) == 1
 
 
