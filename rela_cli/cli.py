@@ -54,6 +54,8 @@ Look
   clean       make room under outputs/          rela clean --dry-run
   list        what can be chosen               rela list priors
   doctor      is everything in place?          rela doctor
+  convert     a dataset and its targets in a folder, for any training loop
+                rela convert prior=patches dataset=cifar10 --to FOLDER --images copy
   data check  read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
   data pack   its images in a few large files  rela data pack dataset.root=FOLDER --to PACK
   data holdout  a part of train to choose by   rela data holdout dataset.root=FOLDER --to NEW
@@ -107,9 +109,11 @@ OTHERS = {  # the other commands: modules of commands/
     "show": "show",
     "clean": "clean",
     "list": "list",
+    "convert": "convert.command",
     "data": "data.verbs",
     "doctor": "doctor",
 }
+COMPOSED = ("fetch", "plan", "rank", "convert")  # those that take the settings of a run
 SCREEN = {"COLUMNS": 20, "LINES": 2}  # the least that text can be laid out on
 
 
@@ -265,12 +269,12 @@ def complete(words: list[str]) -> int:
             print(" ".join(name for name in (*STAGED, *OTHERS) if name.startswith(command)))
             return 0
         flag = rest.rpartition(" ")[2].startswith("-")
-        if command in OTHERS and (flag or command not in ("fetch", "plan", "rank")):
+        if command in OTHERS and (flag or command not in COMPOSED):
             from rela_cli.commands.completion import candidates
 
             print("\n".join(candidates(OTHERS[command], rest.split(" "))))
             return 0
-        if command not in (*STAGED, "fetch", "plan", "rank"):
+        if command not in (*STAGED, *COMPOSED):
             return 0
         if command == "probe":
             from rela_cli.commands.completion import fitting

@@ -24,6 +24,8 @@ NEEDS = {  # what a choice cannot do without
     "prior=open_clip": ["prior.model=RN50", "prior.tag=openai"],
     "prior=timm": ["prior.model=resnet10t"],
     "prior=torchvision": ["prior.model=mobilenet_v3_small"],
+    "prior=efficient": ["dataset=efficient"],
+    "transport=efficient": ["prior=efficient", "dataset=efficient"],
     "prior=rela_run": ["prior.run=some/run"],
 }
 SMALL = ("dataset=fake", "learner.width=4", "runtime.threads=1", "runtime.device=cpu", "runtime.eval_every_epochs=0")

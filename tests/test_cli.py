@@ -233,6 +233,7 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
                 "show",
                 "clean",
                 "list",
+                "convert",
                 "data",
                 "doctor",
             },

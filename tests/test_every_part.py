@@ -34,6 +34,7 @@ LIKE_OTHERS = {  # built as well, and not run: the same code runs with fewer lay
 }
 UNTRAINED = {
     "embedded",
+    "efficient",
     "none",
     "rela_run",
     "exported",
@@ -115,6 +116,7 @@ def test_every_learners_card(path: Path) -> None:
 
 
 OTHERS = [path for group in ("transport", "method", "optimizer", "switch") for path in yamls(group)]
+OTHERS = [path for path in OTHERS if path.stem != "efficient"]  # tests of its own: commands/test_convert.py
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda p: f"{p.parent.name}={p.stem}")

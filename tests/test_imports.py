@@ -16,7 +16,14 @@ from rela_cli.config.schema import CONF_DIR
 from tests.conftest import NO_TORCH, ROOT
 
 FOLDERS = ("commands", "config", "launch", "pipeline", "report", "store", "weights")
-HEAVY = ("commands/bench/", "pipeline/enough_memory", "pipeline/footprint", "store/blocks", "store/row_file")
+HEAVY = (
+    "commands/bench/",
+    "commands/convert/writer",
+    "pipeline/enough_memory",
+    "pipeline/footprint",
+    "store/blocks",
+    "store/row_file",
+)
 SINGLE = (
     "cli",
     "errors",

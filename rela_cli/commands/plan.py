@@ -142,7 +142,7 @@ def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> Sizes:
         of.targets,
         given.get("image_bytes", 3.0 * of.shape.size**2),
         rate_of(of, given.get("train_rate")),
-        None if config.is_plain else speed_of(of, given.get("prior_rate")),
+        speed_of(of, given.get("prior_rate")) if config.extracts else None,
         "" if config.is_plain else config.switch.name,
     )
 
@@ -180,7 +180,7 @@ def show(config: Config, plan: Sizes) -> None:
     lines = {
         "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
         "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
-        "extract": duration(plan.extract_seconds) if plan.width else "nothing: no prior",
+        "extract": duration(plan.extract_seconds) if plan.prior else f"nothing: {without(config)}",
         "train": f"{duration(plan.train_seconds)}{matched(plan)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
         "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
         "read": f"{scaled(plan.image_bytes * plan.subset)}B an epoch; all is {scaled(plan.image_bytes * plan.images)}B",
@@ -189,6 +189,11 @@ def show(config: Config, plan: Sizes) -> None:
     for name, text in lines.items():
         say(f"  {name:<10}{text}")
     say("  times suppose that processes do not wait for each other, nor for the disk")
+
+
+def without(config: Config) -> str:
+    """Why nothing is extracted."""
+    return "no prior" if config.is_plain else "the efficient dataset brings targets"
 
 
 def matched(plan: Sizes) -> str:

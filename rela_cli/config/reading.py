@@ -8,7 +8,19 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from rela_cli.config.schema import HOMES, OPTIONS, OWN_KEYS, PARTS, POOLS, PRETRAINED, PROTOCOLS, Card, Config, Part
+from rela_cli.config.schema import (
+    EFFICIENT,
+    HOMES,
+    OPTIONS,
+    OWN_KEYS,
+    PARTS,
+    POOLS,
+    PRETRAINED,
+    PROTOCOLS,
+    Card,
+    Config,
+    Part,
+)
 from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, nearest
 
@@ -129,6 +141,7 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     if not config.probe.protocols:
         problems.append(f"probe.protocols is empty; allowed are {', '.join(PROTOCOLS)}")
     _check_prior(config.prior, problems)
+    _check_brought(config, problems)
     _check_batch(config, problems)
     for group in PARTS:
         part: Part = getattr(config, group)
@@ -139,6 +152,26 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
             f"if you trust it say allow=[{target.partition('.')[0]}]"
             for target in part.foreign(("rela_cli", *config.allow))
         ]
+
+
+def _check_brought(config: Config, problems: list[str]) -> None:
+    """The prior and the transport of an efficient dataset go together, and with nothing else."""
+    prior, transport, dataset = config.prior.name, config.transport.name, config.dataset.name
+    is_brought = config.prior.target == EFFICIENT
+    if is_brought and dataset != "efficient":
+        problems.append(f"prior=efficient goes with dataset=efficient, not with dataset={dataset}: say another prior")
+    elif is_brought and transport != "efficient":
+        problems.append(
+            f"transport={transport} cannot change the targets that an efficient dataset brings: leave it out, or say "
+            f"a prior, too, whose features it is to map (prior=NAME transport={transport})"
+        )
+    if is_brought and config.is_live:
+        problems.append(
+            "matching.targets=live needs the prior itself, and an efficient dataset brings its targets alone: say "
+            "prior=NAME transport=whitening"
+        )
+    if transport == "efficient" and not is_brought and not config.is_plain:
+        problems.append(f"prior={prior} needs a transport of its own: say transport=whitening, or leave prior= out")
 
 
 def _check_batch(config: Config, problems: list[str]) -> None:

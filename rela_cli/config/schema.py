@@ -64,6 +64,8 @@ class OneOf:
         return f"must be one of {', '.join(self.names)}{nearest(value, self.names)}"
 
 
+EFFICIENT = "rela_cli.priors.efficient.OfDataset"  # the prior whose targets come with dataset=efficient
+
 PRETRAINED, RANDOM = "pretrained", "random"  # what prior.weights may say instead of a path
 
 NETWORKS = ("online", "target")
@@ -364,6 +366,11 @@ class Config:
     def is_live(self) -> bool:
         """True where the prior looks at every view of phase 1 itself."""
         return self.matching.targets == LIVE and not self.is_plain
+
+    @property
+    def extracts(self) -> bool:
+        """Whether a prior has to look at images: there is one, and an efficient dataset does not bring its targets."""
+        return not self.is_plain and self.prior.target != EFFICIENT
 
 
 # ------------------------------------------------------------------- what the keys of our own parts may hold

@@ -68,11 +68,11 @@ def to_make(run: Run, of: Footprint, until: str) -> Iterator[Stage]:
     """The stages up to `until` that are not there yet."""
     if run.images.manifest is None:
         yield of.images()
-    if not run.config.is_plain and run.features.manifest is None:
+    if run.config.extracts and run.features.manifest is None:
         yield of.extract()
     if until == "extract":
         return
-    if not run.config.is_plain and run.targets.manifest is None:
+    if run.config.extracts and run.targets.manifest is None:
         yield of.transport()
     if until == "transport":
         return

@@ -119,7 +119,7 @@ class Estimator:
 
     def extraction(self, run: Run) -> float:
         """Seconds of the prior pass, none where it is cached or another run of the plan makes it."""
-        if run.config.is_plain or run.features.manifest or run.features.hash in self.passed:
+        if not run.config.extracts or run.features.manifest or run.features.hash in self.passed:
             return 0.0
         from rela_cli.pipeline.footprint import of_run
 

@@ -315,7 +315,7 @@ class Footprint:
 
     def stages(self) -> list[Stage]:
         """Every stage that the run has, in order."""
-        own = [] if self.config.is_plain else [self.extract(), self.transport()]
+        own = [self.extract(), self.transport()] if self.config.extracts else []
         return [self.images(), *own, self.train(), self.probe()]
 
     def stage(self, name: str, *terms: Term) -> Stage:

@@ -203,6 +203,9 @@ class Pipeline:
         self.make_images()
         if self.config.is_plain or (until == "transport" and ranks.agree(is_intact(self.run.targets))):
             return
+        if self.run.brought:
+            make_together(self.run.targets, self.bring)
+            return
         make_together(self.run.features, self.extract, goes_on=True)
         if until == "transport":
             make_together(self.run.targets, self.transport)
@@ -222,6 +225,14 @@ class Pipeline:
 
         with self.clock("transport"):
             return transport(self.config, self.run.features.folder, folder)
+
+    def bring(self, folder: Path | None) -> Facts:
+        """The targets of an efficient dataset, into the cache."""
+        from rela_cli.data.efficient.targets import write_targets
+
+        assert self.run.brought is not None
+        with self.clock("transport"):
+            return write_targets(self.run.brought.folder, folder) if folder else {}
 
     # --------------------------------------------------------------------------------------------- stage 3
 

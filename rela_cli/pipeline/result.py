@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rela_cli.config.parts import find
+from rela_cli.config.schema import Part
 from rela_cli.data.base import Dataset
 from rela_cli.pipeline.run import Run
 from rela_cli.store.files import Facts
@@ -42,9 +43,14 @@ def prior_facts(run: Run) -> Facts:
     prior = run.config.prior
     return {
         "prior": locate.shown_name(prior),
-        **({"prior_run": run_folder.run_name(prior)} if prior.name == "rela_run" else {}),
+        **(run.brought.result_facts if run.brought else run_of(prior)),
         **label_facts(run),
     }
+
+
+def run_of(prior: Part) -> Facts:
+    """The name of the run that a prior is the backbone of."""
+    return {"prior_run": run_folder.run_name(prior)} if prior.name == "rela_run" else {}
 
 
 def skipped(dataset: Dataset) -> Facts:
@@ -56,7 +62,8 @@ def costs(run: Run, probe_cost: Facts) -> dict[str, Facts]:
     """Of each stage the facts with its seconds and FLOPs: what making its artifact cost, also when it was cached."""
     found: dict[str, Facts] = {"extract": {}, "transport": {}, "train": run.trained or {}, "probe": probe_cost}
     if not run.config.is_plain:
-        found |= {"extract": run.features.manifest or {}, "transport": run.targets.manifest or {}}
+        made = run.brought.folder.facts["made"]["features"] if run.brought else run.features.manifest
+        found |= {"extract": made or {}, "transport": run.targets.manifest or {}}
     return found
 
 

@@ -16,7 +16,9 @@ from rela_cli.config.parts import build
 from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import RANDOM, Config, identity_of
 from rela_cli.data.base import Dataset
+from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.errors import MissingError, RelaError
+from rela_cli.pipeline.brought import Brought, settled
 from rela_cli.pipeline.differences import different, flat, shown
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, fingerprint, load_json, read_json, reason_of, section
@@ -40,9 +42,10 @@ class Run:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
         self.outputs = Path(config.paths.outputs).expanduser()
         self.dataset: Dataset = build(config.dataset, cache=self.outputs / "cache")
+        self.brought = Brought.of(config, self.dataset)
+        self.given, self.config = config, settled(config, self.dataset, self.brought)
         self.lengths: Lengths = lengths(config, self.dataset.count("train"))
         if self.images.manifest is None:
             self.dataset.check_sizes()
@@ -66,18 +69,28 @@ class Run:
     @cached_property
     def features(self) -> Entry:
         """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
-        prior = locate.identity(self.config.prior)
-        return self.entry("features", "extract", images=self.images.hash, prior=prior, **self.precision_key)
+        if self.brought:
+            return Entry("features", self.brought.folder.spec["features"], self.outputs / "cache")
+        images = self.images.hash
+        return self.entry("features", "extract", images=images, prior=self.prior_identity, **self.precision_key)
+
+    @cached_property
+    def prior_identity(self) -> dict[str, Any]:
+        """What a fingerprint covers of the prior."""
+        return self.brought.prior_told["identity"] if self.brought else locate.identity(self.config.prior)
 
     @property
     def precision_key(self) -> dict[str, str]:
         """In how many bits the prior computes, where that makes other features than fp32 would."""
-        precision = self.config.runtime.extract_precision
+        told = self.brought and self.brought.prior_told["precision"]
+        precision = told or self.config.runtime.extract_precision
         return {} if precision == "fp32" else {"extract_precision": precision}
 
     @cached_property
     def targets(self) -> Entry:
         """What a learner is matched to. The same for every learner: each takes its first components."""
+        if self.brought:
+            return Entry("targets", self.brought.folder.spec["targets"], self.outputs / "cache")
         identity = self.config.transport.identity
         return self.entry("targets", "transport", features=self.features.hash, transport=identity)
 
@@ -103,7 +116,7 @@ class Run:
             **{group: identity_of(tree[group], group) for group in groups},
             **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
             **({} if self.config.is_plain else self.precision_key),
-            "prior": locate.identity(self.config.prior),
+            "prior": self.prior_identity,
         }
 
     @cached_property
@@ -127,6 +140,10 @@ class Run:
         """What data set, prior and learner are called, where their parts are only loaders of them; no hash has it."""
         parts = {group: getattr(self.config, group) for group in ("dataset", "prior", "learner")}
         found = {group: called(group, part.name, part.options) for group, part in parts.items()}
+        if isinstance(self.dataset, Efficient):
+            found["dataset"] = self.dataset.told["called"]
+        if self.brought:
+            return found | {"prior": self.brought.prior_told["called"]}
         run = self.config.prior.name == "rela_run" and run_folder.run_name(self.config.prior)
         return found | ({"prior": run_called(run)} if run else {})
 
@@ -291,7 +308,7 @@ class Run:
     @property
     def tree(self) -> dict[str, Any]:
         """The config as config.yaml has it."""
-        return dict(plain(to_tree(self.config)))
+        return dict(plain(to_tree(self.given)))
 
 
 def plain(value: Any) -> Any:

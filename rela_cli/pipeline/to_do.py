@@ -42,6 +42,8 @@ def prior_state(run: Run, stage: str, is_done: bool, note: str) -> StageState:
     """The state of a stage that only a run with a prior needs."""
     if run.config.is_plain:
         return StageState(stage, "skip", "the plain method has no prior")
+    if run.brought and stage == "extract":
+        return StageState(stage, "skip", f"{note}: the efficient dataset brings its targets")
     return StageState(stage, "cached" if is_done else "to do", note)
 
 

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError
 from rela_cli.machine.device import count_flops
 from rela_cli.machine.progress import Progress
-from rela_cli.priors.base import Prior
+from rela_cli.priors.base import NetworkPrior, Prior
 from rela_cli.priors.fitting import fitted_prior
 from rela_cli.store.blocks import KeptWriter
 from rela_cli.store.disk import ensure_room
@@ -57,6 +58,7 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
                 features.add(block)
         facts["seconds" if name == "train" else f"seconds_{name}"] = features.seconds
         started = time.perf_counter()
+    facts["preprocessing"] = asdict(prior.preprocess) if isinstance(prior, NetworkPrior) else None
     images = splits["train"].images
     facts["flops"] = flops_per_image(prior, centre(images[:1], data.size).to(device)) * len(images)
     return facts

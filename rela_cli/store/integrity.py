@@ -36,7 +36,7 @@ def damage(folder: Path, contents: bool = False) -> str | None:
     for name, facts in files.items():
         if not isinstance(facts, dict) or Path(name).name != name:
             return "manifest.json cannot be read: it is not that of this entry"
-        if problem := _file_damage(folder / name, facts, contents):
+        if problem := file_damage(folder / name, facts, contents):
             return f"{name} {problem}"
     if contents and not has_seal:
         _adopt(folder, manifest)
@@ -56,12 +56,16 @@ def _adopt(folder: Path, manifest: Facts) -> None:
         write_json(folder / "manifest.json", manifest)
 
 
-def _file_damage(path: Path, facts: Facts, contents: bool) -> str | None:
+def file_damage(path: Path, facts: Facts, contents: bool, afresh: bool = False) -> str | None:
+    """Why a file is not the one that `facts` (bytes, sha256) are of; None where it is.
+
+    `contents` compares hashes; `afresh` reads the file although this process, or one of today, has done so.
+    """
     if not path.is_file():
         return "is gone"
     if (size := path.stat().st_size) != facts.get("bytes"):
         return f"has {size} bytes instead of {facts.get('bytes')}"
-    if contents and _content_hash(path) != facts.get("sha256"):
+    if contents and (file_sha256 if afresh else _content_hash)(path) != facts.get("sha256"):
         return "does not hold what was written: its sha256 differs"
     return None
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rela_cli.commands.data import check_efficient
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import RunParser, parse
 from rela_cli.config.parts import build
@@ -49,8 +50,12 @@ class Look:
 
 def main(words: list[str]) -> int:
     """Check a dataset, print the report and keep it; 3 when something is broken or empty."""
-    config = Composer(parse(parser().words(words))).check()
+    given = parse(parser().words(words))
+    folder = check_efficient.folder_in(given.overrides)
+    config = Composer(check_efficient.without(given, folder)).check()
     cache = Path(config.paths.outputs).expanduser() / "cache"
+    if folder or config.dataset.name == "efficient":
+        return check_efficient.main(config, folder, cache)
     dataset: Dataset = build(config.dataset, cache=cache)
     path = cache / "index" / place(config) / "check.json"
     report = examine(dataset)
@@ -65,10 +70,12 @@ def parser() -> RunParser:
     """The command line of `rela data check`."""
     return RunParser(
         "data check",
-        "Reads every image of a dataset once, and says what is there, what is broken and what has changed.",
+        "Reads every image of a dataset once, and says what is there, what is broken and what has changed. Of an "
+        "efficient dataset (FOLDER, which rela convert has written) it reads every file.",
         [
             "rela data check dataset=image_folder dataset.root=photos",
             "rela data check dataset=cifar10 dataset.root=data",
+            "rela data check FOLDER",
         ],
     )
 

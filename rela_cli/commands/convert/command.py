@@ -1,0 +1,164 @@
+"""`rela convert`: makes an efficient dataset (data/efficient/folder.py says what that is) of any dataset and prior."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from rela_cli.config.arguments import OneOf
+from rela_cli.config.compose import Composer, hand_over
+from rela_cli.config.overrides import CommandLine, RunParser, parse
+from rela_cli.config.schema import HOMES, Config
+from rela_cli.errors import ConfigError
+from rela_cli.launch.job import Job, Single
+from rela_cli.store.disk import disk_errors, megabytes
+from rela_cli.store.files import Facts
+from rela_cli.store.locks import Lock
+
+MB = 1_000_000
+IMAGES = {
+    "link": "where the images lie is written down; they have to stay there (the default)",
+    "copy": "the folder holds them too, as they are stored (pixels as PNG), so it needs nothing else",
+    "none": "neither; whoever trains on it says dataset.images=FOLDER",
+}
+WAY_OUT = "--to FOLDER"
+OWN = ("to", "images", "shard_mb")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    to: Path
+    images: str
+    shard_bytes: int
+
+
+def main(words: list[str]) -> int:
+    """Make an efficient dataset, or go on with one that was interrupted; say how it is used.
+
+    Raises:
+        RelaError: it cannot be made, or another one lies there.
+    """
+    line = parse(parser().words(words))
+    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN}
+    request = read(own)
+    line = CommandLine(line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in OWN))
+    composer = Composer(line)
+    config = composer.check()
+    check(config, request)
+    composer.say_notes()
+    if not is_finished(config, request):
+        make_targets(line)
+        write(config, request)
+    return 0
+
+
+def parser() -> RunParser:
+    """The command line of `rela convert`."""
+    made = RunParser(
+        "convert",
+        "Turns a dataset into an efficient dataset, once: the targets that a prior gives its images, with index, "
+        "labels and a card, in a folder that can be copied and published. dataset=efficient trains on it, and so does "
+        "any loop of yours (docs/api.md). Interrupted, the same command goes on.",
+        [
+            "rela convert dataset=cifar10 prior=dinov2_vits14 --to cifar10-dinov2 --images copy",
+            "rela train dataset=efficient dataset.root=cifar10-dinov2",
+            "rela data check cifar10-dinov2",
+        ],
+    )
+    made.add("--to", metavar="FOLDER", help="where it is written")
+    kinds = "; ".join(f"{kind}: {does}" for kind, does in IMAGES.items())
+    made.add("--images", metavar="KIND", type=OneOf("--images", tuple(IMAGES)), help=kinds)
+    made.add("--shard-mb", metavar="MB", help="the size of a file of targets, at most (default: 256)")
+    return made
+
+
+def read(own: dict[str, str]) -> Request:
+    """The command's own keys.
+
+    Raises:
+        ConfigError: with every problem found, one a line.
+    """
+    problems = [] if own.get("to") else ["say where to: --to FOLDER"]
+    images, size = own.get("images", "link"), own.get("shard_mb", "256")
+    try:
+        OneOf("--images", tuple(IMAGES))(images)
+    except ConfigError as error:
+        problems.append(str(error))
+    if not (size.isdigit() and 1 <= int(size) <= 100_000):
+        problems.append(f"--shard-mb {size} must be a whole number from 1 to 100000")
+    to = Path(own.get("to", ".")).expanduser()
+    if to.exists() and not to.is_dir():
+        problems.append(f"--to {to} is a file, and a folder is needed")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Request(to, images, int(size) * MB)
+
+
+def check(config: Config, request: Request) -> None:
+    """There will be targets, and images that can be found again.
+
+    Raises:
+        ConfigError: there will not.
+    """
+    if not config.extracts:
+        what = "prior=none gives no features" if config.is_plain else "an efficient dataset has its targets"
+        raise ConfigError(f"{what}: say whose targets are to be made, prior=NAME transport=whitening")
+    if config.dataset.name == "efficient" and request.images != "copy":
+        raise ConfigError("the images of an efficient dataset can be copied, and not linked to: say --images copy")
+    if request.images != "copy" and not config.dataset.target.startswith(HOMES["dataset"]):
+        raise ConfigError(
+            f"--images {request.images} needs a dataset of rela's own, and {config.dataset.target} is not: "
+            f"say --images copy"
+        )
+
+
+def is_finished(config: Config, request: Request) -> bool:
+    """Whether the folder is there already, which is then said.
+
+    Raises:
+        RelaError: another efficient dataset lies there.
+    """
+    from rela_cli.commands.convert.writer import finished
+
+    facts = finished(config, request.to, request.images, request.shard_bytes)
+    if facts:
+        print(f"  already there: {request.to}")
+        show(request.to, facts)
+    return bool(facts)
+
+
+def make_targets(line: CommandLine) -> None:
+    """What is missing of images, features and targets, as `rela transport` makes it: in the cache, by all ranks."""
+    task = Single(Job("transport", line))
+    hand_over("transport", line, task)
+    if task.error:
+        raise task.error
+
+
+def write(config: Config, request: Request) -> None:
+    """The folder, by one process at a time."""
+    from rela_cli.commands.convert.writer import Writer
+    from rela_cli.pipeline.run import Run
+
+    with disk_errors(request.to, way_out=WAY_OUT):
+        request.to.mkdir(parents=True, exist_ok=True)
+        with Lock(request.to / ".lock", f"the efficient dataset {request.to}").held():
+            for leftover in request.to.glob(".*.tmp"):  # of a killed process; we hold the lock
+                leftover.unlink()
+            facts = Writer(Run(config), request.to, request.images, request.shard_bytes).run()
+    show(request.to, facts)
+
+
+def show(to: Path, facts: Facts) -> None:
+    """What there is, and the command that trains on it."""
+    for split, part in facts["splits"].items():
+        files = "1 file" if len(part["shards"]) == 1 else f"{len(part['shards'])} files"
+        print(f"  {split:<12} {part['samples']} x {part['width']} targets in {files}")
+    size = megabytes(sum(file["bytes"] for file in facts["files"].values()))
+    print(f"  images       {facts['images']}: {IMAGES[facts['images']].partition(' (')[0]}")
+    print(f"  files        {len(facts['files']) + 1}, {size}; {to / 'README.md'} is the card")
+    more = ["dataset.images=FOLDER"] if facts["images"] == "none" and "root" in facts["dataset"]["options"] else []
+    print(f"  to use it    {shlex.join(['rela', 'train', 'dataset=efficient', f'dataset.root={to}', *more])}")

@@ -1,0 +1,63 @@
+"""The targets of an efficient dataset as tensors: mapped where they lie, or put into the cache for a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from rela_cli.data.efficient.folder import MAP, Folder
+from rela_cli.errors import MissingError
+from rela_cli.store.files import Facts
+from rela_cli.store.row_file import NAMES, RowWriter
+
+TYPES = {name: dtype for dtype, name in NAMES.items()}
+
+
+def mapped(folder: Folder, split: str) -> list[Tensor]:
+    """The targets of each shard, (n, k) fp16 or fp32, mapped from disk: what is not used is not read."""
+    return [safe_open(path, "pt").get_tensor("targets") for path in folder.shards(split)]
+
+
+class Rows:
+    """Targets (N, k) in several shards, of which the rows that are asked for are read."""
+
+    def __init__(self, parts: list[Tensor]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self.ends[-1]), parts[0].shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """(n,) int64 on the CPU -> (n, k), as they are stored."""
+        found = torch.empty(len(rows), self.shape[1], dtype=self.parts[0].dtype)
+        shards = torch.from_numpy(np.searchsorted(self.ends, rows.numpy(), side="right"))
+        for number in shards.unique().tolist():
+            here, first = shards == number, int(self.ends[number]) - len(self.parts[number])
+            found[here] = self.parts[number][rows[here] - first]
+        return found
+
+
+def write_targets(folder: Folder, place: Path) -> Facts:
+    """What stage transport would have left in an entry of the cache, byte for byte; facts for its manifest.
+
+    Raises:
+        MissingError: a file of the targets is not what was written; all such files are named.
+    """
+    names = {MAP, *(path.name for split in folder.splits for path in folder.shards(split))}
+    if problems := list(folder.problems(contents=True, names=names)):
+        raise MissingError("\n".join(problems))
+    for split, facts in folder.splits.items():
+        writer = RowWriter(place / f"{split}.safetensors", "targets", facts["samples"])
+        writer.dtype = TYPES[facts["type"]]
+        with writer:
+            for part in mapped(folder, split):
+                writer.add(part)
+    shutil.copyfile(folder.root / MAP, place / "map.safetensors")
+    return dict(folder.facts["made"]["targets"])
