@@ -15,6 +15,7 @@ PROTOCOLS = {
     "knn": "Weighted nearest neighbours by cosine; nothing is trained",
     "sgd_grid": "SGD on raw features, momentum, cosine; the rate from a grid of eight, chosen on held-out train",
     "few_shot": "Logistic regression on a few labelled samples a class, mean over draws",
+    "finetune": "All weights and a linear head, on a share of the labels, beside the same network from scratch",
 }
 CARDED = ("prior", "learner")  # groups whose yamls have a card
 HEADS = ("features", "params", "licence", "labels seen")

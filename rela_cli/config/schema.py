@@ -72,6 +72,10 @@ NETWORKS = ("online", "target")
 
 PROTOCOLS = ("rela", "lbfgs", "knn", "sgd_grid", "few_shot")
 
+WHOLE = ("finetune",)  # protocols that need more than features: of finished runs alone, by `rela probe RUN`
+
+FINETUNERS = ("adamw", "sgd")
+
 STEMS = ("imagenet", "cifar")
 
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -253,7 +257,7 @@ class Matching:
 class Probe:
     """How a frozen backbone is judged. Every number carries the protocol's name and the network probed."""
 
-    protocols: tuple[Annotated[str, OneOf(PROTOCOLS)], ...]
+    protocols: tuple[Annotated[str, OneOf((*PROTOCOLS, *WHOLE))], ...]
     network: Annotated[str, OneOf(NETWORKS)]
     baselines: bool
     rela_epochs: Count
@@ -267,6 +271,14 @@ class Probe:
     sgd_grid_batch_size: Count
     few_shot_k: Count
     few_shot_draws: Count
+    label_share: PositiveShare
+    finetune_steps: Count
+    finetune_batch_size: Annotated[int, Range(2)]
+    finetune_optimizer: Annotated[str, OneOf(FINETUNERS)]
+    finetune_lr: Positive | None
+    finetune_weight_decay: NonNegative | None
+    finetune_layer_decay: PositiveShare
+    finetune_min_crop: PositiveShare
 
 
 @dataclass(frozen=True)

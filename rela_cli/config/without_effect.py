@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rela_cli.config.schema import PROTOCOLS
+from rela_cli.config.schema import PROTOCOLS, WHOLE
 
 OF_SWEEPS = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.sweep.")
 
@@ -26,7 +26,9 @@ def of_sweeps(words: Sequence[str]) -> Iterator[str]:
 
 def of_other_protocols(words: Sequence[str], chosen: Sequence[str]) -> Iterator[str]:
     """Keys of a probe protocol that is not among those chosen; they begin with its name."""
-    idle = {f"probe.{protocol}_": protocol for protocol in PROTOCOLS if protocol not in chosen}
+    idle = {f"probe.{protocol}_": protocol for protocol in (*PROTOCOLS, *WHOLE) if protocol not in chosen}
+    if "finetune" not in chosen:
+        idle["probe.label_share="] = "finetune"
     for word in words:
         for start, protocol in idle.items():
             if word.startswith(start):

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rela_cli.config.schema import Config, Part
+from rela_cli.config.schema import PROTOCOLS, Config, Part
 from rela_cli.data.base import Dataset
 from rela_cli.errors import ConfigError
 from rela_cli.machine.signals import stoppable
@@ -22,11 +22,12 @@ from rela_cli.pipeline.screen import say
 from rela_cli.store import beside
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, provenance, read_json, section
-from rela_cli.weights import run_folder, seen
+from rela_cli.weights import locate, run_folder, seen
 
 if TYPE_CHECKING:
     from rela_cli.evaluation.protocols import Task
 
+FINETUNE = "finetune"
 UNTRAINED = "rela_cli.priors.run.UntrainedLearner"
 
 
@@ -58,11 +59,18 @@ class Judging:
 
     @cached_property
     def sides(self) -> list[Side]:
-        """The network, and the untrained one where it is asked for and there is a run."""
+        """The network, and the same before any training where there is a run."""
         own = Side("probe", self.run)
-        if not (self.config.probe.baselines and self.config.prior.options.get("run")):
+        if not self.config.prior.options.get("run"):
             return [own]
         return [own, Side("untrained", Run(replace(self.config, prior=untrained(self.config))))]
+
+    def wanted(self) -> Iterator[tuple[Side, str]]:
+        """Every number that is asked for: finetune without the same from scratch would say little."""
+        for side in self.sides:
+            for protocol in self.config.probe.protocols:
+                if side.key == "probe" or self.config.probe.baselines or protocol == FINETUNE:
+                    yield side, protocol
 
     @cached_property
     def path(self) -> Path:
@@ -72,20 +80,23 @@ class Judging:
 
     def entry(self, side: Side, protocol: str) -> Entry:
         """The number of a protocol in the cache."""
+        if protocol == FINETUNE:
+            network = {"network": locate.identity(side.run.config.prior), "seed": self.config.seed}
+            return side.run.baseline("finetuned", protocol, **network, flip=self.dataset.flip)
         return side.run.baseline("frozen", protocol, features=side.run.features.hash)
 
     def missing(self) -> Iterator[tuple[Side, str]]:
         """What the file beside the run lacks, or has under other settings."""
         found = read_json(self.path) or {}
-        for side in self.sides:
-            for protocol in self.config.probe.protocols:
-                number = section(section(found, side.key), self.key(protocol))
-                if number.get("entry") != self.entry(side, protocol).hash:
-                    yield side, protocol
+        for side, protocol in self.wanted():
+            number = section(section(found, side.key), self.key(protocol))
+            if number.get("entry") != self.entry(side, protocol).hash:
+                yield side, protocol
 
     def key(self, protocol: str) -> str:
-        """The name of a number: the protocol, and the network unless it is the online one."""
-        return self.run.probe_key(protocol)
+        """The name of a number: the protocol, of finetune with its share of labels, and the network if not online."""
+        share = f"-{100 * self.config.probe.label_share:g}%" if protocol == FINETUNE else ""
+        return self.run.probe_key(protocol + share)
 
     # ---------------------------------------------------------------------------------------------------- work
 
@@ -115,12 +126,20 @@ class Judging:
                 f"dataset={self.config.dataset.name} has no labels to judge {self.judged.title} by: "
                 f"{self.dataset.why_unprobed}"
             )
+        if FINETUNE in self.config.probe.protocols and not self.config.prior.options.get("run"):
+            raise ConfigError(
+                f"finetune judges the learner of a run, beside itself from scratch: `rela probe RUN`, or one of the "
+                f"protocols {', '.join(PROTOCOLS)} for {self.judged.title}"
+            )
         seen.check(self.config.prior)
 
     def number(self, side: Side, protocol: str) -> Facts:
         """A protocol's number, from the cache or made now."""
         entry = self.entry(side, protocol)
-        entry.make(lambda _: self.measured(side, protocol))
+        if protocol == FINETUNE:
+            entry.make(lambda folder: self.finetuned(side, folder), goes_on=True)
+        else:
+            entry.make(lambda _: self.measured(side, protocol))
         manifest = entry.manifest or {}
         return {**manifest["number"], "settings": entry.spec["settings"], "entry": entry.hash}
 
@@ -131,7 +150,23 @@ class Judging:
         if side.key not in self.tasks:
             self.tasks[side.key] = self.task(side)
         number = probes(self.tasks[side.key], [protocol], self.config.probe)[protocol]
-        return {"number": {**number, "network": side.key if side.key == "untrained" else self.judged.network}}
+        return {"number": {**number, "network": self.name(side, protocol)}}
+
+    def finetuned(self, side: Side, folder: Path) -> Facts:
+        """All weights trained; `folder` has what an earlier process has done of it."""
+        from rela_cli.pipeline.pipeline import Pipeline
+        from rela_cli.stages.finetune import finetune
+
+        Pipeline(side.run, self.command).make_images()
+        say(f"  finetune  {self.name(side, FINETUNE)}")
+        number = finetune(side.run.config, side.run.images, self.dataset, folder)
+        return {"number": {**number, "network": self.name(side, FINETUNE)}}
+
+    def name(self, side: Side, protocol: str) -> str:
+        """What the network of a side is called beside its number."""
+        if side.key == "probe":
+            return self.judged.network
+        return "from scratch" if protocol == FINETUNE else "untrained"
 
     def task(self, side: Side) -> Task:
         """The network's features of the dataset, from the cache or made now."""
@@ -154,7 +189,7 @@ class Judging:
             **self.facts(),
             **{side.key: section(facts, side.key) for side in self.sides},
             "seconds": {"extract": extract, "probe": sum(n.get("seconds", 0.0) for n in probes)},
-            "flops": {"extract": manifest.get("flops", 0)},
+            "flops": {"extract": manifest.get("flops", 0), "probe": sum(n.get("flops", 0) for n in probes)},
             "command": self.command,
             **provenance(),
         }
@@ -184,7 +219,7 @@ class Judging:
             say(f"  images    {size} px, resized to the {fed} px that the network is fed")
         if labels := seen.note(self.config.prior, self.dataset):
             say(f"  labels    {labels}")
-        words = ", ".join(f"{protocol} ({side.key})" for side, protocol in todo)
+        words = ", ".join(f"{self.key(protocol)} ({self.name(side, protocol)})" for side, protocol in todo)
         say(f"  to do     {words}" if todo else "  nothing to do")
 
     def show(self, found: Facts) -> None:
@@ -220,6 +255,7 @@ def lines(found: Facts) -> Iterator[str]:
     """The numbers of a file beside a run, a line each."""
     for key, number in section(found, "probe").items():
         if isinstance(number, dict) and isinstance(number.get("top1"), float):
-            other = section(section(found, "untrained"), key).get("top1")
-            compared = f"  untrained {100 * other:.1f}" if isinstance(other, float) else ""
+            beside = section(section(found, "untrained"), key)
+            other = beside.get("top1")
+            compared = f"  {beside.get('network')} {100 * other:.1f}" if isinstance(other, float) else ""
             yield f"top-1 {100 * number['top1']:5.1f} %  {key} ({number.get('network', '?')}){compared}"

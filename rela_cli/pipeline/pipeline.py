@@ -57,6 +57,7 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
     Raises:
         RelaError: whatever a user should read; its exit_code says of which kind.
     """
+    preflight.check_protocols(config)
     if config.runtime.dry_run:
         return dry_run(config, until)
     with ranks.joined(config.runtime.device):

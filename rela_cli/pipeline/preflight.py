@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rela_cli.config.lengths import components_kept
 from rela_cli.config.parts import find
-from rela_cli.config.schema import PRETRAINED, Config
+from rela_cli.config.schema import PRETRAINED, WHOLE, Config
 from rela_cli.errors import ConfigError, DiskError
 from rela_cli.pipeline.run import Run
 from rela_cli.store.disk import disk_errors, ensure_room, existing
@@ -76,6 +76,19 @@ def image_bytes(run: Run) -> int | None:
         return 16 * samples(run)
     side = run.dataset.side
     return None if side is None else (3 * side**2 + 8) * samples(run)
+
+
+def check_protocols(config: Config) -> None:
+    """The protocols asked for are those of a run that is being made.
+
+    Raises:
+        ConfigError: one of them is of finished runs alone.
+    """
+    if whole := [protocol for protocol in config.probe.protocols if protocol in WHOLE]:
+        raise ConfigError(
+            f"probe.protocols has {whole[0]}, which judges finished runs: train first, and then say "
+            f"`rela probe RUN probe.protocols=[{whole[0]}]`"
+        )
 
 
 def check_labels(run: Run) -> None:

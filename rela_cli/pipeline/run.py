@@ -285,7 +285,9 @@ class Run:
     def probe_settings(self, protocol: str) -> dict[str, Any]:
         """The keys of the probe group that a protocol's number depends on."""
         tree = to_tree(self.config)["probe"]
-        return {key: value for key, value in tree.items() if key.startswith(f"{protocol}_") and value is not None}
+        shared = ("label_share",) if protocol == "finetune" else ()
+        wanted = [key for key in tree if key.startswith(f"{protocol}_") or key in shared]
+        return {key: tree[key] for key in wanted if tree[key] is not None}
 
     def missing_baselines(self) -> bool:
         """Whether the untrained learner or the prior alone lacks a number that was asked for."""

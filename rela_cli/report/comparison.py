@@ -42,6 +42,10 @@ PROTOCOLS = {  # how each protocol measures, in the order of the tables
     "few_shot": "logistic regression on a few labels a class",
 }
 
+FINETUNED = "all weights trained, with this share of the labels"
+
+OTHER = "a probe of its own"
+
 NETWORKS = {"online": "the network that was trained", "target": "the method's slow average of it"}
 
 
@@ -253,7 +257,7 @@ def protocols_of(results: Iterable[Result], name: str = "all", network: str = "a
 def protocols_legend(protocols: Iterable[Protocol]) -> list[tuple[str, str]]:
     """How each of them measures, and on which network."""
     names, networks = (dict.fromkeys(part) for part in zip(*protocols, strict=True))
-    how = [(name, PROTOCOLS.get(name, "a probe of its own")) for name in names]
+    how = [(name, FINETUNED if name.startswith("finetune-") else PROTOCOLS.get(name, OTHER)) for name in names]
     return how + [(name, NETWORKS.get(name, "a network of the method's")) for name in networks]
 
 

@@ -20,6 +20,12 @@ MEAN = "mean"
 HEADS = ("trained on", *NAMES[1:], "settings", "budget", "backbone")
 SAW_LEGEND = (SEEN, "trained with the labels of this very dataset, so it is never the best")
 
+FRESH = {False: "untrained", True: "from scratch"}  # how the row of the untrained learner is called
+FRESH_MEANS = {
+    False: "the learner before any training, fed in the same way",
+    True: "the same network, trained with the same labels for as many steps from its first weights",
+}
+
 Column = list[tuple[dict[int, float], str]]  # of each line the numbers by seed, and their mark
 
 
@@ -49,10 +55,23 @@ def grid_on(lines: Sequence[Line], datasets: Sequence[Dataset], protocol: Protoc
     }
     counts.discard(0)
     cells = [column_cells(column, shown, len(counts) > 1) for column in columns]
-    title, heads, labels = without_constants(HEADS, [line.labels for line in shown], keep=1)
-    what = f"top-1 % by {protocol.name} ({protocol.network})"
+    every_label = [
+        (*line.labels[:-1], line.labels[-1].replace("untrained", FRESH[is_tuned(protocol)])) for line in shown
+    ]
+    title, heads, labels = without_constants(HEADS, every_label, keep=1)
+    what = f"top-1 % by {shown_name(protocol)}"
     rows = tuple(zip(*cells, strict=True))
     return Grid(" · ".join([*title, what]), heads, heads_of(datasets), labels, rows, legend_of(rows, counts, protocol))
+
+
+def shown_name(protocol: Protocol) -> str:
+    """lbfgs (online)"""
+    return f"{protocol.name} ({protocol.network})"
+
+
+def is_tuned(protocol: Protocol) -> bool:
+    """Whether all weights are trained, so that an untrained learner means one that is trained from scratch."""
+    return protocol.name.startswith("finetune-")
 
 
 def groups_of(datasets: Sequence[Dataset]) -> list[list[Dataset]]:
@@ -99,7 +118,7 @@ def legend_of(rows: Sequence[Sequence[Cell]], counts: set[int], protocol: Protoc
     """What the words and marks of a table mean."""
     text = " ".join(cell.text for row in rows for cell in row)
     found = [*protocols_legend([protocol])] if protocol.network in NETWORKS else []
-    found += [("untrained", "the learner before any training, fed in the same way"), ("mean", "of the datasets shown")]
+    found += [(FRESH[is_tuned(protocol)], FRESH_MEANS[is_tuned(protocol)]), ("mean", "of the datasets shown")]
     found += [(BEST, "best trained backbone of its column")]
     found += [seeds_legend(counts)] * bool(counts)
     found += [about for about in (SAW_LEGEND, UNKNOWN_LEGEND) if about[0] in text]
@@ -116,7 +135,7 @@ def difference_grids(lines: Sequence[Line], datasets: Sequence[Dataset], protoco
         if not kept:
             continue
         title, heads, labels = without_constants(HEADS, [pairs[i][0].labels for i in kept], keep=1)
-        what = " · ".join([*title, f"minus untrained, points of top-1 by {protocol.name} ({protocol.network})"])
+        what = " · ".join([*title, f"minus {FRESH[is_tuned(protocol)]}, points of top-1 by {shown_name(protocol)}"])
         found.append(
             paired_grid(what, heads, heads_of(datasets), labels, [rows[i] for i in kept], protocols_legend([protocol]))
         )

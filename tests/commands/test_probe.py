@@ -156,7 +156,52 @@ def test_the_size_of_a_run_as_a_prior_enters_its_name_only_when_it_is_given(outp
     ]
 
 
+TUNE = (*OTHER, "probe.protocols=[finetune]", "probe.finetune_steps=4", "probe.finetune_lr=0.01", "runtime.threads=1")
+
+
+def test_finetune_stands_beside_the_same_from_scratch(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(outputs, 1)
+    before = contents(run)
+    call(outputs, run.name, *TUNE, "probe.label_share=0.1")
+    call(outputs, run.name, *TUNE, "probe.baselines=false", "dataset.seed=3")
+    assert contents(run) == before
+    (found,) = [json.loads(p.read_text()) for p in run.glob("on_fake-*.json") if "finetune-10%" in p.read_text()]
+    assert found["probe"].keys() == found["untrained"].keys() == {"finetune-10%", "finetune-100%"}
+    few, whole = (found["probe"][f"finetune-{share}%"] for share in (10, 100))
+    assert (few["labels"], whole["labels"], few["settings"]["label_share"]) == (8, 80, 0.1)
+    assert found["untrained"]["finetune-10%"]["network"] == "from scratch"
+    assert found["flops"]["probe"] >= few["flops"] + whole["flops"] > 0
+    monkeypatch.setattr("rela_cli.stages.finetune.finetune", lambda *_: 1 / 0)
+    call(outputs, run.name, *TUNE, "probe.label_share=0.1")
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_finetune_from_scratch_is_made_once_for_runs_of_one_seed(outputs: Path) -> None:
+    (place,) = outputs.glob("runs/*-s0-*")
+    call(outputs, place.name, *TUNE)
+    scratch = on_all(place)["untrained"]["finetune-100%"]["entry"]
+    assert scratch != on_all(run_of(outputs, 1))["untrained"].get("finetune-100%", {}).get("entry"), "another seed"
+    assert (outputs / "cache" / "baselines" / scratch).is_dir()
+
+
+def on_all(run: Path) -> Json:
+    """Every file beside a run as one."""
+    found: Json = {"probe": {}, "untrained": {}}
+    for path in run.glob("on_*.json"):
+        facts = json.loads(path.read_text())
+        found = {key: found[key] | facts[key] for key in found}
+    return found
+
+
+def test_finetune_is_of_finished_runs(outputs: Path) -> None:
+    with pytest.raises(ConfigError, match="train first, and then say `rela probe RUN"):
+        pipeline.run(config(*FAKE, *SHORT, "probe.protocols=[finetune]", f"paths.outputs={outputs}"))
+
+
 BAD = {
+    "no run to tune": (("--prior-alone", "prior=patches", "probe.protocols=[finetune]"), ConfigError, "of a run"),
     "another setting": (("RUN", "epochs=3"), ConfigError, "cannot be said beside a finished run"),
     "no such run": (("nosuchrun", "dataset=fake"), MissingError, "no run nosuchrun"),
     "no such pattern": (("nosuch*", "dataset=fake"), MissingError, "fits nosuch*"),

@@ -114,6 +114,19 @@ def test_two_sizes_of_a_dataset_are_two_columns(make: Make, tmp_path: Path, caps
     assert any("16 px" in head for head in row) and "svhn" in row
 
 
+def test_finetune_is_compared_with_from_scratch(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make(0.9, **COUNTS)
+    on(folder, "stl10", 0.5)
+    facts = json.loads((folder / "on_stl10-00000008.json").read_text())
+    facts["probe"] = {"finetune-1%": {"top1": 0.6, "network": "online"}}
+    facts["untrained"] = {"finetune-1%": {"top1": 0.4, "network": "from scratch"}}
+    facts.pop("own_sha256")
+    write_json(folder / "on_stl10-00000008.json", facts)
+    shown = text(tmp_path, capsys, "--on=stl10", "--format=md", "--differences", "--protocol=finetune-1%")
+    assert {row["backbone"]: row["stl10"] for row in markdown_rows(shown)} == {"from scratch": "40.0", "plain": "60.0"}
+    assert "minus from scratch" in shown and "+20.0" in shown
+
+
 def test_what_is_not_there_is_said(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(0.9)
     on(folder, "stl10", 0.5)
