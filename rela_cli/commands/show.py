@@ -10,7 +10,7 @@ from rela_cli.config.arguments import Parser
 from rela_cli.pipeline.judging import lines as on_dataset
 from rela_cli.pipeline.screen import beside, cost
 from rela_cli.store.beside import files_in
-from rela_cli.store.files import read_json, section
+from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.integrity import damage
 from rela_cli.store.outputs import RunFolder, find_run, numbers, run_names, shown, size_of
 from rela_cli.terminal import item, whole
@@ -58,6 +58,7 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     for key, value in numbers(result).items():
         compared = beside(result, key)
         yield "top-1", f"{100 * value:5.1f} %  {key}" + (f"  ({compared})" if compared else "")
+    yield from retrieved(result)
     for path in files_in(run.folder):
         facts = read_json(path) or {}
         for number in on_dataset(facts):
@@ -74,6 +75,15 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
         yield "file", f"{shown(size_of(path))}  {path.name}"
     if run.is_open:
         yield "next", str(facts.get("command", "the same command goes on"))
+
+
+def retrieved(result: Facts) -> Iterator[tuple[str, str]]:
+    """What knn says of retrieval: mean average precision and recall."""
+    for key, number in section(result, "probe").items():
+        values = number.items() if isinstance(number, dict) else ()
+        words = [f"{name} {100 * value:.1f} %" for name, value in values if "@" in name and isinstance(value, float)]
+        if words:
+            yield "retrieval", f"{', '.join(words)}  ({key})"
 
 
 def inputs(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:

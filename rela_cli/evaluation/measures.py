@@ -8,12 +8,45 @@ from torch.nn import functional as F
 
 from rela_cli.distributed import ranks
 
+RANKME_EPSILON, LIDAR_DELTA = 1e-7, 1e-4  # of the two papers
+
+RECALLS = (1, 5, 10)
+
 QUERY_BLOCK = 1024  # queries at a time, so that memory does not grow with their number
 
 
 def effective_rank(features: Tensor) -> float:
     """exp of the entropy of the normalised singular values of (N, D) features (RankMe, Garrido et al. 2023)."""
     return rank_of(torch.linalg.svdvals((features - features.mean(0)).double()))
+
+
+def rankme(features: Tensor) -> float:
+    """RankMe of (N, D) features: exp of the entropy of the singular values' shares (Garrido et al. 2023, equation 1).
+
+    `effective_rank` takes the mean out first; the paper does not.
+    """
+    values = torch.linalg.svdvals(features.double())
+    share = values / values.sum().clamp(min=1e-300) + RANKME_EPSILON
+    return float(torch.exp(-(share * share.log()).sum()))
+
+
+def lidar(features: Tensor) -> float:
+    """LiDAR of (N, V, D), V views of N images: the rank of what tells images apart (Thilak et al. 2023, section 4).
+
+    Eigenvalues of Sw^-1/2 Sb Sw^-1/2, with Sb the covariance of the images' means and Sw that of views around them,
+    which gets LIDAR_DELTA on its diagonal; then exp of the entropy of their shares, as in RankMe.
+    """
+    x = features.double()
+    centres = x.mean(1)
+    apart, around = centres - centres.mean(0), (x - centres[:, None]).flatten(0, 1)
+    between = apart.T @ apart / (len(x) - 1)
+    within = around.T @ around / (len(x) * (x.shape[1] - 1))
+    within += LIDAR_DELTA * torch.eye(x.shape[2], dtype=x.dtype)
+    values, vectors = torch.linalg.eigh(within)
+    whitener = vectors * values.rsqrt()
+    found = torch.linalg.eigvalsh(whitener.T @ between @ whitener).clamp(min=0)
+    share = found / found.sum().clamp(min=1e-300) + RANKME_EPSILON
+    return float(torch.exp(-(share * share.log()).sum()))
 
 
 def deviation(features: Tensor) -> float:
@@ -56,21 +89,44 @@ def nearest_others(features: Tensor, k: int) -> Tensor:
 
 
 def knn_logits(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
-    """Votes of the k nearest by cosine, weighted exp(cos / T) (Wu et al. 2018): (Q, D) -> (Q, classes).
+    """Votes of the k nearest by cosine, weighted exp(cos / T) (Wu et al. 2018): (Q, D) -> (Q, classes)."""
+    return votes_and_classes(bank, labels, queries, k, temperature, classes)[0]
 
-    Of several ranks each looks at its share of the queries, in blocks, and all get all votes.
+
+def votes_and_classes(
+    bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int
+) -> tuple[Tensor, Tensor]:
+    """The votes of `knn_logits` (Q, classes), and the classes of the k nearest themselves, nearest first (Q, k).
+
+    Of several ranks each looks at its share of the queries, in blocks, and all get everything.
     """
     bank, k = F.normalize(bank, dim=1), min(k, len(bank))
     blocks = F.normalize(queries, dim=1).split(QUERY_BLOCK)
     rounds = -(-len(blocks) // ranks.world())
     own = [*blocks[ranks.rank() :: ranks.world()], queries[:0]][:rounds]
-    votes = []
+    votes, found = [], []
     for block in own:
         similarity, nearest = (block @ bank.T).topk(k, dim=1)
         weights = torch.softmax(similarity / temperature, dim=1)  # exp(cos / T) but for a factor a query, at any T
         own_votes = torch.zeros(len(block), classes).scatter_add_(1, labels[nearest], weights)
         votes += ranks.gather_rows(own_votes, QUERY_BLOCK)
-    return torch.cat(votes)
+        found += ranks.gather_rows(labels[nearest], QUERY_BLOCK)
+    return torch.cat(votes), torch.cat(found)
+
+
+def retrieval(found: Tensor, truth: Tensor, total: Tensor) -> dict[str, float]:
+    """How well the k nearest (Q, k), given by their classes, are those of the query's own class (Q,).
+
+    map@k: mean over queries of the average precision, the sum of the precisions at each right place over the least of
+    k and `total` (Q,), the images of that class in the bank. recall@r: share of queries with a right one among the
+    first r (Jegou et al. 2011).
+    """
+    right = (found == truth[:, None]).double()
+    precision = right.cumsum(1) / torch.arange(1, found.shape[1] + 1)
+    average = (precision * right).sum(1) / total.clamp(min=1, max=found.shape[1])
+    places = [r for r in RECALLS if r <= found.shape[1]]
+    recalls = {f"recall@{r}": float(right[:, :r].any(1).double().mean()) for r in places}
+    return {f"map@{found.shape[1]}": float(average.mean()), **recalls}
 
 
 def knn_top1(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor, k: int, temperature: float) -> float:

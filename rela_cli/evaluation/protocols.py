@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rela_cli.config.schema import Probe
-from rela_cli.evaluation.measures import knn_logits
+from rela_cli.evaluation.measures import retrieval, votes_and_classes
 from rela_cli.numerics.logistic import BLOCK, TOLERANCE, solutions
 from rela_cli.numerics.randomness import key, permutation, seeded
 from rela_cli.store.files import Facts
@@ -197,10 +197,11 @@ def some_of_each(labels: Tensor, k: int, draw: int) -> Tensor:
 
 
 def knn_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
-    """k nearest neighbours by cosine, votes weighted exp(cos / T)."""
-    return knn_logits(
-        task.train, task.train_labels, task.test, settings.knn_k, settings.knn_temperature, task.classes
-    ), {}
+    """k nearest neighbours by cosine, votes weighted exp(cos / T); and how well they retrieve a query's own class."""
+    k, temperature = settings.knn_k, settings.knn_temperature
+    votes, found = votes_and_classes(task.train, task.train_labels, task.test, k, temperature, task.classes)
+    per_class = torch.bincount(task.train_labels, minlength=int(task.test_labels.max()) + 1)
+    return votes, retrieval(found, task.test_labels, per_class[task.test_labels])
 
 
 PROTOCOLS: dict[str, Callable[[Task, Probe], tuple[Tensor, Facts]]] = {

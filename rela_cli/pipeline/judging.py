@@ -25,9 +25,13 @@ from rela_cli.store.files import Facts, provenance, read_json, section
 from rela_cli.weights import locate, run_folder, seen
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rela_cli.evaluation.protocols import Task
 
 FINETUNE = "finetune"
+RANKED = 2000  # train images whose features are ranked
+VIEWED, VIEWS = 500, 10  # train images, and views of each, that LiDAR looks at
 UNTRAINED = "rela_cli.priors.run.UntrainedLearner"
 
 
@@ -55,6 +59,7 @@ class Judging:
         self.config, self.judged, self.command = config, judged, command
         self.run = Run(config)
         self.tasks: dict[str, Task] = {}
+        self.ranks: dict[str, Facts] = {}  # by side
         self.dataset: Dataset = self.run.dataset
 
     @cached_property
@@ -149,6 +154,7 @@ class Judging:
 
         if side.key not in self.tasks:
             self.tasks[side.key] = self.task(side)
+            self.ranks[side.key] = ranks_of(side.run, self.tasks[side.key].train)
         number = probes(self.tasks[side.key], [protocol], self.config.probe)[protocol]
         return {"number": {**number, "network": self.name(side, protocol)}}
 
@@ -188,6 +194,7 @@ class Judging:
         return {
             **self.facts(),
             **{side.key: section(facts, side.key) for side in self.sides},
+            "ranks": {**section(facts, "ranks"), **self.ranks},
             "seconds": {"extract": extract, "probe": sum(n.get("seconds", 0.0) for n in probes)},
             "flops": {"extract": manifest.get("flops", 0), "probe": sum(n.get("flops", 0) for n in probes)},
             "command": self.command,
@@ -251,6 +258,39 @@ def untrained(config: Config) -> Part:
     return Part("untrained", UNTRAINED, options)
 
 
+def ranks_of(run: Run, features: Tensor) -> Facts:
+    """How many directions the features of some train images really use: RankMe, the same without their mean, LiDAR."""
+    from rela_cli.evaluation.measures import effective_rank, lidar, rankme
+
+    some = features[:: max(1, len(features) // RANKED)][:RANKED]
+    ranks = {"rankme": rankme(some), "effective_rank": effective_rank(some), "images": len(some)}
+    if not run.config.prior.options.get("run"):  # of a run alone: a large prior would look for minutes
+        return ranks
+    views = features_of_views(run)
+    return {**ranks, "lidar": lidar(views), "lidar_images": len(views), "lidar_views": views.shape[1]}
+
+
+def features_of_views(run: Run) -> Tensor:
+    """(N, V, D) features of V views of N train images, as the run's phase 1 draws them by default."""
+    import torch
+
+    from rela_cli.data.batches.cache import read_split, read_stats
+    from rela_cli.data.batches.views import Augment
+    from rela_cli.stages.extract import fitted_prior, run_prior
+
+    split, data = read_split(run.images, "train", run.dataset), read_stats(run.images)
+    assert split is not None
+    prior, device = fitted_prior(run.config, split, data)
+    images, rows = split.images[:VIEWED], torch.arange(min(VIEWED, len(split.images)))
+    view, block = run.config.matching.view, run.config.runtime.block_size
+    found = []
+    for number in range(VIEWS):  # a view at a time: all of them at once may be gigabytes
+        draw = Augment(view, data.size, torch.zeros(3), torch.ones(3), 0, number, run.dataset.flip)
+        pixels = (draw(images, rows, 0) * 255).round().clamp(0, 255).to(torch.uint8)
+        found.append(torch.cat(list(run_prior(prior, pixels, data.size, block, device, "views"))))
+    return torch.stack(found, dim=1)
+
+
 def lines(found: Facts) -> Iterator[str]:
     """The numbers of a file beside a run, a line each."""
     for key, number in section(found, "probe").items():
@@ -259,3 +299,8 @@ def lines(found: Facts) -> Iterator[str]:
             other = beside.get("top1")
             compared = f"  {beside.get('network')} {100 * other:.1f}" if isinstance(other, float) else ""
             yield f"top-1 {100 * number['top1']:5.1f} %  {key} ({number.get('network', '?')}){compared}"
+    for key, ranks in section(found, "ranks").items():
+        if isinstance(ranks, dict) and isinstance(ranks.get("rankme"), float):
+            whose = "" if key == "probe" else f" ({key})"
+            lidar = f", LiDAR {ranks['lidar']:.1f}" if isinstance(ranks.get("lidar"), float) else ""
+            yield f"RankMe {ranks['rankme']:.1f}, effective rank {ranks['effective_rank']:.1f}{lidar}{whose}"

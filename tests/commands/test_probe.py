@@ -16,6 +16,7 @@ from rela_cli.commands import probe
 from rela_cli.config.reading import from_tree, to_tree
 from rela_cli.data.batches.cache import read_labels
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.evaluation.measures import effective_rank, rankme
 from rela_cli.evaluation.protocols import Task
 from rela_cli.learners.build import build_backbone, load_backbone
 from rela_cli.pipeline import pipeline
@@ -89,6 +90,10 @@ def test_numbers_are_those_of_the_backbone_on_resized_images(outputs: Path, caps
         for protocol in ("knn", "lbfgs"):
             expected = judged_by(task, protocol, config("probe.knn_k=5").probe)["top1"]
             assert found[key][protocol]["top1"] == pytest.approx(expected, abs=1 / 30 + 1e-9), (key, protocol)
+        if key == "probe":
+            assert found["ranks"][key]["rankme"] == pytest.approx(rankme(task.train), rel=1e-3)
+            assert found["ranks"][key]["effective_rank"] == pytest.approx(effective_rank(task.train), rel=1e-3)
+            assert 1 <= found["ranks"][key]["lidar"] <= 32 and found["ranks"][key]["lidar_images"] == 80
     assert (found["image_size"], found["fed_size"], found["test_samples"]) == (12, 8, 30)
     assert "resized to the 8 px" in capsys.readouterr().out
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rela_cli.config.schema import Probe
 from rela_cli.evaluation import protocols
-from rela_cli.evaluation.measures import effective_rank, knn_logits, knn_top1
+from rela_cli.evaluation.measures import effective_rank, knn_logits, knn_top1, lidar, rankme
 from rela_cli.evaluation.protocols import (
     FEW_SHOT_PENALTY,
     PENALTIES,
@@ -403,3 +403,64 @@ def test_a_last_partial_block_gives_the_same_bits() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 16))
     whole = representations(backbone, images, stats_of(images), 16)
     assert torch.equal(representations(backbone, images[:35], stats_of(images), 16), whole[:35])
+
+
+# --------------------------------------------------------------------------------------------------- retrieval, ranks
+
+
+@pytest.mark.parametrize("k", [1, 7, 25, 400])
+def test_retrieval_is_a_double_loop(k: int) -> None:
+    t = task(n=120, n_test=40)
+    found = probe(t, "knn", settings(knn_k=k))
+    b, q = ((x / x.norm(dim=1, keepdim=True)).double().numpy() for x in (t.train, t.test))
+    depth = min(k, len(b))
+    averages, hits = [], {1: [], 5: [], 10: []}
+    for i, query in enumerate(q):
+        order = sorted(range(len(b)), key=lambda j: -float(query @ b[j]))[:depth]
+        right = [int(t.train_labels[j] == t.test_labels[i]) for j in order]
+        precisions = [sum(right[: place + 1]) / (place + 1) for place in range(depth) if right[place]]
+        averages.append(sum(precisions) / min(depth, int((t.train_labels == t.test_labels[i]).sum())))
+        for r, hit in hits.items():
+            hit.append(any(right[:r]))
+    assert found[f"map@{depth}"] == pytest.approx(np.mean(averages), abs=1e-9)
+    for r, hit in hits.items():
+        assert found.get(f"recall@{r}") == (pytest.approx(np.mean(hit)) if r <= depth else None)
+
+
+def test_map_over_everything_is_scikit_learns_average_precision() -> None:
+    from sklearn.metrics import average_precision_score
+
+    t = task(n=80, n_test=30)
+    b, q = (F.normalize(x, dim=1).double().numpy() for x in (t.train, t.test))
+    wanted = [average_precision_score(t.train_labels == t.test_labels[i], b @ q[i]) for i in range(len(q))]
+    assert probe(t, "knn", settings(knn_k=80))["map@80"] == pytest.approx(np.mean(wanted), abs=1e-6)
+
+
+def test_rankme_is_its_formula() -> None:
+    x = np.random.RandomState(0).randn(100, 8) * np.arange(1, 9) + 3
+    values = np.linalg.svd(x, compute_uv=False)
+    share = values / np.abs(values).sum() + 1e-7
+    assert rankme(torch.from_numpy(x)) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-9)
+    assert rankme(torch.ones(10, 5)) == pytest.approx(1, abs=1e-4)
+
+
+def test_lidar_is_its_formula() -> None:
+    import scipy.linalg
+
+    x = np.random.RandomState(0).randn(40, 1, 6) * np.arange(1, 7) + 0.5 * np.random.RandomState(1).randn(40, 10, 6)
+    means = [views.mean(0) for views in x]
+    grand = np.mean(means, axis=0)
+    between = sum(np.outer(m - grand, m - grand) for m in means) / 39
+    within = sum(np.outer(v - m, v - m) for views, m in zip(x, means, strict=True) for v in views) / (40 * 9)
+    root = np.linalg.inv(scipy.linalg.sqrtm(within + 1e-4 * np.eye(6)))
+    values = np.linalg.eigvalsh(root @ between @ root)
+    share = values / values.sum() + 1e-7
+    assert lidar(torch.from_numpy(x)) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-8)
+
+
+def test_lidar_counts_what_tells_images_apart() -> None:
+    random = torch.Generator().manual_seed(0)
+    images, noise = torch.randn(60, 1, 3, generator=random), torch.randn(60, 8, 9, generator=random)
+    views = torch.cat((images.expand(-1, 8, -1), torch.zeros(60, 8, 6)), dim=2) + 0.1 * noise
+    assert lidar(views) == pytest.approx(3, abs=0.4)
+    assert rankme(views.flatten(0, 1)) > lidar(views), "noise is no information, and RankMe cannot know"
