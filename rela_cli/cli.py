@@ -43,6 +43,7 @@ Look
                 rela embed latest photos --to features.parquet
   export      a backbone for torchvision, timm, onnx, ...
                 rela export latest --to model --format onnx
+  push        the same, to the Hugging Face hub   rela push latest OWNER/NAME
   table       one table of all runs            rela table --format md
   plot        accuracy against budget and cost, training, the switch: PNG and SVG
   report      one HTML file of it all           rela report --out report.html
@@ -99,6 +100,7 @@ OTHERS = {  # the other commands: modules of commands/
     "switch-trace": "switch_trace",
     "embed": "embed.command",
     "export": "export.command",
+    "push": "push",
     "table": "table",
     "plot": "plot",
     "report": "report.command",

@@ -22,11 +22,15 @@ TIMM = "rela_cli.learners.timm."
 
 @dataclass(frozen=True)
 class Backbone:
-    """The network `network` (online or target) of a finished run; `allow` names packages its config may call."""
+    """The network `network` (online or target) of a finished run; `allow` names packages its config may call.
+
+    `licence` is what the user says its weights may be used under; None: nothing.
+    """
 
     run: RunFolder
     network: str
     allow: Sequence[str] = ()
+    licence: str | None = None
 
     @cached_property
     def learner(self) -> Part:

@@ -22,7 +22,7 @@ tags:
 - transformers
 - self-supervised-learning
 - rela
----
+{licence}---
 """
 UNKNOWN = "not known"
 NO_WEIGHTS = "none, since it has no weights from elsewhere"
@@ -31,13 +31,14 @@ NO_WEIGHTS = "none, since it has no weights from elsewhere"
 def model_card(backbone: Backbone, form: str, apart: float) -> str:
     """The card; of `huggingface` with what the hub reads in front."""
     result, config = backbone.run.result, run_config(backbone.run.folder)
-    front = FRONT if form == "huggingface" else ""
+    licence = f"license: {backbone.licence}\n" if backbone.licence else ""
+    front = FRONT.format(licence=licence) if form == "huggingface" else ""
     sections = (
         (f"# {backbone.run.folder.name}", "\n".join(items(backbone, config, result))),
         ("## Use", usage(backbone, form, apart)),
         ("## Numbers", numbers(backbone, result)),
         ("## Cost", cost_of(result)),
-        ("## Prior and labels", "\n".join(origin(config, result))),
+        ("## Prior and labels", "\n".join(origin(backbone, config, result))),
         ("## How it was made", made(backbone)),
     )
     return front + "\n\n".join(f"{title}\n\n{text}" for title, text in sections) + "\n"
@@ -117,7 +118,7 @@ def cost_of(result: Facts) -> str:
     return f"{spent}. The prior's pass is included; device: {result.get('device', UNKNOWN)}." if spent else UNKNOWN
 
 
-def origin(config: Facts, result: Facts) -> Iterator[str]:
+def origin(backbone: Backbone, config: Facts, result: Facts) -> Iterator[str]:
     """Where the targets came from, under which licence, and whose labels were seen on the way."""
     prior, card = config["prior"], section(config["prior"], "card")
     if prior["name"] == "none":
@@ -128,7 +129,7 @@ def origin(config: Facts, result: Facts) -> Iterator[str]:
         yield f"- **The prior was trained on**: {card.get('trained_on') or UNKNOWN}"
     seen = UNKNOWN if result.get("labels_unknown", True) else ", ".join(result.get("labels_seen") or []) or "none"
     yield f"- **Labels seen on the way, the prior's included**: {seen}"
-    yield "- **Licence of these weights**: not stated; whoever publishes them has to say it"
+    yield f"- **Licence of these weights**: {backbone.licence or 'not stated'}"
 
 
 def made(backbone: Backbone) -> str:

@@ -50,6 +50,7 @@ def parser() -> Parser:
     made.add_argument("--to", type=Path, metavar="FOLDER", help="the folder that is made")
     form = OneOf("--format", formats.FORMATS)
     made.add_argument("--format", type=form, metavar="FORMAT", help=", ".join(formats.FORMATS))
+    add_licence(made)
     made.add_argument("--overwrite", action="store_true", help="replace a FOLDER that holds another export")
     return made
 
@@ -65,11 +66,17 @@ def add_run(made: Parser) -> None:
     made.add_outputs()
 
 
+def add_licence(made: Parser) -> None:
+    """The licence that the card states."""
+    name = "under which these weights may be used, for the card, such as apache-2.0; without it the card states none"
+    made.add_argument("--licence", metavar="NAME", help=name)
+
+
 def backbone_of(given: argparse.Namespace) -> Backbone:
     """The backbone that a command line names."""
     run = find_run(given.run, given.outputs)
     with_backbone(run, given.network)
-    return Backbone(run, given.network, tuple(given.allow))
+    return Backbone(run, given.network, tuple(given.allow), given.licence)
 
 
 def export(backbone: Backbone, form: str, to: Path, overwrite: bool = False) -> None:
@@ -102,6 +109,7 @@ def identity_of(backbone: Backbone, form: str) -> Facts:
         "network": backbone.network,
         "preprocessing": backbone.preprocessing,
         "result": fingerprint(backbone.run.result),
+        "licence": backbone.licence,
     }
 
 
