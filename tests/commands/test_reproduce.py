@@ -105,8 +105,8 @@ def test_the_full_table_1_is_the_papers() -> None:
 
 def test_the_recipe_changes_what_its_columns_say_and_nothing_else() -> None:
     for section in TABLES["table-recipe"]("mini").sections:
-        found = {c.name: compose([*c.words, "dataset.root=x"]) for c in section.columns}
-        default, three = found["default"], found["the three, never"]
+        found = {c.name.rpartition(" with ")[0]: compose([*c.words, "dataset.root=x"]) for c in section.columns}
+        default, three = found["default"], found["the three and never"]
         assert replace(three, transport=default.transport, matching=default.matching, switch=default.switch) == default
         assert three.transport.options == default.transport.options | {"power": 0.5, "dims": "all"}
         assert (three.matching.view.jitter_p, three.matching.view.gray_p, three.switch.name) == (0.0, 0.0, "never")

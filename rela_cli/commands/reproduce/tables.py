@@ -22,7 +22,7 @@ RECIPE = {  # changes of the defaults, one at a time and together; docs/recipe.m
     "no colour": ("matching=geometric",),
     "the three": ("transport.power=0.5", "transport.dims=all", "matching=geometric"),
     "never": ("switch=never",),
-    "the three, never": ("transport.power=0.5", "transport.dims=all", "matching=geometric", "switch=never"),
+    "the three and never": ("transport.power=0.5", "transport.dims=all", "matching=geometric", "switch=never"),
 }
 TRANSPORTS = ("whitening", "pca", "zca", "standardize", "identity", "random_projection")
 
@@ -295,12 +295,11 @@ def recipe(profile: str) -> Table:
     priors = {"mini": ("embedded", "patches"), "full": ("clip_rn50",), "smoke": ("patches",)}[profile]
     sections, claims = list[Section](), list[Claim]()
     for number, prior in enumerate(priors):
-        columns = [shared.column(name, f"prior={prior}", *words) for name, words in RECIPE.items()]
+        columns = [shared.column(f"{name} with {prior}", f"prior={prior}", *words) for name, words in RECIPE.items()]
         sections.append(Section(f"Recipe with {prior}, {profile}", tuple(columns)))
         claims += [
-            Claim(f"{prior}: {name} is above the default", number, name, 0.5, "default", 0.5)
-            for name in RECIPE
-            if name != "default"
+            Claim(f"{column.name} is above the default", number, column.name, 0.5, columns[0].name, 0.5)
+            for column in columns[1:]
         ]
     return Table("table-recipe", tuple(sections), tuple(claims), "What each change is worth")
 
