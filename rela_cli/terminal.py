@@ -40,6 +40,11 @@ def printable(text: str, lines: bool = False) -> str:
     return (BUT_LINES if lines else ALL).sub(_visible, text)
 
 
+def plural(number: int, noun: str, several: str = "") -> str:
+    """A number with its noun: `1 run`, `2 runs`; `several` where an s does not make the plural."""
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
 def _visible(found: re.Match[str]) -> str:
     if found.re is BUT_DRAWING and found[1]:
         return found[1]

@@ -523,7 +523,7 @@ def test_doctor_sees_what_killed_processes_left(rela: Rela, tmp_path: Path, doct
     (tmp_path / "outputs" / "cache" / "features" / ".aaaaaaaaaaaaaaaa.tmp").mkdir(parents=True)
     (tmp_path / "outputs" / "cache" / "images" / "bbbbbbbbbbbbbbbb").mkdir(parents=True)
     done = rela("doctor", stub=FAKE_TORCH, env=doctor_env)
-    assert re.search(r"^warn +cache +0 runs, 1 entries, 0 kB; 1 damaged, 1 leftovers", done.stdout, re.MULTILINE)
+    assert re.search(r"^warn +cache +0 runs, 1 entry, 0 kB; 1 damaged, 1 leftover", done.stdout, re.MULTILINE)
     assert "-> rela clean" in done.stdout
 
 

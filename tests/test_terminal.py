@@ -152,3 +152,9 @@ def test_json_keeps_what_it_shows(outputs: Path, capsys: Capture) -> None:
     """For programs nothing is changed: JSON has its own escapes."""
     assert cli.main(["show", "evil", "--json", "--outputs", str(outputs)]) == 0
     assert json.loads(capsys.readouterr().out)["manifest"]["reason"] == EVIL
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 entries"), (1, "1 entry"), (2, "2 entries")])
+def test_a_number_with_its_noun(number: int, text: str) -> None:
+    assert terminal.plural(number, "entry", "entries") == text
+    assert terminal.plural(number, "row") == text.replace("entries", "rows").replace("entry", "row")

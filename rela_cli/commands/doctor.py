@@ -29,7 +29,7 @@ from rela_cli.machine.processors import cores
 from rela_cli.store.disk import existing, megabytes
 from rela_cli.store.locks import Lock, cannot_lock, lock_problem
 from rela_cli.store.outputs import size_of, take
-from rela_cli.terminal import item
+from rela_cli.terminal import item, plural
 from rela_cli.weights.sources import Source
 
 PACKAGES = (
@@ -176,9 +176,8 @@ def device() -> Check:
             "ok",
             ", ".join(f"cuda:{i} {p.name} {p.total_memory / 2**30:.0f} GiB" for i, p in enumerate(names)),
         )
-    return Check(
-        "device", "ok", f"CPU, {len(cores())} cores, torch uses {torch.get_num_threads()} threads; no GPU found"
-    )
+    threads = plural(torch.get_num_threads(), "thread")
+    return Check("device", "ok", f"CPU, {plural(len(cores()), 'core')}, torch uses {threads}; no GPU found")
 
 
 def load() -> Check:
@@ -186,7 +185,8 @@ def load() -> Check:
     if not hasattr(os, "getloadavg"):
         return Check("load", "ok", "this system does not tell")
     (last, _, before), free = os.getloadavg(), memory.free()
-    text = f"{last:.1f} processes at work in the last minute, {before:.1f} in the last 15, on {len(cores())} cores"
+    text = f"{last:.1f} processes at work in the last minute, {before:.1f} in the last 15"
+    text += f", on {plural(len(cores()), 'core')}"
     text += f"; {free / 1e9:.1f} GB of memory free" if free is not None else ""
     if last >= len(cores()):
         return Check("load", "warn", text, "other work slows runs down, and their times and ETAs are longer for it")
@@ -243,10 +243,11 @@ def cache() -> Check:
     if not folder.is_dir():
         return Check("cache", "ok", "no outputs/ here yet")
     found = take(folder)
-    text = f"{len(found.runs)} runs, {len(found.entries)} entries, {megabytes(sum(e.bytes for e in found.entries))}"
+    entries = plural(len(found.entries), "entry", "entries")
+    text = f"{plural(len(found.runs), 'run')}, {entries}, {megabytes(sum(e.bytes for e in found.entries))}"
     damaged = sum(entry.problem is not None for entry in found.entries)
     if damaged or found.leftovers:
-        text += f"; {damaged} damaged, {len(found.leftovers)} leftovers of killed processes"
+        text += f"; {damaged} damaged, {plural(len(found.leftovers), 'leftover')} of killed processes"
         return Check("cache", "warn", text, "rela clean removes leftovers; damaged entries are made again when needed")
     return Check("cache", "ok", text)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rela_cli.config.arguments import Parser
 from rela_cli.store.disk import megabytes
 from rela_cli.store.outputs import CacheEntry, Inventory, RunFolder, numbers, shown, take
-from rela_cli.terminal import item, line, whole
+from rela_cli.terminal import item, line, plural, whole
 
 OLDER = "  older version"
 
@@ -70,7 +70,8 @@ def show(found: Inventory, every: bool = False) -> None:
     line(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
         item(f"  {run.status:<9}{shown(run.bytes)}  {run.made}", f"{run.title}{top1(run)}{OLDER * run.is_older}", 40)
-    line(f"cache  {len(found.entries)} entries, {megabytes(sum(entry.bytes for entry in found.entries))}")
+    entries = plural(len(found.entries), "entry", "entries")
+    line(f"cache  {entries}, {megabytes(sum(entry.bytes for entry in found.entries))}")
     summed = [] if every else [e for e in found.entries if e.kind == "baselines" and not e.problem]
     for entry in (entry for entry in found.entries if entry not in summed):
         state = "damaged" if entry.problem else "whole"
@@ -78,7 +79,8 @@ def show(found: Inventory, every: bool = False) -> None:
     if summed:
         room, unused = sum(entry.bytes for entry in summed), sum(not entry.users for entry in summed)
         free = f", {unused} of them used by no run" if unused else ""
-        item(f"  {'whole':<9}{shown(room)}", f"baselines, {len(summed)} entries{free} (--all lists each)", 40)
+        entries = plural(len(summed), "entry", "entries")
+        item(f"  {'whole':<9}{shown(room)}", f"baselines, {entries}{free} (--all lists each)", 40)
     if found.leftovers:
         size = megabytes(sum(x.bytes for x in found.leftovers))
         line(f"leftovers  {len(found.leftovers)}, {size}: rela clean")
@@ -100,5 +102,5 @@ def users(runs: Sequence[RunFolder]) -> str:
     if not runs:
         return "used by no run"
     states = Counter(run.status for run in runs)
-    several = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    several = plural(len(runs), "run")
     return whole(f"used by {several} ({', '.join(f'{count} {state}' for state, count in states.most_common())})")

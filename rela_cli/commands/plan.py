@@ -18,10 +18,11 @@ from rela_cli.machine import memory
 from rela_cli.pipeline.estimate import Rate, Speed, prior_speed, trial
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say, scaled
+from rela_cli.pipeline.terms import DEVICE, MAPPED, Stage
 from rela_cli.store.disk import megabytes
 
 if TYPE_CHECKING:
-    from rela_cli.pipeline.footprint import Footprint, Stage
+    from rela_cli.pipeline.footprint import Footprint
 
 OWN = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
 TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
@@ -211,8 +212,6 @@ def extraction(plan: Sizes) -> str:
 def show_memory(stages: Sequence[Stage], devices: int) -> None:
     """The most memory that a process takes, and what each stage takes at its peak, term by term."""
     most = max(stages, key=lambda stage: stage.total())
-    from rela_cli.pipeline.footprint import DEVICE, MAPPED
-
     shared = f" for each of {devices} processes" if devices > 1 else ""
     free = memory.free()
     here = f"; {megabytes(free)} are free here" if free is not None else ""

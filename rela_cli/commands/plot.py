@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rela_cli.config.arguments import OneOf
 from rela_cli.errors import RelaError
-from rela_cli.report.collect import counted
 from rela_cli.report.comparison import Protocol, Result, protocols_of
 from rela_cli.report.figures.plots import KINDS, plots
 from rela_cli.report.formats import write
 from rela_cli.report.options import Parser, results_at, some_of
 from rela_cli.report.paired import AXES
 from rela_cli.store.disk import disk_errors
+from rela_cli.terminal import plural
 
 PREFERRED = "lbfgs"  # converged and free of the features' scale; the first protocol measured where it is missing
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         write(f"note: {note}\n")
     if not written:
         raise RelaError(f"nothing to draw: no finished run here has anything for {', '.join(arguments.kind)}")
-    write(f"{counted(len(written), 'plot')}, each as .png and .svg\n")
+    write(f"{plural(len(written), 'plot')}, each as .png and .svg\n")
     return 0
 
 

@@ -13,7 +13,7 @@ from rela_cli.store.beside import files_in
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.integrity import damage
 from rela_cli.store.outputs import RunFolder, find_run, numbers, run_names, shown, size_of
-from rela_cli.terminal import item, whole
+from rela_cli.terminal import item, plural, whole
 
 SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
 
@@ -69,7 +69,7 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     if known:
         yield "settings", ", ".join(whole(f"{key} {value}") for key, value in known.items())
     if skipped := section(result, "skipped").get("count"):
-        yield "skipped", f"{skipped} images that cannot be decoded (result.json lists them)"
+        yield "skipped", f"{plural(skipped, 'image')} that cannot be decoded (result.json lists them)"
     yield from inputs(run, outputs)
     for path in sorted(p for p in run.folder.iterdir() if p.name[0] != "."):
         yield "file", f"{shown(size_of(path))}  {path.name}"

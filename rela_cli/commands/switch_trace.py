@@ -20,6 +20,7 @@ from rela_cli.errors import ConfigError, MissingError, nearest
 from rela_cli.store.files import section
 from rela_cli.store.outputs import find_run, run_names
 from rela_cli.store.sealed import Damaged, parsed
+from rela_cli.terminal import plural
 from rela_cli.weights.run_folder import run_config, trained
 
 
@@ -34,10 +35,11 @@ def main(argv: list[str]) -> int:
     losses, total = read_trace(folder)
     own = section(run_config(folder), "switch")
     left = trained(folder).get("switch_step")
-    print(f"{folder}: {len(losses)} of {total} steps were matching; {f'left at step {left}' if left else 'never left'}")
+    steps = f"{len(losses)} of {plural(total, 'step')}"
+    print(f"{folder}: matched in {steps}; {f'left at step {left}' if left else 'never left'}")
     for tree in switches(own, given.settings):
         step, rho = replay(losses, Part.from_tree(tree), total)
-        said = f"leaves at step {step}" if step else f"does not leave in these {len(losses)} steps (rho {rho:.4f})"
+        said = f"leaves at step {step}" if step else f"does not leave in {plural(len(losses), 'step')} (rho {rho:.4f})"
         print(f"  {described(tree)}: {said}")
     return 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError
+from rela_cli.terminal import plural
 
 # ----------------------------------------------------------------------------------------- derived numbers
 
@@ -38,7 +39,7 @@ def lengths(config: Config, train_samples: int) -> Lengths:
         way_out = f"Say batch_size={subset_size} or less" if subset_size >= 2 else too_few
         raise ConfigError(
             f"batch_size={config.batch_size} is larger than the subset: budget={config.budget:g} of "
-            f"{train_samples} samples is {subset_size}. {way_out}, or take more"
+            f"{plural(train_samples, 'sample')} is {subset_size}. {way_out}, or take more"
         )
     steps = steps_per_epoch * config.epochs
     return Lengths(train_samples, subset_size, steps_per_epoch, steps, steps * config.batch_size)

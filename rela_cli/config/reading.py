@@ -8,10 +8,10 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from rela_cli.config.options import OPTIONS
 from rela_cli.config.schema import (
     EFFICIENT,
     HOMES,
-    OPTIONS,
     OWN_KEYS,
     PARTS,
     POOLS,
@@ -23,6 +23,7 @@ from rela_cli.config.schema import (
 )
 from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, nearest
+from rela_cli.terminal import plural
 
 # ----------------------------------------------------------------------------------------------- conversion
 
@@ -179,8 +180,9 @@ def _check_batch(config: Config, problems: list[str]) -> None:
     shares = max(config.runtime.devices, ranks.world()) * config.accumulate
     if config.batch_size % shares or config.batch_size < 2 * config.accumulate:
         near = max(2 * config.accumulate, shares, config.batch_size // shares * shares)
+        processes = plural(shares // config.accumulate, "process", "processes")
         problems.append(
-            f"batch_size={config.batch_size} cannot be shared out evenly over {shares // config.accumulate} processes "
+            f"batch_size={config.batch_size} cannot be shared out evenly over {processes} "
             f"times accumulate={config.accumulate}; say batch_size={near}"
         )
 

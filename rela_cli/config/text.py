@@ -19,7 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from rela_cli.config.schema import GROUPS, OPTIONS, Card, Config, Part
+from rela_cli.config.options import OPTIONS
+from rela_cli.config.schema import GROUPS, Card, Config, Part
 
 CALL = re.compile(r"(choice|sort|shuffle|tag)\((.*)\)", re.DOTALL)  # their arguments are the values themselves
 OTHER_CALL = re.compile(r"(range|interval|glob|int|float|str|bool|json_str|extend_list)\(.*\)", re.DOTALL)

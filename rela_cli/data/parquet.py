@@ -19,6 +19,7 @@ from rela_cli.data.decoding.images import DECODER, Blob, decode_all
 from rela_cli.data.decoding.undecodable import Broken, left_out, say_once, tell
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.store.files import fingerprint
+from rela_cli.terminal import plural
 
 MOST_CLASSES = 1_000_000  # where nothing but the numbers says how many there are
 PATTERNS = {"train": r"train", "test": r"(test|val|valid|validation)"}  # how file or folder names start
@@ -111,7 +112,7 @@ class Parquet(Dataset):
             if len(wrong) and not self.is_unlabelled(split):
                 raise ConfigError(
                     f"column {self.label_column!r} holds {labels[wrong[0]]} in row {wrong[0]} of {split} "
-                    f"({len(wrong)} rows are like it); class numbers must be from 0 to {classes - 1}"
+                    f"({plural(len(wrong), 'row')} of this kind); class numbers must be from 0 to {classes - 1}"
                 )
 
     def full_count(self, split: str) -> int:

@@ -31,6 +31,7 @@ from rela_cli.pipeline.screen import BRIEF
 from rela_cli.store.files import read_json, write_atomic
 from rela_cli.store.notices import warn
 from rela_cli.store.secrets import redact
+from rela_cli.terminal import plural
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -172,7 +173,7 @@ def run(job: Job) -> int:
     words = [*_own_folder(job, folder), *settings(shares, launcher, job.line.overrides)]
     is_elsewhere = kind_of(launcher) in ("LocalLauncher", "SlurmLauncher")  # what cells print goes to files
     if is_elsewhere:
-        print(f"{len(cells)} cells; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
+        print(f"{plural(len(cells), 'cell')}; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
     stop, trouble = 0, ""
     try:
         news = failures_shown(folder, len(cells)) if is_elsewhere else nullcontext()
@@ -255,8 +256,8 @@ def report(records: Sequence[Record], stop: int = 0) -> int:
     if stop:
         print_progress(records)
     unfinished = f", {counts['stopped']} not finished" if counts["stopped"] else ""
-    noun = "cell" if len(records) == 1 else "cells"
-    print(f"{len(records)} {noun}: {counts['run']} run, {counts['found']} found, {counts['failed']} failed{unfinished}")
+    cells = plural(len(records), "cell")
+    print(f"{cells}: {counts['run']} run, {counts['found']} found, {counts['failed']} failed{unfinished}")
     return stop or max((record["exit_code"] for _, record in failed), default=0)
 
 

@@ -17,6 +17,7 @@ from rela_cli.config.parts import build
 from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.numerics.randomness import seeded
+from rela_cli.terminal import plural
 from rela_cli.weights.run_folder import backbone_name, check_backbone, run_config, trained
 
 IMAGE_SIZE = 32  # for runs by versions that did not write theirs down; their learners take any size
@@ -68,13 +69,8 @@ def width_of(found: Any, images: int) -> int:
     """
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != images:
         shape = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise ValueError(f"it gives {shape} for {counted(images)}, not ({images}, width)")
+        raise ValueError(f"it gives {shape} for {plural(images, 'image')}, not ({images}, width)")
     return int(found.shape[1])
-
-
-def counted(images: int) -> str:
-    """1 image, 2 images."""
-    return f"{images} image" + "s" * (images != 1)
 
 
 def try_out(backbone: nn.Module, learner: Part, sizes: Iterable[int]) -> None:

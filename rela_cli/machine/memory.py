@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import resource
 import sys
@@ -30,6 +31,16 @@ def peak() -> int:
     """
     counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return max(held(), (field(STATUS, "VmHWM") or counted) - field(STATUS, "RssFile"))
+
+
+def give_back() -> None:
+    """Let the C library return to the system what has been freed: glibc keeps it for what comes next.
+
+    Between stages it has no use: what one stage took would count on top of what the next one takes.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own; other libraries have none
+    if trim is not None:
+        trim(0)
 
 
 def free(root: Path = Path("/")) -> int | None:

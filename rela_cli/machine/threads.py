@@ -15,7 +15,9 @@ import torch
 
 from rela_cli.config.schema import Runtime
 from rela_cli.distributed import ranks
+from rela_cli.machine.processors import cores
 from rela_cli.store.notices import warn
+from rela_cli.terminal import plural
 
 CLEARLY = 1.5  # times as fast as all threads that one has to be: nobody wants other bits for less
 WATCHED = 1.5  # seconds of trials, by turns, after one of each to warm up; other work comes and goes
@@ -28,6 +30,9 @@ def choose(runtime: Runtime, device: torch.device, recorded: int | None, work: C
         return allowed
     number = kept(runtime, recorded, allowed) if recorded else allowed if is_said(runtime) else tried(work, allowed)
     torch.set_num_threads(number)
+    if number > len(cores()):
+        there = plural(len(cores()), "core")
+        say(f"{number} threads on {there} take turns: slower, with the same numbers as on {number} cores")
     return number
 
 
@@ -40,9 +45,10 @@ def kept(runtime: Runtime, recorded: int, allowed: int) -> int:
     """The number that a run was begun with, unless the user says another or this machine has not as many."""
     number = recorded if recorded <= allowed and not runtime.threads else allowed
     if number != recorded:
-        say(f"begun with {counted(recorded)}, it goes on with {number}: its weights may differ in their last bits")
+        begun = plural(recorded, "thread")
+        say(f"begun with {begun}, it goes on with {number}: its weights may differ in their last bits")
     elif number != allowed:
-        say(f"it goes on with {counted(number)}, as it was begun")
+        say(f"it goes on with {plural(number, 'thread')}, as it was begun")
     return number
 
 
@@ -77,11 +83,6 @@ def timed(work: Callable[[], object], number: int) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def counted(number: int) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{number} thread{'s' * (number > 1)}"
 
 
 def say(message: str) -> None:

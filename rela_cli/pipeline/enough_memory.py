@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.machine.device import pick_device
-from rela_cli.pipeline.footprint import DEVICE, HOST, PROCESS, Footprint, Stage, of_run
+from rela_cli.pipeline.footprint import Footprint, of_run
 from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.terms import DEVICE, HOST, PROCESS, Stage
 from rela_cli.store.disk import megabytes
 from rela_cli.store.notices import warn
 

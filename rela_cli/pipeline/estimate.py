@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rela_cli.data.batches.cache import ImageStats
-    from rela_cli.pipeline.footprint import Footprint, Taken
+    from rela_cli.pipeline.footprint import Footprint
+    from rela_cli.pipeline.terms import Taken
     from rela_cli.training.live import LiveTargets
     from rela_cli.training.trainer import Trainer
 

@@ -9,18 +9,12 @@ Sizes are bytes; N images, B batch, S pixels a side, D width of the prior's feat
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, TypeVar
+from functools import cached_property
 
 import torch
-from torch import Tensor, nn
-from torch.fx.experimental import _config as shapes
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from rela_cli.config.lengths import components_kept
 from rela_cli.config.parts import build, find
@@ -32,32 +26,28 @@ from rela_cli.errors import RelaError
 from rela_cli.evaluation.measures import QUERY_BLOCK
 from rela_cli.learners.build import build_backbone, feature_dim
 from rela_cli.machine import memory
+from rela_cli.machine.device import pick_device
 from rela_cli.numerics.logistic import MANY
 from rela_cli.optim import build_optimizer, memory_bytes
+from rela_cli.pipeline.counting import counted, counted_for
 from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.terms import DEVICE, MAPPED, PROCESS, Stage, Taken, Term
 from rela_cli.priors.base import Prior
 from rela_cli.stages.transport import BLOCK
-from rela_cli.store.disk import megabytes
-from rela_cli.training.trainee import Trainee
+from rela_cli.training.trainee import Trainee, memory_format
 from rela_cli.transports.base import Transport
 from rela_cli.transports.pca import PCA
 from rela_cli.weights.locate import located
 
-HOLES = 0.2  # of tensors up to SMALL: what glibc's heap holds beside them; measured 0 to 0.4
-SMALL = 32 * 2**20  # bytes; larger tensors have pages of their own, which go back to the system at once
 MATRICES = 5  # D x D float64 of an eigendecomposition: covariance, eigenvectors, LAPACK's room for two, the map
 COPIES = 3  # of the features that a probe holds: as they came, standardised, and the pieces they are put together from
 DRAW = 48  # bytes an image while an epoch's subset is drawn (docs/scaling.md)
 HALF, WORD, DOUBLE = 2, 4, 8  # bytes of a stored feature, of a float32, of a float64
 FEATURES = 768  # width of a prior that cannot be built here, and whose card does not say
-FEW = (4, 8)  # images of two real steps, where a network cannot do without numbers
 UNKNOWN_SIZE = 32  # pixels a side where all images have to be decoded to know
 FITTED_TO = 16  # random images that a prior is fitted to, to see what that takes
-DEVICE, HOST, MAPPED, PROCESS = "device", "host", "mapped", "process"  # places of terms
 WARM = 80e6  # code of kernels once they are used, and what first uses leave in the heap: measured 70 to 190 MB
-NEEDED = (DEVICE, HOST, PROCESS)
 LIBRARIES = "libraries"
-N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -70,114 +60,6 @@ class Shape:
     side: int  # that images have in memory, or are decoded to
     on_disk: bool
     classes: int | None
-
-
-@dataclass(frozen=True)
-class Term:
-    """Something that takes memory.
-
-    place: tensors of the device, tensors and arrays of the host, pages of files that are mapped, which the kernel can
-    take back; or what the process itself, its libraries and its heap take, which is an estimate.
-    """
-
-    name: str
-    size: float
-    place: str = HOST
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a pass through a network takes at its peak, beside its weights, and the FLOPs of it."""
-
-    peak: float
-    small: float  # of the peak, in tensors up to SMALL
-    flops: float = 0.0
-
-    def terms(self, name: str) -> list[Term]:
-        """Itself, and the holes that it leaves in the heap."""
-        return [Term(name, self.peak, DEVICE), Term("holes in the heap", HOLES * self.small, PROCESS)]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage at its peak."""
-
-    name: str
-    terms: tuple[Term, ...]
-
-    def total(self, *places: str) -> float:
-        """Bytes in some places, or in all but what is mapped."""
-        return sum(term.size for term in self.terms if term.place in (places or NEEDED))
-
-    def words(self, *places: str) -> str:
-        """Its terms in some places, or in all but what is mapped, the largest first."""
-        terms = [term for term in self.terms if term.place in (places or NEEDED)]
-        return ", ".join(f"{t.name} {megabytes(round(t.size))}" for t in sorted(terms, key=lambda term: -term.size))
-
-
-class Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that are there at a time, each storage once, and keeps the most of them."""
-
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.known = {tensor.untyped_storage()._cdata for tensor in known}
-        self.now = self.small = 0
-        self.most = Taken(0, 0)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in tree_iter(result):
-            if isinstance(value, Tensor):
-                self.take(value.untyped_storage())
-        return result
-
-    def take(self, storage: torch.UntypedStorage) -> None:
-        """A storage is there, until nothing refers to it any more."""
-        name, size = storage._cdata, storage.nbytes()
-        if name in self.known:
-            return
-        self.known.add(name)
-        self.add(size)
-        weakref.finalize(storage, self.leave, name, size)
-
-    def leave(self, name: int, size: int) -> None:
-        self.known.discard(name)
-        self.add(size, -1)
-
-    def add(self, size: int, sign: int = 1) -> None:
-        self.now += sign * size
-        self.small += sign * size if size <= SMALL else 0
-        if self.now > self.most.peak:
-            self.most = Taken(self.now, self.small)
-
-
-def counted(work: Callable[[], object], network: nn.Module) -> Taken:
-    """The peak and the FLOPs of some work with a network, whose own weights do not count."""
-    known = [*network.parameters(), *network.buffers()]
-    # NT-Xent takes entries by a mask, whose count only numbers would tell; all of them is the most that it can be
-    with (
-        shapes.patch(meta_nonzero_assume_all_nonzero=True),  # type: ignore[attr-defined]
-        FlopCounterMode(display=False) as flops,
-        Live(known) as live,
-    ):
-        work()
-    return replace(live.most, flops=float(flops.get_total_flops()))
-
-
-def counted_for(images: int, work: Callable[[N, int, str], object], make: Callable[[], N]) -> Taken:
-    """What `work(network, images, device)` takes: on the meta device, or scaled up from two small real passes."""
-    network = make()
-    try:
-        network.to("meta")
-        return counted(lambda: work(network, images, "meta"), network)
-    except Exception:  # whatever a network, perhaps the user's, does with numbers that are not there
-        networks = [make() for _ in FEW]
-        few, more = (counted(partial(work, own, n, "cpu"), own) for own, n in zip(networks, FEW, strict=True))
-        step = (images - FEW[0]) / (FEW[1] - FEW[0])
-        pairs = ((few.peak, more.peak), (few.small, more.small), (few.flops, more.flops))
-        return Taken(*(max(0.0, low + step * (high - low)) for low, high in pairs))
 
 
 @dataclass(frozen=True)
@@ -358,31 +240,42 @@ class Footprint:
     def train(self) -> Stage:
         """A step of the phase that takes more, or a checkpoint, which is written between two steps."""
         trainee, shape = self.trainee(), self.shape
-        copies = sum(map(bytes_of, trainee.averages()))
+        weights, averages = bytes_of(trainee), sum(map(bytes_of, trainee.averages()))
         trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
-        state = (
-            Term("weights", bytes_of(trainee) - copies, DEVICE),
-            Term("running average", copies, DEVICE),
-            Term("optimizer", memory_bytes(self.config.optimizer, trained), DEVICE),
-        )
+        optimizer = memory_bytes(self.config.optimizer, trained)
         step = max((*map(self.step, self.phases), *self.live_looks()), key=lambda taken: taken.peak)
-        prior = self.outlook.weights if self.config.is_live and self.outlook else 0
         return self.stage(
             "train",
-            *state,
-            Term("the prior", prior, DEVICE),
-            *self.stepping_or_saving(step, sum(term.size for term in state)),
+            Term("weights", weights - averages, DEVICE),
+            Term("running average", averages, DEVICE),
+            Term("optimizer", optimizer, DEVICE),
+            Term("a copy of the weights while steps are tried", max(0, weights - optimizer), DEVICE),
+            Term("the prior", self.outlook.weights if self.config.is_live and self.outlook else 0, DEVICE),
+            *self.stepping_or_saving(step, self.copied(trainee, optimizer / sum(p.nbytes for p in trained))),
             Term("drawing an epoch", DRAW * shape.train),
             *self.pixels(shape.train, self.config.batch_size // self.config.runtime.devices),
             Term("targets", HALF * shape.train * self.targets, MAPPED),
         )
 
-    def stepping_or_saving(self, step: Taken, state: float) -> list[Term]:
-        """What takes more: a step, or a checkpoint, twice its size beside the heap that steps have left."""
+    def stepping_or_saving(self, step: Taken, copied: float) -> list[Term]:
+        """What takes more: a step, or the copies that a checkpoint takes, in the heap that steps have left."""
         stepping = step.terms(f"activations and gradients of {self.images_a_pass} images")
-        left = max(0.0, (1 + HOLES) * step.small - state)
-        saving = [Term("a checkpoint, twice", 2 * state), Term("heap that steps have left", left, PROCESS)]
-        return max((stepping, saving), key=lambda terms: sum(term.size for term in terms))
+        if copied <= sum(term.size for term in stepping):
+            return stepping
+        return [Term("a checkpoint's copies", copied), *step.terms("")[1:]]
+
+    def copied(self, trainee: Trainee, memories: float) -> float:
+        """Bytes of the tensors that a checkpoint has to copy: on a GPU all; else those that do not lie in one piece.
+
+        memories: tensors that the optimizer keeps of each parameter, which lie as it does.
+        """
+        device = pick_device(self.config.runtime)
+        trainee.to(memory_format=memory_format(trainee, device, self.shape.size))
+        return sum(
+            tensor.nbytes * (1 + memories * tensor.requires_grad)
+            for tensor in (*trainee.parameters(), *trainee.buffers())
+            if device.type == "cuda" or not tensor.is_contiguous()
+        )
 
     def probe(self) -> Stage:
         """Representations of all images, and what protocols make of them."""

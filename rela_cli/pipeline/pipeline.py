@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from rela_cli.config.parts import find
 from rela_cli.config.schema import Config
 from rela_cli.distributed import pulse, ranks
+from rela_cli.machine import memory
 from rela_cli.machine.signals import stoppable
 from rela_cli.pipeline import preflight
 from rela_cli.pipeline.making import is_intact, make_together
@@ -329,7 +330,8 @@ class Pipeline:
 
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
-        """Put the seconds of a block on a stage's account."""
+        """Put the seconds of a block on a stage's account. It begins without what earlier ones have left in memory."""
+        memory.give_back()
         started = time.perf_counter()
         pulse.at(f"stage {stage}")
         try:

@@ -11,6 +11,7 @@ from rela_cli.config.schema import LIVE
 from rela_cli.pipeline.run import Run, plain
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.versions import STAGES
+from rela_cli.terminal import plural
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,13 @@ def stage_states(run: Run, until: str) -> list[StageState]:
     c, n = run.config, run.lengths
     trained = run.trained is not None and until in ("train", "probe")  # then its inputs need not be there
     rest = run.missing_probes() or run.missing_baselines() or not run.result
-    counts = f"{n.total_steps} steps of {c.batch_size}; {n.subset_size} of {n.train_samples} images an epoch"
+    images = f"{n.subset_size} of {plural(n.train_samples, 'image')}"
+    counts = f"{plural(n.total_steps, 'step')} of {c.batch_size}; {images} an epoch"
     protocols = ", ".join(c.probe.protocols) if run.can_probe else f"no numbers: {run.dataset.why_unprobed}"
     states = [
         prior_state(run, "extract", trained or run.features.manifest is not None, run.called["prior"]),
         prior_state(run, "transport", trained or run.targets.manifest is not None, c.transport.name),
-        StageState("train", "cached" if run.trained else "to do", f"{counts}, {c.epochs} epochs"),
+        StageState("train", "cached" if run.trained else "to do", f"{counts}, {plural(c.epochs, 'epoch')}"),
         StageState("probe", "to do" if rest else "cached", protocols),
     ]
     return states[: STAGES.index(until) + 1]

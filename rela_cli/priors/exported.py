@@ -18,10 +18,11 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.learners.build import counted, first_line, refused, width_of
+from rela_cli.learners.build import first_line, refused, width_of
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.pooling import Pooled
 from rela_cli.priors.reading import load_script, reason
+from rela_cli.terminal import plural
 from rela_cli.weights.kinds import ensure_intact, kind_of
 
 BATCHES = (1, 2, 5)  # numbers of images that a program is tried with: many are fixed to the one of their export
@@ -123,7 +124,7 @@ def width_given(program: nn.Module, weights: str, image_size: int) -> int:
             raise ConfigError(f"{weights}: {error}") from error
         except Exception as error:  # the program's own
             raise ConfigError(
-                f"{weights} cannot take {counted(count)} of {image_size} px: {first_line(error)}. Say another "
+                f"{weights} cannot take {plural(count, 'image')} of {image_size} px: {first_line(error)}. Say another "
                 f"prior.image_size=, or export it in eval mode with a batch dimension of any size"
             ) from error
         with refused(f"{weights} is no network that gives features"):

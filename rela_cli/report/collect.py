@@ -15,7 +15,7 @@ from rela_cli.report.older_settings import settings_of_today
 from rela_cli.store.disk import OUTPUTS
 from rela_cli.store.files import load_json, reason_of
 from rela_cli.store.sealed import BY_HAND, SEAL, Damaged
-from rela_cli.terminal import readable
+from rela_cli.terminal import plural, readable
 
 NEEDED = {"status": str, "dataset": str, "prior": str, "learner": str, "method": str, "seed": int, "settings": dict}
 NUMBERS = ("budget", "samples_seen", "train_samples", "steps", "switch_step", "target_dim", "peak_memory_bytes")
@@ -39,7 +39,7 @@ def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = Non
         where = ", ".join(map(str, paths)) or "nowhere"
         raise MissingError("\n".join([f"no result.json found in {where}; `rela train` makes one", *found]))
     if old := sum(not result.pop(SEAL) for result in results):
-        found.append(f"{counted(old, 'result')} by older versions, without a hash: damage in them is not noticed")
+        found.append(f"{plural(old, 'result')} by older versions, without a hash: damage in them is not noticed")
     if problems is None:
         for problem in found:
             logging.getLogger(__name__).warning(problem)
@@ -64,7 +64,7 @@ def _files(paths: Iterable[Path], problems: list[str]) -> Iterator[Path]:
                     unfinished.append(folder.resolve())
     if unfinished:
         names = ", ".join(f.name for f in unfinished[:SHOWN]) + (", ..." if len(unfinished) > SHOWN else "")
-        problems.append(f"no result.json yet in {counted(len(unfinished), 'run folder')}: {names}")
+        problems.append(f"no result.json yet in {plural(len(unfinished), 'run folder')}: {names}")
 
 
 def _run_folders(path: Path) -> list[Path]:
@@ -141,11 +141,6 @@ def _distinct(results: Iterable[dict[str, Any]], problems: list[str]) -> list[di
             paths = f"{other['path']} and {result['path']}"
             problems.append(f"the same run twice: {paths}; {kept[identity]['path']} counts")
     return list(kept.values())
-
-
-def counted(n: int, noun: str) -> str:
-    """1 run, 2 runs."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 def unfinished(paths: Sequence[Path]) -> list[Path]:

@@ -32,7 +32,7 @@ STYLES = {
     WORSE: "bold red",
     EQUAL: "bold cyan",
 }  # on a terminal
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how text begins that spreadsheets calculate
+FORMULA = ("=", "+", "-", "@", "\t")  # how text begins that spreadsheets calculate
 SEEN = "†"  # a cell whose prior has seen the labels that it is judged by
 UNKNOWN = "?"  # a cell of whose prior nobody says which labels it has seen
 ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<=", "↑": "up"})
@@ -382,10 +382,11 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _csv(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay as they are."""
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    """Text on one line; if a spreadsheet would take it for a formula, with an apostrophe before it. Numbers stay."""
+    if not isinstance(value, str | list):
+        return value
+    text = printable(" ".join(map(str, value)) if isinstance(value, list) else value)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def to_json(records: Sequence[Mapping[str, Any]]) -> str:

@@ -9,7 +9,6 @@ from html import escape
 from pathlib import Path
 
 from rela_cli.report import run_files
-from rela_cli.report.collect import counted
 from rela_cli.report.comparison import NETWORKS, Column, Protocol, Result, columns_of, measured_by, results_in, score
 from rela_cli.report.costs import account_of
 from rela_cli.report.figures.plots import KINDS, plots
@@ -20,6 +19,7 @@ from rela_cli.report.paired import AXES, cost_share, difference_at_budget, signe
 from rela_cli.report.settings import TARGETS, part_of
 from rela_cli.report.tables import Parts, duration, grids_of, notes_of
 from rela_cli.store import files
+from rela_cli.terminal import plural
 
 BY_BUDGET = ("training", "trace")  # a plot for each budget: the page unfolds the one with most ways to compare
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -184,7 +184,7 @@ def figures(found: PageInputs) -> str:
             shown += of_kind[:1]
             folded += of_kind[1:]
         drawn, rest = ("".join(map(figure_html, some)) for some in (shown, folded))
-    words = counted(len(folded), "more plot") + ": training and what the switch saw, at each budget"
+    words = plural(len(folded), "more plot") + ": training and what the switch saw, at each budget"
     more = details(words, f"<div class=plots>{rest}</div>") if folded else ""
     return f"<div class=plots>{drawn}</div>{more}" if drawn else ""
 
@@ -251,8 +251,8 @@ def run_table(found: PageInputs) -> str:
     head = "".join(f"<th>{name}</th>" for name in heads)
     table = f"<table class=runs><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     done = sum(result.finished for result in found.results)
-    counted = f"{done} finished, {len(rows) - done} not"
-    return details(f"{len(rows)} runs: {counted}", f"<div class=scroll>{table}</div>", is_open=len(rows) <= 12)
+    said = f"{plural(len(rows), 'run')}: {done} finished, {len(rows) - done} not"
+    return details(said, f"<div class=scroll>{table}</div>", is_open=len(rows) <= 12)
 
 
 def run_line(result: Result, protocol: Protocol | None) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from rela_cli.errors import RelaError
 from rela_cli.report import formats
 from rela_cli.report.between import between_grids, between_record
-from rela_cli.report.collect import collect, counted
+from rela_cli.report.collect import collect
 from rela_cli.report.comparison import (
     Column,
     Protocol,
@@ -40,6 +40,7 @@ from rela_cli.report.difference_records import comparison_record
 from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.report.paired import comparison_grids
 from rela_cli.report.settings import NAMES
+from rela_cli.terminal import plural
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
 
@@ -266,10 +267,10 @@ def notes_of(results: Sequence[Result]) -> list[str]:
     """What a reader of the table has to know about runs that are missing in it."""
     unfinished = Counter(str(result.raw["status"]) for result in results if not result.finished)
     skipped = Counter(str(result.raw["probe_skipped"]) for result in results if result.raw.get("probe_skipped"))
-    notes = [f"not probed: {counted(n, 'run')} ({reason})" for reason, n in skipped.items()]
+    notes = [f"not probed: {plural(n, 'run')} ({reason})" for reason, n in skipped.items()]
     if unfinished:
         statuses = ", ".join(f"{n} {status}" for status, n in sorted(unfinished.items()))
-        notes.append(f"not finished, shown as missing: {counted(unfinished.total(), 'run')} ({statuses})")
+        notes.append(f"not finished, shown as missing: {plural(unfinished.total(), 'run')} ({statuses})")
     return notes
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rela_cli.report.collect import counted
 from rela_cli.report.comparison import NETWORKS, Protocol, protocols_legend, without_constants
 from rela_cli.report.difference_records import difference_fields
 from rela_cli.report.formats import BEST, SEEN, UNKNOWN, Cell, Grid
@@ -15,6 +14,7 @@ from rela_cli.report.paired import Difference, paired, paired_grid
 from rela_cli.report.settings import NAMES
 from rela_cli.report.tables import MISSING_LEGEND, UNKNOWN_LEGEND, seeds_legend
 from rela_cli.report.transfer import Dataset, Line
+from rela_cli.terminal import plural
 
 MEAN = "mean"
 HEADS = ("trained on", *NAMES[1:], "settings", "budget", "backbone")
@@ -186,4 +186,4 @@ def record(line: Line, lines: Sequence[Line], dataset: Dataset, protocol: Protoc
 def notes_on(lines: Sequence[Line], datasets: Sequence[Dataset]) -> list[str]:
     """What a reader has to know: rows that were judged on none of these."""
     left = sum(not any(dataset in datasets for dataset, _ in line.numbers) for line in lines if line.is_trained)
-    return [f"not judged on any of these: {counted(left, 'trained backbone')}"] * bool(left)
+    return [f"not judged on any of these: {plural(left, 'trained backbone')}"] * bool(left)

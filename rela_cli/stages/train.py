@@ -20,7 +20,7 @@ from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import side_of
 from rela_cli.distributed import ranks
 from rela_cli.learners.build import feature_dim, load_state, saved_state
-from rela_cli.machine import threads
+from rela_cli.machine import memory, threads
 from rela_cli.machine.device import count_flops, wait
 from rela_cli.machine.precision import trains_in
 from rela_cli.optim import memory_bytes
@@ -68,6 +68,7 @@ def train(
     trainer = Trainer(config, lengths, images, targets, data, live)
     costs = step_flops(trainer)
     choose_threads(trainer, saved.threads if saved else None)
+    memory.give_back()
     wait(trainer.device)
     compile_networks(trainer.trainee, config.runtime.compile)
     torch.manual_seed(rank_seed(config, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,10 +80,12 @@ def _is_about(path: Path, error: OSError) -> bool:
 
 
 def no_room(path: Path, needed: int | None, why: str, way_out: str = OUTPUTS_KEY) -> str:
-    """The message about a full disk."""
-    wants = f"about {megabytes(needed)} needed" if needed else "more is needed"
+    """The message about a full disk: bytes are out, or inodes, of which each file takes one."""
+    wants, free = f"about {megabytes(needed)} needed" if needed else "more is needed", free_bytes(path)
+    if has_no_inode(path) and (needed or 0) <= free:
+        wants = "the file system can hold no more files (no inode is left), whatever their size"
     return (
-        f"no room for {path}: {wants}, {megabytes(free_bytes(path))} free ({why})\n"
+        f"no room for {path}: {wants}, {megabytes(free)} free ({why})\n"
         f"make room (`rela clean --dry-run` says what can go), or take another disk: {way_out}\n"
         f"what was complete is intact; the same command goes on from there"
     )
@@ -96,6 +99,12 @@ def ensure_room(path: Path, needed: int, why: str = "estimated before the work")
     """
     if needed > free_bytes(path):
         raise DiskError(no_room(path, needed, why))
+
+
+def has_no_inode(path: Path) -> bool:
+    """Whether no file can be made where `path` lies or would lie; some file systems count none."""
+    found = os.statvfs(existing(path))
+    return found.f_files > 0 and found.f_favail == 0
 
 
 def free_bytes(path: Path) -> int:

@@ -45,8 +45,15 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
-def write_atomic(path: Path, write: Callable[[Path], object], way_out: str = OUTPUTS_KEY) -> None:
-    """Let `write` fill a temporary file in the same folder, then put it in place in one step.
+def write_atomic(
+    path: Path,
+    write: Callable[[Path], object],
+    way_out: str = OUTPUTS_KEY,
+    named: Callable[[Path], Path] | None = None,
+) -> Path:
+    """Let `write` fill a temporary file in the same folder, then put it in place in one step; where it lies now.
+
+    named: the path, from the file that was written, where only its content tells.
 
     Raises:
         DiskError: no room, or no leave to write; what was there before is still there.
@@ -61,6 +68,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], way_out: str = OUT
             _share(temporary)
             sync(temporary)
             fault(f"{name}.after_fsync")
+            path = named(temporary) if named else path
             os.replace(temporary, path)
             fault(f"{name}.after_replace")
             sync(path.parent)
@@ -68,6 +76,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], way_out: str = OUT
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+    return path
 
 
 def write_json(path: Path, facts: Facts) -> None:

@@ -8,7 +8,6 @@ the hash of the content: a file that was cut short or changed does not bear its 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rela_cli.errors import RelaError
@@ -84,9 +83,12 @@ class Checkpoints:
         lengths = {name: synced(self.folder / name) for name in LOGS if (self.folder / name).exists()}
         facts = {"format": FORMAT, "step": step, "lengths": lengths, "threads": torch.get_num_threads()}
         facts["state"] = pack(state, "", tensors)
-        content = save(tensors, {"facts": json.dumps(facts)})
-        path = self.folder / f"checkpoint-{step:010}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
-        write_atomic(path, lambda temporary: temporary.write_bytes(content))
+        metadata = {"facts": json.dumps(facts)}
+        path = write_atomic(  # straight from the tensors: bytes in memory would be once more as much as all of them
+            self.folder / f"checkpoint-{step:010}.safetensors",
+            lambda temporary: save_file(apart(tensors), temporary, metadata),
+            named=lambda temporary: self.folder / f"checkpoint-{step:010}-{content_hash(temporary)}.safetensors",
+        )
         for old in self.found()[KEPT:]:
             old.unlink()
         fault("checkpoint.after_prune")
@@ -128,7 +130,7 @@ def read(path: Path) -> Saved | None:
     Raises:
         RelaError: another version of rela wrote it.
     """
-    if file_sha256(path)[:16] != path.stem.rpartition("-")[2]:
+    if content_hash(path) != path.stem.rpartition("-")[2]:
         return None
     try:
         with safe_open(path, "pt") as file:
@@ -138,6 +140,11 @@ def read(path: Path) -> Saved | None:
         return Saved(facts["step"], unpack(facts["state"], tensors), facts["lengths"], facts.get("threads"))
     except (SafetensorError, KeyError, TypeError, ValueError):
         return None
+
+
+def content_hash(path: Path) -> str:
+    """The 16 digits that a checkpoint's name holds."""
+    return file_sha256(path)[:16]
 
 
 def check_format(path: Path, format: int) -> None:
@@ -154,15 +161,29 @@ def check_format(path: Path, format: int) -> None:
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` for JSON; its tensors go to `tensors`, under their path in it."""
+    """`value` for JSON; its tensors go to `tensors`, under their path in it, as a file can hold them.
+
+    Those that lie on the host in one piece are not copied: nothing changes them before they are written.
+    """
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu().contiguous().clone()  # tensors that share memory could not be written
+        tensors[name] = value.detach().cpu().contiguous()
         return {TENSOR: name}
     if isinstance(value, Mapping):
         return {str(key): pack(inner, f"{name}/{key}", tensors) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [pack(inner, f"{name}/{number}", tensors) for number, inner in enumerate(value)]
     return value
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each with memory of its own, or a file could not hold them: what shares it with one before is cloned."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return found
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -402,7 +402,7 @@ def test_parquet_in_folders_and_without_labels(tmp_path: Path) -> None:
 def test_parquet_labels_that_are_no_class_numbers(tmp_path: Path) -> None:
     pixels = noise(0, 4, 6, 6, 3)
     for labels, message in (
-        ([0, 1, 2**40, 1], r"holds 1099511627776 in row 2 of train \(1 rows are like it\)"),
+        ([0, 1, 2**40, 1], r"holds 1099511627776 in row 2 of train \(1 row of this kind\)"),
         ([0, -1, 1, 1], r"holds -1 in row 1 of train"),
     ):
         write_parquet(tmp_path / "train-0.parquet", pixels, labels)

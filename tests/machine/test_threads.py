@@ -22,7 +22,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def free(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nobody has said a number, and there are two."""
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "cores", lambda: [0, 1, 2, 3])
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -103,3 +104,10 @@ def test_checkpoints_say_with_how_many(tmp_path: Path) -> None:
     Checkpoints(tmp_path, 0).save(3, 1, state)
     saved = Checkpoints(tmp_path, 0).latest()
     assert saved is not None and saved.threads == 2
+
+
+def test_more_threads_than_cores_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The number is kept, since the bits of a run depend on it."""
+    monkeypatch.setattr(threads, "cores", lambda: [0])
+    assert threads.choose(replace(RUNTIME, threads=2), CPU, None, lambda: None) == 2
+    assert "2 threads on 1 core take turns" in capsys.readouterr().err

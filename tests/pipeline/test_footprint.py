@@ -19,8 +19,10 @@ from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.machine.device import count_flops
 from rela_cli.pipeline import enough_memory, pipeline
-from rela_cli.pipeline.footprint import DEVICE, HOST, MAPPED, Footprint, Shape, counted, counted_for, of_run
+from rela_cli.pipeline.counting import counted, counted_for
+from rela_cli.pipeline.footprint import Footprint, Shape, of_run
 from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.terms import DEVICE, HOST, MAPPED
 from rela_cli.training.trainee import Trainee
 from tests import warm
 

@@ -49,6 +49,16 @@ def test_a_disk_too_small_is_said_before_torch_is_loaded(rela: Rela, tmp_path: P
         assert list(outputs.iterdir()) == []
 
 
+def test_a_file_system_without_inodes_says_that_these_are_out(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "full", "1m", "nr_inodes=3") as full:
+        for number in range(2):
+            (full / str(number)).touch()
+        with pytest.raises(DiskError, match=r"can hold no more files \(no inode is left\).* 1.0 MB free"):
+            write_json(full / "facts.json", {})
+        (full / "0").unlink()
+        write_json(full / "facts.json", {})
+
+
 def test_a_read_only_disk_is_said_before_torch_is_loaded(rela: Rela, tmp_path: Path) -> None:
     with small_disk(tmp_path / "outputs", "4m") as outputs:
         remount(outputs, "ro")

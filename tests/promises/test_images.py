@@ -298,7 +298,7 @@ def test_what_cannot_be_an_image_is_named_or_left_out(
     assert (skipping.count("train"), skipping.count("test"), skipping.classes) == (12, 4, ["a", "b"])
     assert [complaint] == list(skipping.skipped["train"].values())
     assert skipping.identity["listing"] == clean["listing"], "as if it were not there"
-    with pytest.raises(MissingError, match=r"1 images? cannot be decoded, more than dataset\.max_errors=0"):
+    with pytest.raises(MissingError, match=r"1 image cannot be decoded, more than dataset\.max_errors=0"):
         folder(top, max_errors=0).count("train")
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from rela_cli.commands import table
 from rela_cli.errors import ConfigError, RelaError
-from rela_cli.report import tables
+from rela_cli.report import formats, tables
 from rela_cli.report.collect import collect
 from rela_cli.report.comparison import Protocol
 from rela_cli.report.formats import print_rich, speakable
@@ -617,6 +617,22 @@ def test_csv_text_is_no_formula_and_numbers_are_numbers(make: Make, tmp_path, ca
     assert row["prior"] == row["label"] == f"'{start}1+1"
     assert float(row["minus_plain"]) == pytest.approx(-0.1)
     assert json.loads(shown(tmp_path, capsys, "--format=json"))[2]["prior"] == f"{start}1+1"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_csv_names_and_lists_are_no_formulas(start: str) -> None:
+    """Wherever text stands: in a head, a cell, or first in a list. A negative number stays a number."""
+    text = f"{start}HYPERLINK(1)"
+    lines = list(
+        csv.reader(io.StringIO(formats.to_csv([{text: text, "list": [text, "b"], "minus": -0.1}]), newline=""))
+    )
+    assert lines == [[f"'{text}", "list", "minus"], [f"'{text}", f"'{text} b", "-0.1"]]
+
+
+def test_csv_names_make_no_line_of_their_own() -> None:
+    """A carriage return ends a line for many readers, and what stands behind it would be a formula."""
+    text = formats.to_csv([{"name": "a\r=1+1"}, {"name": "\r=1+1"}])
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [["name"], [r"a\r=1+1"], [r"\r=1+1"]]
 
 
 def test_csv_notes_stay_out_of_the_data(make: Make, tmp_path, capsys):

@@ -29,7 +29,7 @@ from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import MissingError
 from rela_cli.machine.progress import counted
 from rela_cli.store.files import Facts, fingerprint, provenance, read_json, write_json
-from rela_cli.terminal import line, printable
+from rela_cli.terminal import line, plural, printable
 
 CHUNK = 2048  # images under way at a time
 PIXELS = 50_000  # images of a dataset that holds pixels, in memory at a time
@@ -205,7 +205,7 @@ def show(config: Config, report: Facts, before: Facts | None) -> None:
     """The report as people read it."""
     line(f"{config.dataset.name}  {config.dataset.options.get('root') or ''}")
     for name, split in report["splits"].items():
-        line(f"  {name:<12} {split['images']} images{classes_of(split)}")
+        line(f"  {name:<12} {plural(split['images'], 'image')}{classes_of(split)}")
         if "min_size" in split:
             sizes = " / ".join("x".join(map(str, split[f"{which}_size"])) for which in ("min", "median", "max"))
             modes = ", ".join(f"{mode} {count}" for mode, count in split["modes"].items())
@@ -238,9 +238,7 @@ def classes_of(split: Facts) -> str:
     if not counts:
         return ""
     few, many = min(counts.values()), max(counts.values())
-    return f", {len(counts)} {'class' if len(counts) == 1 else 'classes'} of {few}" + (
-        f" to {many}" if many > few else ""
-    )
+    return f", {plural(len(counts), 'class', 'classes')} of {few}" + (f" to {many}" if many > few else "")
 
 
 def compared(report: Facts, before: Facts | None) -> str:

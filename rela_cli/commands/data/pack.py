@@ -18,6 +18,7 @@ from rela_cli.errors import ConfigError
 from rela_cli.store.disk import disk_errors, megabytes
 from rela_cli.store.files import Facts
 from rela_cli.store.locks import Lock
+from rela_cli.terminal import plural
 
 MB = 1_000_000
 BOUNDS = {"size": (4, 100_000), "quality": (1, 100), "shard_mb": (1, 1_000_000)}
@@ -104,8 +105,8 @@ def show(config: Config, place: Place, facts: Facts) -> None:
     """What was packed, and the command that trains on it."""
     for split, part in facts["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"])
-        files = "1 file" if len(part["shards"]) == 1 else f"{len(part['shards'])} files"
-        print(f"  {split:<12} {part['samples']} images in {files}, {megabytes(size)}")
+        files = plural(len(part["shards"]), "file")
+        print(f"  {split:<12} {plural(part['samples'], 'image')} in {files}, {megabytes(size)}")
     how = facts["encoding"]
     print(f"  images       {'as they were stored' if how is None else encoded_anew(how)}")
     options = config.dataset.options

@@ -14,6 +14,7 @@ from pathlib import Path
 from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns
 from rela_cli.errors import RelaError, Stopped
 from rela_cli.store.files import read_json
+from rela_cli.terminal import plural
 
 POLL = 0.2  # seconds between looks at the processes
 GRACE = 60  # seconds that stopped processes have to save and leave
@@ -114,8 +115,7 @@ class Executor:
         self.left -= 1
         minutes = (time.monotonic() - batch.started) / 60
         bad = [planned for planned in batch.runs if not fresh(planned).done]
-        noun = "run" if len(batch.runs) == 1 else "runs"
-        result = f"{len(bad)} of {len(batch.runs)} failed, see {batch.log}" if bad else f"{len(batch.runs)} {noun}"
+        result = f"{len(bad)} of {len(batch.runs)} failed, see {batch.log}" if bad else plural(len(batch.runs), "run")
         self.say(f"  [{self.total - self.left}/{self.total}] {batch.name}: {result}, {minutes:.1f} min")
         self.failed += [f"{batch.name}, seed {planned.seed}: {reason(planned, batch)}" for planned in bad]
         return True

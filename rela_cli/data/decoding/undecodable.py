@@ -22,6 +22,7 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import MissingError
 from rela_cli.store.files import fingerprint, read_json, write_atomic
 from rela_cli.store.notices import warn
+from rela_cli.terminal import plural
 
 Broken = dict[str, dict[str, str]]  # split -> name -> reason
 Named = Iterable[tuple[str, Path | Blob]]
@@ -60,13 +61,11 @@ def tell(found: Broken, most: int) -> None:
     names = [f"{split}/{name}" for split, reasons in found.items() for name in reasons]
     if len(names) > most:
         raise MissingError(
-            f"{len(names)} images cannot be decoded, more than dataset.max_errors={most} allows: {named_few(names)}. "
-            f"`rela data check` names them all"
+            f"{plural(len(names), 'image')} cannot be decoded, more than dataset.max_errors={most} allows: "
+            f"{named_few(names)}. `rela data check` names them all"
         )
     if names:
-        count = (
-            "1 image cannot be decoded and is" if len(names) == 1 else f"{len(names)} images cannot be decoded and are"
-        )
+        count = f"{plural(len(names), 'image')} cannot be decoded and {'is' if len(names) == 1 else 'are'}"
         warn(f"{count} left out: {named_few(names)} (result.json lists them)")
 
 
