@@ -61,6 +61,13 @@ class Sizes:
         return self.rate.training(self.seen, self.switch) / self.devices
 
     @property
+    def range(self) -> tuple[float, float]:
+        """Seconds to extract and train at the least and at the most."""
+        least, most = (seconds / self.devices for seconds in self.rate.range(self.seen, self.switch))
+        low, high = self.prior.spread if self.prior else (1.0, 1.0)
+        return least + low * self.extract_seconds, most + high * self.extract_seconds
+
+    @property
     def cache_bytes(self) -> float:
         """Features and targets in fp16, and row numbers with labels."""
         return HALF * self.images * (self.width + self.targets) + 2 * WORD * self.images
@@ -183,6 +190,7 @@ def show(config: Config, plan: Sizes) -> None:
         "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
         "extract": duration(plan.extract_seconds) if plan.prior else f"nothing: {without(config)}",
         "train": f"{duration(plan.train_seconds)}{matched(plan)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
+        "range": ranged(plan),
         "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
         "read": f"{scaled(plan.image_bytes * plan.subset)}B an epoch; all is {scaled(plan.image_bytes * plan.images)}B",
         "disk": f"{scaled(plan.cache_bytes)}B of features, targets and rows; {checkpoint}B a checkpoint",
@@ -195,6 +203,14 @@ def show(config: Config, plan: Sizes) -> None:
 def without(config: Config) -> str:
     """Why nothing is extracted."""
     return "no prior" if config.is_plain else "the efficient dataset brings targets"
+
+
+def ranged(plan: Sizes) -> str:
+    """How sure the times are."""
+    if plan.rate.spread == (1.0, 1.0):  # nothing was tried
+        return "times are as sure as the rates that are given"
+    least, most = map(duration, plan.range)
+    return f"{least} to {most} in all: by the quickest step tried, and by the slowest, beside what else runs here"
 
 
 def matched(plan: Sizes) -> str:

@@ -8,7 +8,7 @@ method on this machine knows better.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,15 @@ WATCHED = 0.5  # seconds that a trial lasts once it is warm, unless a single ste
 
 
 @dataclass(frozen=True)
+class Timing:
+    """Seconds of one call of a few: the middle, the quickest by itself, the slowest with all that ran beside it."""
+
+    seconds: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
 class Rate:
     """What a learner and its method cost on this machine."""
 
@@ -42,10 +51,16 @@ class Rate:
     matching: float  # the same of a step of matching
     flops: float  # of the method's step, an image
     parameters: int  # trained ones
+    spread: tuple[float, float] = (1.0, 1.0)  # of the time that it may take at the least and at the most, as measured
 
     def training(self, images: float, switch: str) -> float:
         """Seconds for so many images: those of the method, unless matching never ends."""
         return images * (self.matching if switch == "never" else self.seconds)
+
+    def range(self, images: float, switch: str) -> tuple[float, float]:
+        """The same at the least and at the most; where a switch decides, it is not known how many steps match."""
+        both = (self.training(images, switch), self.training(images, "never" if switch else ""))
+        return min(both) * self.spread[0], max(both) * self.spread[1]
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class Speed:
 
     seconds: float
     before: float
+    spread: tuple[float, float] = (1.0, 1.0)  # as of a Rate
 
 
 class Estimator:
@@ -170,12 +186,13 @@ def trial(of: Footprint, threads: int | None) -> Rate:
     trainer = Trainer(config, lengths, Split(images, labels), targets, stats, live)
     trainer.trainee.train()
     rows, shown = torch.arange(n, device=trainer.device), images.to(trainer.device)
-    seconds = {}
+    found = {}
     for phase in of.phases:
         trainer.start_phase(phase)
-        seconds[phase] = timed(partial(one_step, trainer, rows, shown), trainer.device) / n
+        found[phase] = timed(partial(one_step, trainer, rows, shown), trainer.device)
     parameters = sum(p.numel() for p in trainer.trainable)
-    return Rate(seconds[2], seconds.get(1, seconds[2]), of.flops, parameters)
+    matching = found.get(1, found[2]).seconds / n
+    return Rate(found[2].seconds / n, matching, of.flops, parameters, spread(found.values()))
 
 
 def trial_prior(of: Footprint, images: Tensor, stats: ImageStats) -> LiveTargets:
@@ -241,28 +258,36 @@ def prior_speed(of: Footprint) -> Speed:
     prior, device = fitted_prior(config, Split(images, None), ImageStats(half, half / 2, size))
     before = time.perf_counter() - started
     with torch.inference_mode():
-        return Speed(timed(lambda: prior(images.to(device)), device) / n, before)
+        found = timed(lambda: prior(images.to(device)), device)
+        return Speed(found.seconds / n, before, spread([found]))
 
 
-def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call, the middle of a few. On a CPU its own time, so that other work beside it does not count."""
+def spread(found: Iterable[Timing]) -> tuple[float, float]:
+    """The least and the most of some timings, as shares of their middles."""
+    shares = [(one.least / one.seconds, one.most / one.seconds) for one in found]
+    return min(least for least, _ in shares), max(most for _, most in shares)
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> Timing:
+    """Seconds of one call. On a CPU the middle is of its own time, so that other work beside it does not count."""
     import torch
 
     from rela_cli.machine.device import wait
 
     on_cpu = device.type == "cpu"
     clock, share = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
-    found: list[float] = []
+    found: list[tuple[float, float]] = []
     begun = time.perf_counter()
     while not found[1:] or (time.perf_counter() - begun < WATCHED):  # the first one warms up
         wait(device)
-        started = clock()
+        started, seen = clock(), time.perf_counter()
         work()
         wait(device)
-        found.append((clock() - started) / share)
+        found.append(((clock() - started) / share, time.perf_counter() - seen))
         if len(found) == 1:
-            if found[0] > 2 * WATCHED:
+            if found[0][0] > 2 * WATCHED:
                 break
             begun = time.perf_counter()
-    rest = sorted(found[1:] or found)
-    return rest[len(rest) // 2]
+    own, wall = zip(*(found[1:] or found), strict=True)
+    middle = sorted(own)[len(own) // 2]
+    return Timing(middle, min(own), max(middle, *wall))

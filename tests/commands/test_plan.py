@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from rela_cli.commands import plan
 from rela_cli.commands.plan import Sizes
 from rela_cli.errors import ConfigError
-from rela_cli.pipeline.estimate import Rate, Speed
+from rela_cli.pipeline import estimate
+from rela_cli.pipeline.estimate import Rate, Speed, Timing
 
 SMALL = ("learner.width=4", "batch_size=64", "epochs=10", "budget=0.1", "runtime.threads=1")
 GIVEN = ("samples=1e6", "size=8", "train_rate=1000", "prior_rate=2000", "image_bytes=30000")
@@ -31,6 +33,7 @@ def test_a_million_images_that_nobody_has(capsys: pytest.CaptureFixture[str]) ->
     assert plan["extract"] == "2.2 min"  # 1.04e6 / 2000 / 4 = 130 s
     assert plan["train"].startswith("4.2 min, ")  # 999,680 / 1000 / 4 = 250 s
     assert plan["read"] == "3 GB an epoch; all is 31.2 GB"
+    assert plan["range"] == "times are as sure as the rates that are given"
     assert plan["rates"] == "1,000 images/s trained on, 2,000 extracted on each of 4 processes"
 
 
@@ -49,6 +52,31 @@ def test_sizes_by_hand() -> None:
     assert plan.train_seconds == pytest.approx(64 * 0.01 / 2)
     assert replace(plan, switch="never").train_seconds == pytest.approx(64 * 0.008 / 2)
     assert plan.extract_seconds == pytest.approx(3 + 1000 * 0.2 / 2)
+
+
+def test_the_range_of_a_time_by_hand() -> None:
+    """From the quicker phase and the quickest block of the prior to the slower phase and the slowest block."""
+    rate, prior = Rate(0.01, 0.008, 1e6, 500, (0.5, 3.0)), Speed(0.2, 3.0, (0.9, 2.0))
+    plan = Sizes(900, 100, 90, 1, 64, 2, 64, 32, 16, 10.0, rate, prior, "adaptive")
+    extract = 3 + 1000 * 0.2 / 2
+    assert plan.range == pytest.approx((0.5 * 64 * 0.008 / 2 + 0.9 * extract, 3 * 64 * 0.01 / 2 + 2 * extract))
+    alone = replace(plan, prior=None, switch="")  # the plain method: nothing is matched
+    assert alone.range == pytest.approx((0.5 * 64 * 0.01 / 2, 3 * 64 * 0.01 / 2))
+
+
+def test_other_work_widens_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that take 1, 2 and 3 s of their own, and twice as long by the clock on the wall."""
+    own, steps = [0.0], iter((9.0, 1.0, 2.0, 3.0))
+    monkeypatch.setattr(estimate.time, "process_time", lambda: own[0])
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: 2 * own[0])
+    monkeypatch.setattr(estimate, "WATCHED", 11.0)
+
+    def work() -> None:
+        own[0] += next(steps)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert estimate.timed(work, torch.device("cpu")) == Timing(2.0, 1.0, 6.0)
+    assert estimate.spread([Timing(2.0, 1.0, 6.0), Timing(1.0, 0.25, 2.0)]) == (0.25, 3.0)
 
 
 def test_nothing_is_tried_out_where_both_rates_are_given(
