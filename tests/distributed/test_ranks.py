@@ -320,6 +320,15 @@ def test_all_is_on_the_loopback_interface_whatever_the_environment_says(monkeypa
     assert [found[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["1", "1", "4"]
 
 
+@pytest.mark.parametrize(("cores", "count", "threads"), [(8, 2, "4"), (8, 3, "2"), (2, 4, "1")])
+def test_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch, cores: int, count: int, threads: str) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert rank_processes.environment("/folder", 0, count)["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert rank_processes.environment("/folder", 0, count)["OMP_NUM_THREADS"] == "5", "the user's word counts"
+
+
 # ------------------------------------------------------------------------------------------------------------ probing
 
 

@@ -29,7 +29,7 @@ def poison(loop: Trainer, step: int) -> Trainer:
     return loop
 
 
-@pytest.mark.parametrize(("step", "phase"), [(3, 1), (7, 2)])
+@pytest.mark.parametrize(("step", "phase"), [(3, 1), (5, 2), (7, 2)])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
 def test_a_bad_update_is_not_applied(tmp_path: Path, step: int, phase: int, optimizer: str) -> None:
     make = lambda: small(*words("byol"), *SWITCH, f"optimizer={optimizer}")  # noqa: E731
