@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from rela_cli.config.lengths import lengths
-from rela_cli.data.batches.subset import epoch_indices
+from rela_cli.data.batches.subset import batches, epoch_indices
 from tests.conftest import ROOT
 from tests.factories import config
 
@@ -41,6 +41,15 @@ def test_size(budget: float, samples: int, size: int) -> None:
 def test_the_last_partial_batch_is_dropped() -> None:
     found = lengths(config("budget=0.5", "batch_size=64", "epochs=3"), 1437)
     assert (found.steps_per_epoch, found.total_steps, found.samples_seen) == (11, 33, 33 * 64)
+
+
+def test_an_epoch_goes_on_after_the_steps_that_are_taken() -> None:
+    found = lengths(config("budget=0.5", "batch_size=16"), 200)
+    every = list(batches(0, 3, found, 16))
+    assert torch.equal(torch.cat(every), epoch_indices(0, 3, 200, 100)[:96])
+    for taken in (0, 2, 6):
+        left = list(batches(0, 3, found, 16, taken))
+        assert len(left) == 6 - taken and all(torch.equal(a, b) for a, b in zip(left, every[taken:], strict=True))
 
 
 def test_same_for_the_same_seed_and_epoch_only() -> None:

@@ -316,3 +316,13 @@ RESULT: Record = {
     "status": "finished",
     "settings": {"dataset": {"name": "x"}},
 }
+
+
+@pytest.mark.parametrize(
+    ("cost_of_it", "expected"),
+    [(99.0, "below"), (100.0, 0.4), (20_000**0.5, 0.45), (200.0, 0.5), (400.0, 0.6), (401.0, "above")],
+)
+def test_accuracy_at_a_cost_is_linear_in_its_logarithm(cost_of_it: float, expected: float | str) -> None:
+    """At the first and the last point it is theirs; beyond them there is no number."""
+    found = paired.interpolated([(100.0, 0.4), (200.0, 0.5), (400.0, 0.6)], cost_of_it)
+    assert found == (expected if isinstance(expected, str) else pytest.approx(expected))

@@ -45,6 +45,7 @@ def test_names_in_a_folder_keep_its_parts_apart() -> None:
     assert slug("ViT-B-32") == "ViT_B_32"
     assert slug("../my photos (2)") == "my_photos_2"
     assert slug("-- ") == "unnamed"
+    assert slug("x" * 41) == "x" * 40, "a folder's name has several of them, and file systems end at 255 bytes"
     assert run_called("my_photos-ViT_B_32-convnext_nano-byol-b0.5-s0-61d4788a") == "my_photos byol 61d4788a"
 
 
