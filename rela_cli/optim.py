@@ -116,6 +116,7 @@ class LARS(torch.optim.Optimizer):
         super().__init__([group for group in groups if group["params"]], defaults)
         self.trust_coefficient, self.clip = trust_coefficient, clip
         self.found_inf: Tensor | None = None
+        self.sizes: dict[tuple[int, ...], Tensor] = {}  # on the device, of each list of tensors that was seen
         for weight in (*adapted, *plain):
             self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
@@ -123,27 +124,55 @@ class LARS(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self.update(weight, weight.grad, group)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self.update(weights, group)
 
-    def update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """One update of one tensor, in place, unless it is held back."""
+    def update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """One update of a group, in place, unless it is held back; a few kernels for all of its tensors."""
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         if group["adapt"]:
-            trust = self.trust(weight, gradient, group)
-            gradient = trust * (gradient + group["weight_decay"] * weight)
-        memory = self.state[weight]["momentum_buffer"]
-        moved = group["momentum"] * memory + gradient
-        for old, new in ((memory, moved), (weight, weight - group["lr"] * moved)):
-            old.copy_(new if self.found_inf is None else torch.where(self.found_inf > 0, old, new))
+            trust = self.trust(weights, gradients, group)
+            decayed = torch._foreach_mul(weights, group["weight_decay"])
+            torch._foreach_add_(decayed, gradients)
+            gradients = self.scaled(list(decayed), trust)
+        momentum, lr = (weights[0].new_full((), group[name]) for name in ("momentum", "lr"))
+        if self.found_inf is not None:
+            is_held = self.found_inf > 0
+            gradients = self.scaled(gradients, (~is_held).expand(len(weights)))
+            momentum, lr = torch.where(is_held, 1.0, momentum), torch.where(is_held, 0.0, lr)
+        memories = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_mul_(memories, momentum)
+        torch._foreach_add_(memories, gradients)
+        torch._foreach_sub_(weights, torch._foreach_mul(memories, lr))
 
-    def trust(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        """The factor on the rate, a scalar on the device."""
-        w, g = weight.norm(), gradient.norm()
+    def scaled(self, tensors: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
+        """Each tensor times its own factor, of (n,) on the device; where that is False it is 0, whatever it was.
+
+        On a GPU all tensors at once; a CPU is twice as fast by one after the other, in its cache.
+        """
+        if not factors.is_cuda:
+            return [multiplied(factor, tensor) for factor, tensor in zip(factors, tensors, strict=True)]
+        flat = torch.cat([tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors])  # in memory's order
+        sizes = tuple(tensor.numel() for tensor in tensors)
+        if sizes not in self.sizes:
+            self.sizes[sizes] = torch.tensor(sizes).to(flat.device)
+        each = factors.repeat_interleave(self.sizes[sizes], output_size=len(flat))
+        flat = multiplied(each, flat)
+        return [part.as_strided(t.shape, t.stride()) for part, t in zip(flat.split(sizes), tensors, strict=True)]
+
+    def trust(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> Tensor:
+        """The factor on the rate of each tensor: (n,) on the device."""
+        w, g = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients))
         trust = self.trust_coefficient * w / (g + group["weight_decay"] * w)
         if self.clip:
             trust = (trust / group["lr"]).clamp(max=1)
         return torch.where((w > 0) & (g > 0), trust, 1.0)
+
+
+def multiplied(factor: Tensor, tensor: Tensor) -> Tensor:
+    """factor * tensor; a factor of False gives 0 for NaN and Inf too."""
+    return torch.where(factor, tensor, 0.0) if factor.dtype is torch.bool else factor * tensor
 
 
 @dataclass(frozen=True)
@@ -204,4 +233,5 @@ def non_finite(parameters: Iterable[nn.Parameter]) -> Tensor:
     # Squares of 1e20 overflow, sums do not. A GPU has a few kernels for all tensors' sizes; a CPU sums values faster.
     is_gpu = gradients[0].is_cuda
     sums = torch._foreach_norm(gradients, ord=1) if is_gpu else [gradient.sum() for gradient in gradients]
-    return (~torch.stack(sums).sum().isfinite()).float()
+    total = torch.stack(sums).sum()
+    return (total - total).ne(0).float()  # Inf - Inf and NaN - NaN are NaN, which is not 0

@@ -19,6 +19,7 @@ from rela_cli.distributed import collectives, ranks
 from rela_cli.errors import ConfigError
 
 _views = 1  # how many views the batch of the present pass holds, one behind the other
+_counters: list[Tensor] = []  # of the batch norms that the present pass has gone through
 
 
 @contextmanager
@@ -28,8 +29,11 @@ def views_apart(count: int) -> Iterator[None]:
     _views = count
     try:
         yield
+        if _counters:
+            torch._foreach_add_(_counters, 1)  # one kernel for all of them
     finally:
         _views = 1
+        _counters.clear()
 
 
 def whole(norm: Any, x: Tensor) -> Tensor:
@@ -128,8 +132,11 @@ def own(norm: Any, x: Tensor) -> Tensor:
     """torch's batch norm of one view, in its own fast kernel."""
     momentum = norm.momentum
     if norm.running_mean is not None:
-        norm.num_batches_tracked.add_(1)
-        momentum = 1 / float(norm.num_batches_tracked) if momentum is None else momentum
+        if momentum is None or _views == 1:
+            norm.num_batches_tracked.add_(1)
+            momentum = 1 / float(norm.num_batches_tracked) if momentum is None else momentum
+        else:
+            _counters.append(norm.num_batches_tracked)
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, momentum or 0.0, norm.eps)
 
 

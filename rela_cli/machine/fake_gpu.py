@@ -27,6 +27,7 @@ is_pinned _pin_memory pin_memory sym_size sym_stride empty empty_like empty_stri
 dim numel layout size stride sym_numel storage_offset is_contiguous set_ is_same_size _version resize_"""
 FREE = frozenset(FREE_NAMES.split())
 READS = frozenset(("nonzero", "_local_scalar_dense", "masked_select", "unique2", "_unique2", "equal", "is_nonzero"))
+MEMORY = 10**11  # bytes that the GPU which is not there would have
 COPIES = frozenset(("_to_copy", "copy_", "to"))
 OURS = ("/rela_cli/", "/lightly/")
 
@@ -39,6 +40,8 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
         mock.patch.object(nn.Module, "_apply", moved),
         mock.patch.object(FakeTensor, "__deepcopy__", copied, create=True),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
+        mock.patch.object(Tensor, "pin_memory", lambda self, device=None: self),
+        mock.patch("torch.cuda.mem_get_info", lambda device=None: (MEMORY, MEMORY)),
         mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: True),
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
     ):
@@ -84,28 +87,36 @@ class Counted(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         given = [leaf for leaf in trees.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if name in READS and self.is_here(given):
-            self.waits.append(f"{name} at {place()}")
+        if self.is_here(given):
+            self.note_reads(name, given, args)
+        if name.startswith("_fused_"):  # in place, and torch does not know them without values
+            self.operators[name] += 1
+            return None
         result = func(*args, **kwargs)
         made = [leaf for leaf in trees.tree_leaves(result) if isinstance(leaf, Tensor)]
         if self.is_here(given) or self.is_here(made):
             if name not in FREE:
                 self.operators[name] += 1
                 self.lines[place()] += 1
-            self.note_waits(name, given, made, args, kwargs)
+            self.note_copies(name, given, made, args, kwargs)
         return result
 
     def is_here(self, tensors: list[Tensor]) -> bool:
         """Whether one of them is on the device."""
         return any(tensor.device.type == self.device for tensor in tensors)
 
-    def note_waits(self, name: str, given: list[Tensor], made: list[Tensor], args: Any, kwargs: Any) -> None:
-        """Copies between devices that are waited for, and indices that only the host can make sense of."""
+    def note_copies(self, name: str, given: list[Tensor], made: list[Tensor], args: Any, kwargs: Any) -> None:
+        """Copies between devices that are waited for."""
         if name in COPIES and len({tensor.device.type for tensor in (*given, *made)}) > 1:
             target = given[0] if name == "copy_" else made[0]
             free = bool(kwargs.get("non_blocking")) or (name == "copy_" and len(args) > 2 and args[2])
             if not (free and target.device.type == self.device):
                 self.waits.append(f"copy of {tuple(target.shape)} to {target.device.type} at {place()}")
+
+    def note_reads(self, name: str, given: list[Tensor], args: Any) -> None:
+        """Numbers that the host asks for, and indices that only the host can make sense of."""
+        if name in READS:
+            self.waits.append(f"{name} at {place()}")
         if name in ("index", "index_put_", "_index_put_impl_"):
             indices = [leaf for leaf in trees.tree_leaves(args[1]) if isinstance(leaf, Tensor)]
             if any(index.dtype in (torch.bool, torch.uint8) for index in indices):

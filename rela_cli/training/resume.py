@@ -107,7 +107,7 @@ class Checkpointing:
     def mean_over_ranks(self, loss: Tensor, signals: Sequence[Stopped]) -> Tensor:
         """The mean of the loss over all ranks. The same message tells them whether a signal has come to any of them."""
         if ranks.world() > 1:
-            has_signal = loss.new_tensor(float(bool(signals)))
+            has_signal = loss.new_full((), float(bool(signals)))
             loss, self.stop_requested = ranks.mean_over(torch.stack((loss, has_signal))).unbind()
         return loss
 

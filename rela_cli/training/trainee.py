@@ -67,16 +67,19 @@ def prepared_trainee(
 
 def prepare_networks(trainee: Trainee, runtime: Runtime, device: torch.device) -> None:
     """Batch norms over all ranks; over ranks or on a GPU, views in one pass; on a GPU, networks in bf16."""
-    method = trainee.method
-    one_pass = ranks.world() > 1 or (device.type == "cuda" and is_known(trainee))
-    if one_pass:
-        convert(trainee)
-    method.one_pass = one_pass
-    for average in trainee.averages():
-        average.one_pass = one_pass
+    if ranks.world() > 1 or (device.type == "cuda" and is_known(trainee)):
+        take_views_together(trainee)
     if uses_bf16(runtime, device):
-        for network in method.networks().values():
+        for network in trainee.method.networks().values():
             in_half(network, device)
+
+
+def take_views_together(trainee: Trainee) -> None:
+    """Let all views go through a network in one pass; batch norms keep them apart."""
+    convert(trainee)
+    trainee.method.one_pass = True
+    for average in trainee.averages():
+        average.one_pass = True
 
 
 def compile_networks(trainee: Trainee, mode: str) -> None:
@@ -102,7 +105,10 @@ class MatchingModel(nn.Module):
 
     def forward(self, views: Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
         """The matching loss of V views (B, 3, H, W) and targets (B, k), one or V of them."""
-        return self.matching(each(self.backbone, views, self.one_pass), targets)  # type: ignore[no-any-return]
+        found = each(self.backbone, views, self.one_pass)
+        if self.one_pass and isinstance(targets, Tensor):  # the mean over all views at once: half the kernels
+            found, targets = [torch.cat(found)], targets.repeat(len(found), 1)
+        return self.matching(found, targets)  # type: ignore[no-any-return]
 
 
 def memory_format(network: nn.Module, device: torch.device, size: int) -> torch.memory_format:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,9 @@ from rela_cli.config.lengths import Lengths
 from rela_cli.config.parts import build
 from rela_cli.config.schema import FRESH, Config, View
 from rela_cli.data.batches.cache import ImageStats, Split
-from rela_cli.data.batches.loader import load
+from rela_cli.data.batches.loader import load, sent
 from rela_cli.data.batches.subset import batches
-from rela_cli.data.batches.views import Augment
+from rela_cli.data.batches.views import Augment, Views
 from rela_cli.distributed import pulse, ranks
 from rela_cli.machine.device import pick_device
 from rela_cli.machine.precision import tf32, trains_in
@@ -49,7 +51,7 @@ class Trainer:
         self.is_tf32 = trains_in(config.runtime, self.device) == "tf32"
         self.images = train.images.to(self.device) if isinstance(train.images, Tensor) else train.images
         self.labels = None if train.labels is None else train.labels.to(self.device)
-        self.targets = targets  # mapped from disk: a step takes its own rows only
+        self.targets = targets_near(targets, self.device)
         self.live = live  # gives phase 1 other targets, of the views themselves; None: nobody does
         classes = None if train.labels is None else int(train.labels.max()) + 1
         target_dim = None if targets is None else targets.shape[1]
@@ -69,17 +71,15 @@ class Trainer:
         self.checkpointing = Checkpointing(
             lengths, self.position, self.trainee, self.optimizer, self.switch, self.meter, self.read_every, self.device
         )
-        self.augments = {
-            1: self.augmenters([config.matching.view] * 2),
-            2: self.augmenters(self.trainee.method.views),
-        }
+        self.views = {1: self.drawing([config.matching.view] * 2), 2: self.drawing(self.trainee.method.views)}
         self.start_phase(self.position.phase)
 
-    def augmenters(self, views: Sequence[View]) -> list[Augment]:
-        """One augmentation a view; view i of a sample has a stream of its own."""
+    def drawing(self, views: Sequence[View]) -> Views:
+        """What draws them; view i of a sample has a stream of its own."""
         mean, std = self.data.mean.to(self.device), self.data.std.to(self.device)
         flip = self.config.dataset.options.get("flip", True)
-        return [Augment(v, self.data.size, mean, std, self.config.seed, i, flip) for i, v in enumerate(views)]
+        augments = [Augment(v, self.data.size, mean, std, self.config.seed, i, flip) for i, v in enumerate(views)]
+        return Views(augments, self.lengths.train_samples)
 
     def begin(self, checkpoints: Checkpoints, saved: Saved | None) -> None:
         """Start the clocks and the trace of the switch, and take up the training that was saved.
@@ -110,12 +110,12 @@ class Trainer:
                     self.checkpointing.save_or_stop(signals, self.watch.must_be_finite)
                     self.start_step()
                     self.ask_switch()
-                    loss = torch.zeros((), device=self.device)
-                    for rows, pixels in self.parts(batch, images):
-                        views = self.make_views(pixels, rows, epoch)
-                        loss = loss + self.add_gradients(views, rows)
+                    losses = [
+                        self.add_gradients(self.make_views(pixels, rows, epoch), rows)
+                        for rows, pixels in self.parts(batch, images)
+                    ]
                     self.update()
-                    loss = self.checkpointing.mean_over_ranks(loss, signals)
+                    loss = self.checkpointing.mean_over_ranks(reduce(operator.add, losses), signals)
                     self.feed_switch(loss)
                     self.meter.add(loss)
                     self.watch.check_finite()
@@ -182,7 +182,7 @@ class Trainer:
     def make_views(self, images: Tensor, rows: Tensor, epoch: int) -> list[Tensor]:
         """Images (B, 3, S, S) uint8 of the samples `rows` (B,) -> the views of the phase, each (B, 3, H, W)."""
         started = time.perf_counter()
-        views = [augment(images, rows, epoch) for augment in self.augments[self.position.phase]]
+        views = self.views[self.position.phase](images, rows, epoch)
         if self.device.type == "cpu":  # a GPU makes them later, while the host goes on
             self.meter.waited += time.perf_counter() - started
         return views
@@ -197,8 +197,9 @@ class Trainer:
     def add_gradients(self, views: Sequence[Tensor], rows: Tensor) -> Tensor:
         """Add this part's share of the batch's gradients; its share of the loss."""
         with tf32(self.is_tf32):
-            loss = self.loss_of(views, rows) / self.config.accumulate
-            loss.backward()
+            loss = self.loss_of(views, rows)
+            loss = loss / self.config.accumulate if self.config.accumulate > 1 else loss
+            loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def targets_of(self, views: Sequence[Tensor], rows: Tensor) -> Tensor | list[Tensor] | None:
@@ -207,7 +208,9 @@ class Trainer:
             return None
         if self.live is not None:
             return self.live(views)
-        return self.targets[rows.to(self.targets.device)].to(self.device).float()
+        if self.targets.device.type == self.device.type:
+            return self.targets[rows].float()
+        return sent(self.targets[rows.cpu()], self.device).float()  # too many for the GPU: it is waited for
 
     def labels_of(self, rows: Tensor) -> Tensor | None:
         """(B,) in phase 2 of a method that uses them."""
@@ -261,3 +264,10 @@ class Trainer:
         facts = representation_facts(method.backbone, self.images, self.labels, self.data, block_size)
         self.watch.check_collapse(facts["effective_rank"], facts["deviation"], method.uses_labels)
         return facts
+
+
+def targets_near(targets: Tensor | None, device: torch.device) -> Tensor | None:
+    """On the GPU where they take less than a quarter of its free memory; else mapped from disk."""
+    if targets is None or device.type == "cpu" or targets.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+        return targets
+    return targets.to(device)

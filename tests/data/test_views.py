@@ -24,6 +24,8 @@ STILL = View(
     crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_p=0.0, jitter=(0.0, 0.0, 0.0, 0.0), jitter_p=0.0, gray_p=0.0
 )
 RICH = View(blur_p=0.5, solarize_p=0.3)
+CPU = torch.device("cpu")
+CONSTANTS = views.Constants.on(CPU)
 CLOSE = 2e-6  # float32, a few roundings at values up to 1
 
 
@@ -37,6 +39,10 @@ def full(n: int, value: float) -> Tensor:
 
 def augment(view: View, size: int = 16, seed: int = 0, number: int = 0, flip: bool = True) -> Augment:
     return Augment(view, size, MEAN, STD, seed, number, flip)
+
+
+def limits(size: int) -> Tensor:
+    return torch.full((2, 1, 1), float(size))
 
 
 def gap(a: Tensor, b: Tensor) -> float:
@@ -53,7 +59,8 @@ ADJUST = {BRIGHTNESS: F.adjust_brightness, CONTRAST: F.adjust_contrast, SATURATI
 @pytest.mark.parametrize("operation", [BRIGHTNESS, CONTRAST, SATURATION])
 def test_brightness_contrast_saturation(operation: int, factor: float) -> None:
     x = floats()
-    ours = views.blend(x, torch.full((6,), operation), full(6, factor))
+    rest = full(6, (1 - factor) * (operation != BRIGHTNESS))
+    ours = views.blend(x, full(6, factor), rest, full(6, operation) == CONTRAST, CONSTANTS)
     assert gap(ours, torch.stack([ADJUST[operation](image, factor) for image in x])) < CLOSE
 
 
@@ -62,7 +69,7 @@ def test_hue(shift: float) -> None:
     x = floats()
     x[0] = x[0, :1]  # gray
     x[1, :, :4] = torch.eye(3).repeat(1, 16)[:, :16, None].transpose(1, 2)  # pure colours
-    ours = views.shift_hue(x, full(6, shift))
+    ours = views.shift_hue(x, full(6, shift), CONSTANTS)
     assert gap(ours, torch.stack([F.adjust_hue(image, shift) for image in x])) < 1e-5, (
         "hue is a quotient of differences"
     )
@@ -88,7 +95,10 @@ def test_crop_and_resize_up_and_down(size: int, flipped: bool) -> None:
     """Antialiased where it shrinks, for each axis by itself."""
     x = floats(len(BOXES))
     top, left, height, width = torch.tensor(BOXES, dtype=torch.float32).unbind(1)
-    ours = views.crop_resize(x, top, left, height, width, size, torch.full((len(BOXES),), flipped))
+    start, side = torch.stack((top, left)), torch.stack((height, width))
+    grid, flip = views.Grid.of(16, size, CPU), torch.full((len(BOXES),), flipped)
+    ours = views.crop_resize(x, start, side, [grid], flip)
+    assert torch.equal(ours, views.crop_resize(x, start, side, [grid, grid], flip)), "sides apart, as they are unequal"
     theirs = torch.stack(
         [F.resized_crop(image, *box, [size, size], antialias=True) for image, box in zip(x, BOXES, strict=True)]
     )
@@ -151,7 +161,7 @@ def test_jitter_in_all_24_orders_against_a_plain_loop() -> None:
     shift = 0.4 * torch.rand(24, generator=generator) - 0.2
     orders = [(order, position) for order in itertools.permutations(range(3)) for position in range(4)]
     ours = views.jitter(
-        x, factors, torch.tensor([o for o, _ in orders]), shift, torch.tensor([float(p) for _, p in orders])
+        x, factors, torch.tensor([o for o, _ in orders]), shift, torch.tensor([float(p) for _, p in orders]), CONSTANTS
     )
     for i, (order, position) in enumerate(orders):
         image = x[i]
@@ -168,7 +178,7 @@ def test_every_order_is_drawn_and_factors_fill_their_range(monkeypatch: pytest.M
     monkeypatch.setattr(views, "jitter", lambda x, *drawn, **named: (seen.append((*drawn, *named.values())), x)[1])
     n = 12_000
     augment(View(jitter=(0.4, 0.6, 1.5, 0.1), jitter_p=0.8), 4)(pixels(1, 4).expand(n, -1, -1, -1), torch.arange(n), 0)
-    factors, order, shift, position = seen[0]
+    factors, order, shift, position, _ = seen[0]
     applied = (factors != 1).any(1)
     assert abs(float(applied.float().mean()) - 0.8) < 5 * (0.16 / n) ** 0.5
     assert torch.equal(shift != 0, applied)
@@ -200,7 +210,7 @@ def test_crop_boxes_are_spread_as_torchvisions(size: int, scale: tuple[float, fl
     """torchvision draws again where a box does not fit, at most ten times; here there are a few candidates."""
     n, kind = 4000, augment(View(crop_scale=scale), size)
     u = views.uniform(7, torch.arange(n), 18)
-    ours = torch.stack(kind.crop_boxes(u, torch.Size((size, size))), 1).numpy()
+    ours = torch.cat(kind.crop_boxes(u, limits(size))).T.numpy()
     torch.manual_seed(0)
     image = torch.zeros(3, size, size)
     theirs = np.array([RandomResizedCrop.get_params(image, list(scale), [0.75, 4 / 3]) for _ in range(n)])
@@ -219,7 +229,7 @@ def test_crop_boxes_are_spread_as_torchvisions(size: int, scale: tuple[float, fl
 
 def test_a_corner_is_reached() -> None:
     kind = augment(View(crop_scale=(0.25, 0.25), crop_ratio=(1.0, 1.0)), 8)
-    top, left, height, width = kind.crop_boxes(views.uniform(3, torch.arange(500), 18), torch.Size((8, 8)))
+    (top, left), (height, width) = kind.crop_boxes(views.uniform(3, torch.arange(500), 18), limits(8))
     assert set(top.tolist()) == set(left.tolist()) == {0, 1, 2, 3, 4}
     assert set(height.tolist()) == set(width.tolist()) == {4}
 
@@ -301,3 +311,16 @@ def test_values_stay_in_range() -> None:
     x = augment(RICH, 16)(pixels(256, 16), torch.arange(256), 0)
     assert x.isfinite().all()
     assert x.min() >= -1e-6 and x.max() <= 1 + 1e-6
+
+
+def test_a_table_of_an_epochs_draws_and_views_in_one_call_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does, here on a CPU."""
+    views_of = (View(), View(), View(size_scale=0.5), View(crop_scale=(0.5, 1.0)))
+    augments = [augment(view, number=number) for number, view in enumerate(views_of)]
+    images, rows = pixels(30, 16), torch.tensor([3, 29, 0, 11, 12])
+    made = views.Views(augments, 30)
+    made.kinds, made.has_table = views.alike(augments), True
+    assert [len(kind) for kind in made.kinds] == [2, 1, 1]
+    for epoch in (0, 0, 1):
+        for one, other in zip(made(images[rows], rows, epoch), augments, strict=True):
+            assert gap(one, other(images[rows], rows, epoch)) < CLOSE

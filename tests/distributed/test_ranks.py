@@ -88,8 +88,8 @@ def in_double(loop: Trainer) -> None:
         memory.update({k: v.double() for k, v in memory.items()})
     loop.targets = None if loop.targets is None else loop.targets.double()
     loop.targets_of = lambda _, batch: loop.targets[batch] if loop.position.phase == 1 else None  # type: ignore[method-assign, index]
-    as_double = lambda augment: lambda *a: augment(*a).double()  # noqa: E731
-    loop.augments = {phase: [as_double(a) for a in augments] for phase, augments in loop.augments.items()}
+    make_views = loop.make_views
+    loop.make_views = lambda *given: [view.double() for view in make_views(*given)]  # type: ignore[method-assign]
     loop.start_phase(loop.position.phase)
 
 

@@ -267,7 +267,7 @@ def test_local_views_are_smaller_and_leave_the_global_ones_as_they_are() -> None
     """Streams are numbered by view, so the two global views are the same with and without local ones."""
     plain, local = (loop_of("dino", f"method.local_views={n}", size=16, target_dim=None) for n in (0, 2))
     batch = next(plain.rank_batches(0))
-    views = [[augment(loop.images[batch], batch, 0) for augment in loop.augments[2]] for loop in (plain, local)]
+    views = [loop.views[2](loop.images[batch], batch, 0) for loop in (plain, local)]
     assert [view.shape[-1] for view in views[1]] == [16, 16, 7, 7]
     assert all(torch.equal(a, b) for a, b in zip(*views, strict=False))
     assert not torch.equal(views[1][2], views[1][3])

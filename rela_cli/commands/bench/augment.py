@@ -16,7 +16,7 @@ from rela_cli.commands.bench.paper import light_views
 from rela_cli.commands.bench.timing import Contestant
 from rela_cli.config.schema import View
 from rela_cli.data.batches.cache import ImageStats
-from rela_cli.data.batches.views import Augment, crop_resize, jitter
+from rela_cli.data.batches.views import Augment, Constants, Grid, crop_resize, jitter
 
 NAME = "augment"
 BATCH = 128
@@ -84,17 +84,18 @@ def exactness(pixels: Tensor) -> str:
 
     x = pixels.float() / 255
     n, even = len(x), torch.arange(3).expand(len(x), 3)
-    top, left, height, width = (torch.full((n,), float(value)) for value in (3, 5, 24, 20))
-    cropped = crop_resize(x, top, left, height, width, 32, torch.ones(n, dtype=torch.bool))
+    constants = Constants.on(x.device)
+    start, side = (torch.tensor(values).float().expand(n, 2).T for values in ((3, 5), (24, 20)))
+    cropped = crop_resize(x, start, side, [Grid.of(32, 32, x.device)], torch.ones(n, dtype=torch.bool))
     theirs = F.horizontal_flip(F.resized_crop(x, 3, 5, 24, 20, [32, 32], antialias=False))
     worst = (cropped - theirs).abs().max()
     operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
     for place, operation in enumerate(operations):
         factors = torch.ones(n, 3)
         factors[:, place] = 1.3
-        found = jitter(x, factors, even, torch.zeros(n), torch.zeros(n))
+        found = jitter(x, factors, even, torch.zeros(n), torch.zeros(n), constants)
         worst = torch.maximum(worst, (found - operation(x, 1.3)).abs().max())
-    turned = jitter(x, torch.ones(n, 3), even, torch.full((n,), 0.15), torch.zeros(n))
+    turned = jitter(x, torch.ones(n, 3), even, torch.full((n,), 0.15), torch.zeros(n), constants)
     worst = torch.maximum(worst, (turned - F.adjust_hue(x, 0.15)).abs().max())
     return f"largest difference to torchvision's functional operations {worst:.1e}"
 

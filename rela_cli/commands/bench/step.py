@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from rela_cli.commands.bench import material
 from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
@@ -38,9 +37,9 @@ def on_cpu(bench: Bench) -> Iterator[BenchRow]:
     batch, width = bench.size(128, 16), bench.size(64, 4)
     loops = two_trainers(bench, batch, batch, width, "cpu")
     pixels, _ = material.images(bench, batch)
-    views = [augment(pixels, torch.arange(batch), 0) for augment in loops[0].augments[1]]
+    views = loops[0].views[1](pixels, torch.arange(batch), 0)
     for loop in loops:
-        loop.augments = {phase: [at_hand(view) for view in views] for phase in (1, 2)}  # type: ignore[misc]
+        loop.make_views = lambda images, rows, epoch: views  # type: ignore[method-assign]
     contestants = [
         Contestant("phase 1", partial(one_epoch, loops[0]), is_ours=True),
         Contestant("byol", partial(one_epoch, loops[1])),
@@ -53,11 +52,6 @@ def on_cpu(bench: Bench) -> Iterator[BenchRow]:
 def outcome(results: Results, peer: str) -> str:
     """That both learn something."""
     return f"losses {results['phase 1']:.3f} and {results[peer]:.3f}, which are of two kinds"
-
-
-def at_hand(view: Tensor) -> Callable[..., Tensor]:
-    """An augmentation that has been done."""
-    return lambda images, indices, epoch: view
 
 
 def two_trainers(bench: Bench, n: int, batch: int, width: int, device: str) -> tuple[Trainer, Trainer]:

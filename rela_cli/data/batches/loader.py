@@ -90,12 +90,27 @@ def cores() -> int:
 
 def load(images: Images, batches: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Each batch of rows (B,) with its images (B, 3, S, S) uint8, both on `device`."""
-    if isinstance(images, Tensor):
+    if isinstance(images, Tensor) and images.device.type == "cuda":
+        for rows in sent_together(list(batches), device):
+            yield rows, images[rows]
+    elif isinstance(images, Tensor):
         for batch in batches:
-            yield batch.to(device), images[batch.to(images.device)].to(device)
-        return
-    for batch, pending in ahead(images, batches):
-        yield batch.to(device), finished(pending).to(device, non_blocking=True)
+            yield sent(batch, device), sent(images[batch], device)
+    else:
+        for batch, pending in ahead(images, batches):
+            yield sent(batch, device), finished(pending).to(device, non_blocking=True)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; the host does not wait for a copy out of pinned memory."""
+    if device.type == "cpu" or tensor.device.type == device.type:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def sent_together(batches: list[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    """All batches (B,) of rows on the device, by one copy."""
+    return sent(torch.cat(batches), device).split([len(batch) for batch in batches]) if batches else ()
 
 
 def ahead(images: DiskImages, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Pending]]:

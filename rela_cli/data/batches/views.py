@@ -10,6 +10,10 @@ Shapes: B batch, C = 3 channels, H x W in, S x S out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
 import torch
 from torch import Tensor
 
@@ -19,6 +23,38 @@ from rela_cli.numerics.randomness import key, uniform
 CANDIDATES = 4  # crop boxes drawn for each sample; torchvision draws up to 10, one after the other
 DRAWS = 2 * CANDIDATES + 16  # random numbers a view takes
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, torchvision's digits
+TABLE = 2 * 10**9  # bytes, the most that a GPU keeps of an epoch's random numbers
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Tensors that the operations need, made once: a GPU is waited for when one is made in a step."""
+
+    one: Tensor  # ()
+    gray: Tensor  # (1, 3, 1, 1)
+    sectors: Tensor  # (1, 3, 1, 1), of red, green and blue in hue
+    slots: Tensor  # (3,)
+
+    @classmethod
+    def on(cls, device: torch.device) -> Constants:
+        """On a device."""
+        gray, sectors = (torch.tensor(values).view(1, 3, 1, 1).to(device) for values in (GRAY, (5.0, 3.0, 1.0)))
+        return cls(torch.ones((), device=device), gray, sectors, torch.arange(3, device=device))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixels of one side, n of them, and the S points that they are resampled to."""
+
+    pixel: Tensor  # (1, n), 0, 1, ...
+    middle: Tensor  # (1, n), 0.5, 1.5, ...
+    point: Tensor  # (S, 1), 0.5, 1.5, ...
+
+    @classmethod
+    def of(cls, size_in: int, size_out: int, device: torch.device) -> Grid:
+        """On a device."""
+        pixel, point = (torch.arange(n, device=device, dtype=torch.float32) for n in (size_in, size_out))
+        return cls(pixel[None], pixel[None] + 0.5, point[:, None] + 0.5)
 
 
 class Augment:
@@ -28,10 +64,19 @@ class Augment:
         self.view, self.size, self.seed, self.number = view, max(1, round(view.size_scale * size)), seed, number
         self.flip_p = view.flip_p if flip else 0.0
         self.mean, self.std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+        strength = torch.tensor(view.jitter[:3])
+        low, high = (1 - strength).clamp(min=0), 1 + strength
+        self.low, self.span = low.to(mean.device), (high - low).to(mean.device)
+        self.constants = Constants.on(mean.device)
+        self.shapes: dict[torch.Size, tuple[Tensor, list[Grid]]] = {}
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """(B, 3, H, W) uint8 and the samples' indices (B,) -> (B, 3, S, S) float32, normalised."""
         return self.drawn(images, self.draws(indices, epoch))
+
+    def is_like(self, other: Augment) -> bool:
+        """Whether both draw the same kind of view, with other random numbers."""
+        return (self.view, self.size, self.seed, self.flip_p) == (other.view, other.size, other.seed, other.flip_p)
 
     def draws(self, indices: Tensor, epoch: int) -> Tensor:
         """The random numbers of some samples' views: (B,) -> (B, DRAWS) in [0, 1)."""
@@ -41,8 +86,9 @@ class Augment:
         """The views that `u` (B, DRAWS) makes of images; tensors alone go in, which is what torch.compile wants."""
         box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
         x = images.to(torch.float32) / 255
-        x = crop_resize(x, *self.crop_boxes(box, x.shape[-2:]), self.size, flip=box[:, -1] < self.flip_p)
-        x = self.color(x, color) if self.view.jitter_p > 0 or self.view.gray_p > 0 else x.clamp(0, 1)
+        limits, grids = self.sides(x.shape[-2:])
+        x = crop_resize(x, *self.crop_boxes(box, limits), grids, flip=box[:, -1] < self.flip_p)
+        x = self.color(x, color)
         if self.view.blur_p > 0:
             low, high = self.view.blur_sigma
             x = gaussian_blur(x, low + (high - low) * late[:, 0], late[:, 1] < self.view.blur_p)
@@ -50,99 +96,146 @@ class Augment:
             x = torch.where((late[:, 2] < self.view.solarize_p).view(-1, 1, 1, 1) & (x >= 128 / 255), 1 - x, x)
         return (x - self.mean) / self.std
 
-    def crop_boxes(self, u: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Random resized crop: top, left, height, width in whole pixels, each (B,). The first candidate that fits."""
-        height, width = shape
+    def sides(self, shape: torch.Size) -> tuple[Tensor, list[Grid]]:
+        """Height and width (2, 1, 1) of images, and the grids of both sides, or the one of both; made once."""
+        if shape not in self.shapes:
+            device = self.mean.device
+            sizes = [shape[0]] if shape[0] == shape[1] else list(shape)
+            limits = torch.tensor(shape, dtype=torch.float32).view(2, 1, 1).to(device)
+            self.shapes[shape] = limits, [Grid.of(size, self.size, device) for size in sizes]
+        return self.shapes[shape]
+
+    def crop_boxes(self, u: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+        """Random resized crop: first pixel and length of (vertical, horizontal), whole pixels, (2, B) each.
+
+        The first candidate that fits into `limits` (2, 1, 1).
+        """
         (low, high), (narrow, wide) = self.view.crop_scale, self.view.crop_ratio
-        area = height * width * (low + (high - low) * u[:, :CANDIDATES])
+        area = limits.prod() * (low + (high - low) * u[:, :CANDIDATES])
         ratio = narrow * (wide / narrow) ** u[:, CANDIDATES : 2 * CANDIDATES]
-        h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
-        first = ((h <= height) & (w <= width)).float().argmax(1, keepdim=True)
-        h, w = (side.gather(1, first).squeeze(1) for side in (h.clamp(1, height), w.clamp(1, width)))
-        top, left = (
-            (u[:, 2 * CANDIDATES] * (height - h + 1)).floor(),
-            (u[:, 2 * CANDIDATES + 1] * (width - w + 1)).floor(),
-        )
-        return top, left, h, w
+        sides = torch.stack((area / ratio, area * ratio)).sqrt().round()  # (2, B, CANDIDATES)
+        first = (sides <= limits).all(0).float().argmax(1, keepdim=True).expand(2, -1, 1)
+        side = sides.clamp(min=1).minimum(limits).gather(2, first).squeeze(2)
+        start = u[:, 2 * CANDIDATES : 2 * CANDIDATES + 2].T * (limits.squeeze(2) - side + 1)
+        return start.floor(), side
 
     def color(self, x: Tensor, u: Tensor) -> Tensor:
         """Colour jitter with a factor and an order per sample, then grayscale."""
-        brightness, contrast, saturation, hue = self.view.jitter
+        hue, constants = self.view.jitter[3], self.constants
         apply = u[:, 0] < self.view.jitter_p
-        strength = torch.tensor([brightness, contrast, saturation], device=x.device)
-        low, high = (1 - strength).clamp(min=0), 1 + strength
-        factors = torch.where(apply[:, None], low + (high - low) * u[:, 1:4], 1.0)
+        factors = torch.where(apply[:, None], self.low + self.span * u[:, 1:4], constants.one)
         order = u[:, 4:7].argsort(dim=1)  # of brightness, contrast, saturation
-        shift = torch.where(apply, hue * (2 * u[:, 7] - 1), 0.0)
-        x = jitter(x, factors, order, shift, hue_position=(u[:, 8] * 4).floor())
-        return torch.where((u[:, 9] < self.view.gray_p).view(-1, 1, 1, 1), luma(x), x)
+        shift = hue * (2 * u[:, 7] - 1) * apply
+        x = jitter(x, factors, order, shift, (u[:, 8] * 4).floor(), constants)
+        return torch.where((u[:, 9] < self.view.gray_p).view(-1, 1, 1, 1), luma(x, constants), x)
 
 
-def axis_weights(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:
-    """Bilinear resampling of [start, start + length) to `size_out` points as a matrix: (B, size_out, size_in).
+class Views:
+    """The views of a phase, for one batch after another.
+
+    A GPU is launch-bound here, so views of one kind are made in one call, and the random numbers of all of an epoch's
+    samples at its start, where they fit. The numbers are the same either way.
+    """
+
+    def __init__(self, augments: Sequence[Augment], samples: int) -> None:
+        self.augments, self.samples, self.epoch = list(augments), samples, -1
+        is_gpu = augments[0].mean.device.type == "cuda"
+        self.kinds = list(alike(augments)) if is_gpu else [[augment] for augment in augments]
+        self.has_table = is_gpu and 4 * DRAWS * samples * len(augments) <= TABLE
+
+    def __call__(self, images: Tensor, rows: Tensor, epoch: int) -> list[Tensor]:
+        """(B, 3, H, W) uint8 of the samples `rows` (B,) -> each view (B, 3, S, S) float32, normalised."""
+        every, views = iter(self.draws(rows, epoch)), list[Tensor]()
+        for kind in self.kinds:
+            count = len(kind)
+            u = [next(every) for _ in kind]
+            given = (images, u[0]) if count == 1 else (images.repeat(count, 1, 1, 1), torch.cat(u))
+            views += kind[0].drawn(*given).chunk(count)
+        return views
+
+    def draws(self, rows: Tensor, epoch: int) -> Sequence[Tensor]:
+        """The random numbers of each view, (B, DRAWS)."""
+        if not self.has_table:
+            return [augment.draws(rows, epoch) for augment in self.augments]
+        if epoch != self.epoch:
+            samples = torch.arange(self.samples, device=rows.device)
+            parts = [torch.cat([a.draws(some, epoch) for some in samples.split(2**17)]) for a in self.augments]
+            self.table, self.epoch = torch.cat(parts, dim=1), epoch
+        return self.table[rows].split(DRAWS, dim=1)
+
+
+def alike(augments: Sequence[Augment]) -> list[list[Augment]]:
+    """Neighbours of one kind together."""
+    return [list(kind) for _, kind in groupby(augments, lambda a: (a.view, a.size, a.seed, a.flip_p))]
+
+
+def axis_weights(start: Tensor, length: Tensor, grid: Grid) -> Tensor:
+    """Bilinear resampling of [start, start + length) to S points as a matrix: (...) -> (..., S, n).
 
     The triangle widens where it shrinks (antialias), and a weight outside the box is dropped and the rest
     renormalised, which is what clamping to the border amounts to.
     """
-    scale = (length / size_out).view(-1, 1, 1)
-    out = torch.arange(size_out, device=start.device, dtype=torch.float32).view(1, -1, 1)
-    pixel = torch.arange(size_in, device=start.device, dtype=torch.float32).view(1, 1, -1)
-    center = start.view(-1, 1, 1) + (out + 0.5) * scale
-    weights = (1 - (pixel + 0.5 - center).abs() / scale.clamp(min=1)).clamp(min=0)
-    inside = (pixel >= start.view(-1, 1, 1)) & (pixel < (start + length).view(-1, 1, 1))
+    start, length = start[..., None, None], length[..., None, None]
+    scale = length / len(grid.point)
+    center = start + grid.point * scale
+    weights = (1 - (grid.middle - center).abs() / scale.clamp(min=1)).clamp(min=0)
+    inside = (grid.pixel >= start) & (grid.pixel < start + length)
     weights = weights * inside
     return weights / weights.sum(-1, keepdim=True)
 
 
-def crop_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int, flip: Tensor) -> Tensor:
-    """Crop boxes, resize them to S x S, flip where `flip`: (B, C, H, W) -> (B, C, S, S), by two matrix products."""
-    rows = axis_weights(top, height, x.shape[-2], size)  # (B, S, H)
-    columns = axis_weights(left, width, x.shape[-1], size)  # (B, S, W)
+def crop_resize(x: Tensor, start: Tensor, side: Tensor, grids: Sequence[Grid], flip: Tensor) -> Tensor:
+    """Crop boxes (2, B), resize them to S x S, flip where `flip`: (B, C, H, W) -> (B, C, S, S), by matrix products.
+
+    Of square images `grids` has one grid, else one of each side.
+    """
+    both = axis_weights(start, side, grids[0]) if len(grids) == 1 else map(axis_weights, start, side, grids)
+    rows, columns = both  # (B, S, H), (B, S, W)
     columns = torch.where(flip.view(-1, 1, 1), columns.flip(1), columns)
     return rows[:, None] @ x @ columns[:, None].transpose(-1, -2)
 
 
-def luma(x: Tensor) -> Tensor:
+def luma(x: Tensor, constants: Constants) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W)"""
-    return GRAY[0] * x[:, 0:1] + GRAY[1] * x[:, 1:2] + GRAY[2] * x[:, 2:3]
+    return (x * constants.gray).sum(1, keepdim=True)
 
 
-def jitter(x: Tensor, factors: Tensor, order: Tensor, shift: Tensor, hue_position: Tensor) -> Tensor:
+def jitter(
+    x: Tensor, factors: Tensor, order: Tensor, shift: Tensor, hue_position: Tensor, constants: Constants
+) -> Tensor:
     """Brightness, contrast, saturation in each sample's `order` (B, 3), hue before the `hue_position`-th of them.
 
     The three are blends with black, the mean luma and the luma, so one blend serves all samples at once; a
     sample whose turn is on the other side of its hue shift takes factor 1 there. Factors: (B, 3), shift: (B,).
     """
-    slots = torch.arange(3, device=x.device)
-    turn_factors = factors.gather(1, order)
-    before = torch.where(slots < hue_position[:, None], turn_factors, 1.0)
-    after = torch.where(slots >= hue_position[:, None], turn_factors, 1.0)
-    for slot in range(3):
-        x = blend(x, order[:, slot], before[:, slot])
-    x = shift_hue(x, shift)
-    for slot in range(3):
-        x = blend(x, order[:, slot], after[:, slot])
+    turns, is_before = factors.gather(1, order), constants.slots < hue_position[:, None]
+    of_mean = (order == 1).repeat(1, 2)
+    turns = torch.cat((torch.where(is_before, turns, constants.one), torch.where(is_before, constants.one, turns)), 1)
+    rest = (1 - turns) * (order != 0).repeat(1, 2)
+    for slot, (factor, other, is_mean) in enumerate(zip(turns.T, rest.T, of_mean.T, strict=True)):
+        x = shift_hue(x, shift, constants) if slot == 3 else x
+        x = blend(x, factor, other, is_mean, constants)
     return x
 
 
-def blend(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """Each sample mixed with its own base: black (operation 0), mean luma (1) or luma (2); clamped to [0, 1]."""
-    gray = luma(x)
-    operation, factor = operation.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
-    base = torch.where(operation == 1, gray.mean((-2, -1), keepdim=True), gray) * (operation != 0)
-    return (factor * x + (1 - factor) * base).clamp(0, 1)
+def blend(x: Tensor, factor: Tensor, rest: Tensor, of_mean: Tensor, constants: Constants) -> Tensor:
+    """`factor` times each sample and `rest` times its mean luma or its luma, all (B,); clamped to [0, 1]."""
+    gray = luma(x, constants)
+    factor, rest, of_mean = (value.view(-1, 1, 1, 1) for value in (factor, rest, of_mean))
+    base = torch.where(of_mean, gray.mean((-2, -1), keepdim=True), gray)
+    return (factor * x + rest * base).clamp(0, 1)
 
 
-def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
+def shift_hue(x: Tensor, shift: Tensor, constants: Constants) -> Tensor:
     """Rotate hue by `shift` (B,) turns, at most half a one, through HSV; samples with shift 0 stay as they were."""
     value = x.amax(1, keepdim=True)
     chroma = value - x.amin(1, keepdim=True)
     r, g, b = x.unbind(1)
-    safe = torch.where(chroma == 0, 1.0, chroma).squeeze(1)
+    safe = torch.where(chroma == 0, constants.one, chroma).squeeze(1)
     top = value.squeeze(1)
     hue = torch.where(r == top, (g - b) / safe, torch.where(g == top, 2 + (b - r) / safe, 4 + (r - g) / safe))
     turned = modulo_six(hue + 6 * shift.view(-1, 1, 1))[:, None]
-    sector = modulo_six(turned + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1))
+    sector = modulo_six(turned + constants.sectors)
     shifted = value - chroma * torch.minimum(sector, 4 - sector).clamp(0, 1)
     return torch.where(shift.view(-1, 1, 1, 1) == 0, x, shifted)
 

@@ -1,0 +1,140 @@
+"""What a training step launches on a GPU, and where the host waits for it, counted on any machine by a fake GPU.
+
+Forward, update and the rest run on tensors that say `cuda`; the backward pass, which needs a driver there, runs on CPU
+tensors through the same code (both views in one pass, bf16). Kernels, their numbers and their speed are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+from rela_cli.config.lengths import Lengths
+from rela_cli.config.schema import Config
+from rela_cli.data.batches.cache import ImageStats, Split
+from rela_cli.data.batches.loader import load
+from rela_cli.distributed.batch_norm import is_known
+from rela_cli.machine.fake_gpu import Counted, fake_cuda
+from rela_cli.training import trainer
+from rela_cli.training.trainee import take_views_together
+
+PARTS = ("batch", "switch", "views", "forward", "backward", "update", "observe")  # of a step, in order
+BATCHES = 4  # of an epoch that is made up
+WARM = 2  # steps until what is made once has been made
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a step works on: pixels a side, width of the targets, classes."""
+
+    image: int
+    target: int | None
+    classes: int
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """Operators of each part of a step, and every place where the host waits."""
+
+    operators: dict[str, int]
+    waits: list[str]
+    by_name: dict[str, dict[str, int]]
+
+    @property
+    def total(self) -> int:
+        """All operators of the step."""
+        return sum(self.operators.values())
+
+
+def count_step(config: Config, phase: int, sizes: Sizes) -> StepCount:
+    """Counts of one later step of a phase, as `Trainer.fit` takes it, without the reads of every few steps.
+
+    Raises:
+        RuntimeError: tensors of two devices meet.
+    """
+    parts = walked(config, phase, sizes, "cuda")
+    parts["backward"] = walked(config, phase, sizes, "cpu")["backward"]
+    waits = [f"{part}: {wait}" for part, counted in parts.items() if part != "backward" for wait in counted.waits]
+    found = {part: parts[part] for part in PARTS if part in parts}
+    return StepCount(
+        {part: counted.total for part, counted in found.items()},
+        waits,
+        {part: dict(counted.operators.most_common()) for part, counted in found.items()},
+    )
+
+
+def walked(config: Config, phase: int, sizes: Sizes, kind: str) -> dict[str, Counted]:
+    """The parts of a step on a fake device of a kind."""
+    rows = [torch.arange(config.batch_size) + i * config.batch_size for i in range(BATCHES)]
+    with fake_cuda(), mock.patch.object(trainer, "pick_device", lambda runtime: torch.device(kind)):
+        loop = a_trainer(config, phase, sizes, kind)
+        batches = load(loop.images, rows, loop.device)
+        for given in islice(batches, WARM):
+            one_step(loop, given, kind)
+        with Counted(kind) as batch:
+            given = next(batches)
+        return {"batch": batch, **one_step(loop, given, kind)}
+
+
+def a_trainer(config: Config, phase: int, sizes: Sizes, kind: str) -> trainer.Trainer:
+    """A trainer without values, in a phase, on images that are black."""
+    count, bf16 = BATCHES * config.batch_size, replace(config.runtime, precision="bf16", device="auto")
+    config = replace(config, runtime=bf16 if config.runtime.precision == "auto" else config.runtime)
+    pixels = torch.zeros(count, 3, sizes.image, sizes.image, dtype=torch.uint8)
+    data = ImageStats(torch.full((3,), 0.5), torch.full((3,), 0.25), sizes.image)
+    targets = torch.zeros(count, sizes.target, dtype=torch.float16) if phase == 1 and sizes.target else None
+    labels: Any = Labels(count, sizes.classes)
+    lengths = Lengths(count, count, BATCHES, 100 * BATCHES, 100 * count)
+    loop = trainer.Trainer(config, lengths, Split(pixels, labels), targets, data)
+    if kind == "cpu" and is_known(loop.trainee):
+        take_views_together(loop.trainee)
+        loop.start_phase(phase)
+    loop.trainee.train()
+    return loop
+
+
+class Labels:
+    """Labels without values, of which the largest is known."""
+
+    def __init__(self, count: int, classes: int) -> None:
+        self.count, self.classes = count, classes
+
+    def max(self) -> int:
+        return self.classes - 1
+
+    def to(self, device: torch.device) -> Tensor:
+        return torch.zeros(self.count, dtype=torch.long, device=device)
+
+
+def one_step(loop: trainer.Trainer, given: tuple[Tensor, Tensor], kind: str) -> dict[str, Counted]:
+    """One step, part by part. Where the host would need a number, the step ends, and that is noted."""
+    rows, images = given
+    parts: dict[str, Counted] = {}
+
+    def part(name: str, work: Callable[[], Any]) -> Any:
+        with Counted(kind) as parts[name]:
+            return work()
+
+    try:
+        loop.start_step()
+        if loop.position.phase == 1 and loop.switch is not None:
+            part("switch", loop.switch.check)
+        views = part("views", lambda: loop.make_views(images, rows, 0))
+        loss = part("forward", lambda: loop.loss_of(views, rows))
+        if kind == "cpu":
+            part("backward", loss.backward)
+        else:
+            for weight in loop.trainable:
+                weight.grad = torch.empty_like(weight)
+        part("update", loop.update)
+        part("observe", lambda: loop.feed_switch(loss.detach()))
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        pass  # the operator is among the waits
+    return parts
