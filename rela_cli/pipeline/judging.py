@@ -276,7 +276,8 @@ def features_of_views(run: Run) -> Tensor:
 
     from rela_cli.data.batches.cache import read_split, read_stats
     from rela_cli.data.batches.views import Augment
-    from rela_cli.stages.extract import fitted_prior, run_prior
+    from rela_cli.priors.fitting import fitted_prior
+    from rela_cli.stages.extract import run_prior
 
     split, data = read_split(run.images, "train", run.dataset), read_stats(run.images)
     assert split is not None
