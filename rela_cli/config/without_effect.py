@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rela_cli.config.schema import PROTOCOLS, WHOLE
+from rela_cli.config.schema import LIVE, PROTOCOLS, WHOLE
 
 OF_SWEEPS = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.sweep.")
 
@@ -33,3 +33,10 @@ def of_other_protocols(words: Sequence[str], chosen: Sequence[str]) -> Iterator[
         for start, protocol in idle.items():
             if word.startswith(start):
                 yield f"{word} has no effect: {protocol} is not one of probe.protocols=[{','.join(chosen)}]"
+
+
+def of_no_prior(words: Sequence[str], is_plain: bool) -> Iterator[str]:
+    """Live targets without a prior that could look."""
+    for word in words:
+        if is_plain and word == f"matching.targets={LIVE}":
+            yield f"{word} has no effect: prior=none is the method by itself"

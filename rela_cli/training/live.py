@@ -47,8 +47,8 @@ class LiveTargets:
 
     def pixels(self, view: Tensor) -> Tensor:
         """A normalised view as the uint8 pixels that priors take; a smaller one enlarged to the images' size."""
-        mean, std = self.mean.to(view.device), self.std.to(view.device)
-        pixels = ((view * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        self.mean, self.std = self.mean.to(view.device), self.std.to(view.device)  # moves once
+        pixels = ((view * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
         if pixels.shape[-1] == self.size:
             return pixels
         return resize(pixels, self.size, "bilinear").to(torch.uint8)

@@ -249,6 +249,7 @@ def test_a_trained_prior_is_called_by_its_column(tmp_path: Path) -> None:
         (0, "TIN-T", 0.5): [taught("TIN-T", 0, "bb")],
         (0, "IN1K-T", 0.5): [taught("IN1K-T", 0, "cc", done=False)],
         (0, "plain", 0.5): [SimpleNamespace(teacher=None, missing="", done=True, run=None)],
+        (0, "CF10-T live", 0.5): [taught("CF10-T live", 0, "aa")],  # the same prior, whose name is CF10-T
         (1, "CF100-T", 0.5): [taught("CF100-T", 0, "dd")],
     }
     runs: Any = SimpleNamespace(by_place=by_place)

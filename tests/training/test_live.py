@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.config.compose import compose
+from rela_cli.config.compose import Composer, compose
+from rela_cli.config.overrides import parse
 from rela_cli.config.parts import build
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import read_split, read_stats
@@ -249,6 +250,12 @@ def test_a_transport_that_cannot_be_loaded_is_refused(cache: Path, monkeypatch: 
     monkeypatch.setattr("rela_cli.training.live.build", lambda part: WithoutLoad())
     with pytest.raises(ConfigError, match=r"needs transport=whitening to have a method load\(state\)"):
         opened(asked, 8)
+
+
+def test_live_without_a_prior_is_said_to_have_no_effect() -> None:
+    composer = Composer(parse(["matching.targets=live", "prior=none"]))
+    assert not composer.check().is_live
+    assert list(composer.notes) == ["matching.targets=live has no effect: prior=none is the method by itself"]
 
 
 def test_an_unknown_word_is_refused() -> None:

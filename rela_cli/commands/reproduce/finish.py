@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 from rela_cli.commands.reproduce.runs import PlannedRuns
+from rela_cli.commands.reproduce.tables import LIVE
 from rela_cli.pipeline.screen import say
 from rela_cli.report.collect import collect
 from rela_cli.report.prior_names import prior_names
@@ -75,7 +76,7 @@ def names(runs: PlannedRuns, section: int) -> list[str]:
     """What a table has to be told to call the priors that were trained for it by their columns."""
     found = {}
     for (number, name, _), group in runs.by_place.items():
-        for planned in group if number == section else ():
+        for planned in group if number == section and not name.endswith(LIVE) else ():  # the same prior as without
             if planned.teacher and not planned.missing and planned.done:
                 found[planned.run.folder] = name
     results = collect(list(found), []) if found else []

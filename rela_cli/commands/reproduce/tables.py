@@ -24,6 +24,7 @@ RECIPE = {  # changes of the defaults, one at a time and together; docs/recipe.m
     "never": ("switch=never",),
     "the three and never": ("transport.power=0.5", "transport.dims=all", "matching=geometric", "switch=never"),
 }
+LIVE = " live"  # how the name of a column with live targets ends
 TRANSPORTS = ("whitening", "pca", "zca", "standardize", "identity", "random_projection")
 
 
@@ -320,7 +321,7 @@ def has_prior(column: TableColumn) -> bool:
 
 def live_twin(column: TableColumn) -> TableColumn:
     """The same runs with live targets."""
-    return replace(column, name=f"{column.name} live", words=(*column.words, "matching.targets=live"))
+    return replace(column, name=column.name + LIVE, words=(*column.words, "matching.targets=live"))
 
 
 TABLES: dict[str, Callable[[str], Table]] = {
