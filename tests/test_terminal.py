@@ -158,3 +158,9 @@ def test_json_keeps_what_it_shows(outputs: Path, capsys: Capture) -> None:
 def test_a_number_with_its_noun(number: int, text: str) -> None:
     assert terminal.plural(number, "entry", "entries") == text
     assert terminal.plural(number, "row") == text.replace("entries", "rows").replace("entry", "row")
+
+
+def test_each_byte_that_is_no_utf8_is_shown_by_its_number() -> None:
+    """Python keeps the bytes 80 to ff of a file's name as U+DC80 to U+DCFF; other surrogates stay what they are."""
+    assert printable("\udc80 \udcff") == "\\x80 \\xff"
+    assert printable("\udc7f \udd00") == "\\udc7f \\udd00"

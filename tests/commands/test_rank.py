@@ -18,7 +18,7 @@ from rela_cli.config.compose import compose
 from rela_cli.config.parts import build
 from rela_cli.data.labels import CIFAR10, CIFAR100, label_set
 from rela_cli.errors import ConfigError
-from rela_cli.evaluation.measures import effective_rank, linear_cka, mutual_neighbours, rank_of
+from rela_cli.evaluation.measures import effective_rank, linear_cka, mutual_neighbours, nearest_others, rank_of
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.pipeline.pipeline import run
 from rela_cli.pipeline.run import Run
@@ -64,6 +64,13 @@ def test_mutual_neighbours_by_hand() -> None:
     expected = np.mean([len(a & b) / 10 for a, b in zip(near(x), near(y), strict=True)])
     assert mutual_neighbours(torch.tensor(x), torch.tensor(y), 10) == pytest.approx(expected, abs=2e-3)
     assert mutual_neighbours(torch.tensor(x), torch.tensor(x), 10) == 1
+
+
+def test_the_nearest_others_are_as_many_as_asked_for_or_all() -> None:
+    x = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    found = nearest_others(x, 4)
+    assert found.shape == (30, 4) and nearest_others(x[:3], 4).shape == (3, 2)
+    assert not (found == torch.arange(30)[:, None]).any(), "nobody is a neighbour of his own"
 
 
 def test_the_rank_of_a_spectrum_is_that_of_its_features() -> None:
