@@ -366,6 +366,7 @@ class Config:
     accumulate: Count
     seed: Seed
     allow: tuple[str, ...]
+    evaluate: tuple[str, ...]
     resume: Annotated[str, OneOf(("auto", "force", "never"))]
     on_collapse: Annotated[str, OneOf(("warn", "stop"))]
 

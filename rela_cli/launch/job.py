@@ -14,6 +14,7 @@ from rela_cli.distributed import ranks
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from rela_cli.config.schema import Config
     from rela_cli.pipeline.pipeline import Outcome
 
 UNTIL = {"train": "probe", "extract": "extract", "transport": "transport", "probe": "probe"}
@@ -30,6 +31,18 @@ class Job:
         """Validate a composed tree and work through the stages. torch is imported here and not before."""
         self.line.open_imports()  # a launcher may have sent this to a process of its own
         config = config_of(tree, overrides)
+        from rela_cli.launch import judge
+
+        is_judged = UNTIL[self.command] == "probe" and ranks.world() == 1 and not config.runtime.dry_run
+        judged_on = judge.at_the_end(config, self.line, overrides) if is_judged else []
+        outcome = self.made(config, overrides)
+        for line in judged_on:
+            assert outcome.folder is not None
+            judge.judging_of_run(outcome.folder.resolve(), line, self.text(overrides)).judge()
+        return outcome
+
+    def made(self, config: Config, overrides: Sequence[str]) -> Outcome:
+        """Work through the stages, in this process or in several."""
         from rela_cli.launch import rank_processes
         from rela_cli.pipeline import pipeline
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine
-from rela_cli.config.schema import Part
+from rela_cli.config.parts import build
+from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline.judging import Judged, Judging
 from rela_cli.pipeline.run import Run
@@ -25,8 +26,8 @@ from rela_cli.store.names import slug
 from rela_cli.weights import locate, run_folder
 
 NO_STEP = "batch_size=2"  # nothing is trained, so a batch has to fit into any dataset
-OF_RUN = ("dataset", "probe", "runtime", "paths", "allow")  # what may be said beside the name of a run
-OF_ITS_NETWORK = ("prior.image_size",)
+OF_RUN = ("dataset", "probe", "runtime", "allow")  # groups that may be said beside the name of a run
+SINGLE = ("paths.outputs", "prior.image_size")  # and keys
 
 
 def judging_of_run(folder: Path, line: CommandLine, command: str) -> Judging:
@@ -64,6 +65,26 @@ def judging_of_prior(line: CommandLine, command: str) -> Judging:
     return Judging(config, Judged(folder, called, "prior alone"), command)
 
 
+def at_the_end(config: Config, line: CommandLine, overrides: Sequence[str]) -> list[CommandLine]:
+    """The command lines that judge a run on the datasets of its `evaluate=`, each looked at before any training.
+
+    Raises:
+        ConfigError: a dataset that nobody knows, or one without labels. MissingError: one that is not there.
+    """
+    kept = [word for word in overrides if word.startswith(("probe.", "probe=", "runtime", "paths.outputs=", "allow="))]
+    flags = {flag: value for flag, value in line.flags.items() if flag.startswith("--config-")}
+    found = []
+    for named in config.evaluate:
+        name, _, root = named.partition(":")
+        words = [f"dataset={name}", *([f"dataset.root={quoted(root)}"] if root else [])]
+        Composer(line).keys("dataset", name)
+        found.append(CommandLine(flags, (*words, *kept)))
+        other = Composer(CommandLine(flags, (NO_STEP, *words, *kept))).check()
+        if why := build(other.dataset, cache=Path(config.paths.outputs).expanduser() / "cache").why_unprobed:
+            raise ConfigError(f"evaluate={named} has no labels to judge by: {why}")
+    return found
+
+
 def check_words(words: Iterable[str], run: str) -> None:
     """Only what does not change the run may be said beside its name.
 
@@ -72,8 +93,8 @@ def check_words(words: Iterable[str], run: str) -> None:
     """
     for word in words:
         key = word.partition("=")[0].lstrip("~+")
-        if key.partition(".")[0] not in OF_RUN and key not in OF_ITS_NETWORK:
-            allowed = ", ".join((*(f"{group}=" for group in OF_RUN), *(f"{key}=" for key in OF_ITS_NETWORK)))
+        if key.partition(".")[0] not in OF_RUN and key not in SINGLE:
+            allowed = ", ".join(f"{name}=" for name in (*OF_RUN, *SINGLE))
             raise ConfigError(f"{word} cannot be said beside a finished run ({run}): allowed are {allowed}")
 
 

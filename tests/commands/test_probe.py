@@ -205,7 +205,45 @@ def test_finetune_is_of_finished_runs(outputs: Path) -> None:
         pipeline.run(config(*FAKE, *SHORT, "probe.protocols=[finetune]", f"paths.outputs={outputs}"))
 
 
+END = (*FAKE, *SHORT, "seed=7", "probe.baselines=false")
+
+
+def test_a_run_is_judged_on_other_datasets_at_its_end(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", *END, f"paths.outputs={tmp_path}/o", f"evaluate=[digits,image_folder:{folder}]")
+    assert cli.main(words) == 0
+    (run,) = (tmp_path / "o" / "runs").glob("*-s7-*")
+    assert on(run, "digits")["probe"].keys() == on(run, "photos")["probe"].keys() == {"knn"}
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.count("nothing to do") == 3
+    plain = config(*END, f"paths.outputs={tmp_path}/o")
+    assert Run(plain).folder == run, "evaluate= is no part of a run's name"
+
+
+@pytest.mark.parametrize(
+    ("named", "status", "said"),
+    [
+        ("digts", 2, "did you mean digits?"),
+        ("image_folder:nowhere", 3, "nowhere is not a folder"),
+        ("image_folder:FLAT", 2, "evaluate=image_folder:"),
+    ],
+)
+def test_what_it_is_to_be_judged_on_is_looked_at_before_training(
+    named: str, status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flat").mkdir()
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / "flat" / f"{number}.png")
+    named = named.replace("FLAT", str(tmp_path / "flat"))
+    assert cli.main(["train", *END, f"paths.outputs={tmp_path}/o", f"evaluate=[{named}]"]) == status
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not [*tmp_path.glob("o/runs/*")]
+
+
 BAD = {
+    "another folder": (("RUN", "paths.run=there"), ConfigError, "cannot be said beside a finished run"),
     "no run to tune": (("--prior-alone", "prior=patches", "probe.protocols=[finetune]"), ConfigError, "of a run"),
     "another setting": (("RUN", "epochs=3"), ConfigError, "cannot be said beside a finished run"),
     "no such run": (("nosuchrun", "dataset=fake"), MissingError, "no run nosuchrun"),
