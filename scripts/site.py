@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import yaml
 
 from rela_cli.config import schema
+from rela_cli.config.options import OPTIONS as PART_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "build" / "pages"
@@ -78,7 +79,7 @@ def choices(group: str) -> Iterator[str]:
     for path in sorted((schema.CONF_DIR / group).glob("*.yaml")):
         yield f"### {group}={path.stem}\n"
         yield yaml_block(path)
-    options = OPTIONS.get(group) or schema.OPTIONS.get(group)
+    options = OPTIONS.get(group) or PART_OPTIONS.get(group)
     if options:
         yield f"### What the keys of {group} may hold\n"
         yield table(options)
