@@ -52,8 +52,12 @@ class Check:
 
 def main(argv: list[str]) -> int:
     """Run every check and print the answers."""
-    as_json = parser().read(argv).json
-    checks = examine()
+    given = parser().read(argv)
+    if given.gpu is not None:
+        from rela_cli.commands import gpu_count
+
+        return gpu_count.main(given.gpu)
+    as_json, checks = given.json, examine()
     good = all(check.status != "fail" for check in checks)
     if as_json:
         print(json.dumps({"ok": good, "checks": [asdict(check) for check in checks]}, indent=1))
@@ -69,6 +73,8 @@ def parser() -> Parser:
     """The command line of `rela doctor`."""
     made = Parser("doctor", "Is everything in place? Exit status 1 if not.", ["rela doctor", "rela doctor --json"])
     made.add("--json", action="store_true", help="one JSON object")
+    gpu = "what a training step of these settings launches on a GPU, and where it waits; works without one"
+    made.add("--gpu", nargs="*", metavar="KEY=VALUE", help=gpu)
     return made
 
 
