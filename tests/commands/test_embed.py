@@ -161,6 +161,20 @@ def test_a_prior_sees_what_its_library_shows_it(photos: Path, tmp_path: Path, mo
     }
 
 
+def test_a_run_at_another_size_sees_all_of_an_image(outputs: Path, photos: Path) -> None:
+    run = (outputs / "runs" / "latest").resolve()
+    words = ["embed", "prior=rela_run", f"prior.run={run}", "prior.image_size=16", "photos", "--to", "f.npz"]
+    assert cli.main(words) == 0
+    found, facts = from_npz(Path("f.npz"))
+    assert (facts["preprocessing"]["resize"], facts["preprocessing"]["crop"]) == (16, 16)
+    mean, std = (torch.tensor(run_facts(run)[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    image = ImageOps.fit(Image.open(photos / "deep/c.bmp").convert("RGB"), (16, 16), Image.Resampling.BICUBIC)
+    with torch.no_grad():
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+        expected = load_backbone(run)((x - mean) / std)[0].numpy()
+    np.testing.assert_allclose(found["deep/c.bmp"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_square_as_torchvision_cuts_it(photos: Path) -> None:
     for name in SIZES:
         theirs = v2.Compose([v2.Resize(31, v2.InterpolationMode.BICUBIC), v2.CenterCrop(28)])

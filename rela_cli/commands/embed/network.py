@@ -18,7 +18,7 @@ from rela_cli.errors import ConfigError, MissingError
 from rela_cli.priors.base import NetworkPrior, Prior
 from rela_cli.priors.fitting import fitted_prior
 from rela_cli.store.files import Facts
-from rela_cli.weights.run_folder import decoded_size
+from rela_cli.weights.run_folder import decoded_size, run_facts
 
 BLANK = Split(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), None)  # for priors that look at no images beforehand
 
@@ -83,7 +83,8 @@ def square_asked(prior: Part, asked: int | None) -> Square:
 def square_for(part: Part, prior: Prior, asked: int | None) -> Square:
     """As the run's own images were decoded, or as the library that published the weights does it."""
     if asked is None and part.options.get("run") and isinstance(prior, NetworkPrior):
-        return Square(decoded_size(Path(part.options["run"])), prior.preprocess.image_size or 0)
+        folder, size = Path(part.options["run"]), prior.preprocess.image_size or 0
+        return Square(round(decoded_size(folder) * size / run_facts(folder)["image_size"]), size)
     fed = prior.preprocess if isinstance(prior, NetworkPrior) else None
     if asked is not None or fed is None or fed.image_size is None:
         return square_asked(part, asked)
