@@ -26,7 +26,7 @@ from rela_cli.store.names import slug
 from rela_cli.weights import locate, run_folder
 
 NO_STEP = "batch_size=2"  # nothing is trained, so a batch has to fit into any dataset
-OF_RUN = ("dataset", "probe", "runtime", "allow")  # groups that may be said beside the name of a run
+OF_RUN = ("dataset", "probe", "runtime", "checkpoint", "allow")  # groups that may be said beside the name of a run
 SINGLE = ("paths.outputs", "prior.image_size")  # and keys
 
 
