@@ -19,6 +19,10 @@ FOLDERS = ("commands", "config", "launch", "pipeline", "report", "store", "weigh
 HEAVY = (
     "commands/bench/",
     "commands/convert/writer",
+    "commands/embed/features",
+    "commands/embed/images",
+    "commands/embed/network",
+    "pipeline/counting",
     "pipeline/enough_memory",
     "pipeline/footprint",
     "store/blocks",
