@@ -224,6 +224,9 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
                 "plan",
                 "rank",
                 "switch-trace",
+                "embed",
+                "export",
+                "push",
                 "table",
                 "plot",
                 "report",
@@ -257,6 +260,7 @@ def test_user_part_from_config_dir(rela: Rela, tmp_path: Path) -> None:
         ("rela rank --pr", {"--priors"}),
         ("rela bench au", {"augment"}),
         ("rela show ", set()),
+        ("rela export --format o", {"onnx"}),
     ],
 )
 def test_completion(rela: Rela, line: str, words: set[str]) -> None:
