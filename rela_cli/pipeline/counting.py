@@ -26,7 +26,7 @@ FEW = (4, 8)  # images of two real steps, where a network cannot do without numb
 N = TypeVar("N", bound=nn.Module)
 
 
-class Live(TorchDispatchMode):
+class HeldBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that are there at a time, each storage once, and keeps the most of them."""
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
@@ -71,10 +71,10 @@ def counted(work: Callable[[], object], network: nn.Module) -> Taken:
     with (
         shapes.patch(meta_nonzero_assume_all_nonzero=True),  # type: ignore[attr-defined]
         FlopCounterMode(display=False) as flops,
-        Live(known) as live,
+        HeldBytes(known) as held,
     ):
         work()
-    return replace(live.most, flops=float(flops.get_total_flops()))
+    return replace(held.most, flops=float(flops.get_total_flops()))
 
 
 def counted_for(images: int, work: Callable[[N, int, str], object], make: Callable[[], N]) -> Taken:

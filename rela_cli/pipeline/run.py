@@ -176,7 +176,7 @@ class Run:
         except FileNotFoundError:
             return {}
         except (OSError, Damaged) as error:
-            self.check_replaceable(reason_of(error))
+            check_replaceable(self.folder, bool(self.config.paths.run), reason_of(error))
             return {}
         if not manifest or manifest.get("hash") == self.hash:
             return manifest
@@ -187,27 +187,6 @@ class Run:
             f"Say another paths.run=FOLDER, resume=force to go on with it under these settings, or resume=never to "
             f"set it aside and start again"
         )
-
-    def check_replaceable(self, reason: str) -> None:
-        """Before a damaged manifest is written anew: only where its folder's name says that the run in it is this one.
-
-        Checkpoints hold all else that an unfinished run needs. A finished one's manifest says what its backbone is.
-
-        Raises:
-            RelaError: that is not known, or training would have to be done again.
-        """
-        what = f"{self.folder / 'manifest.json'} is damaged: {reason}.\n"
-        if (self.folder / "backbone.safetensors").exists():
-            raise RelaError(
-                f"{what}Training is done there, and the manifest says what came out of it. Put back a copy of it, or "
-                f"say resume=never to set the folder aside and train again"
-            )
-        if self.config.paths.run:
-            raise RelaError(
-                f"{what}It alone says which run lies there. If it is this one, remove the file: the same command then "
-                f"goes on from the last checkpoint. If not, say another paths.run=FOLDER"
-            )
-        warn_once(f"{what}It is written anew, since the folder's name says that this run lies there")
 
     def differences(self) -> dict[str, tuple[Any, Any]]:
         """Key by key what the folder's run has, and what this one has, of what changes a backbone; empty if it is this.
@@ -318,3 +297,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def check_replaceable(folder: Path, by_hand: bool, reason: str) -> None:
+    """Before a damaged manifest is written anew: only where its folder's name says which run lies in it.
+
+    Checkpoints hold all else that an unfinished run needs. A finished one's manifest says what its backbone is.
+
+    Raises:
+        RelaError: that is not known, or training would have to be done again.
+    """
+    what = f"{folder / 'manifest.json'} is damaged: {reason}.\n"
+    if (folder / "backbone.safetensors").exists():
+        raise RelaError(
+            f"{what}Training is done there, and the manifest says what came out of it. Put back a copy of it, or "
+            f"say resume=never to set the folder aside and train again"
+        )
+    if by_hand:
+        raise RelaError(
+            f"{what}It alone says which run lies there. If it is this one, remove the file: the same command then "
+            f"goes on from the last checkpoint. If not, say another paths.run=FOLDER"
+        )
+    warn_once(f"{what}It is written anew, since the folder's name says that this run lies there")
