@@ -78,7 +78,7 @@ TYPOS = [
     ("train +bugdet=0.5", ["unknown key bugdet, did you mean budget?"]),
     ("train ++bugdet=0.5", ["unknown key bugdet, did you mean budget?"]),
     ("train -m bugdet=0.1,0.5", ["unknown key bugdet, did you mean budget?"]),
-    ("train zzzzz=1", ["unknown key zzzzz (allowed: dataset, prior", "experiment"]),
+    ("train zzzzz=1", ["unknown key zzzzz (allowed: prior, transport", "experiment"]),
     ("train prior=randm", ["unknown prior randm, did you mean random?", "(allowed: checkpoint, "]),
     ("train +prior=randm", ["unknown prior randm, did you mean random?"]),
     ("train -m prior=none,randm", ["unknown prior randm, did you mean random?"]),
@@ -421,7 +421,8 @@ def test_list(rela: Rela) -> None:
     assert re.search(r"^ \* digits +scikit-learn's 1,797 real handwritten digits", done.stdout, re.MULTILINE)
     one = rela("list", "probes", "switches", stub=NO_HYDRA, kind="fresh").stdout
     assert re.findall(r"^(\w+) \(", one, re.MULTILINE) == ["switches", "probes"]
-    assert re.findall(r"^ \* (\w+)", one, re.MULTILINE) == ["adaptive", "rela", "lbfgs", "knn", "sgd_grid", "few_shot"]
+    protocols = ["rela", "lbfgs", "knn", "sgd_grid", "few_shot", "finetune"]
+    assert re.findall(r"^ \* (\w+)", one, re.MULTILINE) == ["adaptive", *protocols]
 
 
 def test_list_in_80_columns(rela: Rela) -> None:

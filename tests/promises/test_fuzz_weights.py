@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rela_cli.errors import RelaError
-from rela_cli.priors.exported import open_program, width_given
+from rela_cli.priors.exported import Program, open_program, width_given
 from rela_cli.priors.reading import read_state
 from tests.promises.test_fuzz import damaged, fuzz
 
@@ -106,7 +106,7 @@ def some_tensors(path: Path, original: State, found: State) -> None:
 
 def opened(path: Path) -> State:
     """A program's tensors, after it has been tried as a prior tries it."""
-    made = open_program(path)
+    made = Program(open_program(path))
     width_given(made, str(path), 8)
     return dict(made.state_dict())
 

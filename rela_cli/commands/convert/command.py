@@ -64,6 +64,7 @@ def parser() -> RunParser:
         "any loop of yours (docs/api.md). Interrupted, the same command goes on.",
         [
             "rela convert dataset=cifar10 prior=dinov2_vits14 --to cifar10-dinov2 --images copy",
+            "rela convert prior=patches dataset=image_folder dataset.root=photos --to photos-patches",
             "rela train dataset=efficient dataset.root=cifar10-dinov2",
             "rela data check cifar10-dinov2",
         ],

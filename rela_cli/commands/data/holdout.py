@@ -45,7 +45,10 @@ def parser() -> RunParser:
         "data holdout",
         "A folder of links in which a part of the train images stands as test: choose settings there, and look at the "
         "real test images once, at the end. Classes keep their proportions.",
-        ["rela data holdout dataset=image_folder dataset.root=photos --to chosen-by", "  ... --share 0.2"],
+        [
+            "rela data holdout dataset=image_folder dataset.root=photos --to chosen-by",
+            "rela data holdout dataset=image_folder dataset.root=photos --share 0.2 --to chosen-by",
+        ],
     )
     made.add("--to", metavar="FOLDER", help="where the links are put")
     made.add("--share", metavar="SHARE", help="of the train images, to hold out (default: 0.1)")
