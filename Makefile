@@ -29,8 +29,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,parallel]'
 	@touch $@
 
-demo: WORDS = runtime.threads=2
-demo: $(STAMP)  ## ReLA, the plain method, the plain method on everything, and the table; one to two minutes
+demo: WORDS = runtime.threads=1
+demo: $(STAMP)  ## ReLA, the plain method, the plain method on everything, and the table; two minutes
 	$(RELA) train +budget=0.5 $(WORDS)
 	$(RELA) train prior=none budget=0.5 $(WORDS)
 	$(RELA) train prior=none budget=1.0 $(WORDS)
