@@ -22,7 +22,7 @@ from rela_cli.config.loader import Loader
 from rela_cli.config.overrides import CommandLine, without_plus
 from rela_cli.config.schema import CONF_DIR, Config
 from rela_cli.config.trees import Trees, as_dict, checked, dotted, first_line, is_hydra_1_4
-from rela_cli.config.without_effect import of_no_prior, of_other_protocols, of_sweeps, overruled
+from rela_cli.config.without_effect import of_no_prior, of_other_protocols, of_other_trackers, of_sweeps, overruled
 from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, nearest
 from rela_cli.store.notices import warn
@@ -80,7 +80,7 @@ class Composer:
             raise ConfigError("this is a sweep; say -m: rela train -m " + " ".join(words))
         config = checked(tree, node, words)
         idle = (*overruled(words), *of_sweeps(words), *of_other_protocols(words, config.probe.protocols))
-        idle += tuple(of_no_prior(words, config.is_plain))
+        idle += (*of_no_prior(words, config.is_plain), *of_other_trackers(words, config.logger.trackers))
         self.notes.update(dict.fromkeys(idle))
         return config
 

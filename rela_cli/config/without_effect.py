@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rela_cli.config.schema import LIVE, PROTOCOLS, WHOLE
+from rela_cli.config.schema import PROTOCOLS, WHOLE
+
+OF_MATCHING = ("transport=", "transport.", "matching=", "matching.", "switch=", "switch.")
+
+OF_TRACKERS = {"project": ("wandb", "mlflow", "trackio"), "entity": ("wandb",), "mode": ("wandb",), "uri": ("mlflow",)}
 
 OF_SWEEPS = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.sweep.")
 
@@ -36,7 +40,16 @@ def of_other_protocols(words: Sequence[str], chosen: Sequence[str]) -> Iterator[
 
 
 def of_no_prior(words: Sequence[str], is_plain: bool) -> Iterator[str]:
-    """Live targets without a prior that could look."""
+    """Settings of phase 1 in a run without a prior, which has no phase 1."""
     for word in words:
-        if is_plain and word == f"matching.targets={LIVE}":
+        if is_plain and word.startswith(OF_MATCHING):
             yield f"{word} has no effect: prior=none is the method by itself"
+
+
+def of_other_trackers(words: Sequence[str], used: Sequence[str]) -> Iterator[str]:
+    """Keys of trackers that are not used."""
+    for word in words:
+        key = word.partition("=")[0].lstrip("+").removeprefix("logger.")
+        readers = OF_TRACKERS.get(key, ()) if word.lstrip("+").startswith("logger.") else ()
+        if readers and not set(readers) & set(used):
+            yield f"{word} has no effect: only logger={' or logger='.join(readers)} reads it"

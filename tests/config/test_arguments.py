@@ -93,6 +93,21 @@ IDLE = [
     ("seed=1 budget=0.5 seed=2", ["seed=1 has no effect: seed=2 comes after it"]),
     ("-m seed=1 seed=2,3", ["seed=1 has no effect: seed=2,3 comes after it"]),
     ("dataset=digits dataset=fake", ["dataset=digits has no effect: dataset=fake comes after it"]),
+    (
+        "logger=tensorboard logger.project=x logger.uri=y",
+        [
+            "logger.project=x has no effect: only logger=wandb or logger=mlflow or logger=trackio reads it",
+            "logger.uri=y has no effect: only logger=mlflow reads it",
+        ],
+    ),
+    ("logger=[tensorboard,mlflow] logger.project=x logger.uri=y", []),
+    (
+        "prior=none switch=never transport.power=0.5 seed=1",
+        [
+            "switch=never has no effect: prior=none is the method by itself",
+            "transport.power=0.5 has no effect: prior=none is the method by itself",
+        ],
+    ),
     ("seed=1 seed=1 hydra/launcher=basic", ["hydra/launcher=basic has no effect without -m: this is a single run"]),
     ("-m hydra/launcher=basic seed=1", []),
     (

@@ -104,6 +104,17 @@ def test_a_run_that_fails_and_goes_on_stays_one_run_in_mlflow(tmp_path: Path, st
     assert [metric.step for metric in client.get_metric_history(run, "loss")] == [4, 8]
 
 
+def test_a_run_that_was_deleted_begins_anew_which_is_said(
+    tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("logger=mlflow", f"logger.uri={store}")
+    track(tmp_path / "run", *words)
+    (tmp_path / "run" / "mlflow.id").write_text("0" * 32)
+    track(tmp_path / "run", *words)
+    assert f"rela: mlflow has no run {'0' * 32} any more" in capsys.readouterr().err
+    assert (tmp_path / "run" / "mlflow.id").read_text() != "0" * 32
+
+
 def test_a_server_that_is_not_there_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import Config
 from rela_cli.store.files import write_atomic
+from rela_cli.store.notices import warn
 from rela_cli.store.secrets import redact
 from rela_cli.terminal import printable
 from rela_cli.training.trackers.base import numbers
@@ -57,7 +58,11 @@ class Mlflow:
         return self.client
 
     def known(self, client: MlflowClient) -> str | None:
-        """The id that this run folder has there, so that a resumed run stays one run; None if it has none."""
+        """The id that this run folder has there, so that a resumed run stays one run; None if there is none of it.
+
+        Raises:
+            MlflowException: the server fails; it is not asked for a second run then.
+        """
         from mlflow.exceptions import MlflowException
 
         path = self.folder / ID
@@ -66,7 +71,10 @@ class Mlflow:
         run = path.read_text(encoding="utf-8").strip()
         try:
             client.update_run(run, status="RUNNING")
-        except MlflowException:  # deleted there, or another server
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            warn(f"mlflow has no run {run} any more (deleted, or another server): a new one begins there")
             return None
         return run
 
