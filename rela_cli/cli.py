@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rela_cli import __version__
-from rela_cli.errors import ConfigError, RelaError, explained, has_folder, nearest
+from rela_cli.errors import ConfigError, RelaError, did_you_mean, explained, has_folder
 from rela_cli.terminal import guarded, indented
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ STAGED = {  # what they do, and an example each that is this command's own
         "rela probe --prior-alone prior=embedded dataset=digits",
     ),
 }
-OTHERS = {  # the other commands: modules of commands/
+OTHER_COMMANDS = {  # the other commands: modules of commands/
     "fetch": "fetch",
     "plan": "plan",
     "rank": "rank.command",
@@ -194,13 +194,13 @@ def dispatch(words: Sequence[str]) -> int:
             return probe.main(words[1:])
     if words[0] in STAGED:
         return staged(words[0], words[1:])
-    if words[0] in OTHERS:
-        command = import_module(f"rela_cli.commands.{OTHERS[words[0]]}")
+    if words[0] in OTHER_COMMANDS:
+        command = import_module(f"rela_cli.commands.{OTHER_COMMANDS[words[0]]}")
         from rela_cli.machine import signals
 
         with signals.between():
             return int(command.main(list(words[1:])))
-    raise ConfigError(_unknown(words[0], (*STAGED, *OTHERS)))
+    raise ConfigError(_unknown(words[0], (*STAGED, *OTHER_COMMANDS)))
 
 
 def staged(command: str, words: Sequence[str]) -> int:
@@ -268,13 +268,13 @@ def complete(words: list[str]) -> int:
             raise ConfigError("a completion query needs COMP_LINE; it is the shell that asks")
         program, command, rest = (*typed.split(" ", 2), "", "")[:3]
         if len(typed.split(" ")) <= 2:
-            print(" ".join(name for name in (*STAGED, *OTHERS) if name.startswith(command)))
+            print(" ".join(name for name in (*STAGED, *OTHER_COMMANDS) if name.startswith(command)))
             return 0
         flag = rest.rpartition(" ")[2].startswith("-")
-        if command in OTHERS and (flag or command not in COMPOSED):
+        if command in OTHER_COMMANDS and (flag or command not in COMPOSED):
             from rela_cli.commands.completion import candidates
 
-            print("\n".join(candidates(OTHERS[command], rest.split(" "))))
+            print("\n".join(candidates(OTHER_COMMANDS[command], rest.split(" "))))
             return 0
         if command not in (*STAGED, *COMPOSED):
             return 0
@@ -295,7 +295,7 @@ def complete(words: list[str]) -> int:
 def _unknown(word: str, commands: Sequence[str]) -> str:
     if "=" in word:
         return f"say a command before {word}: {shlex.join(['rela', 'train', *sys.argv[1:]])}"
-    return f"unknown command {word}{nearest(word, commands)}\nCommands: {', '.join(commands)}"
+    return f"unknown command {word}{did_you_mean(word, commands)}\nCommands: {', '.join(commands)}"
 
 
 def _say(message: str, status: int, of_all: bool = False) -> int:

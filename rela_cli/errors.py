@@ -85,7 +85,7 @@ def has_folder() -> bool:
     return True
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A 'did you mean' tail for an error message, or the empty string when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
     return f", did you mean {close[0]}?" if close else ""

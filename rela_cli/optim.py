@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.config.lengths import Lengths
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError
 
@@ -25,7 +25,7 @@ Parameters = Sequence[nn.Parameter]
 def build_optimizer(part: Part, parameters: Parameters) -> torch.optim.Optimizer:
     """The optimizer of a config over some parameters, without the options of its schedule."""
     options = {key: value for key, value in part.options.items() if key not in ("schedule", "warmup_epochs")}
-    return build(replace(part, options=options), parameters=parameters)  # type: ignore[no-any-return]
+    return instantiate(replace(part, options=options), parameters=parameters)  # type: ignore[no-any-return]
 
 
 def adamw(

@@ -17,19 +17,19 @@ from typing import Any, TextIO, cast
 
 # control characters but the tab, marks of the reading direction, ends of lines, bytes that are no characters
 HARMFUL = r"\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-ALL = re.compile(f"[{HARMFUL}]")
+HARMFUL_TEXT = re.compile(f"[{HARMFUL}]")
 BUT_LINES = re.compile(f"(?!\n)[{HARMFUL}]")
 BUT_PROGRESS = re.compile(f"(?![\n\r])[{HARMFUL}]")
 BUT_DRAWING = re.compile(rf"(\x1b\[(?:\d*[AK]|[\d;]*m|\?25[lh]))|(?![\n\r])[{HARMFUL}]")
-UNLIMITED = 10**6  # columns where no terminal says how many: a line for a program stays one
+UNLIMITED_COLUMNS = 10**6  # columns where no terminal says how many: a line for a program stays one
 NARROW, INDENT = 30, 6  # columns: the least that text is laid out on, and where what is too wide for its column begins
 GLUE = "\xa0"  # a space that no line ends at
-STYLES = {
+WORD_STYLES = {
     **dict.fromkeys(("ok", "whole", "finished"), "green"),
     **dict.fromkeys(("warn", "running", "stopped", "killed"), "yellow"),
     **dict.fromkeys(("fail", "failed", "damaged"), "red"),
 }
-SHORT = {"\n": "\\n", "\r": "\\r"}
+ESCAPES = {"\n": "\\n", "\r": "\\r"}
 
 
 def printable(text: str, lines: bool = False) -> str:
@@ -37,7 +37,7 @@ def printable(text: str, lines: bool = False) -> str:
 
     A byte of a file name that is no UTF-8 is shown as \xe9, so the text can be written in any encoding of Unicode.
     """
-    return (BUT_LINES if lines else ALL).sub(_visible, text)
+    return (BUT_LINES if lines else HARMFUL_TEXT).sub(_visible, text)
 
 
 def plural(number: int, noun: str, several: str = "") -> str:
@@ -51,7 +51,7 @@ def _visible(found: re.Match[str]) -> str:
     code = ord(found[0])
     if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file name that is not UTF-8
         code -= 0xDC00
-    return SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+    return ESCAPES.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 def readable(tree: Any) -> Any:
@@ -74,7 +74,7 @@ def item(head: str, text: str, column: int) -> None:
     Where the head is too long, or a word of the text too wide, the text begins on the next line. A first word of either
     that is one of `STYLES` has its colour on a terminal.
     """
-    head, text, width = printable(head), printable(text), columns()
+    head, text, width = printable(head), printable(text), terminal_width()
     widest = max(map(len, text.split(" ")), default=0)
     fits = len(head) < column and max(widest, NARROW) <= width - column
     indent = column if fits else INDENT
@@ -84,16 +84,16 @@ def item(head: str, text: str, column: int) -> None:
     below = [" " * indent + rest for rest in lines[fits:]]
     words = (word.rstrip(":") for word in (*head.split()[:1], *text.split()[:1]))
     shown = "\n".join(part.rstrip() for part in (*first, *below))
-    coloured(shown.replace(GLUE, " "), next((w for w in words if w in STYLES), ""))
+    coloured(shown.replace(GLUE, " "), next((w for w in words if w in WORD_STYLES), ""))
 
 
-def columns() -> int:
+def terminal_width() -> int:
     """How wide stdout is: $COLUMNS, or the terminal; nothing else has a width."""
     known = "COLUMNS" in os.environ or sys.stdout.isatty()
-    return shutil.get_terminal_size((UNLIMITED, 24)).columns if known else UNLIMITED
+    return shutil.get_terminal_size((UNLIMITED_COLUMNS, 24)).columns if known else UNLIMITED_COLUMNS
 
 
-def whole(phrase: str) -> str:
+def unbroken(phrase: str) -> str:
     """A phrase whose words `item` keeps on one line."""
     return phrase.replace(" ", GLUE)
 
@@ -107,7 +107,7 @@ def coloured(text: str, word: str) -> None:
     from rich.text import Text
 
     shown, start = Text(text), text.index(word)
-    shown.stylize(STYLES[word], start, start + len(word))
+    shown.stylize(WORD_STYLES[word], start, start + len(word))
     Console().print(shown, soft_wrap=True)
 
 

@@ -24,7 +24,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rela_cli.report.style import GRID, INK, SOFT, Label, margin_labels, matplotlib_settings, new_figure, save, titled
+from rela_cli.report.style import (
+    GRID,
+    INK,
+    SOFT,
+    Label,
+    margin_labels,
+    matplotlib_settings,
+    new_figure,
+    save_figure,
+    titled,
+)
 
 Array = NDArray[np.float64]
 
@@ -178,7 +188,7 @@ def main(folder: Path) -> None:
     modified_targets = curves([{"share": 1.0, "rho": rho, "noise": NOISE} for rho in RHOS])
     found = [modified_samples, modified_targets]
     with matplotlib_settings():
-        written = save(draw(found), folder / "figure2")
+        written = save_figure(draw(found), folder / "figure2")
     (folder / "figure2.json").write_text(json.dumps(facts(found), indent=1) + "\n")
     print(*written, folder / "figure2.json", sep="\n")
     for one in (*modified_samples, *modified_targets):

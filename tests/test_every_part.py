@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from rela_cli.config.compose import compose
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import CONF_DIR
 from rela_cli.learners.build import build_backbone
 from rela_cli.pipeline.pipeline import run
@@ -72,7 +72,7 @@ def test_every_prior(path: Path, tmp_path: Path) -> None:
     facts, words = card(path), words_for(path)
     if facts.get("parameters", 0) > LARGE or path.stem in LIKE_OTHERS:
         with torch.device("meta"):
-            made = build(located(config(*words).prior), data=STATS)
+            made = instantiate(located(config(*words).prior), data=STATS)
         assert made.feature_dim == facts["features"]
         return  # its size is looked at by `test_every_cards_size`
     made = config(*words, *TINY, *CHEAP, f"paths.outputs={tmp_path}", "learner.width=4")
@@ -90,7 +90,7 @@ def test_every_prior(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in PRIORS if "parameters" in card(p)], ids=lambda p: p.stem)
 def test_every_cards_size(path: Path) -> None:
     with torch.device("meta"):
-        made = build(located(config(*words_for(path)).prior), data=STATS)
+        made = instantiate(located(config(*words_for(path)).prior), data=STATS)
     size = millions(made) or sum(b.numel() for b in made.buffers()) / 1e6  # the patches are no parameters
     assert size == pytest.approx(card(path)["parameters"], rel=0.01)
 
@@ -161,7 +161,7 @@ def assert_same_pixels(preprocess: Preprocess, transform: Any) -> None:
 
 def chosen(name: str, *more: str) -> Preprocess:
     with torch.device("meta"):
-        prior = build(located(config(f"prior={name}", "prior.weights=random", *more).prior), data=STATS)
+        prior = instantiate(located(config(f"prior={name}", "prior.weights=random", *more).prior), data=STATS)
     return prior.preprocess
 
 
@@ -180,7 +180,7 @@ def test_clip_is_fed_as_open_clip_feeds_it(name: str) -> None:
     settings = PreprocessCfg(size=size, **{k: tag[k] for k in ("mean", "std", "interpolation", "resize_mode")})
     assert_same_pixels(chosen(name), image_transform_v2(settings, is_train=False))
     with torch.device("meta"):
-        tower = build(located(config(f"prior={name}", "prior.weights=random").prior)).backbone
+        tower = instantiate(located(config(f"prior={name}", "prior.weights=random").prior)).backbone
     is_transformer = "ViT" in made["model"]
     assert any(isinstance(module, QuickGELU) for module in tower.modules()) == is_transformer
 

@@ -67,10 +67,10 @@ def test_every_prior_of_the_table_is_there() -> None:
 
 
 def test_every_command_of_the_table_is_there() -> None:
-    from rela_cli.cli import OTHERS, STAGED
+    from rela_cli.cli import OTHER_COMMANDS, STAGED
 
     named = set(re.findall(r"`rela ([a-z-]+)", section(README, "Commands")))
-    assert named >= {*STAGED, *OTHERS}
+    assert named >= {*STAGED, *OTHER_COMMANDS}
 
 
 def test_every_link_of_a_page_leads_somewhere() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.matching import Matching
 from rela_cli.switch import Switch
 from tests.factories import config, fit, trainer
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def switch(*overrides: str, total_steps: int = 5000) -> Switch:
-    return build(config(*overrides).switch, total_steps=total_steps, device=CPU)
+    return instantiate(config(*overrides).switch, total_steps=total_steps, device=CPU)
 
 
 def first_step_away(watched: Switch, losses: list[float]) -> int | None:

@@ -97,7 +97,7 @@ def test_a_long_line_goes_on_below_and_no_word_is_broken(monkeypatch, capsys):
         "file",
         "      /a/path/of/more/than/fifty/letters/that/has/no/place/to/break",
     ]
-    terminal.item("a name longer than its column", f"one, {terminal.whole('two words')}", 10)
+    terminal.item("a name longer than its column", f"one, {terminal.unbroken('two words')}", 10)
     assert capsys.readouterr().out == "a name longer than its column\n      one, two words\n"
     monkeypatch.delenv("COLUMNS")
     terminal.item("ok", "word " * 100, 4)

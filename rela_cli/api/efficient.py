@@ -16,8 +16,8 @@ from torch.utils.data import Dataset as TorchDataset
 from rela_cli.api.maps import Map
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.data.efficient.folder import MAP
-from rela_cli.data.efficient.targets import Rows, mapped
-from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.data.efficient.targets import ShardedTargets, mapped
+from rela_cli.errors import ConfigError, MissingError, did_you_mean
 
 Key = int | slice | str | Sequence[int] | Sequence[str] | Tensor
 Transform = Callable[[Tensor], Any]
@@ -48,10 +48,10 @@ class EfficientDataset:
 
     def __init__(self, dataset: Efficient, split: str) -> None:
         if split not in dataset.splits:
-            hint = nearest(split, dataset.splits)
+            hint = did_you_mean(split, dataset.splits)
             raise MissingError(f"{dataset.folder.root} has no {split}{hint} (it has {', '.join(dataset.splits)})")
         self.dataset, self.split = dataset, split
-        self.rows = Rows(mapped(dataset.folder, split))
+        self.rows = ShardedTargets(mapped(dataset.folder, split))
         self.moved: Tensor | None = None
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rela_cli.config.schema import CONF_DIR, PROTOCOLS, Probe
 from rela_cli.data.batches.loader import in_blocks
 from rela_cli.evaluation import protocols
-from rela_cli.evaluation.protocols import Task, accuracy, parted
+from rela_cli.evaluation.protocols import Task, accuracy, nine_tenths
 
 Network = Callable[[Tensor], Tensor]
 
@@ -91,7 +91,7 @@ def probe(
         raise ValueError(f"protocol={protocol!r} must be one of {', '.join(PROTOCOLS)}")
     check(features, labels)
     if test is None:
-        rest, held_out = parted(labels.cpu())
+        rest, held_out = nine_tenths(labels.cpu())
         test, features, labels = (features[held_out], labels[held_out]), features[rest], labels[rest]
     check(*test)
     task = Task(features.cpu().float(), labels.cpu(), test[0].cpu().float(), test[1].cpu())

@@ -85,7 +85,7 @@ class Whitening(Map):
         if max_dim < 1:
             raise ValueError(f"max_dim={max_dim} must be at least 1")
         fitted = pca.Whitening(max_dim)
-        fitted.fit(checked(features.split(BLOCK) if isinstance(features, Tensor) else features))
+        fitted.fit(checked_blocks(features.split(BLOCK) if isinstance(features, Tensor) else features))
         return cls(fitted.state())
 
     @classmethod
@@ -94,7 +94,7 @@ class Whitening(Map):
         return cls(load_file(path))
 
 
-def checked(blocks: Iterable[Tensor]) -> Iterable[Tensor]:
+def checked_blocks(blocks: Iterable[Tensor]) -> Iterable[Tensor]:
     """Blocks that something can be fitted to."""
     rows = 0
     for block in blocks:

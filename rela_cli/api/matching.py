@@ -12,10 +12,10 @@ from torch import Tensor, distributed, nn
 from rela_cli import matching, switch
 from rela_cli.api.efficient import EfficientDataset
 from rela_cli.api.subset import is_distributed
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import CONF_DIR, Part
 from rela_cli.learners.build import width_of
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 
 SWITCHES = ("adaptive", "fixed", "never")
 
@@ -56,12 +56,12 @@ class Matching(nn.Module):
         super().__init__()
         if transfer not in ("trained", "frozen"):
             raise ValueError(f"transfer={transfer!r} must be trained or frozen")
-        width = learner if isinstance(learner, int) else measured(learner, data)
+        width = learner if isinstance(learner, int) else width_by_image(learner, data)
         self.data = data
         self.columns = target_width(width, data)
-        with seeded(seed, "init", "matching"):
+        with torch_seed(seed, "init", "matching"):
             self.layer = matching.Matching(width, self.columns, transfer)
-        self.switch = built(switch, total_steps, settings)
+        self.switch = built_switch(switch, total_steps, settings)
         self.is_asked = False  # whether the switch has been told that a step begins
 
     def loss(self, features: Tensor | Sequence[Tensor], indices: Tensor | Sequence[int]) -> Tensor:
@@ -107,7 +107,7 @@ class Matching(nn.Module):
         self.switch.state, self.is_asked = state[:5].to(self.switch.state.device), bool(state[5])
 
 
-def built(name: str, total_steps: int | None, settings: dict[str, Any]) -> switch.Switch:
+def built_switch(name: str, total_steps: int | None, settings: dict[str, Any]) -> switch.Switch:
     """A switch from its yaml and what was asked for."""
     if name not in SWITCHES:
         raise ValueError(f"switch={name!r} must be one of {', '.join(SWITCHES)}")
@@ -119,11 +119,11 @@ def built(name: str, total_steps: int | None, settings: dict[str, Any]) -> switc
     part = Part.from_tree(tree | settings)
     if total_steps is None and (name == "fixed" or part.options.get("constants") == "share"):
         raise ValueError(f"switch={name!r} needs total_steps=, the length of the run in steps")
-    made: switch.Switch = build(part, total_steps=total_steps or 0, device=torch.device("cpu"))
+    made: switch.Switch = instantiate(part, total_steps=total_steps or 0, device=torch.device("cpu"))
     return made
 
 
-def measured(learner: nn.Module, data: EfficientDataset | Tensor) -> int:
+def width_by_image(learner: nn.Module, data: EfficientDataset | Tensor) -> int:
     """D of a network, by one image of nothing; it is left as it was."""
     if isinstance(data, Tensor):
         raise ValueError("with targets alone say how wide the network's features are: Matching(512, targets)")

@@ -16,7 +16,18 @@ from rela_cli.store.files import read_whole
 if TYPE_CHECKING:
     from torch import nn
 
-NAMES = ("dataset", "prior", "transport", "learner", "method", "budget", "seed", "epochs", "train_samples", "steps")
+SETTING_NAMES = (
+    "dataset",
+    "prior",
+    "transport",
+    "learner",
+    "method",
+    "budget",
+    "seed",
+    "epochs",
+    "train_samples",
+    "steps",
+)
 BASELINES = ("untrained", "prior_alone")
 
 
@@ -98,13 +109,13 @@ def table(*paths: str | Path) -> Table:
         MissingError: no result there.
     """
     results = collect([Path(path) for path in paths or ("outputs",)])
-    return Table(row for result in results for row in rows_of(result))
+    return Table(row for result in results for row in result_rows(result))
 
 
-def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+def result_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """A run's numbers, one a protocol, with what they are compared with and what the run cost."""
-    own = {name: result.get(name) for name in NAMES} | {key: value for key, value in result.get("called", {}).items()
-                                                         if key in NAMES}  # fmt: skip
+    own = {name: result.get(name) for name in SETTING_NAMES}
+    own |= {key: value for key, value in result.get("called", {}).items() if key in SETTING_NAMES}
     cost = {name: sum(result.get(name, {}).values()) for name in ("seconds", "flops")}
     baselines = result.get("baselines") or {}
     rows = []

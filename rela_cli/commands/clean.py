@@ -13,10 +13,10 @@ from rela_cli.errors import DiskError
 from rela_cli.store.disk import disk_errors, megabytes
 from rela_cli.store.files import remove_tree
 from rela_cli.store.locks import NO_LOCKS, lock_problem
-from rela_cli.store.outputs import CacheEntry, Inventory, Leftover, RunFolder, shown, take
+from rela_cli.store.outputs import CacheEntry, Inventory, Leftover, RunFolder, size_text, take
 from rela_cli.terminal import line
 
-WAYS = """\
+EXPLANATION = """\
 Leftovers of killed processes and damaged entries that were set aside always go. Run folders never do.
 Whatever goes from the cache is made again by the run that wants it."""
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 def parser() -> Parser:
     """The command line of `rela clean`."""
-    made = Parser("clean", "Makes room under outputs/.", ["rela clean --dry-run", "rela clean --unused"], WAYS)
+    made = Parser("clean", "Makes room under outputs/.", ["rela clean --dry-run", "rela clean --unused"], EXPLANATION)
     made.add_outputs()
     made.add("-n", "--dry-run", action="store_true", help="say what would go, remove nothing")
     made.add("--unused", action="store_true", help="also cache entries that no run uses")
@@ -66,20 +66,20 @@ def drop_leftover(leftover: Leftover, dry: bool) -> int:
     """Bytes freed."""
     if not dry:
         remove(leftover.path)
-    line(f"  {'would go' if dry else 'gone':<9}{shown(leftover.bytes)}  {leftover.path}  {leftover.why}")
+    line(f"  {'would go' if dry else 'gone':<9}{size_text(leftover.bytes)}  {leftover.path}  {leftover.why}")
     return leftover.bytes
 
 
 def drop_entry(entry: CacheEntry, dry: bool) -> int:
     """Bytes freed; an entry that a process is at stays."""
     waiting = open_runs(entry)
-    warning = f"  NEEDED by {names(waiting)}, which would make it again" if waiting else ""
+    warning = f"  NEEDED by {first_names(waiting)}, which would make it again" if waiting else ""
     if entry.folder.is_symlink():
         warning += f"  a link; what it points to stays: {entry.folder.resolve()}"
     if any(run.status == "running" for run in entry.users) or not (entry.lock.is_free() if dry else take_away(entry)):
-        line(f"  {'in use':<9}{shown(entry.bytes)}  {entry.title}  stays: a process is at work with it")
+        line(f"  {'in use':<9}{size_text(entry.bytes)}  {entry.title}  stays: a process is at work with it")
         return 0
-    line(f"  {'would go' if dry else 'gone':<9}{shown(entry.bytes)}  {entry.title}{warning}")
+    line(f"  {'would go' if dry else 'gone':<9}{size_text(entry.bytes)}  {entry.title}{warning}")
     return entry.bytes
 
 
@@ -112,6 +112,6 @@ def tell_what_stays(found: Inventory, going: Sequence[CacheEntry]) -> None:
             line(f"  {'stays':<9}{size.rjust(9)}  {len(some)} cache entries; {price} (--{word})")
 
 
-def names(runs: Sequence[RunFolder]) -> str:
+def first_names(runs: Sequence[RunFolder]) -> str:
     """The first runs by name and state."""
     return ", ".join(f"{run.title} ({run.status})" for run in runs[:3]) + (", ..." if len(runs) > 3 else "")

@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 
 from rela_cli import __version__
 from rela_cli.config.arguments import Parser
-from rela_cli.config.schema import HERE
+from rela_cli.config.schema import PACKAGE
 from rela_cli.machine import memory
 from rela_cli.machine.network import unreachable
 from rela_cli.machine.processors import cores
@@ -30,7 +30,7 @@ from rela_cli.store.disk import existing, megabytes
 from rela_cli.store.locks import Lock, cannot_lock, lock_problem
 from rela_cli.store.outputs import size_of, take
 from rela_cli.terminal import item, plural
-from rela_cli.weights.sources import Source
+from rela_cli.weights.sources import WeightSource
 
 PACKAGES = (
     *("torch", "torchvision", "hydra-core", "omegaconf", "timm", "open_clip_torch", "wandb", "rich", "lightly"),
@@ -112,7 +112,7 @@ def _safely(part: Callable[[], Check]) -> Check:
 
 def rela() -> Check:
     """rela itself: which one of several this is."""
-    return Check("rela", "ok", f"{__version__} in {HERE}")
+    return Check("rela", "ok", f"{__version__} in {PACKAGE}")
 
 
 def python() -> Check:
@@ -260,7 +260,7 @@ def cache() -> Check:
 
 def weights() -> Check:
     """Where downloaded weights lie."""
-    places = [Source("hf://owner/repository/file").folder.parent, Source("https://host/file").folder]
+    places = [WeightSource("hf://owner/repository/file").folder.parent, WeightSource("https://host/file").folder]
     text = ", ".join(f"{place} {megabytes(size_of(place))}" if place.is_dir() else f"{place} empty" for place in places)
     there = existing(places[0])
     if not os.access(there, os.W_OK):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rela_cli.config.compose import Composer, compose
-from rela_cli.config.overrides import PLACES, RunParser, parse
-from rela_cli.config.parts import build
+from rela_cli.config.overrides import CONFIG_FLAGS, RunParser, parse
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import PRETRAINED, Config
 from rela_cli.weights import locate, run_folder
 
@@ -37,7 +37,7 @@ def parser() -> RunParser:
         "fetch",
         "The weights and the data that runs need, beforehand, so that the runs themselves need no network.",
         ["rela fetch prior=clip_vitb16 dataset=cifar10", "rela fetch -m prior=clip_rn50,dinov2_vits14"],
-        (*PLACES, "--multirun"),
+        (*CONFIG_FLAGS, "--multirun"),
     )
 
 
@@ -55,6 +55,6 @@ def fetch_weights(config: Config) -> None:
 
 def fetch_data(config: Config) -> None:
     """The dataset's files; a dataset in memory or in a folder of the user's has nothing to fetch."""
-    dataset = build(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
+    dataset = instantiate(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
     dataset.fetch()
     print(f"dataset={config.dataset.name}: {dataset.count('train')} train, {dataset.count('test')} test images")

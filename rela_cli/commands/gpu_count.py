@@ -13,14 +13,14 @@ HINT = "each operator is at least one kernel, about 5 us of the host's time; cou
 
 def main(words: Sequence[str]) -> int:
     """Print the operators of each part of a step, and where the host waits; 1 if it does."""
-    from rela_cli.training.step_count import PARTS, Sizes, count_step
+    from rela_cli.training.step_count import STEP_PARTS, StepSizes, count_step
 
     config = compose(list(words))
     size = config.dataset.options.get("image_size") or IMAGE
-    steps = {phase: count_step(config, phase, Sizes(size, TARGET, CLASSES)) for phase in phases(config)}
+    steps = {phase: count_step(config, phase, StepSizes(size, TARGET, CLASSES)) for phase in phases(config)}
     print(f"{config.learner.name}, {config.method.name}, {config.optimizer.name}: batch {config.batch_size}, {size} px")
     print(f"{'':<9}" + "".join(f"{f'phase {phase}':>9}" for phase in steps))
-    for part in PARTS:
+    for part in STEP_PARTS:
         print(f"{part:<9}" + "".join(f"{step.operators.get(part, 0):>9}" for step in steps.values()))
     print(f"{'all':<9}" + "".join(f"{step.total:>9}" for step in steps.values()))
     waits = [f"phase {phase}, {wait}" for phase, step in steps.items() for wait in step.waits]

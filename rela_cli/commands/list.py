@@ -18,7 +18,7 @@ PROTOCOLS = {
     "finetune": "All weights and a linear head, on a share of the labels, beside the same network from scratch",
 }
 CARDED = ("prior", "learner")  # groups whose yamls have a card
-HEADS = ("features", "params", "licence", "labels seen")
+PRIOR_HEADS = ("features", "params", "licence", "labels seen")
 SENTENCE = re.compile(r"(?:`[^`]*`|[^`])*?(?<!\.)(?<!\bal)(?<!\be\.g)(?<!\bi\.e)\.(?=\s|$)")  # a command in `` is whole
 PLURALS = {"switch": "switches", "matching": "matching"}
 
@@ -29,9 +29,9 @@ def main(argv: list[str]) -> int:
     asked = [PLURALS.get(word, word) for word in parser().read(argv).groups]
     unknown = [word for word in asked if word not in (*names, *GROUPS)]
     if unknown:
-        from rela_cli.errors import ConfigError, nearest
+        from rela_cli.errors import ConfigError, did_you_mean
 
-        raise ConfigError(f"unknown group {unknown[0]}{nearest(unknown[0], names)} (allowed: {', '.join(names)})")
+        raise ConfigError(f"unknown group {unknown[0]}{did_you_mean(unknown[0], names)} (allowed: {', '.join(names)})")
     chosen = defaults()
     for name, group in names.items():
         if not asked or name in asked or group in asked:
@@ -83,7 +83,7 @@ def defaults() -> dict[str, str]:
 
 def print_cards(name: str, group: str, choices: dict[str, str], default: str | None) -> None:
     """A table: one line a choice, with what its card says."""
-    heads = HEADS if group == "prior" else HEADS[:2]
+    heads = PRIOR_HEADS if group == "prior" else PRIOR_HEADS[:2]
     rows = {choice: facts(card(group, choice))[: len(heads)] for choice in choices}
     widths = [max(len(head), *(len(row[i]) for row in rows.values())) for i, head in enumerate(heads)]
     print(f"{name} ({group}=...)")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from rela_cli.config.arguments import Parser
 from rela_cli.store.disk import megabytes
-from rela_cli.store.outputs import CacheEntry, Inventory, RunFolder, numbers, shown, take
-from rela_cli.terminal import item, line, plural, whole
+from rela_cli.store.outputs import CacheEntry, Inventory, RunFolder, size_text, take, top1_by_protocol
+from rela_cli.terminal import item, line, plural, unbroken
 
 OLDER = "  older version"
 
@@ -46,7 +46,7 @@ def as_json(found: Inventory) -> dict[str, object]:
                 "bytes": run.bytes,
                 "created": run.facts.get("created"),
                 "older": run.is_older,
-                "top1": numbers(run.result),
+                "top1": top1_by_protocol(run.result),
             }
             for run in found.runs
         ],
@@ -69,18 +69,20 @@ def show(found: Inventory, every: bool = False) -> None:
     """One line a run, one an entry of the cache, and the totals; of whole baselines one for all, unless `every`."""
     line(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
-        item(f"  {run.status:<9}{shown(run.bytes)}  {run.made}", f"{run.title}{top1(run)}{OLDER * run.is_older}", 40)
+        item(
+            f"  {run.status:<9}{size_text(run.bytes)}  {run.made}", f"{run.title}{top1(run)}{OLDER * run.is_older}", 40
+        )
     entries = plural(len(found.entries), "entry", "entries")
     line(f"cache  {entries}, {megabytes(sum(entry.bytes for entry in found.entries))}")
     summed = [] if every else [e for e in found.entries if e.kind == "baselines" and not e.problem]
     for entry in (entry for entry in found.entries if entry not in summed):
         state = "damaged" if entry.problem else "whole"
-        item(f"  {state:<9}{shown(entry.bytes)}  {entry.made}", f"{entry.title:<27} {state_of_use(entry)}", 40)
+        item(f"  {state:<9}{size_text(entry.bytes)}  {entry.made}", f"{entry.title:<27} {state_of_use(entry)}", 40)
     if summed:
         room, unused = sum(entry.bytes for entry in summed), sum(not entry.users for entry in summed)
         free = f", {unused} of them used by no run" if unused else ""
         entries = plural(len(summed), "entry", "entries")
-        item(f"  {'whole':<9}{shown(room)}", f"baselines, {entries}{free} (--all lists each)", 40)
+        item(f"  {'whole':<9}{size_text(room)}", f"baselines, {entries}{free} (--all lists each)", 40)
     if found.leftovers:
         size = megabytes(sum(x.bytes for x in found.leftovers))
         line(f"leftovers  {len(found.leftovers)}, {size}: rela clean")
@@ -88,8 +90,8 @@ def show(found: Inventory, every: bool = False) -> None:
 
 def top1(run: RunFolder) -> str:
     """'  rela 94.7, knn 95.6', or nothing yet."""
-    found = numbers(run.result)
-    return "  " + ", ".join(whole(f"{key} {100 * value:.1f}") for key, value in found.items()) if found else ""
+    found = top1_by_protocol(run.result)
+    return "  " + ", ".join(unbroken(f"{key} {100 * value:.1f}") for key, value in found.items()) if found else ""
 
 
 def state_of_use(entry: CacheEntry) -> str:
@@ -103,4 +105,4 @@ def users(runs: Sequence[RunFolder]) -> str:
         return "used by no run"
     states = Counter(run.status for run in runs)
     several = plural(len(runs), "run")
-    return whole(f"used by {several} ({', '.join(f'{count} {state}' for state, count in states.most_common())})")
+    return unbroken(f"used by {several} ({', '.join(f'{count} {state}' for state, count in states.most_common())})")

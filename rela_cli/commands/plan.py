@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rela_cli.config.compose import Composer, compose
-from rela_cli.config.overrides import PLACES, CommandLine, RunParser, parse
+from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser, parse
 from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError
 from rela_cli.machine import memory
-from rela_cli.pipeline.estimate import Rate, Speed, prior_speed, trial
+from rela_cli.pipeline.estimate import CostRates, Speed, prior_speed, trial
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say, scaled
 from rela_cli.pipeline.terms import DEVICE, MAPPED, Stage
@@ -24,14 +24,14 @@ from rela_cli.store.disk import megabytes
 if TYPE_CHECKING:
     from rela_cli.pipeline.footprint import Footprint
 
-OWN = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
+PLAN_KEYS = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
 TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
 NOTABLE = 0.1  # of a time, from which on another one is worth its words
 HALF, WORD = 2, 8  # bytes of a feature, and of a row number
 
 
 @dataclass(frozen=True)
-class Sizes:
+class PlanSizes:
     """All that a plan says, in images, bytes, FLOPs and seconds. Rates are per process."""
 
     samples: int
@@ -44,7 +44,7 @@ class Sizes:
     width: int  # of the prior's features; 0 without a prior
     targets: int  # components kept
     image_bytes: float
-    rate: Rate
+    rate: CostRates
     prior: Speed | None  # None without a prior
     switch: str
 
@@ -101,7 +101,7 @@ speed; nothing at all where both rates are given.""",
             "rela plan budget=0.1 dataset=image_folder dataset.root=FOLDER",
             "rela plan --samples 1281167 --size 224 experiment=imagenet1k_resnet50 runtime.devices=8 --train-rate 1500",
         ],
-        (*PLACES, "--multirun"),
+        (*CONFIG_FLAGS, "--multirun"),
     )
     made.add("--samples", metavar="N", help="so many train images, instead of those that are there (data need not be)")
     made.add("--size", metavar="S", help="pixels a side, with --samples")
@@ -117,13 +117,15 @@ def read(argv: Sequence[str]) -> tuple[dict[str, float], CommandLine]:
     if line.is_sweep:
         raise ConfigError("rela plan is of one run; `rela reproduce ... --dry-run` plans a table")
     pairs = dict(word.partition("=")[::2] for word in line.overrides)
-    given = {key: number(key, pairs.pop(key)) for key in OWN if key in pairs}
+    given = {key: positive_number(key, pairs.pop(key)) for key in PLAN_KEYS if key in pairs}
     if "size" in given and "samples" not in given:
         raise ConfigError("--size goes with --samples; the data that are there have a size (dataset.image_size=)")
-    return given, CommandLine(line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in OWN))
+    return given, CommandLine(
+        line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in PLAN_KEYS)
+    )
 
 
-def number(key: str, text: str) -> float:
+def positive_number(key: str, text: str) -> float:
     """A positive number, 1e9 as well as 1000000000."""
     try:
         value = float(text)
@@ -135,10 +137,10 @@ def number(key: str, text: str) -> float:
     return value
 
 
-def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> Sizes:
+def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> PlanSizes:
     """Everything, from the config and what is given; rates that are not given are tried out."""
     config, n = run.config, run.lengths
-    return Sizes(
+    return PlanSizes(
         n.train_samples,
         run.dataset.count("test"),
         n.subset_size,
@@ -155,10 +157,10 @@ def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> Sizes:
     )
 
 
-def rate_of(of: Footprint, given: float | None) -> Rate:
+def rate_of(of: Footprint, given: float | None) -> CostRates:
     """Of training, as it is given or by trial."""
     if given:
-        return Rate(1 / given, 1 / given, of.flops, of.trained)
+        return CostRates(1 / given, 1 / given, of.flops, of.trained)
     import torch
 
     # where others are at work, threads that wait for each other are slower than one alone
@@ -180,7 +182,7 @@ def pretended(config: Config, given: Mapping[str, float]) -> Config:
     return replace(config, dataset=part)
 
 
-def show(config: Config, plan: Sizes) -> None:
+def show(config: Config, plan: PlanSizes) -> None:
     """The plan, a line a thing."""
     shared = f" on each of {plan.devices} processes" if plan.devices > 1 else ""
     say(f"{config.prior.name}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
@@ -188,8 +190,8 @@ def show(config: Config, plan: Sizes) -> None:
     lines = {
         "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
         "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
-        "extract": duration(plan.extract_seconds) if plan.prior else f"nothing: {without(config)}",
-        "train": f"{duration(plan.train_seconds)}{matched(plan)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
+        "extract": duration(plan.extract_seconds) if plan.prior else f"nothing: {why_not_extracted(config)}",
+        "train": f"{duration(plan.train_seconds)}{matching_time(plan)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
         "range": ranged(plan),
         "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
         "read": f"{scaled(plan.image_bytes * plan.subset)}B an epoch; all is {scaled(plan.image_bytes * plan.images)}B",
@@ -200,12 +202,12 @@ def show(config: Config, plan: Sizes) -> None:
     say("  times suppose that processes do not wait for each other, nor for the disk")
 
 
-def without(config: Config) -> str:
+def why_not_extracted(config: Config) -> str:
     """Why nothing is extracted."""
     return "no prior" if config.is_plain else "the efficient dataset brings targets"
 
 
-def ranged(plan: Sizes) -> str:
+def ranged(plan: PlanSizes) -> str:
     """How sure the times are."""
     if plan.rate.spread == (1.0, 1.0):  # nothing was tried
         return "times are as sure as the rates that are given"
@@ -213,14 +215,14 @@ def ranged(plan: Sizes) -> str:
     return f"{least} to {most} in all: by the quickest step tried, and by the slowest, beside what else runs here"
 
 
-def matched(plan: Sizes) -> str:
+def matching_time(plan: PlanSizes) -> str:
     """How long it takes where the switch never leaves matching, if that is known to differ."""
     matching, own = plan.rate.matching * plan.seen / plan.devices, plan.train_seconds
     differs = plan.prior and plan.switch != "never" and abs(matching / own - 1) > NOTABLE
     return f" ({duration(matching)} if matching never ends)" if differs else ""
 
 
-def extraction(plan: Sizes) -> str:
+def extraction(plan: PlanSizes) -> str:
     """The prior's rate, where there is one."""
     return f", {1 / plan.prior.seconds:,.0f} extracted" if plan.prior else ""
 

@@ -8,14 +8,16 @@ from pathlib import Path
 from rela_cli.config.arguments import OneOf
 from rela_cli.errors import RelaError
 from rela_cli.report.comparison import Protocol, Result, protocols_of
-from rela_cli.report.figures.plots import KINDS, plots
+from rela_cli.report.figures.plots import PLOT_KINDS, plots
 from rela_cli.report.formats import write
 from rela_cli.report.options import Parser, results_at, some_of
 from rela_cli.report.paired import AXES
 from rela_cli.store.disk import disk_errors
 from rela_cli.terminal import plural
 
-PREFERRED = "lbfgs"  # converged and free of the features' scale; the first protocol measured where it is missing
+PREFERRED_PROTOCOL = (
+    "lbfgs"  # converged and free of the features' scale; the first protocol measured where it is missing
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,12 +46,12 @@ def draw(
     results: Sequence[Result], protocols: Sequence[Protocol], axis: str, kinds: Sequence[str], out: Path
 ) -> dict[str, Path]:
     """Draw and save; what each plot shows, and its PNG."""
-    from rela_cli.report.style import matplotlib_settings, save
+    from rela_cli.report.style import matplotlib_settings, save_figure
 
     written: dict[str, Path] = {}
     with matplotlib_settings():
         for plot in plots(results, protocols, axis, kinds):
-            written[plot.name], _ = save(plot.draw(), out / plot.name)
+            written[plot.name], _ = save_figure(plot.draw(), out / plot.name)
             write(f"{written[plot.name]}  {plot.words}\n")
     return written
 
@@ -59,7 +61,7 @@ def chosen_protocols(results: Sequence[Result], name: str | None, network: str) 
     found = protocols_of(results, name or "all", network)
     if name or not found:
         return found
-    return [next((protocol for protocol in found if protocol.name == PREFERRED), found[0])]
+    return [next((protocol for protocol in found if protocol.name == PREFERRED_PROTOCOL), found[0])]
 
 
 def parser() -> Parser:
@@ -70,9 +72,11 @@ def parser() -> Parser:
         ["rela plot", "rela plot --kind budget,cost --out FOLDER"],
     )
     made.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/plots")
-    kinds = some_of("--kind", tuple(KINDS))
-    made.add_argument("--kind", type=kinds, default=tuple(KINDS), help=f"some of {','.join(KINDS)} (default: all)")
+    kinds = some_of("--kind", tuple(PLOT_KINDS))
+    made.add_argument(
+        "--kind", type=kinds, default=tuple(PLOT_KINDS), help=f"some of {','.join(PLOT_KINDS)} (default: all)"
+    )
     axes = OneOf("--axis", tuple(AXES))
     made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
-    made.add_protocol(f"{PREFERRED} if measured")
+    made.add_protocol(f"{PREFERRED_PROTOCOL} if measured")
     return made

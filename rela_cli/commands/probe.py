@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     if alone:
         judging_of_prior(line, command).judge()
     else:
-        judgings = [judging_of_run(run.folder, line, command) for run in finished(names, outputs_of(line))]
+        judgings = [judging_of_run(run.folder, line, command) for run in finished_runs(names, outputs_of(line))]
         for judging in judgings:
             judging.check()  # what is wrong with any is said before work on the first
         for judging in judgings:
@@ -88,7 +88,7 @@ def outputs_of(line: CommandLine) -> Path:
     return Path(said[-1]).expanduser() if said else OUTPUTS
 
 
-def finished(names: Sequence[str], outputs: Path) -> list[RunFolder]:
+def finished_runs(names: Sequence[str], outputs: Path) -> list[RunFolder]:
     """The runs meant, each once; of several those without a backbone are left out, which is said.
 
     Raises:

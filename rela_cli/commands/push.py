@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rela_cli.commands.export import formats
-from rela_cli.commands.export.command import add_licence, add_run, backbone_of, fill, identity_of
+from rela_cli.commands.export.command import add_licence, add_run, backbone_of, fill_export, identity_of
 from rela_cli.config.arguments import OneOf, Parser
 from rela_cli.errors import ConfigError, RelaError
-from rela_cli.store.outputs import shown, size_of
+from rela_cli.store.outputs import size_of, size_text
 from rela_cli.terminal import line
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -39,11 +39,11 @@ def main(words: list[str]) -> int:
         check_hub()
     with TemporaryDirectory() as place:
         folder = Path(place) / "model"
-        apart = fill(backbone, given.format, folder, identity_of(backbone, given.format))
+        apart = fill_export(backbone, given.format, folder, identity_of(backbone, given.format))
         line(f"  network   {backbone.run.folder.name}")
         line(f"  checked   {given.format}, loaded back: features differ by {apart:.0e} of the largest one")
         for path in sorted(folder.iterdir()):
-            line(f"  file      {shown(size_of(path))}  {path.name}")
+            line(f"  file      {size_text(size_of(path))}  {path.name}")
         where = f"{given.repository} ({'private' if given.private else 'public'})"
         if given.dry_run:
             line(f"  a dry run: nothing was sent to {where}")

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rela_cli.config.arguments import Parser
-from rela_cli.pipeline.judging import lines as on_dataset
-from rela_cli.pipeline.screen import beside, cost
+from rela_cli.pipeline.judging import result_lines as on_dataset
+from rela_cli.pipeline.screen import comparison_words, cost
 from rela_cli.store.beside import files_in
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.integrity import damage
-from rela_cli.store.outputs import RunFolder, find_run, numbers, run_names, shown, size_of
-from rela_cli.terminal import item, plural, whole
+from rela_cli.store.outputs import RunFolder, find_run, run_names, size_of, size_text, top1_by_protocol
+from rela_cli.terminal import item, plural, unbroken
 
-SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
+SHOWN_SETTINGS = ("budget", "epochs", "batch_size", "seed", "steps", "switch_step", "train_samples", "test_samples")
 
 
 def main(argv: list[str]) -> int:
@@ -52,11 +52,11 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
     yield "status", run.status + (f": {facts['reason']}" if facts.get("reason") else "")
     yield "made", f"{run.made.strip()} by process {facts.get('pid', '?')} on {facts.get('host', '?')}"
     yield "command", str(facts.get("command", "?"))
-    yield "versions", ", ".join(whole(f"{name} {version}") for name, version in section(facts, "versions").items())
+    yield "versions", ", ".join(unbroken(f"{name} {version}") for name, version in section(facts, "versions").items())
     if run.is_older:
         yield "older", "made by an older version; the same command makes a new run beside it"
-    for key, value in numbers(result).items():
-        compared = beside(result, key)
+    for key, value in top1_by_protocol(result).items():
+        compared = comparison_words(result, key)
         yield "top-1", f"{100 * value:5.1f} %  {key}" + (f"  ({compared})" if compared else "")
     yield from retrieved(result)
     for path in files_in(run.folder):
@@ -65,14 +65,14 @@ def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:
             yield "on", f"{facts.get('dataset', '?')}: {number}"
     if spent := cost(result):
         yield "cost", spent
-    known = {key: result[key] for key in SETTINGS if result.get(key) is not None}
+    known = {key: result[key] for key in SHOWN_SETTINGS if result.get(key) is not None}
     if known:
-        yield "settings", ", ".join(whole(f"{key} {value}") for key, value in known.items())
+        yield "settings", ", ".join(unbroken(f"{key} {value}") for key, value in known.items())
     if skipped := section(result, "skipped").get("count"):
         yield "skipped", f"{plural(skipped, 'image')} that cannot be decoded (result.json lists them)"
     yield from inputs(run, outputs)
     for path in sorted(p for p in run.folder.iterdir() if p.name[0] != "."):
-        yield "file", f"{shown(size_of(path))}  {path.name}"
+        yield "file", f"{size_text(size_of(path))}  {path.name}"
     if run.is_open:
         yield "next", str(facts.get("command", "the same command goes on"))
 

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from rela_cli.config.arguments import Parser, is_now
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import CONF_DIR, Part
-from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.errors import ConfigError, MissingError, did_you_mean
 from rela_cli.store.files import section
 from rela_cli.store.outputs import find_run, run_names
 from rela_cli.store.sealed import Damaged, parsed
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     for tree in switches(own, given.settings):
         step, rho = replay(losses, Part.from_tree(tree), total)
         said = f"leaves at step {step}" if step else f"does not leave in {plural(len(losses), 'step')} (rho {rho:.4f})"
-        print(f"  {described(tree)}: {said}")
+        print(f"  {switch_words(tree)}: {said}")
     return 0
 
 
@@ -90,18 +90,18 @@ def loss_of(line: bytes, where: str) -> float:
 
 def switches(own: dict[str, Any], words: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Every switch that the command line asks for, as its yaml's tree: the product of all values."""
-    given = {key: value.split(",") for key, _, value in (key_of(word).partition("=") for word in words)}
+    given = {key: value.split(",") for key, _, value in (switch_key(word).partition("=") for word in words)}
     for name in given.pop("switch", [own["name"]]):
         tree = own if name == own["name"] else from_yaml(name)
         if unknown := [key for key in given if key not in tree or key in ("name", "_target_")]:
             raise ConfigError(
-                f"switch={name} has no {unknown[0]}{nearest(unknown[0], [k for k in tree if k != '_target_'])}"
+                f"switch={name} has no {unknown[0]}{did_you_mean(unknown[0], [k for k in tree if k != '_target_'])}"
             )
         for values in itertools.product(*given.values()):
             yield {**tree, **{key: yaml.safe_load(value) for key, value in zip(given, values, strict=True)}}
 
 
-def key_of(word: str) -> str:
+def switch_key(word: str) -> str:
     """`threshold=0.99` of switch.threshold=0.99.
 
     Raises:
@@ -120,7 +120,7 @@ def from_yaml(name: str) -> dict[str, Any]:
     path = CONF_DIR / "switch" / f"{name}.yaml"
     if not path.is_file():
         known = [path.stem for path in (CONF_DIR / "switch").glob("*.yaml")]
-        raise ConfigError(f"unknown switch {name}{nearest(name, known)} (allowed: {', '.join(sorted(known))})")
+        raise ConfigError(f"unknown switch {name}{did_you_mean(name, known)} (allowed: {', '.join(sorted(known))})")
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
@@ -128,7 +128,7 @@ def replay(losses: Sequence[float], switch: Part, total_steps: int) -> tuple[int
     """The step at which a switch leaves phase 1, None if it does not within these losses; and its last rho."""
     import torch
 
-    rule = build(switch, total_steps=total_steps, device=torch.device("cpu"))
+    rule = instantiate(switch, total_steps=total_steps, device=torch.device("cpu"))
     for step in range(1, min(len(losses) + 1, total_steps) + 1):  # a verdict falls one step after the last loss
         rule.check()
         if rule.should_leave():
@@ -138,7 +138,7 @@ def replay(losses: Sequence[float], switch: Part, total_steps: int) -> tuple[int
     return None, float(rule.state[2])
 
 
-def described(tree: dict[str, Any]) -> str:
+def switch_words(tree: dict[str, Any]) -> str:
     """switch=adaptive constants=share threshold=0.995"""
     rest = [f"{key}={value}" for key, value in tree.items() if key not in ("name", "_target_")]
     return " ".join([f"switch={tree['name']}", *rest])

@@ -47,9 +47,9 @@ def show_on(given: argparse.Namespace) -> None:
         if getattr(given, name):
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --on: leave out one of the two")
     problems: list[str] = []
-    lines = transfer.lines_of(*judged(given, problems), problems)
+    lines = transfer.lines_of(*judged_results(given, problems), problems)
     transfer.with_one_size(lines)
-    datasets = transfer.chosen(lines, given.on)
+    datasets = transfer.chosen_datasets(lines, given.on)
     protocols = transfer.protocols_in(lines, datasets, given.protocol or "all", given.network)
     if given.format in ("csv", "json"):
         formats.write_records(transfer_grids.records_on(lines, datasets, protocols), given.format, problems)
@@ -59,7 +59,7 @@ def show_on(given: argparse.Namespace) -> None:
     formats.print_grids(grids, given.format, transfer_grids.notes_on(lines, datasets) + problems)
 
 
-def judged(given: argparse.Namespace, problems: list[str]) -> tuple[list[Result], list[Path]]:
+def judged_results(given: argparse.Namespace, problems: list[str]) -> tuple[list[Result], list[Path]]:
     """The runs at the paths given, and the priors that were judged.
 
     Raises:

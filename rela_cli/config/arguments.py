@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.disk import OUTPUTS
 from rela_cli.store.secrets import redact
 from rela_cli.terminal import indented
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         rest = message.partition("unrecognized arguments: ")[2]
         unknown = "--" + rest.partition(" ")[0].partition("=")[0].lstrip("-")
-        hint = nearest(unknown, self._option_string_actions) if rest else ""
+        hint = did_you_mean(unknown, self._option_string_actions) if rest else ""
         if rest and not rest.startswith("-"):
             message = f"cannot read {rest}"
         raise ConfigError(f"{message}{hint}; `{self.prog} --help` shows the usage")
@@ -109,7 +109,7 @@ class OneOf:
 
     def __call__(self, name: str) -> str:
         if name not in self.names:
-            hint = nearest(name, self.names)
+            hint = did_you_mean(name, self.names)
             raise ConfigError(f"{self.option}={name} must be one of {', '.join(self.names)}{hint}")
         return name
 

@@ -17,14 +17,14 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rela_cli.config.diagnose import Cell, allowed_names, problems_of, problems_of_cells
+from rela_cli.config.diagnose import CellOverrides, allowed_names, problems_of, problems_of_cells
 from rela_cli.config.loader import Loader
 from rela_cli.config.overrides import CommandLine, without_plus
 from rela_cli.config.schema import CONF_DIR, Config
-from rela_cli.config.trees import Trees, as_dict, checked, dotted, first_line, is_hydra_1_4
+from rela_cli.config.trees import Trees, as_dict, checked_config, dotted, hydra_message, is_hydra_1_4
 from rela_cli.config.without_effect import of_no_prior, of_other_protocols, of_other_trackers, of_sweeps, overruled
 from rela_cli.distributed import ranks
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.notices import warn
 
 CHECKED_CELLS = 1000  # of a larger sweep the rest is checked when its turn comes
@@ -75,10 +75,10 @@ class Composer:
         try:
             tree, node = self.trees.load(words)
         except Exception as error:
-            raise ConfigError("\n".join(self.problems() or [first_line(error)])) from error
+            raise ConfigError("\n".join(self.problems() or [hydra_message(error)])) from error
         if node.mode == RunMode.MULTIRUN or node.runtime.choices.get("sweep"):
             raise ConfigError("this is a sweep; say -m: rela train -m " + " ".join(words))
-        config = checked(tree, node, words)
+        config = checked_config(tree, node, words)
         idle = (*overruled(words), *of_sweeps(words), *of_other_protocols(words, config.probe.protocols))
         idle += (*of_no_prior(words, config.is_plain), *of_other_trackers(words, config.logger.trackers))
         self.notes.update(dict.fromkeys(idle))
@@ -88,7 +88,7 @@ class Composer:
         """What is wrong with the command line, one problem each."""
         return problems_of(self.trees, self.line.overrides)
 
-    def cells(self) -> tuple[list[Cell], Config]:
+    def cells(self) -> tuple[list[CellOverrides], Config]:
         """The cells of a sweep, each composed and validated, and the first one's config.
 
         Raises:
@@ -106,7 +106,7 @@ class Composer:
         if problems:
             raise ConfigError("\n".join(problems))
         self.notes.update(dict.fromkeys(overruled(words)))
-        return cells, checked(*self.trees.load((*fixed, *cells[0])), cells[0])
+        return cells, checked_config(*self.trees.load((*fixed, *cells[0])), cells[0])
 
     def sweep_node(self) -> DictConfig:
         """Hydra's own node of a sweep.
@@ -120,14 +120,14 @@ class Composer:
         except Exception as error:
             fixed = [word for word in words if word.startswith("hydra")]
             cells = [(*fixed, *cell) for cell in self._split(words)]
-            raise ConfigError("\n".join(problems_of_cells(self.trees, cells) or [first_line(error)])) from error
+            raise ConfigError("\n".join(problems_of_cells(self.trees, cells) or [hydra_message(error)])) from error
 
     def launcher(self) -> dict[str, Any]:
         """A sweep's launcher as it is composed: its class and its settings, those that refer to others left out."""
         node = self.trees.load(self.line.overrides, RunMode.MULTIRUN)[1].launcher
         return {key: value for key, value in as_dict(node).items() if not OmegaConf.is_interpolation(node, key)}
 
-    def _split(self, words: Sequence[str]) -> list[Cell]:
+    def _split(self, words: Sequence[str]) -> list[CellOverrides]:
         """Hydra's own product of all values; Hydra's own keys are not swept over."""
         try:
             task = [override for override in self.trees.parse(words) if not override.is_hydra_override()]
@@ -135,7 +135,7 @@ class Composer:
         except OverrideParseException:
             raise ConfigError("\n".join(problems_of(self.trees, words))) from None
         except HydraException as error:
-            raise ConfigError(first_line(error)) from error
+            raise ConfigError(hydra_message(error)) from error
 
     def keys(self, group: str, choice: str) -> set[str]:
         """The keys of a choice's yaml, inner ones with dots.
@@ -145,5 +145,5 @@ class Composer:
         """
         options = self.trees.options(group)
         if choice not in options:
-            raise ConfigError(f"unknown {group} {choice}{nearest(choice, options)}{allowed_names(options)}")
+            raise ConfigError(f"unknown {group} {choice}{did_you_mean(choice, options)}{allowed_names(options)}")
         return set(dotted(as_dict(self.trees.load([f"{group}={choice}"])[0][group])))

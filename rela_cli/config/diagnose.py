@@ -14,25 +14,25 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
 from rela_cli.config.text import holds_text
-from rela_cli.config.trees import Trees, as_dict, first_line
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.config.trees import Trees, as_dict, hydra_message
+from rela_cli.errors import ConfigError, did_you_mean
 
 SHOWN_CELLS = 20  # failing cells that are looked into
 EXTRAS = {"joblib": "parallel", "submitit_slurm": "slurm", "submitit_local": "slurm", "slurm": "slurm"}
 
-Cell = tuple[str, ...]
+CellOverrides = tuple[str, ...]
 
 
-def problems_of_cells(trees: Trees, cells: Sequence[Cell]) -> list[str]:
+def problems_of_cells(trees: Trees, cells: Sequence[CellOverrides]) -> list[str]:
     """Every problem of these cells once, those of single cells with the cell's name."""
-    seen: dict[str, Cell] = {}
+    seen: dict[str, CellOverrides] = {}
     bad = 0
     for cell in cells:
         try:
             trees.config(cell)
         except Exception as error:
             bad += 1
-            for problem in problems_of(trees, cell) or [first_line(error)]:
+            for problem in problems_of(trees, cell) or [hydra_message(error)]:
                 seen.setdefault(problem, cell)
         if bad == SHOWN_CELLS:
             break
@@ -44,7 +44,7 @@ def problems_of(trees: Trees, words: Sequence[str]) -> list[str]:
     try:
         trees.load(())
     except Exception as error:
-        return [first_line(error)]
+        return [hydra_message(error)]
     found: list[str] = []
     good: list[str] = []
     for word in sorted(words, key=lambda word: not trees.options(word.partition("=")[0])):
@@ -76,7 +76,7 @@ def explain(trees: Trees, word: str, good: Sequence[str], error: Exception) -> s
     if options and not override.is_delete():
         return unknown_option(key, override, options)
     tree, node = trees.load(good)
-    return unknown_key(trees, key, {**as_dict(tree), "hydra": as_dict(node)}) or f"{word}: {first_line(error)}"
+    return unknown_key(trees, key, {**as_dict(tree), "hydra": as_dict(node)}) or f"{word}: {hydra_message(error)}"
 
 
 def unknown_key(trees: Trees, key: str, known: Mapping[str, Any]) -> str:
@@ -108,7 +108,7 @@ def unreadable_word(word: str, error: Exception) -> str:
         if Path(word).expanduser().is_dir():
             return f"cannot read {word}: for the images in this folder say dataset=image_folder dataset.root={word}"
         return f"cannot read {word}: settings are key=value; to see what there is: rela train --help"
-    return f"cannot read {word} ({first_line(error)}); quote a value with special characters: 'key=\"a, b\"'"
+    return f"cannot read {word} ({hydra_message(error)}); quote a value with special characters: 'key=\"a, b\"'"
 
 
 def unknown_option(group: str, override: Override, options: Sequence[str]) -> str:
@@ -120,13 +120,13 @@ def unknown_option(group: str, override: Override, options: Sequence[str]) -> st
         return f"{group} takes one name, not {'null' if value is None else value}. Allowed: {', '.join(options)}"
     if group == "hydra/launcher" and value in EXTRAS:
         return f"{group}={value} is not installed; it comes with: pip install 'rela-cli[{EXTRAS[value]}]'"
-    return f"unknown {group} {value}{nearest(value, options)}{allowed_names(options)}"
+    return f"unknown {group} {value}{did_you_mean(value, options)}{allowed_names(options)}"
 
 
 def unknown_step(key: str, path: Sequence[str], step: str, here: Mapping[str, Any]) -> str:
     """A key that is not there, with the nearest one and those that are."""
     names = [str(name) for name in here if name not in ("_target_", "name")] + ([] if path else ["experiment", "sweep"])
-    close = nearest(step, [name for name in names if name != "hydra"])
+    close = did_you_mean(step, [name for name in names if name != "hydra"])
     owner = f" for {path[0]}={here['name']}" if len(path) == 1 and "name" in here else ""
     prefix = ".".join(path) + "." if path else ""
     close = close.replace("did you mean ", f"did you mean {prefix}")

@@ -21,9 +21,9 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, StringNode, ValueNode, open_dict
 
-from rela_cli.config.schema import GROUPS, OWN_KEYS, PARTS
-from rela_cli.config.text import as_typed, holds_text, quoted_values, split
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.config.schema import GROUPS, OWN_KEYS, PART_GROUPS
+from rela_cli.config.text import as_typed, holds_text, quoted_values, split_words
+from rela_cli.errors import ConfigError, did_you_mean
 
 PRESETS = ("experiment", "sweep")
 
@@ -99,7 +99,9 @@ class Loader(ConfigLoaderImpl):
 
     def typed(self, words: Sequence[str]) -> list[str]:
         """The overrides with text in quotes where Hydra would make something else of it."""
-        chosen = [f"{key}={split(value)[0]}" for key, _, value in (w.partition("=") for w in words) if is_choice(key)]
+        chosen = [
+            f"{key}={split_words(value)[0]}" for key, _, value in (w.partition("=") for w in words) if is_choice(key)
+        ]
 
         @cache
         def parts() -> DictConfig:
@@ -134,7 +136,7 @@ class Loader(ConfigLoaderImpl):
         for default in defaults:
             content = repo.load_config(default.config_path).config if group_of(default) in PRESETS else None
             check_params(choice_of(default), content)
-            for group in PARTS:
+            for group in PART_GROUPS:
                 if isinstance(node := node_at(content, group), DictConfig):
                     files = [other for other in defaults if group_of(other) == group]
                     own = {str(key) for file in files for key in repo.load_config(file.config_path).config}
@@ -146,7 +148,7 @@ class Loader(ConfigLoaderImpl):
     def strangers(self, defaults: Sequence[ResultDefault], repo: Any) -> Iterator[Kept]:
         """What a preset sets for another part than the one that is typed, and what holds because nothing else is."""
         said = {word.partition("=")[0].lstrip("~") for word in self.words}  # by the line, then by a preset on top
-        typed = said & {*PARTS}
+        typed = said & {*PART_GROUPS}
         chosen = {group_of(default): choice_of(default).partition("=")[2] for default in defaults}
         gone = {(fallen.preset, fallen.group) for fallen in self.fallen}
         for default in reversed(defaults):
@@ -175,7 +177,7 @@ class Loader(ConfigLoaderImpl):
         group, _, chosen = part.partition("=")
         written_for = self.stands_on(preset)[group]
         if written_for == chosen:
-            raise ConfigError(f"{preset}: unknown key {group}.{lacking} for {part}{nearest(lacking, sorted(own))}")
+            raise ConfigError(f"{preset}: unknown key {group}.{lacking} for {part}{did_you_mean(lacking, sorted(own))}")
         return Fallen(preset, group, str(written_for), chosen, values)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rela_cli.config.arguments import Parser, is_now
 from rela_cli.config.schema import GROUPS
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 
 # Hydra's flags: short form -> long form. `--experimental-rerun` is left out: it unpickles a file.
-SHORT = {
+LONG_FLAGS = {
     "-h": "--help",
     "-c": "--cfg",
     "-p": "--package",
@@ -27,10 +27,10 @@ SHORT = {
     "-cd": "--config-dir",
     "-i": "--info",
 }
-FLAGS = (*SHORT.values(), "--hydra-help", "--resolve")
+FLAGS = (*LONG_FLAGS.values(), "--hydra-help", "--resolve")
 VALUED = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--info")
 FOLDERS = ("--config-path", "--config-dir")
-PLACES = ("--config-path", "--config-name", "--config-dir")  # what commands besides train understand, too
+CONFIG_FLAGS = ("--config-path", "--config-name", "--config-dir")  # what commands besides train understand, too
 SHOWING = ("--help", "--hydra-help", "--cfg", "--info", "--shell-completion")
 
 
@@ -85,7 +85,7 @@ def parse(words: Sequence[str]) -> CommandLine:
     while rest:
         word = rest.popleft()
         if word.partition("=")[0] == "--outputs":
-            overrides.append(f"paths.outputs={as_text(value_of(word, rest))}")
+            overrides.append(f"paths.outputs={override_value(value_of(word, rest))}")
         elif word.startswith("-") and word != "-":
             flag, value = _flag(word, rest)
             flags[flag] = os.path.abspath(value) if flag in FOLDERS and value else value
@@ -101,7 +101,7 @@ def without_plus(word: str) -> str:
 
 def _flag(word: str, rest: deque[str]) -> tuple[str, str | None]:
     name, equals, _ = word.partition("=")
-    flag = SHORT.get(name, name)
+    flag = LONG_FLAGS.get(name, name)
     if flag not in FLAGS:
         raise ConfigError(_unknown_flag(flag))
     if flag not in VALUED:
@@ -116,11 +116,11 @@ def value_of(word: str, rest: deque[str]) -> str:
     name, equals, value = word.partition("=")
     value = value if equals else (rest.popleft() if rest else "")
     if not value:
-        raise ConfigError(f"{SHORT.get(name, name)} needs a value after it")
+        raise ConfigError(f"{LONG_FLAGS.get(name, name)} needs a value after it")
     return value
 
 
-def as_text(value: str) -> str:
+def override_value(value: str) -> str:
     """A folder's name as the value of an override: what would be a list or several values is quoted."""
     special = re.search(r"[,'\"\\\[{(]", value)
     return (
@@ -133,14 +133,16 @@ def _unknown_flag(flag: str, known: Sequence[str] = (*FLAGS, "--outputs")) -> st
         return f"{flag} is switched off: it would run whatever is in the pickle. Every run folder has a config.yaml"
     keys = ("budget", "epochs", "batch_size", "seed", *GROUPS)
     key = flag.lstrip("-").replace("-", "_").partition(".")[0]
-    hint = f"; settings are key=value, without dashes: {key}=..." if key in keys else nearest(flag, known)
+    hint = f"; settings are key=value, without dashes: {key}=..." if key in keys else did_you_mean(flag, known)
     return f"unknown flag {flag}{hint}\nFlags: {', '.join(sorted(known))}"
 
 
 class RunParser(Parser):
     """The command line of a command that has flags of its own and composes a run: key=value, and Hydra's flags."""
 
-    def __init__(self, command: str, description: str, examples: Sequence[str], flags: Sequence[str] = PLACES) -> None:
+    def __init__(
+        self, command: str, description: str, examples: Sequence[str], flags: Sequence[str] = CONFIG_FLAGS
+    ) -> None:
         more = (
             "key=value is a setting of a run: `rela train --help` shows them; --config-dir FOLDER has yamls of yours."
         )
@@ -161,10 +163,10 @@ class RunParser(Parser):
         while rest:
             word = rest.popleft()
             name = word.partition("=")[0]
-            flag = SHORT.get(name, name)
+            flag = LONG_FLAGS.get(name, name)
             action = self._option_string_actions.get(flag)
             if flag == "--outputs":
-                found.append(f"paths.outputs={as_text(value_of(word, rest))}")
+                found.append(f"paths.outputs={override_value(value_of(word, rest))}")
             elif action:
                 found.append(f"{action.dest}={1 if action.nargs == 0 else value_of(word, rest)}")
             elif flag in self.hydra:

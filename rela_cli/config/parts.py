@@ -13,7 +13,7 @@ from rela_cli.errors import ConfigError
 MAKERS = (HOMES["learner"], HOMES["optimizer"])  # groups whose parts may be functions
 
 
-def build(part: Part, **context: Any) -> Any:
+def instantiate(part: Part, **context: Any) -> Any:
     """Call `part.target` with the part's options, plus what only the run knows (`context`).
 
     Of the context a target gets what its signature asks for by name: a prior may take `data`, a learner
@@ -22,11 +22,11 @@ def build(part: Part, **context: Any) -> Any:
     Raises:
         ConfigError: when there is no such object, or its keywords do not fit the yaml's keys.
     """
-    target = find(part)
+    target = import_target(part)
     return target(**part.options, **asked_for(target, context))
 
 
-def find(part: Part) -> Any:
+def import_target(part: Part) -> Any:
     """What `part.target` names, imported.
 
     Raises:

@@ -13,7 +13,7 @@ from rela_cli.config.schema import (
     EFFICIENT,
     HOMES,
     OWN_KEYS,
-    PARTS,
+    PART_GROUPS,
     POOLS,
     PRETRAINED,
     PROTOCOLS,
@@ -22,7 +22,7 @@ from rela_cli.config.schema import (
     Part,
 )
 from rela_cli.distributed import ranks
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.terminal import plural
 
 # ----------------------------------------------------------------------------------------------- conversion
@@ -48,7 +48,7 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
 def to_tree(config: Config) -> dict[str, Any]:
     """The plain tree of a config, in the form that `from_tree` takes and config.yaml shows."""
     tree = dataclasses.asdict(config)
-    for group in PARTS:
+    for group in PART_GROUPS:
         part = tree[group]
         card = {key: value for key, value in part["card"].items() if value is not None}
         tree[group] = {"name": part["name"], "_target_": part["target"], **part["options"]}
@@ -64,7 +64,7 @@ def _record(cls: type, value: Any, key: str, problems: list[str]) -> Any:
     if cls is Part:
         return _part(value, key, problems)
     hints = typing.get_type_hints(cls, include_extras=True)
-    problems += [f"unknown key {_join(key, k)}{nearest(k, hints)}" for k in value if k not in hints]
+    problems += [f"unknown key {_join(key, k)}{did_you_mean(k, hints)}" for k in value if k not in hints]
     required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
     problems += [f"missing key {_join(key, k)}" for k in hints if k in required and k not in value]
     known = {k: _checked(hints[k], v, _join(key, k), problems) for k, v in value.items() if k in hints}
@@ -113,7 +113,7 @@ def _sequence(arguments: tuple[Any, ...], value: Any, key: str, problems: list[s
     return tuple(_checked(h, v, f"{key}[{i}]", problems) for i, (h, v) in enumerate(zip(hints, value, strict=True)))
 
 
-WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+TYPE_WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
 
 
 def _scalar(hint: type, value: Any, key: str, problems: list[str]) -> Any:
@@ -122,7 +122,7 @@ def _scalar(hint: type, value: Any, key: str, problems: list[str]) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         as_typed = value is None or (hint is str and isinstance(value, bool))
         shown = {None: "null", True: "true", False: "false"}[value] if as_typed else value
-        problems.append(f"{key}={shown} must be {WORDS[hint]}{_quoting(hint, value, key)}")
+        problems.append(f"{key}={shown} must be {TYPE_WORDS[hint]}{_quoting(hint, value, key)}")
     return value
 
 
@@ -144,7 +144,7 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     _check_prior(config.prior, problems)
     _check_brought(config, problems)
     _check_batch(config, problems)
-    for group in PARTS:
+    for group in PART_GROUPS:
         part: Part = getattr(config, group)
         if part.target.partition(".")[0] == "rela_cli" and not part.target.startswith(HOMES[group]):
             problems.append(f"{group}={part.name} names {part.target}, but a {group} is one of {HOMES[group]}*")

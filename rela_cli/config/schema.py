@@ -12,13 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from rela_cli.errors import nearest
+from rela_cli.errors import did_you_mean
 
-HERE = Path(__file__).parent.parent  # the package
+PACKAGE = Path(__file__).parent.parent  # the package
 
-CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # a wheel, else a checkout
+CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # a wheel, else a checkout
 
-PARTS = ("dataset", "prior", "transport", "switch", "learner", "method", "optimizer")  # groups whose yaml names a class
+PART_GROUPS = (
+    "dataset",
+    "prior",
+    "transport",
+    "switch",
+    "learner",
+    "method",
+    "optimizer",
+)  # groups whose yaml names a class
 
 HOMES = {  # where the classes of each group are; a config can call nothing else of ours
     "dataset": "rela_cli.data.",
@@ -30,7 +38,7 @@ HOMES = {  # where the classes of each group are; a config can call nothing else
     "optimizer": "rela_cli.optim.",
 }
 
-GROUPS = (*PARTS, "matching", "probe", "runtime", "logger", "experiment", "sweep")
+GROUPS = (*PART_GROUPS, "matching", "probe", "runtime", "logger", "experiment", "sweep")
 
 
 # ---------------------------------------------------------------------------------------------------- rules
@@ -61,7 +69,7 @@ class OneOf:
     def complaint(self, value: str) -> str | None:
         if value in self.names:
             return None
-        return f"must be one of {', '.join(self.names)}{nearest(value, self.names)}"
+        return f"must be one of {', '.join(self.names)}{did_you_mean(value, self.names)}"
 
 
 EFFICIENT = "rela_cli.priors.efficient.OfDataset"  # the prior whose targets come with dataset=efficient

@@ -39,7 +39,7 @@ def as_typed(word: str, is_text: Callable[[str], bool]) -> str:
         return word
     known = holds_text(name)
     if known is None and needs_quotes(value):
-        return f"{key}={quoted_values(value, is_number)}" if is_text(name) else word
+        return f"{key}={quoted_values(value, is_plain_number)}" if is_text(name) else word
     return f"{key}={quoted_values(value)}" if known else word
 
 
@@ -50,11 +50,13 @@ def needs_quotes(value: str) -> bool:
 
 def quoted_values(value: str, stays: Callable[[str], bool] = lambda value: False) -> str:
     """One value, or several with commas between them, each quoted where it has to be and does not stay as it is."""
-    parts = split(value)
-    return ",".join(quoted(part.strip(), stays) for part in parts) if len(parts) > 1 else quoted(value, stays)
+    parts = split_words(value)
+    return (
+        ",".join(quoted_value(part.strip(), stays) for part in parts) if len(parts) > 1 else quoted_value(value, stays)
+    )
 
 
-def quoted(value: str, stays: Callable[[str], bool]) -> str:
+def quoted_value(value: str, stays: Callable[[str], bool]) -> str:
     """A value in Hydra's grammar that stands for the text `value`."""
     stripped = value.strip()
     if call := CALL.fullmatch(stripped):
@@ -71,7 +73,7 @@ def quote(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def is_number(value: str) -> bool:
+def is_plain_number(value: str) -> bool:
     """Whether Hydra reads a number here that is written in this very way: 8 or 0.5, but not 1_0 or 1e3."""
     read = _read(value)
     return isinstance(read, int | float) and str(read) == value
@@ -91,7 +93,7 @@ def _read(value: str) -> Any:
         return None
 
 
-def split(value: str) -> list[str]:
+def split_words(value: str) -> list[str]:
     """The parts between commas, but not between those inside of brackets and quotes, nor behind a backslash."""
     parts, depth, mark, escaped = [""], 0, "", False
     for letter in value:

@@ -56,7 +56,7 @@ class Trees:
             ConfigError: with every problem found, one a line.
         """
         tree, node = self.load(words)
-        return checked(tree, node, words if given is None else given)
+        return checked_config(tree, node, words if given is None else given)
 
     def options(self, group: str) -> list[str]:
         """The names of a group's yamls; none where there is no such group."""
@@ -67,7 +67,7 @@ class Trees:
         return list(OverridesParser.create(config_loader=self.loader).parse_overrides(self.loader.typed(list(words))))
 
 
-def checked(tree: DictConfig, node: DictConfig, words: Sequence[str]) -> Config:
+def checked_config(tree: DictConfig, node: DictConfig, words: Sequence[str]) -> Config:
     """The config of a tree and of Hydra's node; no yaml has Hydra call what the command line does not allow.
 
     Raises:
@@ -91,7 +91,7 @@ def config_of(tree: DictConfig, overrides: Sequence[str]) -> Config:
     try:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(hidden(first_line(error), tree)) from error
+        raise ConfigError(hidden(hydra_message(error), tree)) from error
     assert isinstance(plain, dict)
     if plain.get("allow") and not any(word.startswith("allow=") for word in overrides):
         raise ConfigError(f"allow={plain['allow']} stands in a yaml; only the command line can allow a package")
@@ -101,7 +101,7 @@ def config_of(tree: DictConfig, overrides: Sequence[str]) -> Config:
         raise ConfigError(hidden(str(error), tree)) from None
 
 
-def first_line(error: BaseException) -> str:
+def hydra_message(error: BaseException) -> str:
     """The part of a Hydra message that says what happened, without its advice."""
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rela_cli.data.decoding.images import Blob, Pixels
-from rela_cli.data.decoding.undecodable import Broken
+from rela_cli.data.decoding.undecodable import Undecodable
 from rela_cli.data.labels import label_set
 from rela_cli.store.files import fingerprint
 
@@ -86,24 +86,24 @@ class Dataset:
         pixels: Pixels = self.images(split, np.array([index]))[0]
         return pixels
 
-    def start(self, split: str, indices: Array) -> Callable[[int], Pixels]:
+    def prefetch(self, split: str, indices: Array) -> Callable[[int], Pixels]:
         """A function that gives the pixels of the i-th of some samples. What lies afar is asked for here, together."""
         return lambda i: self.image(split, int(indices[i]))
 
     @property
-    def skipped(self) -> Broken:
+    def skipped(self) -> Undecodable:
         """Images that were left out because they cannot be decoded: split -> name -> reason."""
         return {}
 
-    def sources(self, split: str) -> Iterator[Path | Blob]:
+    def encoded_images(self, split: str) -> Iterator[Path | Blob]:
         """The encoded images of a split, in order; none where the dataset holds pixels."""
         return iter(())
 
-    def contents(self, split: str) -> str | None:
+    def contents_hash(self, split: str) -> str | None:
         """The hash over all encoded images of a split, where it was written down when they were; else None."""
         return None
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         """What identifies the images themselves, read cheaply at each start."""
         raise NotImplementedError
 
@@ -118,7 +118,7 @@ class Dataset:
     def identity(self) -> dict[str, Any]:
         """Everything that changes the bytes of the cached arrays."""
         disk = {"on_disk": True} if self.on_disk else {}
-        return {**self.source(), "limits": self.limits, "seed": self.seed, **disk}
+        return {**self.identity_of_images(), "limits": self.limits, "seed": self.seed, **disk}
 
     def count(self, split: str) -> int:
         """Samples of a split after limits."""

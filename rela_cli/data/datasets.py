@@ -34,7 +34,7 @@ class Digits(Dataset):
     def full_count(self, split: str) -> int:
         return self.sizes[split]
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         return {"dataset": "digits"}
 
     @cached_property
@@ -93,7 +93,7 @@ class Fake(Dataset):
     def full_count(self, split: str) -> int:
         return self.sizes[split]
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         facts = {"dataset": "fake", "sizes": self.sizes, "size": self.size, "classes": len(self.classes or ())}
         return {**facts, "by": "index"}
 
@@ -108,7 +108,7 @@ class Fake(Dataset):
         noise = mix32(index[:, None] + mix32(np.arange(np.prod(shape), dtype=np.uint32))) % 160
         return noise.astype(np.uint8).reshape(-1, *shape) + tint[np.asarray(indices) % classes]
 
-    def start(self, split: str, indices: Array) -> Callable[[int], Pixels]:
+    def prefetch(self, split: str, indices: Array) -> Callable[[int], Pixels]:
         pixels = self.images(split, indices)
         return lambda i: pixels[i]
 
@@ -127,7 +127,7 @@ class Cifar10(Dataset):
     def full_count(self, split: str) -> int:
         return self.sizes[split]
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         return {"dataset": "cifar10", "md5": "c58f30108f718f92721af3b95e74349a"}
 
     def open(self, split: str) -> Any:

@@ -12,10 +12,10 @@ from rela_cli.data.decoding.images import DECODER, Blob, Pixels, decode, decode_
 from rela_cli.errors import ConfigError
 
 MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
-MARGIN = 256 / 224  # side of what is decoded, to what is cropped from it, where images stay on disk
+DECODE_MARGIN = 256 / 224  # side of what is decoded, to what is cropped from it, where images stay on disk
 
 
-class Encoded(Dataset):
+class EncodedDataset(Dataset):
     """Images are shown at `image_size` pixels and decoded to squares of `decode_size`; `on_disk` None goes by size.
 
     Raises:
@@ -44,7 +44,9 @@ class Encoded(Dataset):
     def check_sizes(self) -> None:
         if self.decode_size is None:
             rows = {split: self.choose(split)[0] for split in self.splits if self.count(split)}
-            sizes.check(self.encoded(split, int(r[i])) for split, r in rows.items() for i in sizes.spread(len(r)))
+            sizes.check(
+                self.encoded(split, int(r[i])) for split, r in rows.items() for i in sizes.evenly_spaced(len(r))
+            )
 
     def images(self, split: str, indices: Array) -> Array:
         return decode_all([self.encoded(split, int(i)) for i in indices], self.decode_size)
@@ -87,4 +89,4 @@ class Encoded(Dataset):
                 f"dataset={self.kind} keeps its images on disk ({self.decoded_bytes / 1e9:.1f} GB decoded): say "
                 f"dataset.image_size=SIZE, the side of what a network is shown, such as {suited(self.first_side)}"
             )
-        return round(self.image_size * MARGIN)
+        return round(self.image_size * DECODE_MARGIN)

@@ -12,18 +12,18 @@ import numpy as np
 
 from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import decode_all
-from rela_cli.data.decoding.undecodable import Broken, left_out, named_few, say_once, tell
-from rela_cli.data.encoded import Encoded
-from rela_cli.data.files.entries import OTHER, told
-from rela_cli.data.files.index import Index, Paths, list_images
+from rela_cli.data.decoding.undecodable import Undecodable, left_out, named_few, say_once, warn_left_out
+from rela_cli.data.encoded import EncodedDataset
+from rela_cli.data.files.entries import OTHER, left_out_text
+from rela_cli.data.files.index import Index, PathTable, list_images
 from rela_cli.data.label_file import SPLITS, LabelFile, read_labels
 from rela_cli.data.layout import SORT_THEM, Layout, flat_layout, plain_layout, tiny_imagenet_layout
 from rela_cli.errors import ConfigError, MissingError
 
-NONE = Paths(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
+NONE = PathTable(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
 
 
-class ImageFolder(Encoded):
+class ImageFolder(EncodedDataset):
     """A folder of images: train/<class>/* beside test/, val/, valid/ or validation/, or <class>/*, or just files.
 
     Images beside class folders do not count, unless most images lie there: then there are no classes. With a CSV file
@@ -92,7 +92,7 @@ class ImageFolder(Encoded):
             say_once(f"not used in {self.root}: {left}")
         self.refuse_odd(index)
         if not index.lists[0]:
-            others = told(index.left())
+            others = left_out_text(index.left())
             raise MissingError(f"no images in {self.layout.train}" + (f", only {others}" if others else ""))
         if self.label_file:
             self.classes = self.label_file.find(index.lists[0])
@@ -118,9 +118,9 @@ class ImageFolder(Encoded):
             rest = [count - 1, *(name for name in names if name != self.label_file.path.name)]
             found |= {OTHER: rest} if rest[0] else {}
         beside = f"the folders {named_few(self.layout.unused)}" if self.layout.unused else ""
-        return "; ".join(filter(None, (told(found), beside)))
+        return "; ".join(filter(None, (left_out_text(found), beside)))
 
-    def odd(self, index: Index) -> Broken:
+    def odd(self, index: Index) -> Undecodable:
         """What cannot be an image, and why, of each split."""
         folders = {split: folder for split, folder in self.layout.folders.items() if self.is_listed(split)}
         found = {split: index.odd.get(relative(folder, self.root), {}) for split, folder in folders.items()}
@@ -150,7 +150,7 @@ class ImageFolder(Encoded):
         return [name for name in self.classes or () if name not in filled]
 
     @cached_property
-    def files(self) -> dict[str, Paths]:
+    def files(self) -> dict[str, PathTable]:
         """The images of each split that count, as paths below its folder, sorted.
 
         Raises:
@@ -169,18 +169,18 @@ class ImageFolder(Encoded):
             raise MissingError(f"no image in {where} can be decoded")
         return kept
 
-    def without(self, paths: Paths, skipped: Mapping[str, str]) -> Paths:
+    def without(self, paths: PathTable, skipped: Mapping[str, str]) -> PathTable:
         """The paths that are not left out."""
         return paths.take(np.flatnonzero([path not in skipped for path in paths])) if skipped else paths
 
     @cached_property
-    def skipped(self) -> Broken:  # type: ignore[override]
+    def skipped(self) -> Undecodable:  # type: ignore[override]
         if self.on_error == "raise":
             return {}
         named = {s: self.named(s) for s, paths in self.all_files.items() if paths and self.is_listed(s)}
         found, odd = left_out(named, self.listed.fingerprint, self.cache), self.odd(self.listed)
         found = {split: {**odd.get(split, {}), **found.get(split, {})} for split in {**found, **odd}}
-        tell(found, self.max_errors)
+        warn_left_out(found, self.max_errors)
         return found
 
     def is_listed(self, split: str) -> bool:
@@ -192,7 +192,7 @@ class ImageFolder(Encoded):
         return ((path, self.layout.folders[split] / path) for path in self.all_files[split])
 
     @cached_property
-    def all_files(self) -> dict[str, Paths]:
+    def all_files(self) -> dict[str, PathTable]:
         """The images of each split, also those that cannot be decoded: paths below its folder, sorted."""
         if self.label_file:
             (paths,) = self.listed.lists
@@ -200,7 +200,7 @@ class ImageFolder(Encoded):
         lists = dict(zip(self.layout.folders, self.listed.lists, strict=True))
         return {split: self.select(split, lists.get(split, NONE)) for split in self.splits}
 
-    def select(self, split: str, files: Paths) -> Paths:
+    def select(self, split: str, files: PathTable) -> PathTable:
         """The test files of classes that count; all train files.
 
         Raises:
@@ -222,7 +222,7 @@ class ImageFolder(Encoded):
         folder = self.layout.folders[split]  # text is joined, which costs a tenth of what Paths do
         return decode_all([f"{folder}/{path}" for path in self.files[split].take(indices)], self.decode_size)
 
-    def sources(self, split: str) -> Iterator[Path]:
+    def encoded_images(self, split: str) -> Iterator[Path]:
         return (self.layout.folders[split] / path for path in self.files[split])
 
     # ------------------------------------------------------------------------------------- the contract
@@ -230,7 +230,7 @@ class ImageFolder(Encoded):
     def full_count(self, split: str) -> int:
         return len(self.files[split])
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         files: dict[str, Any] = {"count": self.listed.count(), "listing": self.listed.fingerprint}
         if skipped := {split: sorted(names) for split, names in self.skipped.items() if names}:
             files["skipped"] = skipped

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rela_cli.data.files.archives import complete, unpack, unpack_one
+from rela_cli.data.files.archives import fill_folder, unpack, unpack_one
 from rela_cli.data.files.entries import folders_in
 from rela_cli.data.folders import ImageFolder
 from rela_cli.data.layout import ClassFile, Layout
@@ -26,7 +26,7 @@ TRAIN_TAR, VAL_TAR, DEVKIT_TAR = (
 COMMANDS = f"""\
   mkdir train val && tar -xf {VAL_TAR} -C val && tar -xzf {DEVKIT_TAR} && tar -xf {TRAIN_TAR} -C train
   cd train && for f in *.tar; do mkdir "${{f%.tar}}" && tar -xf "$f" -C "${{f%.tar}}" && rm "$f"; done"""
-LAYOUTS = f"""\
+LAYOUT_HELP = f"""\
 expected there: train/<class>/* with val/<class>/*; or with val/* and one of LOC_val_solution.csv, val_labels.txt
 (lines 'file class') and {DEVKIT.parent}; or Kaggle's {KAGGLE}/train and val with LOC_val_solution.csv beside ILSVRC"""
 
@@ -68,13 +68,13 @@ def imagenet_layout(root: Path, class_list: Path | None, name: str) -> Layout:
     """
     base = next((b for b in (root, root / KAGGLE) if (b / "train").is_dir()), None)
     if base is None:
-        raise MissingError(f"{name} is not in dataset.root={root}; {LAYOUTS}{advice(root)}")
+        raise MissingError(f"{name} is not in dataset.root={root}; {LAYOUT_HELP}{advice(root)}")
     train, val = base / "train", base / "val"
     classes = folders_in(train)
     if class_list:
         classes = chosen_classes(train, classes, class_list)
     if not classes:
-        raise MissingError(f"{train} has no class folders; {LAYOUTS}")
+        raise MissingError(f"{train} has no class folders; {LAYOUT_HELP}")
     if not val.is_dir():
         why = f"{base} has no val/ beside train/; put it there for numbers"
         return Layout("imagenet1k", train, None, classes, bool(class_list), why_unprobed=why)
@@ -165,8 +165,8 @@ def unpack_archives(root: Path) -> None:
     if not os.path.isdir(root / "train") and not (root / TRAIN_TAR).is_file():
         raise MissingError(f"dataset.root={root} cannot be unpacked: The archive {TRAIN_TAR} is not present")
     try:
-        complete(root / "train", lambda part: unpack_train(root / TRAIN_TAR, part))
-        complete(root / "val", lambda part: unpack(root / VAL_TAR, part))
+        fill_folder(root / "train", lambda part: unpack_train(root / TRAIN_TAR, part))
+        fill_folder(root / "val", lambda part: unpack(root / VAL_TAR, part))
         if (root / DEVKIT_TAR).is_file():
             unpack_one(root / DEVKIT_TAR, root / DEVKIT.parent)
     except OSError as error:

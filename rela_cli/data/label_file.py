@@ -23,9 +23,19 @@ from rela_cli.errors import MissingError
 from rela_cli.store.files import file_sha256
 
 SPLITS = ("labelled", "test")  # what the labelled images are divided into
-FILES = ("file", "filename", "file_name", "image", "image_name", "image_id", "path", "name", "id")  # heads of columns
-CLASSES = ("class", "label", "category", "target", "class_name")
-LEAST = 2  # images of a class: one to fit the probe, one to test it
+FILE_HEADS = (
+    "file",
+    "filename",
+    "file_name",
+    "image",
+    "image_name",
+    "image_id",
+    "path",
+    "name",
+    "id",
+)  # heads of columns
+CLASS_HEADS = ("class", "label", "category", "target", "class_name")
+LEAST_OF_CLASS = 2  # images of a class: one to fit the probe, one to test it
 
 
 @dataclass
@@ -57,13 +67,13 @@ class LabelFile:
             MissingError: something does not fit, and is not to be skipped; or no two classes are left.
         """
         wanted = self.wanted()
-        found = matched(paths, wanted)
+        found = rows_by_name(paths, wanted)
         missing = [name for name in wanted if name not in found]
         self.refuse(missing, "names files that are not there", "its paths start at dataset.root")
         counts = Counter(wanted[name] for name in found)
-        few = [f"{name} ({counts[name]})" for name in self.classes if counts[name] < LEAST]
-        self.refuse(few, f"has classes with fewer than {LEAST} images", "one fits the probe and one tests it")
-        kept = {name: row for name, row in found.items() if counts[wanted[name]] >= LEAST}
+        few = [f"{name} ({counts[name]})" for name in self.classes if counts[name] < LEAST_OF_CLASS]
+        self.refuse(few, f"has classes with fewer than {LEAST_OF_CLASS} images", "one fits the probe and one tests it")
+        kept = {name: row for name, row in found.items() if counts[wanted[name]] >= LEAST_OF_CLASS}
         classes = sorted({wanted[name] for name in kept})
         if len(classes) < 2:
             raise MissingError(f"{self.path} labels images of {len(classes)} classes, and a probe needs two")
@@ -84,7 +94,7 @@ class LabelFile:
         if odd := [f"{name} ({a}, {b})" for name, a, b in twice(rows) if a != b]:
             raise MissingError(f"{self.path} gives two classes to {named_few(odd)}: leave one of them")
         if again := [*dict.fromkeys(name for name, _, _ in twice(rows))]:
-            say_once(f"{self.path} names {counted(again)} more than once, which count once")
+            say_once(f"{self.path} names {count_and_names(again)} more than once, which count once")
         return dict(rows)
 
     def refuse(self, names: Sequence[str], what: str, why: str) -> None:
@@ -97,9 +107,9 @@ class LabelFile:
             return
         if not self.skips:
             raise MissingError(
-                f"{self.path} {what}: {counted(names)}; {why}. dataset.on_error=skip leaves out what is wrong"
+                f"{self.path} {what}: {count_and_names(names)}; {why}. dataset.on_error=skip leaves out what is wrong"
             )
-        say_once(f"{self.path} {what}, left out: {counted(names)}")
+        say_once(f"{self.path} {what}, left out: {count_and_names(names)}")
 
     def told(self, images: int, classes: int) -> str:
         """How the images are divided."""
@@ -128,15 +138,15 @@ def read_labels(path: Path, test_share: float, seed: int, skips: bool) -> LabelF
         raise MissingError(f"{path}, row {short}: two columns are wanted, file name and class, and it has one")
     if not rows:
         raise MissingError(f"{path} is empty: a row for each labelled image is wanted, file name and class")
-    file, kind, first = columns(path, rows)
+    file, kind, first = name_and_class_columns(path, rows)
     pairs = [(slashed(row[file]), row[kind] if kind < len(row) else "") for row in rows[first:]]
     return LabelFile(path, test_share, seed, skips, pairs)
 
 
-def columns(path: Path, rows: Sequence[Sequence[str]]) -> tuple[int, int, int]:
+def name_and_class_columns(path: Path, rows: Sequence[Sequence[str]]) -> tuple[int, int, int]:
     """Which columns hold the name and the class, and the first row of data; said where there are more than two."""
     head = [cell.lower() for cell in rows[0]]
-    file, kind = (next((head.index(n) for n in names if n in head), -1) for names in (FILES, CLASSES))
+    file, kind = (next((head.index(n) for n in names if n in head), -1) for names in (FILE_HEADS, CLASS_HEADS))
     has_head = file >= 0 or kind >= 0 or (not is_image(rows[0][0]) and is_image(rows[-1][0]))
     if file < 0 or kind < 0 or file == kind:
         file, kind = 0, 1
@@ -151,7 +161,7 @@ def slashed(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./")
 
 
-def matched(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, int]:
+def rows_by_name(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, int]:
     """The row of each name in the folder's list: by the whole path, or by the path without its suffix.
 
     Raises:
@@ -191,6 +201,6 @@ def twice(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
     return again
 
 
-def counted(names: Sequence[str]) -> str:
+def count_and_names(names: Sequence[str]) -> str:
     """`3: a.jpg, b.jpg, c.jpg`."""
     return f"{len(names):,} ({named_few(names)})"

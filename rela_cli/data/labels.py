@@ -18,8 +18,8 @@ poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew 
 squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
 wardrobe whale willow_tree wolf woman worm
 """
-NAMED = {"cifar10": frozenset(CIFAR10.split()), "cifar100": frozenset(CIFAR100.split())}
-KNOWN = (*NAMED, "imagenet")
+KNOWN_SETS = {"cifar10": frozenset(CIFAR10.split()), "cifar100": frozenset(CIFAR100.split())}
+KNOWN = (*KNOWN_SETS, "imagenet")
 SYNONYMS = {"plane": "airplane", "car": "automobile"}
 WORDNET = re.compile(r"n\d{8}")  # ImageNet's folders, and those of its parts, such as Tiny-ImageNet
 
@@ -27,7 +27,7 @@ WORDNET = re.compile(r"n\d{8}")  # ImageNet's folders, and those of its parts, s
 def label_set(classes: Collection[str] | None) -> str | None:
     """cifar10, cifar100 or imagenet, by the names of the classes; None when they are nobody's."""
     names = {SYNONYMS.get(name.lower(), name.lower()) for name in classes or ()}
-    for known, members in NAMED.items():
+    for known, members in KNOWN_SETS.items():
         if names == members:
             return known
     return "imagenet" if names and all(WORDNET.fullmatch(name) for name in names) else None

@@ -23,17 +23,17 @@ import numpy as np
 
 from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import Blob, Pixels, decode, decode_all
-from rela_cli.data.encoded import Encoded
-from rela_cli.data.files.storage import Address, place_of, whole
+from rela_cli.data.encoded import EncodedDataset
+from rela_cli.data.files.storage import RemoteFolder, checked_length, storage_of
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.files import Facts, fingerprint
 
 FORMAT = 1
-CHUNK = 1024  # images whose encoded bytes are in memory at a time
+BLOBS_AT_A_TIME = 1024  # images whose encoded bytes are in memory at a time
 READERS = 4  # batches that are asked for at the same time from afar
 
 
-class Packed(Encoded):
+class Packed(EncodedDataset):
     """A pack, read as a folder of its images would be.
 
     Raises:
@@ -53,11 +53,11 @@ class Packed(Encoded):
         super().__init__(image_size, decode_size, on_disk, **common)
         if not root:
             raise ConfigError("dataset=packed needs dataset.root=FOLDER, where `rela data pack` has written to")
-        self.place = place_of(root)
+        self.place = storage_of(root)
         self.facts = read_pack(self.place)
         self.splits = tuple(self.facts["splits"])
         self.classes, self.why_unprobed = self.facts["classes"], self.facts["why_unprobed"]
-        self.readers = ThreadPoolExecutor(READERS) if isinstance(self.place, Address) else None
+        self.readers = ThreadPoolExecutor(READERS) if isinstance(self.place, RemoteFolder) else None
 
     # -------------------------------------------------------------------------------------------- the index
 
@@ -95,19 +95,19 @@ class Packed(Encoded):
         wanted = self.where(split, np.asarray(indices, dtype=np.int64))
         names = [f"image {index} of {split} in {self.place}" for index in indices]
         found = zip(names, wanted, self.place.ranges(wanted), strict=True)
-        return [Blob(name, whole(data, size, name)) for name, (_, _, size), data in found]
+        return [Blob(name, checked_length(data, size, name)) for name, (_, _, size), data in found]
 
     # ------------------------------------------------------------------------------------------ the contract
 
     def full_count(self, split: str) -> int:
         return int(self.facts["splits"][split]["samples"]) if split in self.splits else 0
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         splits = {split: [facts["contents"], facts["labels"]] for split, facts in self.facts["splits"].items()}
         encoding = self.facts["encoding"]
         return {"dataset": "packed", "splits": splits, "classes": self.classes, "encoding": encoding, **self.sizes}
 
-    def contents(self, split: str) -> str | None:
+    def contents_hash(self, split: str) -> str | None:
         return str(self.facts["splits"][split]["contents"])
 
     def labels(self, split: str) -> Array | None:
@@ -129,18 +129,18 @@ class Packed(Encoded):
         if size is None:
             return decode_all(self.blobs(split, indices), None)
         pixels = np.empty((len(indices), size, size, 3), dtype=np.uint8)
-        for start in range(0, len(indices), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, len(indices), BLOBS_AT_A_TIME):
+            part = slice(start, start + BLOBS_AT_A_TIME)
             pixels[part] = decode_all(self.blobs(split, indices[part]), size)
         return pixels
 
-    def sources(self, split: str) -> Iterator[Blob]:
-        for start in range(0, self.full_count(split), CHUNK):
-            yield from self.blobs(split, np.arange(start, min(start + CHUNK, self.full_count(split))))
+    def encoded_images(self, split: str) -> Iterator[Blob]:
+        for start in range(0, self.full_count(split), BLOBS_AT_A_TIME):
+            yield from self.blobs(split, np.arange(start, min(start + BLOBS_AT_A_TIME, self.full_count(split))))
 
-    def start(self, split: str, indices: Array) -> Callable[[int], Pixels]:
+    def prefetch(self, split: str, indices: Array) -> Callable[[int], Pixels]:
         if self.readers is None:
-            return super().start(split, indices)
+            return super().prefetch(split, indices)
         blobs = self.readers.submit(self.blobs, split, indices)  # one request for the whole batch
         return lambda i: decode(blobs.result()[i], self.decode_size)
 

@@ -16,7 +16,7 @@ import numpy as np
 from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding import sizes
 from rela_cli.data.decoding.images import DECODER, Blob, decode_all
-from rela_cli.data.decoding.undecodable import Broken, left_out, say_once, tell
+from rela_cli.data.decoding.undecodable import Undecodable, left_out, say_once, warn_left_out
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.store.files import fingerprint
 from rela_cli.terminal import plural
@@ -124,12 +124,12 @@ class Parquet(Dataset):
         return {path: open_file(path).metadata.num_rows for files in self.files.values() for path in files}
 
     @cached_property
-    def skipped(self) -> Broken:  # type: ignore[override]
+    def skipped(self) -> Undecodable:  # type: ignore[override]
         if self.on_error == "raise":
             return {}
         named = {split: self.named(split) for split in PATTERNS if self.files[split]}
         found = left_out(named, self.listing, self.cache)
-        tell(found, self.max_errors)
+        warn_left_out(found, self.max_errors)
         return found
 
     @cached_property
@@ -139,7 +139,7 @@ class Parquet(Dataset):
         status = [[str(p.relative_to(self.root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
         return fingerprint({"files": status})
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         columns = {"image_column": self.image_column, "label_column": self.label_column}
         skipped = {split: sorted(rows) for split, rows in self.skipped.items() if rows}
         pixels = {"image_size": self.image_size, "decoder": DECODER}
@@ -165,14 +165,14 @@ class Parquet(Dataset):
 
     def check_sizes(self) -> None:
         if self.image_size is None:
-            sizes.check(islice(self.sources("train"), sizes.SAMPLE))
+            sizes.check(islice(self.encoded_images("train"), sizes.SIZES_LOOKED_AT))
 
     def images(self, split: str, indices: Array) -> Array:
         wanted = set(map(int, indices))
-        found = {row: blob for row, blob in enumerate(self.sources(split)) if row in wanted}
+        found = {row: blob for row, blob in enumerate(self.encoded_images(split)) if row in wanted}
         return decode_all([found[int(i)] for i in indices], self.image_size)
 
-    def sources(self, split: str) -> Iterator[Blob]:
+    def encoded_images(self, split: str) -> Iterator[Blob]:
         """The encoded images of a split, a few rows in memory at a time."""
         return (blob for row, blob in self.blobs(split) if str(row) not in self.skipped.get(split, {}))
 

@@ -15,10 +15,10 @@ from rela_cli.data.decoding.images import one_square, square, stacked
 from rela_cli.data.decoding.modes import to_rgb
 from rela_cli.data.files.downloads import GLANCES, open_dataset
 from rela_cli.data.labels import CIFAR100
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.files import fingerprint
 
-NAMES = {"train": ("train",), "test": ("test", "val", "valid")}  # what torchvision's datasets call their splits
+SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "valid")}  # what torchvision's datasets call their splits
 
 
 # ----------------------------------------------------------------------------------------------------- datasets
@@ -38,7 +38,7 @@ class Cifar100(Dataset):
     def full_count(self, split: str) -> int:
         return self.sizes[split]
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         return {"dataset": "cifar100", "md5": "eb9058c3a382ffc7106e4002c42a8d85"}
 
     def fetch(self) -> None:
@@ -77,7 +77,7 @@ class Stl10(Dataset):
     def full_count(self, split: str) -> int:
         return self.sizes[self.official[split]]
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         return {"dataset": "stl10", "md5": "91f7769df0f17e558f3565bffb0c7dfb", "train": self.official["train"]}
 
     def fetch(self) -> None:
@@ -121,13 +121,13 @@ class Torchvision(Dataset):
 
         names = [name for name in known.__all__ if isinstance(getattr(known, name), type)]
         if self.dataset not in names:
-            raise ConfigError(f"torchvision has no dataset {self.dataset!r}{nearest(self.dataset, names)}")
+            raise ConfigError(f"torchvision has no dataset {self.dataset!r}{did_you_mean(self.dataset, names)}")
         keywords = inspect.signature(getattr(known, self.dataset)).parameters
         if "download" not in keywords or not {"train", "split"} & set(keywords):
             raise ConfigError(f"torchvision's {self.dataset} has no train and test split; unpack it as image_folder")
         if "train" in keywords:
             return self.open_as(train=split == "train")
-        return self.open_first(NAMES[split])
+        return self.open_first(SPLIT_NAMES[split])
 
     def open_first(self, names: tuple[str, ...]) -> Any:
         """The first of several names for a split that this class knows."""
@@ -145,7 +145,7 @@ class Torchvision(Dataset):
     def full_count(self, split: str) -> int:
         return len(self.opened[split])
 
-    def source(self) -> dict[str, Any]:
+    def identity_of_images(self) -> dict[str, Any]:
         return {"dataset": "torchvision", "name": self.dataset, "image_size": self.image_size, "glance": self.glance}
 
     @cached_property
@@ -171,7 +171,7 @@ class Torchvision(Dataset):
 
     def check_sizes(self) -> None:
         if self.image_size is None:
-            seen = [items[i][0].size for items in self.opened.values() for i in sizes.spread(len(items))]
+            seen = [items[i][0].size for items in self.opened.values() for i in sizes.evenly_spaced(len(items))]
             one_square({(height, width) for width, height in seen})
 
     def images(self, split: str, indices: Array) -> Array:

@@ -36,11 +36,11 @@ def views_apart(count: int) -> Iterator[None]:
         _counters.clear()
 
 
-def whole(norm: Any, x: Tensor) -> Tensor:
+def over_all_ranks(norm: Any, x: Tensor) -> Tensor:
     """A batch norm in training mode over all ranks, each view apart: (V B, C, ...) -> the same; statistics moved."""
     mean, variance = statistics(x)
     for of_view in zip(mean, variance, strict=True):
-        follow(norm, *of_view, count=ranks.world() * (x.numel() // x.shape[1] // _views))
+        move_running_statistics(norm, *of_view, count=ranks.world() * (x.numel() // x.shape[1] // _views))
     return Normalise.apply(x, mean, variance, norm.weight, norm.bias, norm.eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -109,7 +109,7 @@ class Normalise(torch.autograd.Function):
 
 
 @torch.no_grad()
-def follow(norm: Any, mean: Tensor, variance: Tensor, count: int) -> None:
+def move_running_statistics(norm: Any, mean: Tensor, variance: Tensor, count: int) -> None:
     """Move the running statistics; the variance is the unbiased one of `count` values a channel, as torch's is."""
     if norm.running_mean is None:
         return
@@ -124,11 +124,11 @@ def normalised(norm: Any, x: Tensor) -> Tensor:
     if not norm.training:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     if ranks.world() > 1:
-        return whole(norm, x)
-    return torch.cat([own(norm, view) for view in x.chunk(_views)])
+        return over_all_ranks(norm, x)
+    return torch.cat([of_one_view(norm, view) for view in x.chunk(_views)])
 
 
-def own(norm: Any, x: Tensor) -> Tensor:
+def of_one_view(norm: Any, x: Tensor) -> Tensor:
     """torch's batch norm of one view, in its own fast kernel."""
     momentum = norm.momentum
     if norm.running_mean is not None:
@@ -165,7 +165,7 @@ def with_activation(kind: type) -> type:
     return type(kind.__name__, (kind,), {"forward": forward})
 
 
-OURS: dict[type, type] = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}
+OUR_CLASSES: dict[type, type] = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}
 
 
 def convert(network: nn.Module) -> nn.Module:
@@ -175,24 +175,26 @@ def convert(network: nn.Module) -> nn.Module:
         ConfigError: one is of a kind whose forward pass is not known here.
     """
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in OURS.values():
-            module.__class__ = ours(type(module))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in OUR_CLASSES.values():
+            module.__class__ = our_class(type(module))
     return network
 
 
-def ours(kind: type) -> type:
+def our_class(kind: type) -> type:
     """Our class for a batch norm of `kind`."""
-    if kind not in OURS:
+    if kind not in OUR_CLASSES:
         if kind.__name__ != "BatchNormAct2d":
             raise ConfigError(
                 f"{kind.__module__}.{kind.__name__} is a batch norm that rela cannot compute over several ranks; "
                 f"train this learner with runtime.devices=1"
             )
-        OURS[kind] = with_activation(kind)
-    return OURS[kind]
+        OUR_CLASSES[kind] = with_activation(kind)
+    return OUR_CLASSES[kind]
 
 
 def is_known(network: nn.Module) -> bool:
     """Whether every batch norm of a network can be made ours."""
     kinds = {type(m) for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    return all(kind in OURS or kind in OURS.values() or kind.__name__ == "BatchNormAct2d" for kind in kinds)
+    return all(
+        kind in OUR_CLASSES or kind in OUR_CLASSES.values() or kind.__name__ == "BatchNormAct2d" for kind in kinds
+    )

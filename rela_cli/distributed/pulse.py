@@ -32,32 +32,32 @@ class Note:
     in_steps: bool = False  # between two training steps, which are never hours apart
 
 
-own = Note()
+this_process = Note()
 _ended = threading.Event()
 
 
 def at(place: str, in_steps: bool = False) -> None:
     """Note where this process is."""
-    own.place, own.in_steps = place, in_steps
-    own.moves += 1
+    this_process.place, this_process.in_steps = place, in_steps
+    this_process.moves += 1
 
 
 @contextmanager
 def waiting() -> Iterator[None]:
     """The others have to do the same before this goes on; also a decorator."""
-    own.waits += 1
+    this_process.waits += 1
     yield  # an error ends the process
-    own.waits -= 1
-    own.moves += 1
+    this_process.waits -= 1
+    this_process.moves += 1
 
 
-def begin(path: Path) -> None:
+def begin_notes(path: Path) -> None:
     """Write this process's note to `path` from now on."""
     _ended.clear()
     threading.Thread(target=_write, args=(path,), name="pulse", daemon=True).start()
 
 
-def end() -> None:
+def end_notes() -> None:
     """No more notes."""
     _ended.set()
     for thread in threading.enumerate():
@@ -67,13 +67,13 @@ def end() -> None:
 
 def _write(path: Path) -> None:
     while not _ended.is_set():
-        own.pulse += 1
+        this_process.pulse += 1
         with suppress(OSError):
-            path.write_text(json.dumps(asdict(own)))
+            path.write_text(json.dumps(asdict(this_process)))
         _ended.wait(EVERY)
 
 
-class Watch:
+class StallWatch:
     """Says which process the others wait for. It has no opinion while the first is at work outside the training steps.
 
     That one may decode a large dataset, or wait for another run that does, and says so itself.

@@ -52,7 +52,7 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
+def process_group(device: str) -> Iterator[None]:
     """The process group, as long as there is work: NCCL between GPUs, beside gloo for what lies on the CPU.
 
     Raises:
@@ -99,7 +99,7 @@ def meeting_place() -> Any:
     return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def one_first(work: Callable[[], T]) -> T:
+def rank_0_first(work: Callable[[], T]) -> T:
     """Rank 0 does it, then the others: what is written on the way is there for them."""
     if is_first():
         result = work()
@@ -111,16 +111,16 @@ def one_first(work: Callable[[], T]) -> T:
 
 def agree(value: T) -> T:
     """Rank 0's value, for everybody, by way of JSON. What is there on disk is looked at by one alone."""
-    return told_by(0, value)
+    return broadcast_from(0, value)
 
 
-def everyones(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """Each rank's value, in their order, for everybody, by way of JSON."""
-    return [told_by(number, value) for number in range(world())]
+    return [broadcast_from(number, value) for number in range(world())]
 
 
 @waiting()
-def told_by(source: int, value: T) -> T:
+def broadcast_from(source: int, value: T) -> T:
     """One rank's value, for everybody."""
     if world() == 1:
         return value
@@ -172,7 +172,7 @@ def gather_rows(rows: Tensor, count: int) -> list[Tensor]:
 
 
 @waiting()
-def same(module: nn.Module) -> None:
+def broadcast_parameters(module: nn.Module) -> None:
     """Give every rank rank 0's parameters and buffers."""
     if world() == 1:
         return
@@ -183,7 +183,7 @@ def same(module: nn.Module) -> None:
 
 
 @waiting()
-def averaging(module: nn.Module, has_idle: bool) -> nn.Module:
+def data_parallel(module: nn.Module, has_idle: bool) -> nn.Module:
     """The module with the mean of all ranks' gradients; `has_idle` says that not all parameters get one each time."""
     from inspect import signature
 
@@ -200,7 +200,7 @@ def share(batch: Tensor) -> Tensor:
     return batch[rank() * size : (rank() + 1) * size]
 
 
-def device(kind: str) -> torch.device:
+def own_device(kind: str) -> torch.device:
     """This rank's own GPU, or the CPU."""
     import torch
 

@@ -49,7 +49,7 @@ def lidar(features: Tensor) -> float:
     return float(torch.exp(-(share * share.log()).sum()))
 
 
-def deviation(features: Tensor) -> float:
+def dimension_std(features: Tensor) -> float:
     """Standard deviation a dimension of (N, D) features of length 1, times sqrt(D): 0 when all are alike, 1 at most.
 
     The measure of collapse of SimSiam (Chen and He 2020, section 4.1), of the representation.

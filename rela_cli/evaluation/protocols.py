@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from rela_cli.config.schema import Probe
 from rela_cli.evaluation.measures import retrieval, votes_and_classes
-from rela_cli.numerics.logistic import BLOCK, TOLERANCE, solutions
-from rela_cli.numerics.randomness import key, permutation, seeded
+from rela_cli.numerics.logistic import SAMPLE_BLOCK, TOLERANCE, solutions
+from rela_cli.numerics.randomness import permutation, stream_key, torch_seed
 from rela_cli.store.files import Facts
 from rela_cli.store.notices import warn_once
 
@@ -55,11 +55,11 @@ def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 def rela_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     """The paper's: Adam, constant rate, no decay, raw features, a fixed number of epochs."""
-    with seeded(0, "probe"):
+    with torch_seed(0, "probe"):
         linear = nn.Linear(task.train.shape[1], task.classes)
     optimizer = torch.optim.Adam(linear.parameters(), lr=settings.rela_lr, fused=True)
     for epoch in range(settings.rela_epochs):
-        for batch in permutation(key(0, "probe", epoch), len(task.train)).split(settings.rela_batch_size):
+        for batch in permutation(stream_key(0, "probe", epoch), len(task.train)).split(settings.rela_batch_size):
             loss = F.cross_entropy(linear(task.train[batch]), task.train_labels[batch])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -77,14 +77,14 @@ def lbfgs_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     """
     train, test = standardised(task)
     tolerance = settings.lbfgs_tolerance or TOLERANCE
-    penalty, start = (settings.lbfgs_penalty, None) if settings.lbfgs_penalty else chosen(train, task, tolerance)
+    penalty, start = (settings.lbfgs_penalty, None) if settings.lbfgs_penalty else best_penalty(train, task, tolerance)
     (weights,) = solutions(train, task.train_labels, task.classes, (penalty,), start, tolerance)
     return affine(test, weights), {"penalty": penalty}
 
 
-def chosen(train: Tensor, task: Task, tolerance: float) -> tuple[float, Tensor]:
+def best_penalty(train: Tensor, task: Task, tolerance: float) -> tuple[float, Tensor]:
     """The penalty with the best held-out tenth, the strongest of equals, and its solution on the other nine."""
-    rest, held_out = parted(task.train_labels)
+    rest, held_out = nine_tenths(task.train_labels)
     path, found = solutions(train[rest], task.train_labels[rest], task.classes, PENALTIES, tolerance=tolerance), {}
     for penalty, weights in zip(PENALTIES, path, strict=True):
         guess = affine(train[held_out], weights).argmax(1)
@@ -101,7 +101,7 @@ def standardised(task: Task) -> tuple[Tensor, Tensor]:
     first, n = task.train[0].float(), len(task.train)
     total = torch.zeros(task.train.shape[1], dtype=torch.float64)
     squares = total.clone()
-    for block in task.train.split(BLOCK):
+    for block in task.train.split(SAMPLE_BLOCK):
         moved = block - first
         total += moved.sum(0)
         squares += moved.square_().sum(0)
@@ -115,7 +115,7 @@ def standardised(task: Task) -> tuple[Tensor, Tensor]:
 def standard(features: Tensor, first: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """(features - first - mean) * scale, a block at a time."""
     result = torch.empty(features.shape)
-    for block, place in zip(features.split(BLOCK), result.split(BLOCK), strict=True):
+    for block, place in zip(features.split(SAMPLE_BLOCK), result.split(SAMPLE_BLOCK), strict=True):
         torch.sub(block, first, out=place).sub_(mean).mul_(scale)
     return result
 
@@ -123,13 +123,13 @@ def standard(features: Tensor, first: Tensor, mean: Tensor, scale: Tensor) -> Te
 def stratified_tenth(labels: Tensor) -> Tensor:
     """Every tenth sample of each class, in a fixed random order: (N,) bool."""
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    order = permutation(key(0, "held out"), len(labels))
+    order = permutation(stream_key(0, "held out"), len(labels))
     for label in labels.unique():
         chosen[order[labels[order] == label][::10]] = True
     return chosen
 
 
-def parted(labels: Tensor) -> tuple[Tensor, Tensor]:
+def nine_tenths(labels: Tensor) -> tuple[Tensor, Tensor]:
     """What to fit by and what to judge by: (N,) bool each, nine tenths and a tenth of each class.
 
     With one sample a class nothing can be held out; then both are all samples, which is said.
@@ -143,7 +143,7 @@ def parted(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def affine(features: Tensor, weights: Tensor) -> Tensor:
     """(N, D) and (D + 1, C), the last row being the bias -> (N, C), in the weights' precision."""
-    return torch.cat([block.to(weights.dtype) @ weights[:-1] + weights[-1] for block in features.split(BLOCK)])
+    return torch.cat([block.to(weights.dtype) @ weights[:-1] + weights[-1] for block in features.split(SAMPLE_BLOCK)])
 
 
 def sgd_grid_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
@@ -151,16 +151,16 @@ def sgd_grid_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
 
     All rates are trained at once (SimCLR, appendix B.6, and DINO choose among rates; one after the other there).
     """
-    rest, held_out = parted(task.train_labels)
-    weights = sgd(task.train[rest], task.train_labels[rest], task.classes, SGD_RATES, settings)
+    rest, held_out = nine_tenths(task.train_labels)
+    weights = sgd_probe(task.train[rest], task.train_labels[rest], task.classes, SGD_RATES, settings)
     guesses = torch.stack([affine(task.train[held_out], w).argmax(1) for w in weights])  # (rates, held out)
     scores = (guesses == task.train_labels[held_out]).double().mean(1)
     best = SGD_RATES[int(scores.argmax())]
-    (weight,) = sgd(task.train, task.train_labels, task.classes, (best,), settings)
+    (weight,) = sgd_probe(task.train, task.train_labels, task.classes, (best,), settings)
     return affine(task.test, weight), {"rate": best}
 
 
-def sgd(features: Tensor, labels: Tensor, classes: int, rates: tuple[float, ...], settings: Probe) -> Tensor:
+def sgd_probe(features: Tensor, labels: Tensor, classes: int, rates: tuple[float, ...], settings: Probe) -> Tensor:
     """A linear classifier for each rate, on the same batches: (rates, D + 1, C), the last row being the bias."""
     x = torch.cat((features, features.new_ones(len(features), 1)), dim=1)
     size, epochs = settings.sgd_grid_batch_size, settings.sgd_grid_epochs
@@ -170,7 +170,7 @@ def sgd(features: Tensor, labels: Tensor, classes: int, rates: tuple[float, ...]
     steps = epochs * -(-len(x) // size)
     step = 0
     for epoch in range(epochs):
-        for batch in permutation(key(0, "probe", epoch), len(x)).split(size):
+        for batch in permutation(stream_key(0, "probe", epoch), len(x)).split(size):
             truth = F.one_hot(labels[batch], classes).to(x.dtype)
             slope = x[batch].T @ (torch.softmax(x[batch] @ weights, dim=-1) - truth) / len(batch)
             memory = SGD_MOMENTUM * memory + slope
@@ -192,7 +192,7 @@ def few_shot_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
 
 def some_of_each(labels: Tensor, k: int, draw: int) -> Tensor:
     """Indices of k samples of each class, or of all where there are fewer; another set for another `draw`."""
-    order = permutation(key(0, "few shot", draw), len(labels))
+    order = permutation(stream_key(0, "few shot", draw), len(labels))
     return torch.cat([order[labels[order] == label][:k] for label in labels.unique()])
 
 

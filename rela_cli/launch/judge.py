@@ -15,12 +15,12 @@ from typing import Any
 
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline.judging import Judged, Judging
 from rela_cli.pipeline.run import Run
-from rela_cli.store.beside import PRIORS
+from rela_cli.store.beside import PRIORS_FOLDER
 from rela_cli.store.files import fingerprint, section
 from rela_cli.store.names import slug
 from rela_cli.weights import locate, run_folder
@@ -61,7 +61,7 @@ def judging_of_prior(line: CommandLine, command: str) -> Judging:
         raise ConfigError("prior=none has no features to judge; say another prior (`rela list priors`)")
     called = Run(config).called["prior"]
     digits = fingerprint(locate.identity(config.prior))[:8]
-    folder = Path(config.paths.outputs).expanduser() / PRIORS / f"{slug(called)}-{digits}"
+    folder = Path(config.paths.outputs).expanduser() / PRIORS_FOLDER / f"{slug(called)}-{digits}"
     return Judging(config, Judged(folder, called, "prior alone"), command)
 
 
@@ -80,7 +80,7 @@ def at_the_end(config: Config, line: CommandLine, overrides: Sequence[str]) -> l
         Composer(line).keys("dataset", name)
         found.append(CommandLine(flags, (*words, *kept)))
         other = Composer(CommandLine(flags, (NO_STEP, *words, *kept))).check()
-        if why := build(other.dataset, cache=Path(config.paths.outputs).expanduser() / "cache").why_unprobed:
+        if why := instantiate(other.dataset, cache=Path(config.paths.outputs).expanduser() / "cache").why_unprobed:
             raise ConfigError(f"evaluate={named} has no labels to judge by: {why}")
     return found
 

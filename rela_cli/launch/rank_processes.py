@@ -30,7 +30,7 @@ from rela_cli.store.notices import warn
 POLL = 0.1  # seconds between looks at the processes
 GRACE = owner.GRACE  # seconds that processes which were told to stop have to end their step and save
 LOST_GRACE = 10.0  # the same where one has failed: the others cannot go on without it, nor save
-STATUS = "RELA_STATUS"  # names the folder where each process notes its pid
+STATUS_VARIABLE = "RELA_STATUS"  # names the folder where each process notes its pid
 STOPS = (129, 130, 143)  # exit statuses of a process that a signal has stopped in good order
 
 Ranks = Sequence["subprocess.Popen[bytes]"]
@@ -58,10 +58,10 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
         try:
             for rank in range(count):
                 children.append(start([command, *words], environment(folder, rank, count)))
-            moves = pulse.Watch(Path(folder), [child.pid for child in children], warn)
+            moves = pulse.StallWatch(Path(folder), [child.pid for child in children], warn)
             statuses = watch(children, signals, moves)
         finally:
-            end(children, 0.0)
+            end_all(children, 0.0)
     if signals:
         raise Stopped(str(signals[0]), signals[0].exit_code - 128)
     if failure := first_failure(statuses):
@@ -82,7 +82,7 @@ def environment(folder: str, rank: int, count: int) -> dict[str, str]:
         **os.environ,
         **{name: str(value) for name, value in place.items()},
         **dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback()),
-        STATUS: folder,
+        STATUS_VARIABLE: folder,
         MEETING: str(Path(folder) / "meeting"),
         owner.OWNER: owner.stamp(),
     }
@@ -93,17 +93,17 @@ def loopback() -> str:
     return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
-def watch(children: Ranks, signals: Sequence[Stopped], moves: pulse.Watch) -> list[int | None]:
+def watch(children: Ranks, signals: Sequence[Stopped], moves: pulse.StallWatch) -> list[int | None]:
     """Wait until all have left, or the first has failed; their exit statuses then, None for those still there."""
     deadline, told = math.inf, False
     while None in (statuses := [child.poll() for child in children]):
         if any(is_failure(status) for status in statuses):
             time.sleep(POLL)  # one that was killed, and one that has noticed it, may end the other way round
             statuses = [child.poll() for child in children]
-            end(children, LOST_GRACE)
+            end_all(children, LOST_GRACE)
             return statuses
         if signals and not told:
-            tell(children)
+            stop_all(children)
             told = True
         if told or any(status in STOPS for status in statuses):
             deadline = min(deadline, time.monotonic() + GRACE)
@@ -121,16 +121,16 @@ def is_failure(status: int | None) -> bool:
     return status not in (None, 0, *STOPS)
 
 
-def tell(children: Ranks) -> None:
+def stop_all(children: Ranks) -> None:
     """Let those that are there save and leave."""
     for child in children:
         child.terminate()
 
 
-def end(children: Ranks, grace: float) -> None:
+def end_all(children: Ranks, grace: float) -> None:
     """Leave nobody behind: told first, and ended after `grace` seconds."""
     if grace:
-        tell(children)
+        stop_all(children)
     until = time.monotonic() + grace
     for child in children:
         with suppress(subprocess.TimeoutExpired):
@@ -161,15 +161,15 @@ def first_failure(statuses: Sequence[int | None]) -> tuple[str, int] | None:
 def note_start(rank: int) -> None:
     """Say that a process is there, and leave when whoever started it is gone."""
     owner.follow(os.environ.get(owner.OWNER))
-    if folder := os.environ.get(STATUS):
+    if folder := os.environ.get(STATUS_VARIABLE):
         (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
-        pulse.begin(Path(folder) / f"at-{rank}")
+        pulse.begin_notes(Path(folder) / f"at-{rank}")
 
 
 def note_end(rank: int) -> None:
     """Say that it leaves; the last one, where nobody is left to do it, removes the folder."""
-    if folder := os.environ.get(STATUS):
-        pulse.end()
+    if folder := os.environ.get(STATUS_VARIABLE):
+        pulse.end_notes()
         with suppress(OSError):
             (Path(folder) / f"pid-{rank}").unlink()
         starter = os.environ.get(owner.OWNER)

@@ -27,7 +27,7 @@ POLL = 0.2  # seconds between looks at what is free
 
 GRACE = 60.0  # seconds that cells which were told to stop have to save and leave
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 FOREVER_MIN = 1_000_000  # minutes; a local cell has no time limit
 
@@ -97,7 +97,7 @@ class Shares:
 def confine(own: Sequence[int], gpu: str | None) -> None:
     """Keep this process, and every library's threads in it, to some cores and one GPU."""
     if own:
-        os.environ |= dict.fromkeys(THREADS, str(len(own)))
+        os.environ |= dict.fromkeys(THREAD_VARIABLES, str(len(own)))
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, own)
     if gpu is not None:
@@ -106,7 +106,7 @@ def confine(own: Sequence[int], gpu: str | None) -> None:
 
 def divide(config: Config, launcher: dict[str, Any], folder: Path) -> Shares | None:
     """The shares of a sweep whose cells run at once on this machine; None where they run one by one, or on Slurm."""
-    kind = kind_of(launcher)
+    kind = launcher_kind(launcher)
     if kind not in ("JoblibLauncher", "LocalLauncher"):
         return None
     runtime = config.runtime
@@ -122,7 +122,7 @@ def in_groups(names: Sequence[str], size: int) -> tuple[str, ...]:
     return tuple(",".join(names[i : i + size]) for i in range(0, len(names) - size + 1, size))
 
 
-def kind_of(launcher: dict[str, Any]) -> str:
+def launcher_kind(launcher: dict[str, Any]) -> str:
     """The name of a launcher's class."""
     return str(launcher.get("_target_", "")).rpartition(".")[2]
 
@@ -142,7 +142,7 @@ def note_pid(folder: Path, number: int) -> None:
     (folder / f"{number}.pid").write_text(json.dumps(os.getpid()))
 
 
-def tell(folder: Path, signum: int) -> None:
+def pass_signal_on(folder: Path, signum: int) -> None:
     """Pass a signal on to the cells on this machine that are not done, and give them time to save."""
     waiting = [path for path in folder.glob("*.pid") if not path.with_suffix(".json").exists()]
     pids = {int(path.read_text() or 0) for path in waiting} - {0, os.getpid()}
@@ -173,7 +173,7 @@ def requeued() -> Iterator[None]:
         yield
         return
     if allowed := os.environ.get("SLURM_CPUS_PER_TASK"):
-        os.environ |= {name: os.environ.get(name, allowed) for name in THREADS}
+        os.environ |= {name: os.environ.get(name, allowed) for name in THREAD_VARIABLES}
     signum = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
     requeue = signal.getsignal(signum)
     caught: list[FrameType | None] = []

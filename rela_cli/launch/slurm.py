@@ -7,7 +7,7 @@ from typing import Any
 
 from rela_cli.errors import ConfigError
 
-SHARED = (
+SHARED_OPTIONS = (
     "timeout_min",
     "cpus_per_task",
     "gpus_per_node",
@@ -17,7 +17,7 @@ SHARED = (
     "name",
     "stderr_to_stdout",
 )
-OURS = ("_target_", "submitit_folder", "max_num_timeout")  # of the launcher, not of the script
+LAUNCHER_KEYS = ("_target_", "submitit_folder", "max_num_timeout")  # of the launcher, not of the script
 
 
 def script(launcher: dict[str, Any], folder: Path, cells: int) -> str:
@@ -36,8 +36,8 @@ def script(launcher: dict[str, Any], folder: Path, cells: int) -> str:
             return 2
 
     executor = Dry(folder / ".submitit" / "%j", max_num_timeout=launcher.get("max_num_timeout", 0))
-    values = {key: value for key, value in launcher.items() if value is not None and key not in OURS}
-    shared = executor._convert_parameters({key: values.pop(key) for key in SHARED if key in values})
+    values = {key: value for key, value in launcher.items() if value is not None and key not in LAUNCHER_KEYS}
+    shared = executor._convert_parameters({key: values.pop(key) for key in SHARED_OPTIONS if key in values})
     try:
         executor._internal_update_parameters(**shared, **values)
     except ValueError as error:

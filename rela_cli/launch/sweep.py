@@ -24,7 +24,7 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.launch.job import Job
 from rela_cli.launch.news import failure, failures_shown
-from rela_cli.launch.shares import Shares, divide, kind_of, note_pid, requeued, settings, tell
+from rela_cli.launch.shares import Shares, divide, launcher_kind, note_pid, pass_signal_on, requeued, settings
 from rela_cli.launch.together import together
 from rela_cli.machine import signals
 from rela_cli.pipeline.screen import BRIEF
@@ -36,11 +36,11 @@ from rela_cli.terminal import plural
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-Record = dict[str, Any]
+CellRecord = dict[str, Any]
 
 
 _begun: set[int] = set()  # the cells of this process
-_unwritten: dict[int, Record] = {}  # what came of them, where it could not be written
+_unwritten: dict[int, CellRecord] = {}  # what came of them, where it could not be written
 
 
 class SweepStopped(BaseException):
@@ -89,7 +89,7 @@ class CellTask:
         if record["status"] == "stopped":
             raise SweepStopped(record["exit_code"])
 
-    def write(self, number: int, record: Record) -> None:
+    def write(self, number: int, record: CellRecord) -> None:
         """The cell's files in the sweep's folder."""
         trace = record.pop("trace", None)
         if trace:
@@ -107,7 +107,7 @@ class CellTask:
             shown = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
             print(f"{len(records)} of {self.total} cells done; all of them in about {shown}", flush=True)
 
-    def attempt(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> Record:
+    def attempt(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> CellRecord:
         """Run the cell; nothing comes out of it but its record."""
         try:
             where = ""
@@ -126,7 +126,7 @@ class CellTask:
             return _failure(error)
 
 
-def _failure(error: Exception | SystemExit) -> Record:
+def _failure(error: Exception | SystemExit) -> CellRecord:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) and error.code else 1
         message = f"something in this cell called sys.exit({error.code!r})"
@@ -136,7 +136,7 @@ def _failure(error: Exception | SystemExit) -> Record:
     return {"status": "failed", "exit_code": code, "message": message, "trace": traceback.format_exc()}
 
 
-def _write(path: Path, record: Record) -> None:
+def _write(path: Path, record: CellRecord) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(redact(record), indent=1))
     os.replace(temporary, path)
@@ -171,14 +171,14 @@ def run(job: Job) -> int:
     folder = _new_folder(Path(first.paths.outputs))
     shares = divide(first, launcher, folder)
     words = [*_own_folder(job, folder), *settings(shares, launcher, job.line.overrides)]
-    is_elsewhere = kind_of(launcher) in ("LocalLauncher", "SlurmLauncher")  # what cells print goes to files
+    is_elsewhere = launcher_kind(launcher) in ("LocalLauncher", "SlurmLauncher")  # what cells print goes to files
     if is_elsewhere:
         print(f"{plural(len(cells), 'cell')}; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
     stop, trouble = 0, ""
     try:
         news = failures_shown(folder, len(cells)) if is_elsewhere else nullcontext()
-        with news, signals.between(partial(tell, folder) if shares else None):
-            task = CellTask(job, folder, len(cells), shares, kind_of(launcher) == "JoblibLauncher")
+        with news, signals.between(partial(pass_signal_on, folder) if shares else None):
+            task = CellTask(job, folder, len(cells), shares, launcher_kind(launcher) == "JoblibLauncher")
             hand_over(job.command, job.line, task, *words)
     except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
         stop = getattr(interrupt, "exit_code", 130)
@@ -187,7 +187,7 @@ def run(job: Job) -> int:
     except Exception as error:  # the launcher's: a cell's own never get here
         trouble = f": {type(error).__name__}: {error}"
     begun = _begun | {int(path.stem) for path in folder.glob("*.pid")}
-    if trouble and not begun and kind_of(launcher) != "SlurmLauncher":
+    if trouble and not begun and launcher_kind(launcher) != "SlurmLauncher":
         raise RelaError(f"no cell was started{trouble}{_way_out(job)}")
     records = [_read(folder, number, cell, stop, trouble, number in begun) for number, cell in enumerate(cells)]
     return report(records, stop)
@@ -199,9 +199,9 @@ def _way_out(job: Job) -> str:
     return f" ({said[0]} has to be a folder that can be written to)" if said else ""
 
 
-def dry_run(cells: Sequence[Sequence[str]], launcher: Record, outputs: Path) -> int:
+def dry_run(cells: Sequence[Sequence[str]], launcher: CellRecord, outputs: Path) -> int:
     """What would be started, and on Slurm the script that says so."""
-    if kind_of(launcher) == "SlurmLauncher":
+    if launcher_kind(launcher) == "SlurmLauncher":
         from rela_cli.launch.slurm import script
 
         print(script(launcher, outputs.resolve() / "sweeps" / "DATE", len(cells)))
@@ -227,7 +227,7 @@ def _own_folder(job: Job, folder: Path) -> list[str]:
     return [f"hydra.sweep.dir='{quoted}'"]
 
 
-def _read(folder: Path, number: int, cell: Sequence[str], stop: int, trouble: str, begun: bool) -> Record:
+def _read(folder: Path, number: int, cell: Sequence[str], stop: int, trouble: str, begun: bool) -> CellRecord:
     """What came of a cell; of one that has left no record, what can be told."""
     if record := _unwritten.get(number) or read_json(folder / f"{number}.json"):
         return record
@@ -243,7 +243,7 @@ def _read(folder: Path, number: int, cell: Sequence[str], stop: int, trouble: st
     }
 
 
-def report(records: Sequence[Record], stop: int = 0) -> int:
+def report(records: Sequence[CellRecord], stop: int = 0) -> int:
     """Print the table, every failure and the closing line; the exit status."""
     counts = Counter(record["status"] for record in records)
     _print_table([Path(record["folder"]) for record in records if record.get("folder")])
@@ -261,7 +261,7 @@ def report(records: Sequence[Record], stop: int = 0) -> int:
     return stop or max((record["exit_code"] for _, record in failed), default=0)
 
 
-def print_progress(records: Sequence[Record]) -> None:
+def print_progress(records: Sequence[CellRecord]) -> None:
     """After a stop: which cells are done and which are not."""
     print("\nstopped; the same command goes on with what is not done")
     for number, record in enumerate(records):

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-CHUNK = 1 << 16  # bytes
-PATIENCE = 5.0  # seconds for the last lines; a process that the cell has left behind may hold its stderr for ever
+READ_BYTES = 1 << 16  # bytes
+LAST_LINES_SECONDS = (
+    5.0  # seconds for the last lines; a process that the cell has left behind may hold its stderr for ever
+)
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def together(folder: Path, number: int) -> Iterator[None]:
     """Inside, stdout goes to `<number>.out` in the folder and is shown at the end; stderr at once, line by line."""
     real = [os.dup(1), os.dup(2)]
     reader, writer = os.pipe()
-    label = threading.Thread(target=labelled, args=(reader, real[1], f"cell {number + 1}: ".encode()))
+    label = threading.Thread(target=label_lines, args=(reader, real[1], f"cell {number + 1}: ".encode()))
     path = folder / f"{number}.out"
     try:
         aside = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -35,7 +37,7 @@ def together(folder: Path, number: int) -> Iterator[None]:
     finally:
         turn(*real)
         if label.ident is not None:
-            label.join(PATIENCE)
+            label.join(LAST_LINES_SECONDS)
         with FileLock(folder / "said.lock"):
             copy(path, real[0])
         if not label.is_alive():
@@ -51,10 +53,10 @@ def turn(out: int, error: int) -> None:
     os.dup2(error, 2)
 
 
-def labelled(reader: int, error: int, label: bytes) -> None:
+def label_lines(reader: int, error: int, label: bytes) -> None:
     """Each line that comes, at once, with its label; carriage returns of progress bars begin lines, too."""
     left = b""
-    while data := os.read(reader, CHUNK):
+    while data := os.read(reader, READ_BYTES):
         *lines, left = (left + data.replace(b"\r", b"\n")).split(b"\n")
         write(error, b"".join(label + line + b"\n" for line in lines if line.strip()))
     if left.strip():
@@ -64,7 +66,7 @@ def labelled(reader: int, error: int, label: bytes) -> None:
 def copy(path: Path, out: int) -> None:
     """All that a cell has said."""
     with path.open("rb") as file:
-        while data := file.read(CHUNK):
+        while data := file.read(READ_BYTES):
             write(out, data)
 
 

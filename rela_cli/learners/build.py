@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError, MissingError, RelaError
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 from rela_cli.terminal import plural
 from rela_cli.weights.run_folder import backbone_name, check_backbone, run_config, trained
 
@@ -29,10 +29,10 @@ def build_backbone(learner: Part, seed: int, image_size: int) -> nn.Module:
     Raises:
         ConfigError: it cannot be built, or cannot take images of this size.
     """
-    with seeded(seed, "init", "learner"), refused(f"learner={learner.name} cannot be built at {image_size} px"):
-        backbone: nn.Module = build(learner, image_size=image_size)
+    with torch_seed(seed, "init", "learner"), refused(f"learner={learner.name} cannot be built at {image_size} px"):
+        backbone: nn.Module = instantiate(learner, image_size=image_size)
     with refused(f"learner={learner.name} cannot take images of {image_size} px"):
-        backbone.feature_dim = measured(backbone, image_size)  # type: ignore[assignment]
+        backbone.feature_dim = measured_width(backbone, image_size)  # type: ignore[assignment]
     return backbone
 
 
@@ -47,7 +47,7 @@ def refused(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {first_line(error)}") from error
 
 
-def measured(network: nn.Module, image_size: int) -> int:
+def measured_width(network: nn.Module, image_size: int) -> int:
     """Width D of what a network makes of one image: (1, 3, S, S) -> (1, D). Leaves the network as it was.
 
     Raises:
@@ -84,7 +84,7 @@ def try_out(backbone: nn.Module, learner: Part, sizes: Iterable[int]) -> None:
     with refused(f"learner={learner.name} cannot be saved and loaded again"):
         load_state(backbone, safetensors.torch.load(safetensors.torch.save(saved_state(backbone))))
     for size in sizes:
-        with refused(f"learner={learner.name} cannot be trained on views of {size} px"), seeded(0, "try"):
+        with refused(f"learner={learner.name} cannot be trained on views of {size} px"), torch_seed(0, "try"):
             take_step(backbone, size)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 
 RESIZABLE = {"vision_transformer", "deit"}  # timm's modules whose positions can be resampled on the way
 
@@ -21,13 +21,13 @@ def timm_model(model: str, image_size: int, one_size: bool = False, **options: A
         ConfigError: unknown to timm, with the nearest name.
     """
     check_name(model)
-    options |= arguments(model, image_size, one_size)
+    options |= timm_arguments(model, image_size, one_size)
     network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0, **options)
     network.classifiers = classifiers(model)  # type: ignore[assignment]
     return network
 
 
-def arguments(model: str, image_size: int, one_size: bool = False) -> dict[str, Any]:
+def timm_arguments(model: str, image_size: int, one_size: bool = False) -> dict[str, Any]:
     """What timm.create_model is asked for, besides a model's own options, so that it takes images of this size."""
     asked: dict[str, Any] = {"img_size": image_size} if has_fixed_size(model) else {}
     if not one_size and timm.models.is_model_in_modules(model, RESIZABLE):
@@ -55,7 +55,7 @@ def check_name(model: str) -> None:
     if not timm.is_model(model):
         known = timm.list_models()
         raise ConfigError(
-            f"timm {timm.__version__} knows no model {model}{nearest(model, known)} ({len(known)} names: "
+            f"timm {timm.__version__} knows no model {model}{did_you_mean(model, known)} ({len(known)} names: "
             f'python -c "import timm; print(*timm.list_models())")'
         )
 

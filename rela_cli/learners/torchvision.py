@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 
 
 def torchvision_model(model: str, image_size: int) -> nn.Module:
@@ -18,7 +18,7 @@ def torchvision_model(model: str, image_size: int) -> nn.Module:
     Raises:
         ConfigError: unknown to torchvision, with the nearest name.
     """
-    return built(model, image_size=image_size)
+    return built_network(model, image_size=image_size)
 
 
 def published_model(model: str, image_size: int) -> nn.Module:
@@ -26,13 +26,13 @@ def published_model(model: str, image_size: int) -> nn.Module:
 
     googlenet and inception_v3 scale their input by themselves then; a test looks through all models for others.
     """
-    return built(model, image_size=image_size, transform_input=True)
+    return built_network(model, image_size=image_size, transform_input=True)
 
 
-def built(model: str, **options: Any) -> nn.Module:
+def built_network(model: str, **options: Any) -> nn.Module:
     """torchvision's `model` without classifiers, whose names it keeps, with those of `options` that it knows."""
     check_name(model)
-    options = known(model, **options)
+    options = known_options(model, **options)
     aside = auxiliary(model) if "aux_logits" in options else ()
     network = models.get_model(model, weights=None, **options)
     classifiers = (last_layer(network), *aside)
@@ -41,9 +41,9 @@ def built(model: str, **options: Any) -> nn.Module:
     return network
 
 
-def known(model: str, **options: Any) -> dict[str, Any]:
+def known_options(model: str, **options: Any) -> dict[str, Any]:
     """Those of `options` that a model knows, and what we always ask for."""
-    takes = arguments(model)
+    takes = class_arguments(model)
     asked = {"init_weights": True, **options}  # the default of all, and said so by two of them at each call
     asked |= {"aux_logits": False}  # no further classifiers, which are for training with labels
     return {key: value for key, value in asked.items() if key in takes}
@@ -56,7 +56,7 @@ def auxiliary(model: str) -> tuple[str, ...]:
     return tuple(name for name, _ in whole.named_children() if getattr(without, name) is None)
 
 
-def arguments(model: str) -> frozenset[str]:
+def class_arguments(model: str) -> frozenset[str]:
     """What the class of a model takes; torchvision's builders take these as keywords."""
     kind = get_type_hints(models.get_model_builder(model))["return"]
     return frozenset(inspect.signature(kind).parameters)
@@ -66,7 +66,9 @@ def check_name(model: str) -> None:
     """Raises ConfigError for a name that torchvision does not know as an image classifier."""
     known = models.list_models(module=models)
     if model not in known:
-        raise ConfigError(f"torchvision knows no model {model}{nearest(model, known)}. Allowed: {', '.join(known)}")
+        raise ConfigError(
+            f"torchvision knows no model {model}{did_you_mean(model, known)}. Allowed: {', '.join(known)}"
+        )
 
 
 def without_classifier(network: nn.Module) -> nn.Module:

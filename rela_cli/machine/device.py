@@ -28,7 +28,7 @@ def pick_device(runtime: Runtime) -> torch.device:
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device=cuda, but torch sees no GPU here; say runtime.device=auto")
     set_backends(runtime)
-    return ranks.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
+    return ranks.own_device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def versions() -> dict[str, str]:
@@ -65,7 +65,7 @@ def restart_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Let the device finish, so that a clock read on the host means something."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

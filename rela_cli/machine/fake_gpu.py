@@ -27,9 +27,9 @@ is_pinned _pin_memory pin_memory sym_size sym_stride empty empty_like empty_stri
 dim numel layout size stride sym_numel storage_offset is_contiguous set_ is_same_size _version resize_"""
 FREE = frozenset(FREE_NAMES.split())
 READS = frozenset(("nonzero", "_local_scalar_dense", "masked_select", "unique2", "_unique2", "equal", "is_nonzero"))
-MEMORY = 10**11  # bytes that the GPU which is not there would have
-COPIES = frozenset(("_to_copy", "copy_", "to"))
-OURS = ("/rela_cli/", "/lightly/")
+MEMORY_BYTES = 10**11  # bytes that the GPU which is not there would have
+COPY_OPERATORS = frozenset(("_to_copy", "copy_", "to"))
+TRACED_PATHS = ("/rela_cli/", "/lightly/")
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
         mock.patch.object(FakeTensor, "__deepcopy__", copied, create=True),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
         mock.patch.object(Tensor, "pin_memory", lambda self, device=None: self),
-        mock.patch("torch.cuda.mem_get_info", lambda device=None: (MEMORY, MEMORY)),
+        mock.patch("torch.cuda.mem_get_info", lambda device=None: (MEMORY_BYTES, MEMORY_BYTES)),
         mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: True),
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
     ):
@@ -97,7 +97,7 @@ class Counted(TorchDispatchMode):
         if self.is_here(given) or self.is_here(made):
             if name not in FREE:
                 self.operators[name] += 1
-                self.lines[place()] += 1
+                self.lines[code_place()] += 1
             self.note_copies(name, given, made, args, kwargs)
         return result
 
@@ -107,30 +107,30 @@ class Counted(TorchDispatchMode):
 
     def note_copies(self, name: str, given: list[Tensor], made: list[Tensor], args: Any, kwargs: Any) -> None:
         """Copies between devices that are waited for."""
-        if name in COPIES and len({tensor.device.type for tensor in (*given, *made)}) > 1:
+        if name in COPY_OPERATORS and len({tensor.device.type for tensor in (*given, *made)}) > 1:
             target = given[0] if name == "copy_" else made[0]
             free = bool(kwargs.get("non_blocking")) or (name == "copy_" and len(args) > 2 and args[2])
             if not (free and target.device.type == self.device):
-                self.waits.append(f"copy of {tuple(target.shape)} to {target.device.type} at {place()}")
+                self.waits.append(f"copy of {tuple(target.shape)} to {target.device.type} at {code_place()}")
 
     def note_reads(self, name: str, given: list[Tensor], args: Any) -> None:
         """Numbers that the host asks for, and indices that only the host can make sense of."""
         if name in READS:
-            self.waits.append(f"{name} at {place()}")
+            self.waits.append(f"{name} at {code_place()}")
         if name in ("index", "index_put_", "_index_put_impl_"):
             indices = [leaf for leaf in trees.tree_leaves(args[1]) if isinstance(leaf, Tensor)]
             if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
-                self.waits.append(f"index by a mask at {place()}")
+                self.waits.append(f"index by a mask at {code_place()}")
             if any(index.device != given[0].device for index in indices):
-                self.waits.append(f"index on another device at {place()}")
+                self.waits.append(f"index on another device at {code_place()}")
 
 
-def place() -> str:
+def code_place() -> str:
     """Where in rela, or in a library of methods, the present operator comes from: `data/batches/views.py:67`."""
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        for home in OURS:
+        for home in TRACED_PATHS:
             if home in name and not name.endswith("fake_gpu.py"):
                 return f"{name.partition(home)[2]}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]

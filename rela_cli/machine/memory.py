@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-UNLIMITED = 1 << 60  # bytes; what a cgroup of version 1 calls no limit is beyond that
+NO_LIMIT_BYTES = 1 << 60  # bytes; what a cgroup of version 1 calls no limit is beyond that
 
 STATUS = Path("/proc/self/status")
 
@@ -61,9 +61,9 @@ def left_in_groups(root: Path) -> Iterator[int]:
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            most = number(folder / limit)
-            if most is not None and most < UNLIMITED:
-                yield max(0, most - (number(folder / used) or 0) + field(folder / "memory.stat", cached))
+            most = number_in(folder / limit)
+            if most is not None and most < NO_LIMIT_BYTES:
+                yield max(0, most - (number_in(folder / used) or 0) + field(folder / "memory.stat", cached))
 
 
 def groups(root: Path) -> Iterator[Path]:
@@ -78,7 +78,7 @@ def groups(root: Path) -> Iterator[Path]:
         yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
 
 
-def number(path: Path) -> int | None:
+def number_in(path: Path) -> int | None:
     """The number in a file; None where there is no such file, or it says `max`."""
     try:
         return int(path.read_text())

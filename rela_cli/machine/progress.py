@@ -17,7 +17,7 @@ DRAWN_SECONDS = 0.5  # between two looks on a terminal
 Item = TypeVar("Item")
 
 
-def counted(items: Iterable[Item], title: str, total: int, done: int = 0) -> Iterator[Item]:
+def with_progress(items: Iterable[Item], title: str, total: int, done: int = 0) -> Iterator[Item]:
     """Pass the items on and show how many are done; `done` of `total` were finished before this call."""
     terminal = sys.stderr.isatty()
     started = said = time.monotonic()
@@ -27,12 +27,12 @@ def counted(items: Iterable[Item], title: str, total: int, done: int = 0) -> Ite
         now = time.monotonic()
         if now - said >= (DRAWN_SECONDS if terminal else LINE_SECONDS):
             said = now
-            say(title, done + number, total, number / (now - started), "\r" if terminal else "\n")
+            show_progress(title, done + number, total, number / (now - started), "\r" if terminal else "\n")
     if terminal and number:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def say(title: str, done: int, total: int, rate: float, end: str) -> None:
+def show_progress(title: str, done: int, total: int, rate: float, end: str) -> None:
     """`pack train: 12000 of 50000, 800 a second, 48 s to go`."""
     left = f", {max(0, total - done) / rate:.0f} s to go" if rate else ""
     print(f"{title}: {done} of {total}, {rate:.0f} a second{left}", end=end, file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ from rela_cli.errors import Stopped
 
 Handler = Callable[[int, FrameType | None], None]
 TOLD_TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # by a scheduler, some warn with the second; a terminal
-ALL = (signal.SIGINT, *TOLD_TO_STOP)
+CAUGHT = (signal.SIGINT, *TOLD_TO_STOP)
 
 
 @contextmanager
@@ -42,9 +42,9 @@ def handled(signals: Sequence[signal.Signals], handler: Handler) -> Iterator[Non
             signal.signal(each, old)
 
 
-def first(signum: int, words: str = "") -> Stopped:
+def first_signal(signum: int, words: str = "") -> Stopped:
     """What a first signal means; from now on each of them ends the process at once."""
-    for each in ALL:
+    for each in CAUGHT:
         if not is_ignored(each):
             signal.signal(each, signal.SIG_DFL)
     return stopped(signum, words)
@@ -95,11 +95,11 @@ def stoppable(standing: Callable[[], str] = lambda: "the last finished stage") -
     def stop(signum: int, _: FrameType | None) -> None:
         if _deferred is not None:
             heard(signum, "the step is ended, then all is saved")
-            _deferred.append(first(signum, "; the same command goes on"))
+            _deferred.append(first_signal(signum, "; the same command goes on"))
             return
-        raise first(signum, f"; the same command goes on from {standing()}")
+        raise first_signal(signum, f"; the same command goes on from {standing()}")
 
-    with handled(ALL, stop):
+    with handled(CAUGHT, stop):
         yield
 
 
@@ -136,7 +136,7 @@ def between(tell: Callable[[int], object] | None = None) -> Iterator[None]:
             tell(signum)
         raise stopped(signum)
 
-    with handled(ALL if tell else TOLD_TO_STOP, stop):
+    with handled(CAUGHT if tell else TOLD_TO_STOP, stop):
         yield
 
 
@@ -147,7 +147,7 @@ def collected(words: str = "; the same command makes what is still missing") -> 
 
     def keep(signum: int, _: FrameType | None) -> None:
         heard(signum, "what runs saves and leaves, within a minute")
-        caught.append(first(signum, words))
+        caught.append(first_signal(signum, words))
 
-    with handled(ALL, keep):
+    with handled(CAUGHT, keep):
         yield caught

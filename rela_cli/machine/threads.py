@@ -20,7 +20,7 @@ from rela_cli.store.notices import warn
 from rela_cli.terminal import plural
 
 CLEARLY = 1.5  # times as fast as all threads that one has to be: nobody wants other bits for less
-WATCHED = 1.5  # seconds of trials, by turns, after one of each to warm up; other work comes and goes
+TRIAL_SECONDS = 1.5  # seconds of trials, by turns, after one of each to warm up; other work comes and goes
 
 
 def choose(runtime: Runtime, device: torch.device, recorded: int | None, work: Callable[[], object]) -> int:
@@ -28,11 +28,13 @@ def choose(runtime: Runtime, device: torch.device, recorded: int | None, work: C
     allowed = torch.get_num_threads()
     if device.type != "cpu":
         return allowed
-    number = kept(runtime, recorded, allowed) if recorded else allowed if is_said(runtime) else tried(work, allowed)
+    number = (
+        kept_threads(runtime, recorded, allowed) if recorded else allowed if is_said(runtime) else tried(work, allowed)
+    )
     torch.set_num_threads(number)
     if number > len(cores()):
         there = plural(len(cores()), "core")
-        say(f"{number} threads on {there} take turns: slower, with the same numbers as on {number} cores")
+        say_from_first(f"{number} threads on {there} take turns: slower, with the same numbers as on {number} cores")
     return number
 
 
@@ -41,14 +43,14 @@ def is_said(runtime: Runtime) -> bool:
     return bool(runtime.threads or os.environ.get("OMP_NUM_THREADS")) or ranks.world() > 1
 
 
-def kept(runtime: Runtime, recorded: int, allowed: int) -> int:
+def kept_threads(runtime: Runtime, recorded: int, allowed: int) -> int:
     """The number that a run was begun with, unless the user says another or this machine has not as many."""
     number = recorded if recorded <= allowed and not runtime.threads else allowed
     if number != recorded:
         begun = plural(recorded, "thread")
-        say(f"begun with {begun}, it goes on with {number}: its weights may differ in their last bits")
+        say_from_first(f"begun with {begun}, it goes on with {number}: its weights may differ in their last bits")
     elif number != allowed:
-        say(f"it goes on with {plural(number, 'thread')}, as it was begun")
+        say_from_first(f"it goes on with {plural(number, 'thread')}, as it was begun")
     return number
 
 
@@ -59,7 +61,7 @@ def tried(work: Callable[[], object], allowed: int) -> int:
     slow, quick = by_turns(work, (allowed, 1))
     if slow < CLEARLY * quick:
         return allowed
-    say(
+    say_from_first(
         f"one thread is {slow / quick:.1f} times as fast as {allowed} here: other work takes the cores. It trains with "
         f"one; runtime.threads={allowed} says otherwise. Rounding differs, so the numbers will differ too"
     )
@@ -69,15 +71,15 @@ def tried(work: Callable[[], object], allowed: int) -> int:
 def by_turns(work: Callable[[], object], numbers: Sequence[int]) -> list[float]:
     """Mean seconds of a call by each number of threads."""
     for number in numbers:
-        timed(work, number)
+        time_trial(work, number)
     begun = time.perf_counter()
     found: list[list[float]] = []
-    while not found or time.perf_counter() - begun < WATCHED:
-        found.append([timed(work, number) for number in numbers])
+    while not found or time.perf_counter() - begun < TRIAL_SECONDS:
+        found.append([time_trial(work, number) for number in numbers])
     return [sum(column) / len(found) for column in zip(*found, strict=True)]
 
 
-def timed(work: Callable[[], object], number: int) -> float:
+def time_trial(work: Callable[[], object], number: int) -> float:
     """Seconds of one call by so many threads."""
     torch.set_num_threads(number)
     started = time.perf_counter()
@@ -85,7 +87,7 @@ def timed(work: Callable[[], object], number: int) -> float:
     return time.perf_counter() - started
 
 
-def say(message: str) -> None:
+def say_from_first(message: str) -> None:
     """One line, from the first rank."""
     if ranks.is_first():
         warn(message)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-COLUMNS = 128  # of a product: narrower panels multiply more slowly than they save
+PANEL_COLUMNS = 128  # of a product: narrower panels multiply more slowly than they save
 
 
 def add_gram(total: Tensor, x: Tensor) -> None:
     """Add x'x of (n, D) to (D, D), of any precision; below the panels' diagonal that stays as it was."""
-    for start in range(0, x.shape[1], COLUMNS):
-        total[start : start + COLUMNS, start:] += x[:, start : start + COLUMNS].T @ x[:, start:]
+    for start in range(0, x.shape[1], PANEL_COLUMNS):
+        total[start : start + PANEL_COLUMNS, start:] += x[:, start : start + PANEL_COLUMNS].T @ x[:, start:]
 
 
 def mirrored(upper: Tensor) -> Tensor:

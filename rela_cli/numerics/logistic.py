@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from rela_cli.numerics.gram import add_gram, mirrored
-from rela_cli.numerics.side_by_side import LANES, abreast
+from rela_cli.numerics.side_by_side import WORKERS, map_blocks
 
 TOLERANCE = 1e-6  # largest entry of the gradient at what counts as an optimum
-STEPS = 300  # at most, for one penalty
-MEMORY = 20  # pairs of (step, change of gradient) that L-BFGS remembers
-BLOCK = 2048  # samples: they stay in the processor's cache between their two products
-SHARE = 4 * BLOCK  # samples that a thread has at a time: products this small gain little by two threads, and wait a lot
+MOST_STEPS = 300  # at most, for one penalty
+REMEMBERED_PAIRS = 20  # pairs of (step, change of gradient) that L-BFGS remembers
+SAMPLE_BLOCK = 2048  # samples: they stay in the processor's cache between their two products
+THREAD_SHARE = (
+    4 * SAMPLE_BLOCK
+)  # samples that a thread has at a time: products this small gain little by two threads, and wait a lot
 CURVED = 0.03  # share of the samples, those that a class is least sure of, whose curvature is counted one by one
 REFRESH = (0, 5, 30, 100)  # steps before which the curvature is looked at anew
 MANY = 2**28  # entries of curvature (1 GB): where a matrix for each class would be more, all share one
@@ -41,9 +43,9 @@ class Samples:
     def loss(self, weights: Tensor, penalty: float, dtype: torch.dtype) -> tuple[float, Tensor]:
         """The objective and its gradient (D + 1, C) in float64; `dtype` is that of the products."""
         bias, w = weights[-1:].T.to(dtype), weights[:-1].T.to(dtype).contiguous()
-        shares = zip(self.rows.split(SHARE), self.labels.split(SHARE), strict=True)
+        shares = zip(self.rows.split(THREAD_SHARE), self.labels.split(THREAD_SHARE), strict=True)
         loss, slope = 0.0, torch.zeros_like(weights.T)
-        for loss_of_share, slope_of_share in abreast(lambda share: summed_loss(*share, bias, w), shares):
+        for loss_of_share, slope_of_share in map_blocks(lambda share: summed_loss(*share, bias, w), shares):
             loss += loss_of_share
             slope += slope_of_share
         decay = penalty * weights
@@ -53,7 +55,7 @@ class Samples:
     def doubt(self, weights: Tensor) -> Tensor:
         """p (1 - p) of each class, or their mean where classes share: (C or 1, N) float32."""
         bias, w, parts = weights[-1:].T.float(), weights[:-1].T.float().contiguous(), []
-        for rows in self.rows.split(BLOCK):
+        for rows in self.rows.split(SAMPLE_BLOCK):
             chances = log_softmax(bias, w, rows).exp_()
             part = chances * (1 - chances)
             parts.append(part.mean(0, keepdim=True) if self.is_shared else part)
@@ -63,7 +65,7 @@ class Samples:
 def summed_loss(features: Tensor, labels: Tensor, bias: Tensor, w: Tensor) -> tuple[float, Tensor]:
     """Cross-entropy of some samples and its gradient (C, D + 1), summed in float64."""
     loss, slope = 0.0, torch.zeros(len(w), features.shape[1] + 1, dtype=torch.float64)
-    for rows, label in zip(features.split(BLOCK), labels.split(BLOCK), strict=True):
+    for rows, label in zip(features.split(SAMPLE_BLOCK), labels.split(SAMPLE_BLOCK), strict=True):
         x, truth = rows.to(w.dtype), label[None]
         logs = log_softmax(bias, w, x)
         loss -= float(logs.gather(0, truth).sum(dtype=torch.float64))
@@ -123,16 +125,16 @@ def descend(
     """L-BFGS until the gradient is small, or rounding hides the way down: the point and the largest slope there."""
     loss, slope = function(weights)
     pairs: list[tuple[Tensor, Tensor]] = []
-    for number in range(STEPS):
+    for number in range(MOST_STEPS):
         if slope.abs().max() <= tolerance:
             break
         if number in REFRESH:
             curvature = curvature_at(weights)
-        moved = along(function, weights, loss, slope, -direction(slope, pairs, curvature))
+        moved = line_search(function, weights, loss, slope, -direction(slope, pairs, curvature))
         if moved is None:
             break
         step, loss, changed = moved
-        pairs = [*pairs[1 - MEMORY :], (step, changed - slope)]
+        pairs = [*pairs[1 - REMEMBERED_PAIRS :], (step, changed - slope)]
         weights, slope = weights + step, changed
     return weights, float(slope.abs().max())
 
@@ -149,7 +151,7 @@ def direction(slope: Tensor, pairs: list[tuple[Tensor, Tensor]], curvature: Prod
     return slope
 
 
-def along(
+def line_search(
     function: Function, weights: Tensor, loss: float, slope: Tensor, towards: Tensor
 ) -> tuple[Tensor, float, Tensor] | None:
     """A step along `towards` to where it is flatter and no higher: the step, the loss and the gradient there.
@@ -181,14 +183,14 @@ def inverse_curvature(samples: Samples, weights: Tensor, penalty: float) -> Prod
         doubt = doubt[:1]  # at zero all classes are in the same doubt
     ridge = torch.full((len(samples.covariance),), penalty)
     ridge[-1] = 0
-    lanes = min(LANES, len(doubt))
-    inverses = torch.stack(list(abreast(lambda part: inverse(block(samples, part) + ridge.diag()), doubt, lanes)))
+    lanes = min(WORKERS, len(doubt))
+    inverses = torch.stack(list(map_blocks(lambda part: inverse(block(samples, part) + ridge.diag()), doubt, lanes)))
     return lambda slope: (inverses @ slope.T.float().unsqueeze(-1)).squeeze(-1).T.double()
 
 
 def block(samples: Samples, doubt: Tensor) -> Tensor:
     """About X' diag(doubt) X / N, (D + 1, D + 1): most samples are certain, and count as so many mean samples."""
-    counted = min(len(doubt), max(BLOCK, int(CURVED * len(doubt))))
+    counted = min(len(doubt), max(SAMPLE_BLOCK, int(CURVED * len(doubt))))
     most = doubt.topk(counted, sorted=False)
     rows = with_one(samples.rows[most.indices]) * most.values.sqrt()[:, None]
     rest = (doubt.sum() - most.values.sum()).clamp(min=0) / len(doubt)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from rela_cli.numerics.integer_hash import mix32
 
-BLOCK = 1 << 17  # counters that are hashed at a time
+COUNTERS_AT_A_TIME = 1 << 17  # counters that are hashed at a time
 MASK = 0xFFFFFFFF  # 32-bit words, held in int64: a product wraps there and its low word stays right
 
 
-def key(seed: int, *path: int | str) -> int:
+def stream_key(seed: int, *path: int | str) -> int:
     """A 63-bit key for one stream, such as `key(seed, "subset", epoch)`."""
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
@@ -36,7 +36,7 @@ def mix(word: Tensor) -> Tensor:
     return word ^ (word >> 14)
 
 
-def words(stream: int, counters: Tensor, draws: int) -> Tensor:
+def random_words(stream: int, counters: Tensor, draws: int) -> Tensor:
     """`draws` 32-bit words for each counter: (N,) int64 -> (N, draws) int64."""
     which = torch.arange(1, draws + 1, device=counters.device)
     start = mix((mix(counters & MASK) + (stream & MASK)) & MASK)
@@ -46,7 +46,7 @@ def words(stream: int, counters: Tensor, draws: int) -> Tensor:
 
 def uniform(stream: int, counters: Tensor, draws: int) -> Tensor:
     """`draws` numbers in [0, 1) for each counter, 24 bits each: (N,) int64 -> (N, draws) float32."""
-    return (words(stream, counters, draws) >> 8).to(torch.float32) * 2.0**-24
+    return (random_words(stream, counters, draws) >> 8).to(torch.float32) * 2.0**-24
 
 
 def permutation(stream: int, n: int) -> Tensor:
@@ -54,7 +54,7 @@ def permutation(stream: int, n: int) -> Tensor:
     return torch.argsort(torch.from_numpy(sort_keys(stream, n)), stable=True)
 
 
-def first(stream: int, n: int, k: int) -> Tensor:
+def first_of_permutation(stream: int, n: int, k: int) -> Tensor:
     """`permutation(stream, n)[:k]`, sorting little more than k keys: those below what k of n should come to."""
     keys = sort_keys(stream, n)
     share = k / n
@@ -73,18 +73,20 @@ def sort_keys(stream: int, n: int) -> np.ndarray:
     """
     keys = np.empty(n, dtype=np.int64)
     low, high = np.uint32(stream & MASK), np.uint32(stream >> 32)
-    for start in range(0, n, BLOCK):
-        counter = mix32(mix32(np.arange(start, min(start + BLOCK, n), dtype=np.int64).astype(np.uint32)) + low)
+    for start in range(0, n, COUNTERS_AT_A_TIME):
+        counter = mix32(
+            mix32(np.arange(start, min(start + COUNTERS_AT_A_TIME, n), dtype=np.int64).astype(np.uint32)) + low
+        )
         one, two = (mix32(mix32(counter + np.uint32(0x9E3779B9 * draw & MASK)) ^ high) >> 1 for draw in (1, 2))
-        keys[start : start + BLOCK] = (one.astype(np.int64) << 31) | two
+        keys[start : start + COUNTERS_AT_A_TIME] = (one.astype(np.int64) << 31) | two
     return keys
 
 
-class seeded:  # noqa: N801 - a context manager, used like a function
+class torch_seed:  # noqa: N801 - a context manager, used like a function
     """Module initialisation under one stream; torch's own generator is put back afterwards."""
 
     def __init__(self, seed: int, *path: int | str) -> None:
-        self.key = key(seed, *path)
+        self.key = stream_key(seed, *path)
 
     def __enter__(self) -> None:
         self.state = torch.random.get_rng_state()

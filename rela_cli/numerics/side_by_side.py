@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import torch
 
-LANES = 4  # blocks at a time, at most: each needs room of its own
+WORKERS = 4  # blocks at a time, at most: each needs room of its own
 B = TypeVar("B")
 R = TypeVar("R")
 
 
-def abreast(work: Callable[[B], R], blocks: Iterable[B], lanes: int = LANES) -> Iterator[R]:
+def map_blocks(work: Callable[[B], R], blocks: Iterable[B], lanes: int = WORKERS) -> Iterator[R]:
     """`work` of each block; torch's threads are dealt out over up to `lanes` blocks that are worked on side by side.
 
     All threads on one block wait for one whenever something is not a product: reading, rounding, writing. The answers

@@ -11,7 +11,7 @@ from typing import Any
 from rela_cli.config.schema import EFFICIENT, HOMES, Card, Config, Part
 from rela_cli.data.base import Dataset
 from rela_cli.data.efficient.dataset import Efficient
-from rela_cli.data.efficient.folder import Folder
+from rela_cli.data.efficient.folder import EfficientFolder
 from rela_cli.store.files import Facts
 
 WEIGHTLESS = ("name", "class", "run", "built", "network")  # of a prior's identity: no keys of its class, or of a run
@@ -20,7 +20,7 @@ WEIGHTLESS = ("name", "class", "run", "built", "network")  # of a prior's identi
 class Brought:
     """The targets of an efficient dataset, seen from a run."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: EfficientFolder) -> None:
         self.folder, self.prior_told = folder, dict(folder.facts["prior"])
 
     @classmethod

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rela_cli.pipeline.terms import Taken
 
-SMALL = 32 * 2**20  # bytes; larger tensors have pages of their own, which go back to the system at once
+SMALL_TENSOR = 32 * 2**20  # bytes; larger tensors have pages of their own, which go back to the system at once
 FEW = (4, 8)  # images of two real steps, where a network cannot do without numbers
 N = TypeVar("N", bound=nn.Module)
 
@@ -59,12 +59,12 @@ class HeldBytes(TorchDispatchMode):
 
     def add(self, size: int, sign: int = 1) -> None:
         self.now += sign * size
-        self.small += sign * size if size <= SMALL else 0
+        self.small += sign * size if size <= SMALL_TENSOR else 0
         if self.now > self.most.peak:
             self.most = Taken(self.now, self.small)
 
 
-def counted(work: Callable[[], object], network: nn.Module) -> Taken:
+def count_work(work: Callable[[], object], network: nn.Module) -> Taken:
     """The peak and the FLOPs of some work with a network, whose own weights do not count."""
     known = [*network.parameters(), *network.buffers()]
     # NT-Xent takes entries by a mask, whose count only numbers would tell; all of them is the most that it can be
@@ -82,10 +82,10 @@ def counted_for(images: int, work: Callable[[N, int, str], object], make: Callab
     network = make()
     try:
         network.to("meta")
-        return counted(lambda: work(network, images, "meta"), network)
+        return count_work(lambda: work(network, images, "meta"), network)
     except Exception:  # whatever a network, perhaps the user's, does with numbers that are not there
         networks = [make() for _ in FEW]
-        few, more = (counted(partial(work, own, n, "cpu"), own) for own, n in zip(networks, FEW, strict=True))
+        few, more = (count_work(partial(work, own, n, "cpu"), own) for own, n in zip(networks, FEW, strict=True))
         step = (images - FEW[0]) / (FEW[1] - FEW[0])
         pairs = ((few.peak, more.peak), (few.small, more.small), (few.flops, more.flops))
         return Taken(*(max(0.0, low + step * (high - low)) for low, high in pairs))

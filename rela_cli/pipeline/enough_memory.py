@@ -17,9 +17,9 @@ from rela_cli.store.notices import warn
 # with patches of 4 px keeps 2,100). What is small by these need not be counted, which would take a second.
 KEPT, LOOKED = 4096, 512
 PROBED = 24_000  # bytes an image: 2,048 features in float32, three times
-SMALL = 0.5  # of the free memory
+SMALL_SHARE = 0.5  # of the free memory
 ROOMY = 0.7  # of it, for what is advised
-WAYS = {
+WAYS_OUT = {
     "images": "dataset.on_disk=true with dataset.image_size=SIZE, decoded as they are used; dataset.limit=N",
     "extract": "runtime.block_size={block}, fewer images at a time; a smaller prior",
     "transport": "a prior with fewer features; transport=standardize",
@@ -47,12 +47,13 @@ def check(run: Run, until: str = "probe") -> None:
         likely = sure + processes * (stage.total(PROCESS) - of.libraries)  # those are here already
         if sure > free and stage.name != "probe":
             raise RelaError(
-                f"{told(stage, sure, free)}\n  {stage.words(*tensors)}\n  ways out: {way_out(stage, sure, free, run)}\n"
+                f"{need_text(stage, sure, free)}\n  {stage.words(*tensors)}\n"
+                f"  ways out: {way_out(stage, sure, free, run)}\n"
                 "  `rela plan` with the same words shows every stage"
             )
         if likely > free:
             ways = way_out(stage, likely, free, run)
-            warn(f"{told(stage, likely, free)}: the system may end this run. Ways out: {ways}")
+            warn(f"{need_text(stage, likely, free)}: the system may end this run. Ways out: {ways}")
 
 
 def is_small(run: Run, free: int) -> bool:
@@ -62,7 +63,7 @@ def is_small(run: Run, free: int) -> bool:
     pixels = 0 if run.dataset.on_disk else 6 * side**2 * max(run.dataset.count(split) for split in run.dataset.splits)
     image = 3 * 4 * size**2
     probed = PROBED * sum(run.dataset.count(split) for split in run.dataset.splits)
-    return max(probed, 2 * batch * image * KEPT, c.runtime.block_size * image * LOOKED, pixels) < SMALL * free
+    return max(probed, 2 * batch * image * KEPT, c.runtime.block_size * image * LOOKED, pixels) < SMALL_SHARE * free
 
 
 def to_make(run: Run, of: Footprint, until: str) -> Iterator[Stage]:
@@ -83,7 +84,7 @@ def to_make(run: Run, of: Footprint, until: str) -> Iterator[Stage]:
         yield of.probe()
 
 
-def told(stage: Stage, needed: float, free: int) -> str:
+def need_text(stage: Stage, needed: float, free: int) -> str:
     """Need and supply."""
     return f"stage {stage.name} needs {megabytes(round(needed))} of memory and {megabytes(free)} are free"
 
@@ -94,4 +95,4 @@ def way_out(stage: Stage, needed: float, free: int, run: Run) -> str:
     while needed / parts > ROOMY * free:
         parts *= 2
     fewer, block = max(2, c.batch_size // parts), max(1, c.runtime.block_size // parts)
-    return WAYS[stage.name].format(block=block, fewer=fewer, parts=parts * c.accumulate)
+    return WAYS_OUT[stage.name].format(block=block, fewer=fewer, parts=parts * c.accumulate)

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from rela_cli.training.trainer import Trainer
 
 TRIAL_FLOPS = 10e9  # of a trial step: a fraction of a second on a core
-LEAST = 2  # images of a trial step: a batch norm needs as many
-WATCHED = 0.5  # seconds that a trial lasts once it is warm, unless a single step takes longer
+LEAST_IMAGES = 2  # images of a trial step: a batch norm needs as many
+TRIAL_SECONDS = 0.5  # seconds that a trial lasts once it is warm, unless a single step takes longer
 
 
 @dataclass(frozen=True)
-class Timing:
+class StepTiming:
     """Seconds of one call of a few: the middle, the quickest by itself, the slowest with all that ran beside it."""
 
     seconds: float
@@ -44,7 +44,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Rate:
+class CostRates:
     """What a learner and its method cost on this machine."""
 
     seconds: float  # a training step of the method itself, an image
@@ -89,7 +89,7 @@ class Estimator:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads
-        self.rates: dict[str, Rate] = {}
+        self.rates: dict[str, CostRates] = {}
         self.prints: dict[str, Footprint] = {}
         self.extracts: dict[str, Speed] = {}
         self.passed: set[str] = set()  # prior passes that an earlier run of the same plan makes
@@ -114,14 +114,14 @@ class Estimator:
         """Starting up and the paper's own probe, seconds."""
         return 6.0 + (4.0 if "rela" in config.probe.protocols else 0.0)
 
-    def disk(self, run: Run, rate: Rate) -> float:
+    def disk(self, run: Run, rate: CostRates) -> float:
         """Bytes: two networks, and features and targets in fp16 unless they are there."""
         images = run.lengths.train_samples + run.dataset.count("test")
         widths = 0 if run.config.is_plain or run.targets.manifest else 2 * (run.config.prior.card.features or 512)
         return 8.0 * rate.parameters + 2.0 * images * widths
 
-    def rate(self, run: Run) -> Rate:
-        key = key_of(run)
+    def rate(self, run: Run) -> CostRates:
+        key = timing_key(run)
         if key not in self.rates:
             self.rates[key] = trial(self.footprint(run), self.threads)
         return self.rates[key]
@@ -129,7 +129,7 @@ class Estimator:
     def footprint(self, run: Run) -> Footprint:
         from rela_cli.pipeline import footprint
 
-        key = key_of(run)
+        key = timing_key(run)
         if key not in self.prints:
             self.prints[key] = footprint.of_run(run)
         return self.prints[key]
@@ -148,7 +148,7 @@ class Estimator:
         return self.extracts[key].before + images * self.extracts[key].seconds
 
 
-def key_of(run: Run) -> str:
+def timing_key(run: Run) -> str:
     """Runs with equal keys take equal time per step and equal memory, so one trial serves them all."""
     c = run.config
     live = c.prior.identity if c.is_live else ""
@@ -158,7 +158,7 @@ def key_of(run: Run) -> str:
 # ------------------------------------------------------------------------------------------------------------- trials
 
 
-def trial(of: Footprint, threads: int | None) -> Rate:
+def trial(of: Footprint, threads: int | None) -> CostRates:
     """A few steps of a trainer on random images, of the method's own and of matching.
 
     Raises:
@@ -192,7 +192,7 @@ def trial(of: Footprint, threads: int | None) -> Rate:
         found[phase] = timed(partial(one_step, trainer, rows, shown), trainer.device)
     parameters = sum(p.numel() for p in trainer.trainable)
     matching = found.get(1, found[2]).seconds / n
-    return Rate(found[2].seconds / n, matching, of.flops, parameters, spread(found.values()))
+    return CostRates(found[2].seconds / n, matching, of.flops, parameters, relative_range(found.values()))
 
 
 def trial_prior(of: Footprint, images: Tensor, stats: ImageStats) -> LiveTargets:
@@ -226,14 +226,14 @@ def images_for(taken: Taken, images: int, what: str) -> int:
     """
     free = memory.free()
     by_memory = images if free is None else int(free / 2 / (taken.peak / images))
-    if by_memory < LEAST:
-        needed = megabytes(round(LEAST * taken.peak / images))
+    if by_memory < LEAST_IMAGES:
+        needed = megabytes(round(LEAST_IMAGES * taken.peak / images))
         raise RelaError(
-            f"{what} of {LEAST} images would need {needed} of memory, and {megabytes(free or 0)} are free here. "
+            f"{what} of {LEAST_IMAGES} images would need {needed} of memory, and {megabytes(free or 0)} are free here. "
             "With train_rate= and prior_rate=, images a second, `rela plan` tries nothing out"
         )
     by_time = int(TRIAL_FLOPS / (taken.flops / images)) if taken.flops else images
-    return max(LEAST, min(images, by_time, by_memory))
+    return max(LEAST_IMAGES, min(images, by_time, by_memory))
 
 
 def prior_speed(of: Footprint) -> Speed:
@@ -259,35 +259,35 @@ def prior_speed(of: Footprint) -> Speed:
     before = time.perf_counter() - started
     with torch.inference_mode():
         found = timed(lambda: prior(images.to(device)), device)
-        return Speed(found.seconds / n, before, spread([found]))
+        return Speed(found.seconds / n, before, relative_range([found]))
 
 
-def spread(found: Iterable[Timing]) -> tuple[float, float]:
+def relative_range(found: Iterable[StepTiming]) -> tuple[float, float]:
     """The least and the most of some timings, as shares of their middles."""
     shares = [(one.least / one.seconds, one.most / one.seconds) for one in found]
     return min(least for least, _ in shares), max(most for _, most in shares)
 
 
-def timed(work: Callable[[], Any], device: torch.device) -> Timing:
+def timed(work: Callable[[], Any], device: torch.device) -> StepTiming:
     """Seconds of one call. On a CPU the middle is of its own time, so that other work beside it does not count."""
     import torch
 
-    from rela_cli.machine.device import wait
+    from rela_cli.machine.device import synchronize
 
     on_cpu = device.type == "cpu"
     clock, share = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
     found: list[tuple[float, float]] = []
     begun = time.perf_counter()
-    while not found[1:] or (time.perf_counter() - begun < WATCHED):  # the first one warms up
-        wait(device)
+    while not found[1:] or (time.perf_counter() - begun < TRIAL_SECONDS):  # the first one warms up
+        synchronize(device)
         started, seen = clock(), time.perf_counter()
         work()
-        wait(device)
+        synchronize(device)
         found.append(((clock() - started) / share, time.perf_counter() - seen))
         if len(found) == 1:
-            if found[0][0] > 2 * WATCHED:
+            if found[0][0] > 2 * TRIAL_SECONDS:
                 break
             begun = time.perf_counter()
     own, wall = zip(*(found[1:] or found), strict=True)
     middle = sorted(own)[len(own) // 2]
-    return Timing(middle, min(own), max(middle, *wall))
+    return StepTiming(middle, min(own), max(middle, *wall))

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from rela_cli.config.lengths import components_kept
-from rela_cli.config.parts import build, find
+from rela_cli.config.parts import import_target, instantiate
 from rela_cli.config.schema import PRETRAINED, RANDOM, Config, Part
 from rela_cli.data.batches.cache import ImageStats
-from rela_cli.data.batches.loader import AHEAD, SAMPLE
+from rela_cli.data.batches.loader import BATCHES_AHEAD, SAMPLE_IMAGES
 from rela_cli.data.batches.views import Augment
 from rela_cli.errors import RelaError
 from rela_cli.evaluation.measures import QUERY_BLOCK
@@ -29,25 +29,27 @@ from rela_cli.machine import memory
 from rela_cli.machine.device import pick_device
 from rela_cli.numerics.logistic import MANY
 from rela_cli.optim import build_optimizer, memory_bytes
-from rela_cli.pipeline.counting import counted, counted_for
+from rela_cli.pipeline.counting import count_work, counted_for
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.terms import DEVICE, MAPPED, PROCESS, Stage, Taken, Term
 from rela_cli.priors.base import Prior
-from rela_cli.stages.transport import BLOCK
+from rela_cli.stages.transport import ROWS_AT_A_TIME
 from rela_cli.training.trainee import Trainee, memory_format
 from rela_cli.transports.base import Transport
 from rela_cli.transports.pca import PCA
 from rela_cli.weights.locate import located
 
 MATRICES = 5  # D x D float64 of an eigendecomposition: covariance, eigenvectors, LAPACK's room for two, the map
-COPIES = 3  # of the features that a probe holds: as they came, standardised, and the pieces they are put together from
+FEATURE_COPIES = (
+    3  # of the features that a probe holds: as they came, standardised, and the pieces they are put together from
+)
 DRAW = 48  # bytes an image while an epoch's subset is drawn (docs/scaling.md)
 HALF, WORD, DOUBLE = 2, 4, 8  # bytes of a stored feature, of a float32, of a float64
 FEATURES = 768  # width of a prior that cannot be built here, and whose card does not say
 UNKNOWN_SIZE = 32  # pixels a side where all images have to be decoded to know
 FITTED_TO = 16  # random images that a prior is fitted to, to see what that takes
-WARM = 80e6  # code of kernels once they are used, and what first uses leave in the heap: measured 70 to 190 MB
-LIBRARIES = "libraries"
+WARM_BYTES = 80e6  # code of kernels once they are used, and what first uses leave in the heap: measured 70 to 190 MB
+LIBRARY_BYTES_TERM = "libraries"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Footprint:
         self.config, self.shape = config, shape
         self.steps: dict[int, Taken] = {}
         build_optimizer(config.optimizer, [nn.Parameter(torch.zeros(1))])  # which imports torch's compiler
-        find(config.learner), find(config.method), find(config.prior)
+        import_target(config.learner), import_target(config.method), import_target(config.prior)
         self.libraries = memory.held()
 
     # ------------------------------------------------------------------------------------------ the networks
@@ -87,7 +89,7 @@ class Footprint:
     @cached_property
     def matched(self) -> int:
         """Components that the learner is matched to: no more than it has features, where the first are the best."""
-        mapping: Transport = build(self.config.transport)
+        mapping: Transport = instantiate(self.config.transport)
         width = feature_dim(build_backbone(self.config.learner, self.config.seed, self.shape.size))
         return min(self.targets, width) if mapping.ordered else self.targets
 
@@ -158,7 +160,7 @@ class Footprint:
         """The prior; untrained where its weights would have to be fetched, for these take the same room."""
         grey = torch.full((3,), 0.5)
         part = weightless(self.config.prior)
-        prior: Prior = build(part, data=ImageStats(grey, grey / 2, self.shape.size), allow=self.config.allow)
+        prior: Prior = instantiate(part, data=ImageStats(grey, grey / 2, self.shape.size), allow=self.config.allow)
         return prior.eval()
 
     @property
@@ -191,7 +193,9 @@ class Footprint:
         if type(prior).fit is Prior.fit:
             return Taken(0, 0)
         size = self.shape.size
-        return counted(lambda: prior.fit(torch.randint(0, 256, (FITTED_TO, 3, size, size), dtype=torch.uint8)), prior)
+        return count_work(
+            lambda: prior.fit(torch.randint(0, 256, (FITTED_TO, 3, size, size), dtype=torch.uint8)), prior
+        )
 
     # -------------------------------------------------------------------------------------------- the stages
 
@@ -201,20 +205,20 @@ class Footprint:
         return [self.images(), *own, self.train(), self.probe()]
 
     def stage(self, name: str, *terms: Term) -> Stage:
-        always = (Term(LIBRARIES, self.libraries, PROCESS), Term("first use of them", WARM, PROCESS))
+        always = (Term(LIBRARY_BYTES_TERM, self.libraries, PROCESS), Term("first use of them", WARM_BYTES, PROCESS))
         return Stage(name, (*always, *(term for term in terms if term.size)))
 
     def images(self) -> Stage:
         """All pixels of a split and their bytes on the way to the disk, or the sample for the statistics."""
         shape = self.shape
-        most = min(SAMPLE, shape.train) if shape.on_disk else max(shape.train, shape.test)
+        most = min(SAMPLE_IMAGES, shape.train) if shape.on_disk else max(shape.train, shape.test)
         return self.stage("images", Term("decoded images, twice", 2 * most * 3 * shape.side**2))
 
     def pixels(self, images: int, at_a_time: int) -> list[Term]:
         """Decoded images: mapped from the cache, or those decoded ahead, so many at a time."""
         side = self.shape.side
         if self.shape.on_disk:
-            return [Term("images decoded ahead", (AHEAD + 1) * at_a_time * 3 * side**2)]
+            return [Term("images decoded ahead", (BATCHES_AHEAD + 1) * at_a_time * 3 * side**2)]
         return [Term("images", images * 3 * side**2, MAPPED)]
 
     def extract(self) -> Stage:
@@ -223,7 +227,7 @@ class Footprint:
         pixels = self.pixels(shape.train + shape.test, self.config.runtime.block_size)
         if outlook is None:
             return self.stage("extract", *pixels)
-        seen = Term("images to fit to", SAMPLE * 3 * shape.side**2 if shape.on_disk and outlook.fit.peak else 0)
+        seen = Term("images to fit to", SAMPLE_IMAGES * 3 * shape.side**2 if shape.on_disk and outlook.fit.peak else 0)
         block = outlook.block.terms(f"a block of {self.config.runtime.block_size} images")
         terms = outlook.fit.terms("fitting the prior") if outlook.fit.peak > outlook.block.peak else block
         return self.stage("extract", Term("weights", outlook.weights, DEVICE), *terms, seen, *pixels)
@@ -231,8 +235,8 @@ class Footprint:
     def transport(self) -> Stage:
         """Features in blocks, and the eigenvectors of their covariance."""
         shape = self.shape
-        mapping = find(self.config.transport)
-        rows = Term("a block of features", min(BLOCK, shape.train) * self.features * (HALF + 2 * DOUBLE))
+        mapping = import_target(self.config.transport)
+        rows = Term("a block of features", min(ROWS_AT_A_TIME, shape.train) * self.features * (HALF + 2 * DOUBLE))
         matrices = MATRICES if issubclass(mapping, PCA) else 0
         eigen = Term("covariance and eigenvectors", matrices * DOUBLE * self.features**2)
         return self.stage("transport", eigen, rows, Term("features", HALF * shape.train * self.features, MAPPED))
@@ -281,7 +285,7 @@ class Footprint:
         """Representations of all images, and what protocols make of them."""
         shape, network = self.shape, self.trainee().method.backbone
         width, classes = int(network.feature_dim), shape.classes or 2  # type: ignore[arg-type]
-        features = Term("features", COPIES * (shape.train + shape.test) * width * WORD)
+        features = Term("features", FEATURE_COPIES * (shape.train + shape.test) * width * WORD)
         curved = classes * width**2 if classes * width**2 <= MANY else width**2
         curvature = Term("curvature", 2 * WORD * curved if "lbfgs" in self.config.probe.protocols else 0)
         near = Term("neighbours", QUERY_BLOCK * shape.train * WORD if "knn" in self.config.probe.protocols else 0)

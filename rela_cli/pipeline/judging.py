@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FINETUNE = "finetune"
 RANKED = 2000  # train images whose features are ranked
 VIEWED, VIEWS = 500, 10  # train images, and views of each, that LiDAR looks at
-UNTRAINED = "rela_cli.priors.run.UntrainedLearner"
+UNTRAINED_LEARNER = "rela_cli.priors.run.UntrainedLearner"
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Judging:
 
     def show(self, found: Facts) -> None:
         """top-1 by protocol, with the untrained learner's beside it."""
-        for line in lines(found):
+        for line in result_lines(found):
             say(f"  {line}")
 
 
@@ -255,7 +255,7 @@ def untrained(config: Config) -> Part:
         "mean": facts["mean"],
         "std": facts["std"],
     }
-    return Part("untrained", UNTRAINED, options)
+    return Part("untrained", UNTRAINED_LEARNER, options)
 
 
 def ranks_of(run: Run, features: Tensor) -> Facts:
@@ -292,7 +292,7 @@ def features_of_views(run: Run) -> Tensor:
     return torch.stack(found, dim=1)
 
 
-def lines(found: Facts) -> Iterator[str]:
+def result_lines(found: Facts) -> Iterator[str]:
     """The numbers of a file beside a run, a line each."""
     for key, number in section(found, "probe").items():
         if isinstance(number, dict) and isinstance(number.get("top1"), float):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rela_cli.config.parts import find
+from rela_cli.config.parts import import_target
 from rela_cli.config.schema import Config
 from rela_cli.distributed import pulse, ranks
 from rela_cli.machine import memory
@@ -61,8 +61,8 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
     preflight.check_protocols(config)
     if config.runtime.dry_run:
         return dry_run(config, until)
-    with ranks.joined(config.runtime.device):
-        run = ranks.one_first(lambda: open_run(config, until))
+    with ranks.process_group(config.runtime.device):
+        run = ranks.rank_0_first(lambda: open_run(config, until))
         folder = run.folder if until in ("train", "probe") else None
         pipeline = Pipeline(run, command)
         if not ranks.agree(ranks.is_first() and is_to_start(run, until)):
@@ -156,7 +156,7 @@ class Pipeline:
         Raises:
             ConfigError: it cannot be built, trained, saved or loaded.
         """
-        find(self.config.learner)
+        import_target(self.config.learner)
         size = None if self.run.trained is not None else self.run.shown_size
         if size is not None:
             self.learner_width(size)
@@ -270,7 +270,7 @@ class Pipeline:
         assert split is not None
         targets = None if self.config.is_plain else read_targets(self.run.targets, width)
         checkpoints = self.checkpoints()
-        saved = ranks.one_first(lambda: self.resume(checkpoints))
+        saved = ranks.rank_0_first(lambda: self.resume(checkpoints))
         logs = self.run.folder / "metrics.jsonl" if ranks.is_first() else Path(os.devnull)
         with (
             self.clock("train"),

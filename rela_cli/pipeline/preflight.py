@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from rela_cli.config.lengths import components_kept
-from rela_cli.config.parts import find
+from rela_cli.config.parts import import_target
 from rela_cli.config.schema import PRETRAINED, WHOLE, Config
 from rela_cli.errors import ConfigError, DiskError
 from rela_cli.pipeline.run import Run
 from rela_cli.store.disk import disk_errors, ensure_room, existing
 from rela_cli.store.files import size_of
 
-HALF = 2  # bytes of a feature or target
+FLOAT16_BYTES = 2  # bytes of a feature or target
 
 
 def check(run: Run, until: str) -> None:
@@ -59,13 +59,15 @@ def needs(run: Run, until: str) -> dict[str, int]:
         found["images"] = size
     width = run.config.prior.card.features if run.config.prior.options.get("weights") == PRETRAINED else None
     if width and run.features.manifest is None:
-        found["features"] = max(0, HALF * width * samples(run) - size_of(run.features.part))  # some may be there
+        found["features"] = max(
+            0, FLOAT16_BYTES * width * sample_count(run) - size_of(run.features.part)
+        )  # some may be there
     if width and until != "extract" and run.targets.manifest is None:
-        found["targets"] = HALF * components_kept(run.config.transport, width) * samples(run)
+        found["targets"] = FLOAT16_BYTES * components_kept(run.config.transport, width) * sample_count(run)
     return found
 
 
-def samples(run: Run) -> int:
+def sample_count(run: Run) -> int:
     """Images of all splits."""
     return sum(run.dataset.count(split) for split in run.dataset.splits)
 
@@ -73,9 +75,9 @@ def samples(run: Run) -> int:
 def image_bytes(run: Run) -> int | None:
     """Decoded pixels with their labels; labels and rows alone where images stay on disk."""
     if run.dataset.on_disk:
-        return 16 * samples(run)
+        return 16 * sample_count(run)
     side = run.dataset.side
-    return None if side is None else (3 * side**2 + 8) * samples(run)
+    return None if side is None else (3 * side**2 + 8) * sample_count(run)
 
 
 def check_protocols(config: Config) -> None:
@@ -97,7 +99,7 @@ def check_labels(run: Run) -> None:
     Raises:
         ConfigError: the dataset has none.
     """
-    if run.trained is not None or not getattr(find(run.config.method), "uses_labels", False):
+    if run.trained is not None or not getattr(import_target(run.config.method), "uses_labels", False):
         return
     if run.dataset.classes is None or run.dataset.labels("train") is None:
         why = run.dataset.why_unprobed or "its train images have no labels, only those that are probed with"
@@ -117,7 +119,7 @@ def check_network(config: Config) -> None:
 
     if config.probe.network == "online":
         return
-    if getattr(find(config.method), "networks", None) is Method.networks:
+    if getattr(import_target(config.method), "networks", None) is Method.networks:
         raise ConfigError(
             f"method={config.method.name} has no {config.probe.network} network to probe: "
             "say probe.network=online, or a method with one (byol, dino, moco_v3)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rela_cli.config.parts import find
+from rela_cli.config.parts import import_target
 from rela_cli.config.schema import Part
 from rela_cli.data.base import Dataset
 from rela_cli.pipeline.run import Run
@@ -31,9 +31,9 @@ class Numbers:
         return cls(dict(result.get("probe", {})), dict(result.get("baselines") or {}), cost)
 
 
-def label_facts(run: Run) -> Facts:
+def run_label_facts(run: Run) -> Facts:
     """Which labels the prior has seen, and the method itself has trained with."""
-    uses_labels = getattr(find(run.config.method), "uses_labels", False)
+    uses_labels = getattr(import_target(run.config.method), "uses_labels", False)
     own = [str(run.dataset.label_set)] if uses_labels else []
     return seen.label_facts(run.config.prior, run.dataset, own)
 
@@ -44,7 +44,7 @@ def prior_facts(run: Run) -> Facts:
     return {
         "prior": locate.shown_name(prior),
         **(run.brought.result_facts if run.brought else run_of(prior)),
-        **label_facts(run),
+        **run_label_facts(run),
     }
 
 

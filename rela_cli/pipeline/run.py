@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.config.lengths import Lengths, lengths
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import RANDOM, Config, identity_of
 from rela_cli.data.base import Dataset
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.errors import MissingError, RelaError
 from rela_cli.pipeline.brought import Brought, settled
-from rela_cli.pipeline.differences import different, flat, shown
+from rela_cli.pipeline.differences import differences_text, different, flattened
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, fingerprint, load_json, read_json, reason_of, section
 from rela_cli.store.names import called, run_called, slug
@@ -29,7 +29,7 @@ from rela_cli.store.secrets import redact
 from rela_cli.store.versions import VERSIONS
 from rela_cli.weights import locate, run_folder
 
-SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
+RUN_SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
 HISTORY = ("resumes", "forced")  # keys of a manifest that tell what was done in the folder, under whatever settings
 MATCHING = ("transport", "matching", "switch")  # mean nothing to the plain method, so they do not count there
 
@@ -43,7 +43,7 @@ class Run:
 
     def __init__(self, config: Config) -> None:
         self.outputs = Path(config.paths.outputs).expanduser()
-        self.dataset: Dataset = build(config.dataset, cache=self.outputs / "cache")
+        self.dataset: Dataset = instantiate(config.dataset, cache=self.outputs / "cache")
         self.brought = Brought.of(config, self.dataset)
         self.given, self.config = config, settled(config, self.dataset, self.brought)
         self.lengths: Lengths = lengths(config, self.dataset.count("train"))
@@ -110,7 +110,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """Everything that changes the backbone, and nothing else; tables compare it."""
         tree = to_tree(self.config)
-        groups = SETTINGS if self.config.is_plain else SETTINGS + MATCHING
+        groups = RUN_SETTINGS if self.config.is_plain else RUN_SETTINGS + MATCHING
         return {
             "version": VERSIONS["train"],
             **{group: identity_of(tree[group], group) for group in groups},
@@ -183,7 +183,7 @@ class Run:
         if self.config.resume == "force":
             return {key: manifest[key] for key in HISTORY if key in manifest}
         raise RelaError(
-            f"{self.folder} holds another run; it differs in\n{shown(self.differences())}\n"
+            f"{self.folder} holds another run; it differs in\n{differences_text(self.differences())}\n"
             f"Say another paths.run=FOLDER, resume=force to go on with it under these settings, or resume=never to "
             f"set it aside and start again"
         )
@@ -200,7 +200,7 @@ class Run:
         if not manifest or manifest.get("hash") == self.hash:
             return {}
         trees = (run_folder.run_config(self.folder), redact(self.tree))
-        pairs = [flat({g: identity_of(tree.get(g), g) for g in SETTINGS + MATCHING}) for tree in trees]
+        pairs = [flattened({g: identity_of(tree.get(g), g) for g in RUN_SETTINGS + MATCHING}) for tree in trees]
         inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
         return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 
@@ -289,14 +289,14 @@ class Run:
     @property
     def tree(self) -> dict[str, Any]:
         """The config as config.yaml has it."""
-        return dict(plain(to_tree(self.given)))
+        return dict(yaml_ready(to_tree(self.given)))
 
 
-def plain(value: Any) -> Any:
+def yaml_ready(value: Any) -> Any:
     """Lists for tuples, so that any YAML reader takes it."""
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: yaml_ready(v) for k, v in value.items()}
+    return [yaml_ready(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def check_replaceable(folder: Path, by_hand: bool, reason: str) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from rela_cli.distributed import ranks
 from rela_cli.errors import NonFiniteError, RelaError
-from rela_cli.pipeline.result import label_facts
+from rela_cli.pipeline.result import run_label_facts
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say
 from rela_cli.store.disk import disk_errors
@@ -105,7 +105,7 @@ class RunRecord:
         result = self.run.result
         if not result or seen.is_right(result, self.run.config.prior, self.run.dataset):
             return
-        facts = label_facts(self.run)
+        facts = run_label_facts(self.run)
         try:
             with RunLock(self.run.folder, self.command), disk_errors(self.run.folder):
                 write_json(self.run.folder / "result.json", {**result, **facts})

@@ -13,8 +13,8 @@ from rela_cli.store.files import section
 from rela_cli.terminal import printable
 
 BRIEF = "RELA_BRIEF"  # set in the cells of a sweep: two lines of plan, numbers and cost
-SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is worth a line
-UNITS = ("", "K", "M", "G", "T", "P", "E")
+COMPONENTS_SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is worth a line
+SI_PREFIXES = ("", "K", "M", "G", "T", "P", "E")
 
 
 def show_stages(run: Run, states: Sequence[StageState]) -> None:
@@ -41,7 +41,9 @@ def show_targets(run: Run) -> None:
         say(f"  features  {run.lengths.train_samples} x {features['feature_dim']}  {run.features.folder}")
     if targets := run.targets.manifest:
         shares = [
-            f"{k} {100 * share:.1f} %" for k, share in targets.get("explained_variance", {}).items() if k in SHOWN
+            f"{k} {100 * share:.1f} %"
+            for k, share in targets.get("explained_variance", {}).items()
+            if k in COMPONENTS_SHOWN
         ]
         explained = f"; variance explained by the first {', '.join(shares)}" if shares else ""
         dead = f", {targets['dead']} dead" if targets["dead"] else ""
@@ -67,7 +69,7 @@ def show_numbers(run: Run) -> None:
     """top-1 by protocol beside what it is compared with, or why there is none."""
     result = run.result or {}
     for key, number in (result.get("probe") or {}).items():
-        say(f"  top-1 {100 * number['top1']:5.1f} %  {key} ({number['network']})  {beside(result, key)}")
+        say(f"  top-1 {100 * number['top1']:5.1f} %  {key} ({number['network']})  {comparison_words(result, key)}")
     if "probe_skipped" in result:
         say(f"  not probed: {result['probe_skipped']}")
 
@@ -93,7 +95,7 @@ def cost(result: Mapping[str, Any]) -> str:
     return "; ".join([*parts, f"{scaled(sum(flops.values()))}FLOP"] if flops else parts)
 
 
-def beside(result: Mapping[str, Any], key: str) -> str:
+def comparison_words(result: Mapping[str, Any], key: str) -> str:
     """What the untrained learner and the prior alone reach under the same protocol."""
     words = []
     for name in ("untrained", "prior_alone"):
@@ -105,9 +107,9 @@ def beside(result: Mapping[str, Any], key: str) -> str:
 def scaled(value: float) -> str:
     """Three digits and a unit, such as '1.25 G'."""
     power = 0
-    while value >= 1000 and power < len(UNITS) - 1:
+    while value >= 1000 and power < len(SI_PREFIXES) - 1:
         value, power = value / 1000, power + 1
-    return f"{value:.3g} {UNITS[power]}"
+    return f"{value:.3g} {SI_PREFIXES[power]}"
 
 
 def say(line: str) -> None:

@@ -8,7 +8,7 @@ from rela_cli.store.disk import megabytes
 
 HOLES = 0.2  # of tensors up to SMALL: what glibc's heap holds beside them; measured 0 to 0.4
 DEVICE, HOST, MAPPED, PROCESS = "device", "host", "mapped", "process"  # places of terms
-NEEDED = (DEVICE, HOST, PROCESS)
+SUPPLIES = (DEVICE, HOST, PROCESS)
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Stage:
 
     def total(self, *places: str) -> float:
         """Bytes in some places, or in all but what is mapped."""
-        return sum(term.size for term in self.terms if term.place in (places or NEEDED))
+        return sum(term.size for term in self.terms if term.place in (places or SUPPLIES))
 
     def words(self, *places: str) -> str:
         """Its terms in some places, or in all but what is mapped, the largest first."""
-        terms = [term for term in self.terms if term.place in (places or NEEDED)]
+        terms = [term for term in self.terms if term.place in (places or SUPPLIES)]
         return ", ".join(f"{t.name} {megabytes(round(t.size))}" for t in sorted(terms, key=lambda term: -term.size))

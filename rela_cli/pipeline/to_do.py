@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from rela_cli.config.schema import LIVE
-from rela_cli.pipeline.run import Run, plain
+from rela_cli.pipeline.run import Run, yaml_ready
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.versions import STAGES
 from rela_cli.terminal import plural
@@ -56,7 +56,7 @@ def has_work(states: Sequence[StageState]) -> bool:
 
 def similar_finished_run(run: Run) -> tuple[float, str] | None:
     """Seconds that training would take at the speed of the latest finished run like this one, and that run's name."""
-    found, own = [], plain(run.settings)  # JSON knows no tuples
+    found, own = [], yaml_ready(run.settings)  # JSON knows no tuples
     for path in (run.outputs / "runs").glob("*-*/result.json"):  # without the link `latest`
         result = read_json(path) or {}
         settings, seen = section(result, "settings"), result.get("samples_seen")

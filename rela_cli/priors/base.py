@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rela_cli.config.schema import INTERPOLATIONS
 from rela_cli.errors import ConfigError
-from rela_cli.learners.build import measured, refused
+from rela_cli.learners.build import measured_width, refused
 from rela_cli.priors.pooling import Pooled, vectors
 from rela_cli.store.notices import warn_once
 
@@ -114,7 +114,7 @@ class NetworkPrior(Prior):
         if not hasattr(backbone, "feature_dim") or name:
             side = preprocess.image_size or size or 0
             with refused(f"prior.model={name} cannot take images of {side} px"):
-                backbone.feature_dim = measured(Pooled(backbone, pool), side)  # type: ignore[assignment]
+                backbone.feature_dim = measured_width(Pooled(backbone, pool), side)  # type: ignore[assignment]
             say_unseen(backbone, name, side)
         self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
 

@@ -8,20 +8,20 @@ from pathlib import Path
 from torch import nn
 
 from rela_cli.config.schema import RANDOM
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.learners.resnet import resnet18, resnet34, resnet50, resnet101
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 from rela_cli.priors import from_transformers
 from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
-from rela_cli.priors.loading import fill, load, trimmed
+from rela_cli.priors.loading import fill_network, load_whole, trimmed
 from rela_cli.priors.reading import read_state
 from rela_cli.store.notices import warn
 
 FAMILY = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}  # the CIFAR family of He et al. 2015
-RESNETS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}
-LIBRARIES = ("timm:NAME", "torchvision:NAME")
-WIDTHS = {**dict.fromkeys(FAMILY, 16), **dict.fromkeys(RESNETS, 64)}  # where no file says otherwise
+OWN_RESNETS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}
+LIBRARY_NAMES = ("timm:NAME", "torchvision:NAME")
+WIDTHS = {**dict.fromkeys(FAMILY, 16), **dict.fromkeys(OWN_RESNETS, 64)}  # where no file says otherwise
 PROBE_SIZE = 32  # what a network without a size of its own is measured with
 
 
@@ -66,18 +66,18 @@ def filled_resnet(
     path = Path(weights)
     keys = [name for name, _ in resnet(model, stem, width=4).named_parameters()]
     state = read_state(path, trust)
-    if found := from_transformers.find(state, path, prefix):
+    if found := from_transformers.recognise(state, path, prefix):
         raise ConfigError(f"{path} is {found}: prior.model={model} is another network; {found.prior}")
     state = trimmed(state, keys, path, prefix)
     network = resnet(model, stem, len(state["conv1.weight"]) if "conv1.weight" in state else WIDTHS[model])
-    load(network, state, path, ignore)
+    load_whole(network, state, path, ignore)
     return network
 
 
 def resnet(model: str, stem: str, width: int) -> nn.Module:
     """One of our own, untrained."""
-    with seeded(0, "prior"):
-        return cifar_resnet(FAMILY[model], width) if model in FAMILY else RESNETS[model](stem, width)
+    with torch_seed(0, "prior"):
+        return cifar_resnet(FAMILY[model], width) if model in FAMILY else OWN_RESNETS[model](stem, width)
 
 
 def filled_library_model(
@@ -93,20 +93,20 @@ def filled_library_model(
         from rela_cli.learners.timm import timm_model
         from rela_cli.priors.timm import translation
 
-        with built_at(model, image_size), seeded(0, "prior"):
+        with built_at(model, image_size), torch_seed(0, "prior"):
             network = timm_model(name, image_size, one_size=True)
-        return fill(network, weights, trust, prefix, ignore, translation(network))
+        return fill_network(network, weights, trust, prefix, ignore, translation(network))
     if library == "torchvision" and name:
-        from rela_cli.learners.torchvision import arguments, torchvision_model
+        from rela_cli.learners.torchvision import class_arguments, torchvision_model
         from rela_cli.priors.torchvision import translation as by_torchvision
 
-        with built_at(model, image_size), seeded(0, "prior"):
+        with built_at(model, image_size), torch_seed(0, "prior"):
             network = torchvision_model(name, image_size)
-        if "transform_input" in arguments(name):
+        if "transform_input" in class_arguments(name):
             warn(
                 f"prior.model={model} is taken for a network of your own; with torchvision's published weights it "
                 f"scales its images itself: for those say prior=torchvision prior.model={name} prior.weights=FILE"
             )
-        return fill(network, weights, trust, prefix, ignore, by_torchvision(name))
-    allowed = ", ".join((*WIDTHS, *LIBRARIES))
-    raise ConfigError(f"unknown prior.model={model}{nearest(model, WIDTHS)}. Allowed: {allowed}")
+        return fill_network(network, weights, trust, prefix, ignore, by_torchvision(name))
+    allowed = ", ".join((*WIDTHS, *LIBRARY_NAMES))
+    raise ConfigError(f"unknown prior.model={model}{did_you_mean(model, WIDTHS)}. Allowed: {allowed}")

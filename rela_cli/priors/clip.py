@@ -13,11 +13,11 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.model import resize_pos_embed
 from torch import nn
 
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.learners.build import refused
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.priors.loading import fill
+from rela_cli.priors.loading import fill_network
 from rela_cli.priors.reading import State
 
 # The text tower is not used and left out of every file we read; this one stands in for it while a model is built.
@@ -50,7 +50,7 @@ class OpenClip(NetworkPrior):
         config: dict[str, Any] = tag_config(model, tag) if tag else {}
         quick = bool(config.get("quick_gelu")) if quick_gelu is None else quick_gelu
         size = f"{image_size} px" if image_size else "its own size"
-        with refused(f"prior.model={model} cannot be built at {size}"), seeded(0, "prior"), quiet():
+        with refused(f"prior.model={model} cannot be built at {size}"), torch_seed(0, "prior"), quiet():
             clip = open_clip.create_model(
                 model,
                 force_quick_gelu=quick,
@@ -60,9 +60,9 @@ class OpenClip(NetworkPrior):
                 device=torch.get_default_device(),
             )
         clip.visual.output_tokens = False  # CoCa's tower gives (pooled, tokens) otherwise
-        fill(clip.visual, weights, trust, convert=lambda state: resized(state, clip))
+        fill_network(clip.visual, weights, trust, convert=lambda state: resized(state, clip))
         own: dict[str, Any] = open_clip.model.get_model_preprocess_cfg(clip) | config
-        fed = Preprocess(side(clip.visual.image_size), own["mean"], own["std"], 1.0, own["interpolation"])
+        fed = Preprocess(image_side(clip.visual.image_size), own["mean"], own["std"], 1.0, own["interpolation"])
         asked = fed.instead(image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation)
         super().__init__(clip.visual, asked, model)
 
@@ -85,11 +85,13 @@ def tag_config(model: str, tag: str) -> dict[str, Any]:
     """
     models = open_clip.list_models()
     if model not in models:
-        raise ConfigError(f"open_clip knows no model {model}{nearest(model, models)} ({len(models)} names)")
+        raise ConfigError(f"open_clip knows no model {model}{did_you_mean(model, models)} ({len(models)} names)")
     found: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
     if not found:
         tags = open_clip.list_pretrained_tags_by_model(model)
-        raise ConfigError(f"open_clip has no weights {tag} of {model}{nearest(tag, tags)}. Allowed: {', '.join(tags)}")
+        raise ConfigError(
+            f"open_clip has no weights {tag} of {model}{did_you_mean(tag, tags)}. Allowed: {', '.join(tags)}"
+        )
     return found
 
 
@@ -100,7 +102,7 @@ def resized(state: State, clip: nn.Module) -> State:
     return {key.removeprefix("visual."): value for key, value in named.items()}
 
 
-def side(image_size: int | tuple[int, int]) -> int:
+def image_side(image_size: int | tuple[int, int]) -> int:
     """open_clip keeps sizes as numbers or as pairs."""
     return image_size if isinstance(image_size, int) else image_size[0]
 

@@ -21,11 +21,11 @@ from rela_cli.errors import ConfigError, MissingError
 from rela_cli.learners.build import first_line, refused, width_of
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.pooling import Pooled
-from rela_cli.priors.reading import load_script, reason
+from rela_cli.priors.reading import library_message, load_script
 from rela_cli.terminal import plural
 from rela_cli.weights.kinds import ensure_intact, kind_of
 
-BATCHES = (1, 2, 5)  # numbers of images that a program is tried with: many are fixed to the one of their export
+TRIED_BATCHES = (1, 2, 5)  # numbers of images that a program is tried with: many are fixed to the one of their export
 
 
 class Program(nn.Module):
@@ -116,7 +116,7 @@ def width_given(program: nn.Module, weights: str, image_size: int) -> int:
     Raises:
         ConfigError: it takes images of another size, or a certain number of them, or gives something else.
     """
-    for count in BATCHES:
+    for count in TRIED_BATCHES:
         try:
             with torch.inference_mode():
                 found = program(torch.zeros(count, 3, image_size, image_size))
@@ -147,4 +147,4 @@ def open_program(path: Path) -> ExportedProgram | torch.jit.ScriptModule:
             return load_script(path).eval()  # type: ignore[no-any-return]
         return torch.export.load(path)
     except Exception as error:  # torch's own, of many kinds
-        raise MissingError(f"{path} cannot be opened: {reason(error)}") from error
+        raise MissingError(f"{path} cannot be opened: {library_message(error)}") from error

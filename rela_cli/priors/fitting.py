@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import ImageStats, Split
-from rela_cli.data.batches.loader import centre, sampled
+from rela_cli.data.batches.loader import centre, sample_of
 from rela_cli.distributed import ranks
 from rela_cli.machine.device import pick_device
 from rela_cli.machine.precision import extracting
@@ -18,9 +18,9 @@ from rela_cli.weights.locate import located
 def fitted_prior(config: Config, train: Split, data: ImageStats) -> tuple[Prior, torch.device]:
     """The prior, ready to look at images, and the device that it is on; what it is fitted to, it sees in fp32."""
     device = pick_device(config.runtime)
-    prior: Prior = build(located(config.prior), data=data, allow=config.allow)
-    prior.fit(centre(sampled(train.images), data.size))
-    ranks.same(prior)  # what it was fitted to depends on threads in its last bits
+    prior: Prior = instantiate(located(config.prior), data=data, allow=config.allow)
+    prior.fit(centre(sample_of(train.images), data.size))
+    ranks.broadcast_parameters(prior)  # what it was fitted to depends on threads in its last bits
     prior = prior.to(device).eval()
     if device.type == "cuda":
         prior.to(memory_format=torch.channels_last)

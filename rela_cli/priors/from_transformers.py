@@ -95,9 +95,9 @@ LEFT_OUT = re.compile(r"(.*\.)?(pooler|classifier|decoder|text_model|text_projec
 POSITIONS = "embeddings.position_ids"
 PROJECTION = "visual_projection.weight"  # stands beside the tower, not in it
 PATCHES = re.compile(r"(?P<before>.*?)embeddings\.(patch_embeddings\.projection|patch_embedding)\.weight")
-SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1152: "so400m", 1280: "huge", 1536: "giant"}
-NAMED = {"clip": {(768, 16): "clip_vitb16", (768, 32): "clip_vitb32", (1024, 14): "clip_vitl14"}}
-NAMED["dinov2"] = {(384, 14): "dinov2_vits14", (768, 14): "dinov2_vitb14"}
+SIZE_OF_WIDTH = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1152: "so400m", 1280: "huge", 1536: "giant"}
+CONFIG_NAMES = {"clip": {(768, 16): "clip_vitb16", (768, 32): "clip_vitb32", (1024, 14): "clip_vitl14"}}
+CONFIG_NAMES["dinov2"] = {(384, 14): "dinov2_vits14", (768, 14): "dinov2_vitb14"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Found:
         """What to type for it."""
         if self.family is None:
             return "prior=exported or prior=onnx take a whole program of any architecture"
-        size = SIZES.get(self.width, "SIZE")
+        size = SIZE_OF_WIDTH.get(self.width, "SIZE")
         model = {
             "vit": f"vit_{size}_patch{self.patch}_224",
             "dinov2": f"vit_{size}_patch{self.patch}_dinov2.lvd142m",
@@ -145,11 +145,11 @@ class Found:
         if self.family is CLIP_FAMILY and not self.projected:
             lack = "it lacks CLIP's projection, CLIPVisionModelWithProjection has it"
             return f"{lack}: save that, or say prior=timm prior.model={model}"
-        named = NAMED.get(self.family.name, {}).get((self.width, self.patch))
+        named = CONFIG_NAMES.get(self.family.name, {}).get((self.width, self.patch))
         return f"say prior={named}" if named else f"say prior=timm prior.model={model}, or the one of this size"
 
 
-def find(state: State, path: Path, prefix: str | None = None) -> Found | None:
+def recognise(state: State, path: Path, prefix: str | None = None) -> Found | None:
     """What transformers has saved in a file; None when the file is not its own.
 
     Raises:
@@ -198,7 +198,7 @@ def translated(state: State, found: Found, network: nn.Module, path: Path) -> St
     if found.family is None or not (fits or f"{trunk}blocks.0.attn.qkv.weight" in own):
         raise ConfigError(f"{path} is {found}: this prior's network is another one; {found.prior}")
     named = dict(renamed(state, found.before, found.family.names))
-    named = shaped(joined(named))
+    named = shaped(joined_matrices(named))
     if is_clip:
         return as_open_clip(named)
     return {f"{trunk}{key}": value for key, value in named.items()}
@@ -223,7 +223,7 @@ def by_table(key: str, names: Mapping[str, str]) -> str | None:
     return found.replace(".N.", f".{number[1]}.") if found and number else found
 
 
-def joined(state: State) -> State:
+def joined_matrices(state: State) -> State:
     """Query, key and value as the one matrix that timm has; the pooling head's one matrix as timm's two."""
     out: State = {}
     for key, value in state.items():

@@ -14,8 +14,15 @@ from rela_cli.learners.build import load_state, refused
 from rela_cli.priors import from_transformers
 from rela_cli.priors.reading import State, read_state, some
 
-HEADS = ("fc", "linear", "classifier", "head", "heads", "last_linear")  # what people call a classifier of their own
-PREFERRED = "teacher"  # of two networks in one file, the one that is evaluated (DINO, section 3.1)
+CLASSIFIER_NAMES = (
+    "fc",
+    "linear",
+    "classifier",
+    "head",
+    "heads",
+    "last_linear",
+)  # what people call a classifier of their own
+PREFERRED_NETWORK = "teacher"  # of two networks in one file, the one that is evaluated (DINO, section 3.1)
 FIT = 0.1  # share of a network's keys under a prefix, below which it is not the place of the network
 PARALLEL = "module"  # DataParallel's name, when it stands around a part of a network
 COUNTER = "num_batches_tracked"  # absent before torch 0.4.1, and of no use in eval mode
@@ -64,21 +71,21 @@ def _found_prefix(state: State, keys: Sequence[str], source: object) -> str:
         return ""  # `cls_token` alone is found under many a name: `load` says what does not fit
     best = [prefix for prefix, count in covered.items() if count == most]
     if len(best) > 1:
-        best = [prefix for prefix in best if PREFERRED in prefix.split(".")] or best
+        best = [prefix for prefix in best if PREFERRED_NETWORK in prefix.split(".")] or best
     if len(best) > 1:
         prefixes = ", ".join(sorted(best))
         raise ConfigError(f"{source} holds {len(best)} networks; say prior.prefix= one of {prefixes}")
     return best[0] if best else ""  # `load` says what does not fit
 
 
-def load(network: nn.Module, state: State, source: object, ignore: Sequence[str] = ()) -> None:
+def load_whole(network: nn.Module, state: State, source: object, ignore: Sequence[str] = ()) -> None:
     """Put `state` into `network`: every key, or an error; a classifier left over is left out.
 
     Raises:
         ConfigError: missing or unexpected keys, or shapes or numbers of another kind, by name.
     """
     own = network.state_dict()
-    heads = (*HEADS, *getattr(network, "classifiers", ()))
+    heads = (*CLASSIFIER_NAMES, *getattr(network, "classifiers", ()))
     left_out = [*(outermost(head, own) for head in heads), *ignore]
     state = {k: v for k, v in state.items() if k in own or not any(covers(name, k) for name in left_out)}
     counters = {k: v for k, v in own.items() if k.endswith(COUNTER) and k not in state}
@@ -153,7 +160,7 @@ def _kind(tensor: Tensor) -> str:
     return kind if _is_plain(tensor) else f"{str(tensor.layout).removeprefix('torch.')} {kind} on {tensor.device}"
 
 
-def fill(
+def fill_network(
     network: nn.Module,
     weights: str,
     trust: bool = False,
@@ -173,14 +180,14 @@ def fill(
     path = Path(weights)
     state = read_state(path, trust)
     prefix = prefix and prefix.removesuffix(".") + "."
-    if found := from_transformers.find(state, path, prefix):
+    if found := from_transformers.recognise(state, path, prefix):
         state, prefix = from_transformers.translated(state, found, network, path), None
     state = trimmed(state, [name for name, _ in network.named_parameters()], path, prefix)
     if convert:  # which may have to interpolate, and CPUs cannot do that in half precision
         with refused(f"{path} does not fit this network: its names and sizes cannot be translated"):
             state = convert({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     try:
-        load(network, state, path, ignore)
+        load_whole(network, state, path, ignore)
     except ConfigError as error:
         raise ConfigError(f"{error}\n{path} is {found}; {found.prior}" if found else str(error)) from error
     if found:

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.errors import ConfigError, MissingError, did_you_mean
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.pooling import Pooled
 from rela_cli.store.notices import warn
 from rela_cli.weights.onnx_file import check_installed, external_files
 
-TYPES: dict[str, Any] = {
+ONNX_DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PLAIN = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # numbers from 0 to 255, as whole numbers are
+UNSCALED = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # numbers from 0 to 255, as whole numbers are
 
 
 class Session(nn.Module):
@@ -31,18 +31,18 @@ class Session(nn.Module):
 
     def __init__(self, path: Path, output: str | None) -> None:
         super().__init__()
-        self.path, self.sessions = path, {"cpu": opened(path, ["CPUExecutionProvider"])}
+        self.path, self.sessions = path, {"cpu": open_session(path, ["CPUExecutionProvider"])}
         inputs, outputs = self.sessions["cpu"].get_inputs(), self.sessions["cpu"].get_outputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in ONNX_DTYPES:
             raise ConfigError(f"{path} does not take images alone: {listed(inputs)}")
-        self.name, self.kind, shape = inputs[0].name, TYPES[inputs[0].type], inputs[0].shape
+        self.name, self.kind, shape = inputs[0].name, ONNX_DTYPES[inputs[0].type], inputs[0].shape
         self.is_nchw = layout(path, shape) == "NCHW"
         self.batch = shape[0] if isinstance(shape[0], int) else None
         sides = shape[2:] if self.is_nchw else shape[1:3]
         self.size = sides[0] if isinstance(sides[0], int) else None
         if sides[0] != sides[1] and all(isinstance(side, int) for side in sides):
             raise ConfigError(f"{path} takes images of {sides[0]}x{sides[1]} pixels, and priors see square ones")
-        self.output = chosen(path, output, outputs)
+        self.output = chosen_output(path, output, outputs)
 
     def train(self, mode: bool = True) -> Session:
         return self
@@ -72,7 +72,7 @@ class Session(nn.Module):
         if device.type != "cuda" or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             return self.sessions["cpu"]
         if "cuda" not in self.sessions:
-            self.sessions["cuda"] = opened(self.path, ["CUDAExecutionProvider", "CPUExecutionProvider"])
+            self.sessions["cuda"] = open_session(self.path, ["CUDAExecutionProvider", "CPUExecutionProvider"])
         return self.sessions["cuda"]
 
 
@@ -100,7 +100,7 @@ class Onnx(NetworkPrior):
         size = agreed_size(path, session.size, image_size)
         if session.kind == np.uint8 and (mean or std):
             raise ConfigError(f"{path} takes numbers from 0 to 255 as they are: leave prior.mean and prior.std out")
-        own = PLAIN if session.kind == np.uint8 else IMAGENET
+        own = UNSCALED if session.kind == np.uint8 else IMAGENET
         fed = Preprocess(size, mean or own[0], std or own[1], crop, interpolation, channels)
         network = Pooled(session, pool)
         network.feature_dim = width(path, network, size)  # type: ignore[assignment]
@@ -108,7 +108,7 @@ class Onnx(NetworkPrior):
         warn(f"{path.name}: onnxruntime does not say how many operations a model takes, so its FLOPs count as 0")
 
 
-def opened(path: Path, providers: list[str]) -> Any:
+def open_session(path: Path, providers: list[str]) -> Any:
     """A session with as many threads as torch has.
 
     Raises:
@@ -140,7 +140,7 @@ def layout(path: Path, shape: list[Any]) -> str:
     return places[0]
 
 
-def chosen(path: Path, asked: str | None, outputs: list[Any]) -> str:
+def chosen_output(path: Path, asked: str | None, outputs: list[Any]) -> str:
     """The output to take.
 
     Raises:
@@ -153,7 +153,7 @@ def chosen(path: Path, asked: str | None, outputs: list[Any]) -> str:
         return str(asked)
     what = f"has several outputs; say prior.output= one of {listed(outputs)}"
     if asked is not None:
-        what = f"has no output {asked}{nearest(asked, names)} (allowed: {listed(outputs)})"
+        what = f"has no output {asked}{did_you_mean(asked, names)} (allowed: {listed(outputs)})"
     raise ConfigError(f"{path} {what}")
 
 

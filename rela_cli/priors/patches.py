@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from rela_cli.data.batches.cache import ImageStats
 from rela_cli.errors import ConfigError
-from rela_cli.numerics.randomness import key, words
+from rela_cli.numerics.randomness import random_words, stream_key
 from rela_cli.priors.base import Prior
 
 SAMPLES = 100_000  # patches that the whitening is estimated from
@@ -43,7 +43,7 @@ class Patches(Prior):
     def draw(self, images: Tensor) -> Tensor:
         """(SAMPLES, 3 * p * p) float64 in [0, 1], at places given by the prior's own seed."""
         n, p, size = len(images), self.patch_size, images.shape[-1]
-        place = words(key(self.seed, "patches"), torch.arange(SAMPLES), 3)
+        place = random_words(stream_key(self.seed, "patches"), torch.arange(SAMPLES), 3)
         which, top, left = place[:, 0] % n, place[:, 1] % (size - p + 1), place[:, 2] % (size - p + 1)
         rows = (top[:, None] + torch.arange(p))[:, None, :, None]
         columns = (left[:, None] + torch.arange(p))[:, None, None, :]

@@ -8,7 +8,7 @@ from rela_cli.config.schema import Part
 from rela_cli.data.batches.cache import ImageStats
 from rela_cli.learners.build import build_backbone
 from rela_cli.learners.resnet import resnet18
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 from rela_cli.priors.base import NetworkPrior, Preprocess
 
 
@@ -16,7 +16,7 @@ class RandomResNet(NetworkPrior):
     """A ResNet-18 of its own with CIFAR stem: 8 * width features."""
 
     def __init__(self, width: int, seed: int, data: ImageStats) -> None:
-        with seeded(seed, "prior"):
+        with torch_seed(seed, "prior"):
             backbone = resnet18("cifar", width)
         super().__init__(backbone, Preprocess(None, data.mean.tolist(), data.std.tolist()))
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.notices import warn
 from rela_cli.terminal import printable
-from rela_cli.weights.kinds import ensure_intact, ensure_plausible, files_of, is_zip, kind_of, weight_map
+from rela_cli.weights.kinds import ensure_intact, ensure_plausible, is_zip, kind_of, weight_files, weight_map
 
 State = dict[str, Tensor]
 
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # torch's own, wherever they stand
 DEPTH, ITEMS = 32, 1_000_000  # how deep and how wide a checkpoint may nest
 LEGACY = 5  # pickles in a row at the start of a file by torch before 1.6: the fourth holds the tensors
-SHOWN = 4  # names spelled out in a message
+KEYS_SHOWN = 4  # names spelled out in a message
 ANEW = "Load it where it was made, and save its tensors alone: torch.save(model.state_dict(), FILE)"
 
 
@@ -38,7 +38,7 @@ def read_state(path: Path, trust: bool = False) -> State:
     if kind_of(path) == "index":
         return read_shards(path)
     state: State = {}
-    for name, tensor in flat(read_content(path, trust), path):
+    for name, tensor in nested_tensors(read_content(path, trust), path):
         name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         if name in state:
             raise MissingError(f"{path} holds two tensors called {name!a}; save the one network anew")
@@ -53,7 +53,7 @@ def read_shards(path: Path) -> State:
     Raises:
         MissingError: a shard lacks a tensor.
     """
-    shards = {shard.name: read_state(shard) for shard in files_of(path)}
+    shards = {shard.name: read_state(shard) for shard in weight_files(path)}
     wanted = {name: shards[shard] for name, shard in weight_map(path).items()}
     if lacking := [name for name, shard in wanted.items() if name not in shard]:
         raise MissingError(f"{path}: {weight_map(path)[lacking[0]]} lacks {some(lacking)}")
@@ -78,7 +78,7 @@ def read_content(path: Path, trust: bool) -> Any:
             return load_file(path)
         return load_script(path).state_dict() if kind == "script" else unpickled(path)
     except Exception as error:  # every library has its own
-        raise MissingError(f"{path} cannot be read: {reason(error)}. {ANEW}") from error
+        raise MissingError(f"{path} cannot be read: {library_message(error)}. {ANEW}") from error
 
 
 def load_script(path: Path) -> Any:
@@ -159,7 +159,7 @@ def looked_up(file: IO[bytes], pickles: int) -> Iterator[str]:
         return
 
 
-def flat(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
+def nested_tensors(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors inside nested mappings, such as {"epoch": 3, "model": {"module.conv1.weight": ...}}.
 
     Raises:
@@ -187,7 +187,7 @@ def flat(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
         warn(f"{path}: only tensors are read; left out are objects of {some(sorted(left_out))}")
 
 
-def reason(error: BaseException) -> str:
+def library_message(error: BaseException) -> str:
     """What a library has to say, on one line without escape codes; behind torch's page of advice is its own reason."""
     if str(error).startswith("Weights only load failed") and error.__context__:
         error = error.__context__
@@ -197,5 +197,5 @@ def reason(error: BaseException) -> str:
 
 def some(names: Sequence[str]) -> str:
     """A few names, and how many there are."""
-    shown = ", ".join(names[:SHOWN])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
+    shown = ", ".join(names[:KEYS_SHOWN])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > KEYS_SHOWN else "")

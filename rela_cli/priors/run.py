@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.config.schema import Part
-from rela_cli.learners.build import build_backbone, load_backbone, measured, refused
+from rela_cli.learners.build import build_backbone, load_backbone, measured_width, refused
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.weights.run_folder import run_facts
 
@@ -25,7 +25,7 @@ class RelaRun(NetworkPrior):
         backbone = load_backbone(run, network, allow)
         size = image_size or facts["image_size"]
         with refused(f"the network of {run} cannot take images of {size} px"):
-            measured(backbone, size)
+            measured_width(backbone, size)
         super().__init__(backbone, Preprocess(size, facts["mean"], facts["std"]))
 
 

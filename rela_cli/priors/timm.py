@@ -11,12 +11,12 @@ from torch import nn
 
 from rela_cli.errors import ConfigError
 from rela_cli.learners.timm import check_name, timm_model
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
-from rela_cli.priors.loading import fill
+from rela_cli.priors.loading import fill_network
 from rela_cli.priors.reading import State
 
-FILES = ("model.safetensors", "pytorch_model.bin")  # what a timm repository on the hub holds
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what a timm repository on the hub holds
 
 
 class TimmPrior(NetworkPrior):
@@ -47,9 +47,9 @@ class TimmPrior(NetworkPrior):
             raise ConfigError(
                 f"prior.model={model} is made for images that are not square; say prior.image_size=PIXELS"
             )
-        with built_at(model, preprocess.image_size), seeded(0, "prior"):
+        with built_at(model, preprocess.image_size), torch_seed(0, "prior"):
             network = timm_model(model, preprocess.image_size, one_size=True)
-        fill(network, weights, trust, prefix, ignore, translation(network))
+        fill_network(network, weights, trust, prefix, ignore, translation(network))
         super().__init__(network, preprocess, model, pool=pool)
 
     @staticmethod
@@ -60,7 +60,7 @@ class TimmPrior(NetworkPrior):
         if config is None or not config.has_weights:
             return []
         if config.hf_hub_id:
-            files = [config.hf_hub_filename] if config.hf_hub_filename else FILES
+            files = [config.hf_hub_filename] if config.hf_hub_filename else HUB_FILES
             return [f"hf://{config.hf_hub_id}/{file}" for file in files]
         return [config.url] if config.url else []
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from torchvision import models
 
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.learners.torchvision import check_name, published_model
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
-from rela_cli.priors.loading import fill
+from rela_cli.priors.loading import fill_network
 from rela_cli.priors.reading import State
 
 
@@ -45,9 +45,9 @@ class TorchvisionPrior(NetworkPrior):
         fed = Preprocess(size, tuple(own.mean), tuple(own.std), size / side, own.interpolation.value)
         preprocess = fed.instead(image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation)
         assert preprocess.image_size is not None
-        with built_at(model, preprocess.image_size), seeded(0, "prior"):
+        with built_at(model, preprocess.image_size), torch_seed(0, "prior"):
             network = published_model(model, preprocess.image_size)
-        fill(network, weights, trust, prefix, ignore, translation(model))
+        fill_network(network, weights, trust, prefix, ignore, translation(model))
         super().__init__(network, preprocess, model, pool=pool)
 
     @staticmethod
@@ -90,6 +90,6 @@ def tag_weights(model: str, tag: str) -> Any:
     names = [*known.__members__]
     if tag not in names:
         raise ConfigError(
-            f"torchvision has no weights {tag} of {model}{nearest(tag, names)}. Allowed: {', '.join(names)}"
+            f"torchvision has no weights {tag} of {model}{did_you_mean(tag, names)}. Allowed: {', '.join(names)}"
         )
     return known[tag]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.report.comparison import (
     Column,
     Protocol,
@@ -34,7 +34,7 @@ def checked_columns(results: Sequence[Result], one: str, other: str) -> tuple[st
     for name in (one, other):
         if name not in names:
             alike = sorted(known for known in names if known.startswith(f"{name} ") and "prior alone" not in known)
-            several = f": there are several, {'; '.join(alike)}" if alike else nearest(name, names)
+            several = f": there are several, {'; '.join(alike)}" if alike else did_you_mean(name, names)
             known = "" if alike else f" (columns: {', '.join(sorted(names))})"
             raise ConfigError(f"--between={name} is no column here{several}{known}")
     return one, other

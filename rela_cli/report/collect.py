@@ -17,10 +17,18 @@ from rela_cli.store.files import load_json, reason_of
 from rela_cli.store.sealed import BY_HAND, SEAL, Damaged
 from rela_cli.terminal import plural, readable
 
-NEEDED = {"status": str, "dataset": str, "prior": str, "learner": str, "method": str, "seed": int, "settings": dict}
+RESULT_TYPES = {
+    "status": str,
+    "dataset": str,
+    "prior": str,
+    "learner": str,
+    "method": str,
+    "seed": int,
+    "settings": dict,
+}
 NUMBERS = ("budget", "samples_seen", "train_samples", "steps", "switch_step", "target_dim", "peak_memory_bytes")
 ACCOUNTS = ("seconds", "flops")  # numbers by stage
-SHOWN = 5  # names spelled out in one warning
+NAMES_SHOWN = 5  # names spelled out in one warning
 
 
 def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -63,7 +71,7 @@ def _files(paths: Iterable[Path], problems: list[str]) -> Iterator[Path]:
                 elif folder.resolve() not in unfinished:  # `latest` may point to it
                     unfinished.append(folder.resolve())
     if unfinished:
-        names = ", ".join(f.name for f in unfinished[:SHOWN]) + (", ..." if len(unfinished) > SHOWN else "")
+        names = ", ".join(f.name for f in unfinished[:NAMES_SHOWN]) + (", ..." if len(unfinished) > NAMES_SHOWN else "")
         problems.append(f"no result.json yet in {plural(len(unfinished), 'run folder')}: {names}")
 
 
@@ -100,7 +108,7 @@ def _read(file: Path, problems: list[str]) -> dict[str, Any] | None:
 
 def _lacking(result: Mapping[str, Any]) -> list[str]:
     """The keys whose values have no place in a table: not there, or of another kind."""
-    lacking = [key for key, kind in NEEDED.items() if not isinstance(result.get(key), kind)]
+    lacking = [key for key, kind in RESULT_TYPES.items() if not isinstance(result.get(key), kind)]
     lacking += [key for key in NUMBERS if not _is_number(result.get(key, 0))]
     lacking += [key for key in ACCOUNTS if not _is_mapping(result.get(key), _is_number)]
     lacking += ["probe"] * (not _is_mapping(result.get("probe"), _is_score))

@@ -14,25 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rela_cli.errors import ConfigError, RelaError, nearest
+from rela_cli.errors import ConfigError, RelaError, did_you_mean
 from rela_cli.report.formats import SEEN, UNKNOWN
 from rela_cli.report.prior_names import part_name, prior_names
 from rela_cli.report.settings import (
     LIVE,
     LIVE_KEY,
-    NAMES,
-    TARGETS,
+    NAMED_PARTS,
+    TARGET_PARTS,
     VARIANT,
     Settings,
     differing,
     flatten,
-    labelled,
     natural_order,
     part_of,
+    settings_text,
 )
 from rela_cli.store.older_results import is_unknown
 
-PRIORS = ("random_learner", "random", "patches", "embedded")  # the order of columns; others follow by name
+PRIOR_ORDER = ("random_learner", "random", "patches", "embedded")  # the order of columns; others follow by name
 
 PROTOCOLS = {  # how each protocol measures, in the order of the tables
     "rela": "linear, by Adam, as in the paper",
@@ -147,7 +147,9 @@ def results_of(found: Sequence[Mapping[str, Any]], names: Mapping[str, str] | No
 def rows_of(results: Sequence[Result]) -> list[Row]:
     """One row for each budget of the settings that plain and ReLA share, in the order of the tables."""
     keys = differing({result.shared for result in results})
-    rows = [Row(shared, budget, labelled(shared, keys)) for shared, budget in {(r.shared, r.budget) for r in results}]
+    rows = [
+        Row(shared, budget, settings_text(shared, keys)) for shared, budget in {(r.shared, r.budget) for r in results}
+    ]
     return sorted(rows, key=lambda row: (*row.names, row.budget, natural_order(row.shared, keys)))
 
 
@@ -172,7 +174,7 @@ def columns_of(results: Iterable[Result]) -> list[Column]:
     keys = differing(variants)
     by_targets: dict[Settings, list[Settings]] = defaultdict(list)
     for variant in sorted(variants, key=lambda v: natural_order(v, keys)):
-        by_targets[part_of(variant, TARGETS)].append(variant)
+        by_targets[part_of(variant, TARGET_PARTS)].append(variant)
     columns = [Column("untrained", "untrained"), Column("plain", "plain")]
     for targets in sorted(by_targets, key=lambda t: _prior_order(dict(t)["prior"])):
         columns += [Column("prior", _head(variant, keys), variant) for variant in by_targets[targets]]
@@ -181,12 +183,12 @@ def columns_of(results: Iterable[Result]) -> list[Column]:
 
 
 def _prior_order(name: str) -> tuple[int, str]:
-    return (PRIORS.index(name) if name in PRIORS else len(PRIORS)), name
+    return (PRIOR_ORDER.index(name) if name in PRIOR_ORDER else len(PRIOR_ORDER)), name
 
 
 def _head(variant: Settings, keys: set[str]) -> str:
     live = LIVE * (dict(variant).get(LIVE_KEY) == LIVE)
-    return "\n".join(filter(None, (dict(variant)["prior"], live, labelled(variant, keys - {LIVE_KEY}, "\n"))))
+    return "\n".join(filter(None, (dict(variant)["prior"], live, settings_text(variant, keys - {LIVE_KEY}, "\n"))))
 
 
 def score(results: Iterable[Result], row: Row, column: Column, protocol: Protocol) -> Score | None:
@@ -214,7 +216,7 @@ def by_seed(results: Iterable[Result], row: Row, column: Column, protocol: Proto
 def _value(result: Result, budget: float, column: Column, protocol: Protocol) -> float | None:
     """What one run says about a cell, None if nothing."""
     if column.kind in ("untrained", "prior_alone"):
-        if column.kind == "prior_alone" and part_of(result.variant, TARGETS) != column.settings:
+        if column.kind == "prior_alone" and part_of(result.variant, TARGET_PARTS) != column.settings:
             return None
         measured = measured_by((result.raw.get("baselines") or {}).get(column.kind))
         alike = (value for known, value in measured.items() if known.name == protocol.name)
@@ -246,7 +248,7 @@ def protocols_of(results: Iterable[Result], name: str = "all", network: str = "a
     present = {protocol for result in results if result.finished for protocol in measured_by(result.raw.get("probe"))}
     known = [*PROTOCOLS, *sorted({p.name for p in present} - PROTOCOLS.keys())]
     if name not in ("all", *known):
-        raise ConfigError(f"--protocol={name} must be one of {', '.join(known)}, all{nearest(name, known)}")
+        raise ConfigError(f"--protocol={name} must be one of {', '.join(known)}, all{did_you_mean(name, known)}")
     chosen = [p for p in present if name in ("all", p.name) and network in ("all", p.network)]
     if not chosen and (name, network) != ("all", "all"):
         there = ", ".join(f"{p.name} ({p.network})" for p in sorted(present)) or "nothing"
@@ -281,7 +283,7 @@ def results_behind(results: Iterable[Result], row: Row, column: Column) -> list[
         result
         for result in results
         if result.shared == row.shared
-        and column.settings == (result.variant if column.kind == "prior" else part_of(result.variant, TARGETS))
+        and column.settings == (result.variant if column.kind == "prior" else part_of(result.variant, TARGET_PARTS))
     ]
 
 
@@ -323,7 +325,7 @@ def without_constants(
     return title, tuple(heads[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in labels)
 
 
-LABELS = ("protocol", "network", *NAMES, "settings", "budget")  # what tells the rows of a table of numbers apart
+LABELS = ("protocol", "network", *NAMED_PARTS, "settings", "budget")  # what tells the rows of a table of numbers apart
 
 
 def row_labels(

@@ -14,8 +14,8 @@ from rela_cli.store.versions import STAGES
 
 MAKING = STAGES[:3]  # the stages that make a backbone; the probe judges it
 ACCOUNT = (*MAKING, "total", "probe")
-SIZES = ("samples_seen", "steps", "switch_step", "peak_memory_bytes")
-COST_KEYS = (*(f"{kind}_{head}" for kind in ("seconds", "flops") for head in ACCOUNT), *SIZES, "device")
+COUNT_KEYS = ("samples_seen", "steps", "switch_step", "peak_memory_bytes")
+COST_KEYS = (*(f"{kind}_{head}" for kind in ("seconds", "flops") for head in ACCOUNT), *COUNT_KEYS, "device")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Account:
     def record(self) -> dict[str, Any]:
         """Flat, in full precision, with COST_KEYS as its keys."""
         staged = [part[stage] for part in (self.seconds, self.flops) for stage in ACCOUNT]
-        return dict(zip(COST_KEYS, [*staged, *(getattr(self, key) for key in SIZES), self.device], strict=True))
+        return dict(zip(COST_KEYS, [*staged, *(getattr(self, key) for key in COUNT_KEYS), self.device], strict=True))
 
 
 def account_of(results: Iterable[Result]) -> Account | None:
@@ -42,7 +42,7 @@ def account_of(results: Iterable[Result]) -> Account | None:
     raws = [result.raw for result in results if result.finished]
     if not raws:
         return None
-    means = {key: _mean(raw.get(key) for raw in raws) for key in SIZES}
+    means = {key: _mean(raw.get(key) for raw in raws) for key in COUNT_KEYS}
     devices = sorted({str(raw.get("device") or MISSING) for raw in raws})
     return Account(_staged(raws, "seconds"), _staged(raws, "flops"), **means, device=", ".join(devices))
 

@@ -21,11 +21,11 @@ from rela_cli.terminal import printable
 
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, unlike a hyphen
-LONG = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
+LONG_LABEL = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
 BEST, ABOVE, BETTER, WORSE, EQUAL = "best", "above", "better", "worse", "equivalent"  # how a cell stands out
-WORDS = {BEST: "best", ABOVE: "↑"} | {mark: mark for mark in (BETTER, WORSE, EQUAL)}  # without bold or underline
+MARK_WORDS = {BEST: "best", ABOVE: "↑"} | {mark: mark for mark in (BETTER, WORSE, EQUAL)}  # without bold or underline
 SPOKEN = (BETTER, WORSE, EQUAL)  # marks that are words in every format
-STYLES = {
+MARK_STYLES = {
     BEST: "bold",
     ABOVE: "underline",
     BETTER: "bold green",
@@ -65,7 +65,7 @@ class Cell:
     @property
     def spoken(self) -> str:
         """The detail, with the marks that are words everywhere."""
-        return " ".join([self.detail, *(WORDS[mark] for mark in self.marks if mark in SPOKEN)]).strip()
+        return " ".join([self.detail, *(MARK_WORDS[mark] for mark in self.marks if mark in SPOKEN)]).strip()
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Grid:
         every = [cell for row in self.cells for cell in row]
         if mark == MISSING:
             return any(cell.text == MISSING for cell in every)
-        return mark not in STYLES or any(mark in cell.marks for cell in every)
+        return mark not in MARK_STYLES or any(mark in cell.marks for cell in every)
 
     @property
     def needed(self) -> list[tuple[str, str]]:
@@ -183,8 +183,8 @@ def print_rich(grids: Sequence[Grid], notes: Sequence[str], console: Console | N
 
 def _print_legend(legend: Sequence[tuple[str, str]], gone: Sequence[str], console: Console) -> None:
     """What the marks mean, and which columns had nothing in them."""
-    names = {BEST: "bold", ABOVE: "underlined"} if _styled(console) else WORDS
-    words = [f"{names.get(mark, WORDS.get(mark, mark))}: {meaning}" for mark, meaning in legend]
+    names = {BEST: "bold", ABOVE: "underlined"} if _styled(console) else MARK_WORDS
+    words = [f"{names.get(mark, MARK_WORDS.get(mark, mark))}: {meaning}" for mark, meaning in legend]
     words += [f"no result: {', '.join(gone)}"] * bool(gone)
     console.print(_text("; ".join(words) + "\n" * bool(words), console, "dim"))
 
@@ -261,9 +261,9 @@ def _column(cells: Sequence[Cell], head: str, console: Console, tight: bool) -> 
     for cell, (value, *behind) in zip(cells, pieces, strict=True):
         text = Text(justify="right" if tight else "left")
         text.append("" if tight else " " * (widths[0] - len(value)))
-        text.append(value, " ".join(STYLES[mark] for mark in cell.marks))
+        text.append(value, " ".join(MARK_STYLES[mark] for mark in cell.marks))
         for word, width in zip(behind, widths[1:], strict=True):
-            style = STYLES[cell.marks[0]] if word and word in map(WORDS.get, SPOKEN) else ""
+            style = MARK_STYLES[cell.marks[0]] if word and word in map(MARK_WORDS.get, SPOKEN) else ""
             if tight:
                 text.append(f"\n{word}" * bool(word), style)
             elif width:
@@ -274,12 +274,12 @@ def _column(cells: Sequence[Cell], head: str, console: Console, tight: bool) -> 
 
 def _pieces(cell: Cell, console: Console) -> tuple[str, str, str]:
     """A value, its detail, and the marks that have to be words here."""
-    words = [WORDS[mark] for mark in cell.marks if mark in SPOKEN or not _styled(console)]
+    words = [MARK_WORDS[mark] for mark in cell.marks if mark in SPOKEN or not _styled(console)]
     return cell.text, cell.detail, " ".join(words)
 
 
 def _broken(label: str) -> str:
-    return "\n".join(word.replace("=", "=\n", 1) if len(word) > LONG else word for word in label.split())
+    return "\n".join(word.replace("=", "=\n", 1) if len(word) > LONG_LABEL else word for word in label.split())
 
 
 def _text(text: str, console: Console, style: str = "") -> Text:

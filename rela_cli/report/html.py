@@ -9,11 +9,11 @@ from html import escape
 
 from rela_cli.report.figures.series import Plot
 from rela_cli.report.formats import ABOVE, BEST, Cell, Grid, said_once, without_empty
-from rela_cli.report.ink import readable
+from rela_cli.report.ink import readable_ink
 from rela_cli.report.style import GRID, INK, PAPER, PRIOR_STYLES, SOFT
 
 REM_PER_INCH = 7.0  # of a plot: its text is then a little smaller than the page's
-WIDE = 42.0  # rem; wider plots have a row of their own
+WIDE_REM = 42.0  # rem; wider plots have a row of their own
 BROAD = 8  # columns; broader tables have their notes below and not beside them
 DARK = "#15181c"  # the ground of page.css where the reader prefers dark
 COLOUR = re.compile(r"#[0-9a-f]{6}\b")
@@ -81,7 +81,7 @@ def figure_html(plot: Plot) -> str:
     width = REM_PER_INCH * float(points[1]) / 72 if points else REM_PER_INCH
     caption = "".join(f"<span>{escape(note)}</span>" for note in notes)
     caption = f"<figcaption><b>{escape(title)}</b>{caption}</figcaption>"
-    style = f'style="width:{width:.1f}rem"' + " class=wide" * (width > WIDE)
+    style = f'style="width:{width:.1f}rem"' + " class=wide" * (width > WIDE_REM)
     return f'<figure {style} role=img aria-label="{escape(plot.words)}">{caption}<div>{themed(svg)}</div></figure>\n'
 
 
@@ -103,5 +103,5 @@ def variable(colour: str) -> str:
 def dark_shades(body: str) -> str:
     """CSS: each colour of the plots in a shade that can be read on the dark ground."""
     used = sorted(set(re.findall(r"var\(--c([0-9a-f]{6}),", body)))
-    shades = "".join(f"{variable('#' + one)}:{readable('#' + one, DARK)};" for one in used)
+    shades = "".join(f"{variable('#' + one)}:{readable_ink('#' + one, DARK)};" for one in used)
     return f"@media (prefers-color-scheme: dark) {{ :root {{ {shades} }} }}" if used else ""

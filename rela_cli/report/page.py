@@ -11,12 +11,12 @@ from pathlib import Path
 from rela_cli.report import run_files
 from rela_cli.report.comparison import NETWORKS, Column, Protocol, Result, columns_of, measured_by, results_in, score
 from rela_cli.report.costs import account_of
-from rela_cli.report.figures.plots import KINDS, plots
+from rela_cli.report.figures.plots import PLOT_KINDS, plots
 from rela_cli.report.figures.series import Group, groups_of
 from rela_cli.report.formats import MISSING
 from rela_cli.report.html import dark_shades, details, figure_html, grids_html, section
 from rela_cli.report.paired import AXES, cost_share, difference_at_budget, signed
-from rela_cli.report.settings import TARGETS, part_of
+from rela_cli.report.settings import TARGET_PARTS, part_of
 from rela_cli.report.tables import Parts, duration, grids_of, notes_of
 from rela_cli.store import files
 from rela_cli.terminal import plural
@@ -67,7 +67,7 @@ def page(found: PageInputs) -> str:
         section("Nearest neighbours", neighbours(found.neighbours)),
         section("Cost", grids_html(grids_of(found.results, [], Parts(cost=True)))),
         section("What was run", run_table(found) + notes(found)),
-        section("To repeat it", commands(found.results) + configs(groups) + versions(found.results)),
+        section("To repeat it", commands(found.results) + configs(groups) + versions_section(found.results)),
     ]
     shades = dark_shades("".join(body))
     head = (
@@ -87,7 +87,7 @@ def heading(groups: Sequence[Group]) -> str:
 # ------------------------------------------------------------------------------------------------- at a glance
 
 
-WORDS = (
+EXPLANATIONS = (
     "Plain is the self-supervised method without a prior.",
     "The prior alone is what the prior, made once and frozen, reaches without any learner: its whitened features.",
     "Untrained is the learner before its first step.",
@@ -103,7 +103,7 @@ def glance(found: PageInputs, groups: Sequence[Group]) -> str:
     lines = "".join(f"<p class=lead>{name}{line}</p>" for name, (_, line) in zip(names, told, strict=True))
     network = NETWORKS.get(found.shown.network, "a network of the method's")
     how = f"Top-1 on test by the {found.shown.name} probe of the {found.shown.network} network, {network}."
-    return f"{lines}<p class=note>{escape(' '.join([how, *WORDS]))}</p>"
+    return f"{lines}<p class=note>{escape(' '.join([how, *EXPLANATIONS]))}</p>"
 
 
 def sentence(group: Group, protocol: Protocol, axis: str) -> str:
@@ -131,7 +131,7 @@ def sentence(group: Group, protocol: Protocol, axis: str) -> str:
 def beside_alone(group: Group, best: tuple[float, int, float, Column], protocol: Protocol) -> str:
     """Whether its prior alone is better than the best ReLA cell: then a reader asks what the training is for."""
     mean, _, budget, column = best
-    targets = part_of(column.settings, TARGETS)
+    targets = part_of(column.settings, TARGET_PARTS)
     for other in columns_of(group.results):
         if other.kind == "prior_alone" and other.settings == targets:
             value = score(group.results, group.row(budget), other, protocol)
@@ -177,7 +177,7 @@ def figures(found: PageInputs) -> str:
     from rela_cli.report.style import matplotlib_settings
 
     with matplotlib_settings():
-        every = list(plots(found.results, [found.shown] if found.shown else [], found.axis, KINDS))
+        every = list(plots(found.results, [found.shown] if found.shown else [], found.axis, PLOT_KINDS))
         shown, folded = [plot for plot in every if plot.kind not in BY_BUDGET], []
         for kind in BY_BUDGET:
             of_kind = sorted((plot for plot in every if plot.kind == kind), key=lambda plot: plot.rank, reverse=True)
@@ -202,8 +202,8 @@ def neighbours(by_run: Mapping[str, Sequence[Neighbourhood] | str]) -> str:
 
 def grid_of(found: Sequence[Neighbourhood]) -> str:
     """Query, nearest before, nearest after; a frame where the class is the query's."""
-    rows = "".join(f"<tr>{''.join(map(side, HEADS, sides(one)))}</tr>" for one in found)
-    heads = "".join(f"<th>{head}" for head in HEADS)
+    rows = "".join(f"<tr>{''.join(map(neighbours_of_network, NEIGHBOUR_HEADS, sides(one)))}</tr>" for one in found)
+    heads = "".join(f"<th>{head}" for head in NEIGHBOUR_HEADS)
     counts = [sum(near.label == one.query.label for near in side) for one in found for side in (one.before, one.after)]
     total = sum(len(one.after) for one in found)
     note = "nearest train images by cosine of the representation, nearest first"
@@ -213,7 +213,7 @@ def grid_of(found: Sequence[Neighbourhood]) -> str:
     return f"<div class=scroll>{table}</div><p class=note>{note}</p>"
 
 
-HEADS = ("test image", "untrained learner", "trained backbone")
+NEIGHBOUR_HEADS = ("test image", "untrained learner", "trained backbone")
 
 
 def sides(one: Neighbourhood) -> tuple[str, str, str]:
@@ -221,7 +221,7 @@ def sides(one: Neighbourhood) -> tuple[str, str, str]:
     return image(one.query, None), row_of(one.before, one.query), row_of(one.after, one.query)
 
 
-def side(head: str, images: str) -> str:
+def neighbours_of_network(head: str, images: str) -> str:
     """A cell that knows its head: on a narrow screen it stands over its images."""
     return f'<td data-head="{head}">{images}</td>'
 
@@ -307,7 +307,7 @@ def configs(groups: Sequence[Group]) -> str:
     return "".join(texts)
 
 
-def versions(results: Sequence[Result]) -> str:
+def versions_section(results: Sequence[Result]) -> str:
     """What the runs were made with: each value once."""
     found: dict[str, dict[str, None]] = {}
     for result in results:

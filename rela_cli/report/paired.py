@@ -32,11 +32,11 @@ from rela_cli.report.settings import Settings, as_live
 
 AXES = {"flops": "FLOPs", "seconds": "seconds", "samples": "images seen"}  # what a cost may be counted in
 CONFIDENCE = 0.95
-OUTSIDE = {"above": "dearer than any plain run", "below": "cheaper than any plain run"}
-PLAIN: Settings = ()
+OUTSIDE_WORDS = {"above": "dearer than any plain run", "below": "cheaper than any plain run"}
+PLAIN_VARIANT: Settings = ()
 
 Point = tuple[float, float]  # cost, accuracy
-Line = tuple[Row, Column, Protocol]  # of a table of differences
+PairedKey = tuple[Row, Column, Protocol]  # of a table of differences
 Curves = dict[int, dict[float, Point]]  # by seed, then by budget
 
 
@@ -87,7 +87,7 @@ def accuracies(results: Iterable[Result], row: Row, variant: Settings, protocol:
     return found
 
 
-def cost_of(result: Result, axis: str) -> float | None:
+def cost_on_axis(result: Result, axis: str) -> float | None:
     """What making a backbone took on an axis, prior pass included; None where it is not known."""
     if axis == "samples":
         seen, once = result.raw.get("samples_seen"), result.raw.get("train_samples")
@@ -106,13 +106,13 @@ def curve(results: Iterable[Result], row: Row, variant: Settings, protocol: Prot
     points: Curves = {}
     for result in results:
         if result.finished and (result.shared, result.variant) == (row.shared, variant):
-            value, cost = measured_by(result.raw.get("probe")).get(protocol), cost_of(result, axis)
+            value, cost = measured_by(result.raw.get("probe")).get(protocol), cost_on_axis(result, axis)
             if value is not None and cost:
                 points.setdefault(result.seed, {})[result.budget] = (cost, value)
     return points
 
 
-def interpolated(points: Sequence[Point], cost: float) -> float | str:
+def accuracy_at_cost(points: Sequence[Point], cost: float) -> float | str:
     """Accuracy at a cost, linear in its logarithm; "above" or "below" outside of the points' range."""
     if cost < points[0][0]:
         return "below"
@@ -141,7 +141,12 @@ def paired(differences: Mapping[int, float]) -> Difference | None:
 
 
 def difference_at_budget(
-    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, budget: float, than: Settings = PLAIN
+    results: Sequence[Result],
+    row: Row,
+    variant: Settings,
+    protocol: Protocol,
+    budget: float,
+    than: Settings = PLAIN_VARIANT,
 ) -> Difference | None:
     """ReLA in a row minus plain, or another variant, at `budget`, over the seeds that both have."""
     ours = accuracies(results, row, variant, protocol)
@@ -150,7 +155,12 @@ def difference_at_budget(
 
 
 def at_equal_cost(
-    results: Sequence[Result], row: Row, variant: Settings, protocol: Protocol, axis: str, than: Settings = PLAIN
+    results: Sequence[Result],
+    row: Row,
+    variant: Settings,
+    protocol: Protocol,
+    axis: str,
+    than: Settings = PLAIN_VARIANT,
 ) -> Difference | str | None:
     """ReLA in a row minus what plain, or another variant, reaches at the same cost.
 
@@ -161,7 +171,7 @@ def at_equal_cost(
     here = [result for result in results if result.budget == row.budget]
     for seed, points in curve(here, row, variant, protocol, axis).items():
         cost, value = points[row.budget]
-        reached = interpolated(sorted(plain[seed].values()), cost) if seed in plain else None
+        reached = accuracy_at_cost(sorted(plain[seed].values()), cost) if seed in plain else None
         if isinstance(reached, float):
             differences[seed] = value - reached
         else:
@@ -180,7 +190,7 @@ def reach(results: Sequence[Result], row: Row, variant: Settings, protocol: Prot
 
     A seed that lacks one of the budgets is left out.
     """
-    star = curve([result for result in results if result.budget == 1], row, PLAIN, protocol, axis)
+    star = curve([result for result in results if result.budget == 1], row, PLAIN_VARIANT, protocol, axis)
     every = {seed: points for seed, points in curve(results, row, variant, protocol, axis).items() if seed in star}
     budgets = max((points.keys() for points in every.values()), key=len, default=set[float]())
     ours = {seed: points for seed, points in every.items() if points.keys() >= budgets}
@@ -200,9 +210,9 @@ def reach(results: Sequence[Result], row: Row, variant: Settings, protocol: Prot
 def cost_share(results: Sequence[Result], row: Row, variant: Settings, axis: str) -> float | None:
     """Mean cost of a cell as a share of plain*'s."""
     means = []
-    for budget, settings in ((row.budget, variant), (1.0, PLAIN)):
+    for budget, settings in ((row.budget, variant), (1.0, PLAIN_VARIANT)):
         same = (r for r in results if r.finished and (r.shared, r.budget, r.variant) == (row.shared, budget, settings))
-        known = [cost for result in same if (cost := cost_of(result, axis))]
+        known = [cost for result in same if (cost := cost_on_axis(result, axis))]
         means.append(statistics.fmean(known) if known else None)
     return means[0] / means[1] if means[0] and means[1] else None
 
@@ -224,7 +234,7 @@ def comparison_grids(
 
 
 def difference_grid(
-    results: Sequence[Result], lines: Sequence[Line], axis: str | None, margin: float | None = None
+    results: Sequence[Result], lines: Sequence[PairedKey], axis: str | None, margin: float | None = None
 ) -> Grid:
     """One line for each ReLA cell and protocol."""
     priors = [(prior_label(results, row, c),) for row, c, _ in lines]
@@ -237,7 +247,7 @@ def difference_grid(
     found = [difference_row(results, row, column.settings, p, axis) for row, column, p in lines]
     if has_live:
         beside = (minus_live(results, row, column, p, axis) for row, column, p in lines)
-        last = (Cell(OUTSIDE[one].replace("plain", "live")) if isinstance(one, str) else one for one in beside)
+        last = (Cell(OUTSIDE_WORDS[one].replace("plain", "live")) if isinstance(one, str) else one for one in beside)
         found = [(*line, one) for line, one in zip(found, last, strict=True)]
     legend = (
         *protocols_legend(p for *_, p in lines),
@@ -309,13 +319,13 @@ def difference_cell(found: Difference | str | None, counted: bool, margin: float
     if found is None:
         return Cell()
     if isinstance(found, str):
-        return Cell(OUTSIDE[found])
+        return Cell(OUTSIDE_WORDS[found])
     interval = f"[{signed(found.low)}, {signed(found.high)}]" if found.low is not None else ""
     count = f"({len(found.seeds)})" if counted else ""
-    return Cell(signed(found.mean), f"{interval} {count}".strip(), verdict(found, margin))
+    return Cell(signed(found.mean), f"{interval} {count}".strip(), marks_of(found, margin))
 
 
-def verdict(found: Difference, margin: float | None = None) -> tuple[str, ...]:
+def marks_of(found: Difference, margin: float | None = None) -> tuple[str, ...]:
     """The mark of an interval that does not hold 0, and that of a difference within `margin` points."""
     if found.low is None or found.high is None:
         return ()
@@ -323,7 +333,7 @@ def verdict(found: Difference, margin: float | None = None) -> tuple[str, ...]:
     return marks + (EQUAL,) * (margin is not None and found.is_within(margin / 100))
 
 
-def reach_grid(results: Sequence[Result], lines: Sequence[Line], axis: str) -> Grid:
+def reach_grid(results: Sequence[Result], lines: Sequence[PairedKey], axis: str) -> Grid:
     """One line for the settings of each variant and protocol, over all of its budgets."""
     first = {(row.shared, column.settings, p): (row, column, p) for row, column, p in reversed(lines)}
     kept = [line for line in lines if line in first.values()]

@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.report import run_files
 from rela_cli.store.files import section
 from rela_cli.store.names import called, run_called
 
 OWN_RUN = "rela_run"
-UNTRAINED = " (random"  # how the name of an untrained prior goes on
+UNTRAINED_SUFFIX = " (random"  # how the name of an untrained prior goes on
 
 
 def part_name(result: Mapping[str, Any], group: str) -> str:
     """What a result's data set, learner or prior is called; older results say only what they were made with."""
     tree, told = section(result["settings"], group), section(dict(result), "called").get(group)
-    bare, _, untrained = str(tree.get("name", result[group])).partition(UNTRAINED)
+    bare, _, untrained = str(tree.get("name", result[group])).partition(UNTRAINED_SUFFIX)
     name = told if isinstance(told, str) else called(group, bare, tree)
-    return name + (UNTRAINED + untrained if untrained else "")
+    return name + (UNTRAINED_SUFFIX + untrained if untrained else "")
 
 
 def prior_names(results: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
@@ -49,14 +49,14 @@ def told_apart(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> li
     """Priors of one name that were loaded from several files get the names of their files, as far as they are known."""
     files: dict[str, set[str]] = {}
     for name, result in zip(names, results, strict=True):
-        files.setdefault(name, set()).update(filter(None, [file_of(result)]))
+        files.setdefault(name, set()).update(filter(None, [weights_file_name(result)]))
     return [
-        f"{name} {file_of(result)}".strip() if len(files[name]) > 1 else name
+        f"{name} {weights_file_name(result)}".strip() if len(files[name]) > 1 else name
         for name, result in zip(names, results, strict=True)
     ]
 
 
-def file_of(result: Mapping[str, Any]) -> str:
+def weights_file_name(result: Mapping[str, Any]) -> str:
     """The name of the file that the prior was loaded from; empty where there is none, or it is not known."""
     return str(section(dict(result), "called").get("file") or "")
 
@@ -65,7 +65,9 @@ def check_names(known: set[str], names: Mapping[str, str]) -> None:
     """Raises what `prior_names` says."""
     for name in names.keys() - known:
         there = ", ".join(sorted(known)) or "none"
-        raise ConfigError(f"--name={name}={names[name]}: no run here has such a prior{nearest(name, known)} ({there})")
+        raise ConfigError(
+            f"--name={name}={names[name]}: no run here has such a prior{did_you_mean(name, known)} ({there})"
+        )
     shown = [names.get(name, name) for name in known]
     if twice := [name for name in sorted(set(shown)) if shown.count(name) > 1]:
         raise ConfigError(f"--name: two priors would be called {twice[0]}; say another name")

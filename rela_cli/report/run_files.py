@@ -11,11 +11,11 @@ from rela_cli.store.notices import warn_once
 from rela_cli.store.sealed import Damaged, parsed, parsed_yaml
 from rela_cli.terminal import readable
 
-Line = dict[str, Any]
-NEEDED = {"metrics.jsonl": ("step",), "switch.jsonl": ("step", "loss", "fast", "slow", "rho")}
+LogLine = dict[str, Any]
+LINE_KEYS = {"metrics.jsonl": ("step",), "switch.jsonl": ("step", "loss", "fast", "slow", "rho")}
 
 
-def read_jsonl(path: Path) -> list[Line]:
+def read_jsonl(path: Path) -> list[LogLine]:
     """The records of a JSONL file. What is none is left out and said, but for a last line that is not finished yet."""
     try:
         *whole, last = path.read_bytes().split(b"\n")
@@ -31,13 +31,13 @@ def read_jsonl(path: Path) -> list[Line]:
     return found if unfinished is None else [*found, unfinished]
 
 
-def _record(text: bytes, name: str) -> Line | None:
+def _record(text: bytes, name: str) -> LogLine | None:
     """A line whose values are numbers, words or nothing, and have what plots of such a file cannot do without."""
     try:
         line = parsed(text)
     except Damaged:
         return None
-    if not isinstance(line, dict) or not all(is_number(line.get(key)) for key in NEEDED.get(name, ())):
+    if not isinstance(line, dict) or not all(is_number(line.get(key)) for key in LINE_KEYS.get(name, ())):
         return None
     return line if all(value is None or isinstance(value, str) or is_number(value) for value in line.values()) else None
 
@@ -70,7 +70,7 @@ def caches(folder: Path) -> Iterator[Path]:
         yield Path(outputs).expanduser() / "cache"
 
 
-def read_config(folder: Path) -> Line:
+def read_config(folder: Path) -> LogLine:
     """The run's config.yaml; empty when it cannot be read, which is said."""
     path = folder / "config.yaml"
     try:

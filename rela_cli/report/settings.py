@@ -10,13 +10,13 @@ from typing import Any
 
 VARIANT = ("prior", "transport", "matching", "switch")  # settings that only ReLA has: they make columns
 
-TARGETS = ("prior", "transport")  # those that the prior alone depends on
+TARGET_PARTS = ("prior", "transport")  # those that the prior alone depends on
 
-NAMES = ("dataset", "learner", "method")
+NAMED_PARTS = ("dataset", "learner", "method")
 
 LIVE_KEY, LIVE = "matching.targets", "live"  # the prior looks at every view: the head of a column says it in a word
 
-OWN = (*NAMES, "prior")  # names that have a place of their own in every table
+OWN_COLUMNS = (*NAMED_PARTS, "prior")  # names that have a place of their own in every table
 
 Settings = tuple[tuple[str, str], ...]  # flat, sorted, written out: comparable and hashable
 
@@ -59,9 +59,9 @@ def differing(many: Iterable[Settings]) -> set[str]:
     return {key for (key, _), seen in values.items() if len(seen) > 1}
 
 
-def labelled(settings: Settings, keys: set[str], separator: str = " ") -> str:
+def settings_text(settings: Settings, keys: set[str], separator: str = " ") -> str:
     """The settings among `keys` as one would type them, but for those with a place of their own."""
-    return separator.join(f"{k}={v}" for k, v in settings if k in keys and k not in OWN)
+    return separator.join(f"{k}={v}" for k, v in settings if k in keys and k not in OWN_COLUMNS)
 
 
 def as_live(variant: Settings) -> Settings:

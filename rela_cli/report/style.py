@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rela_cli.errors import MissingError
-from rela_cli.report.ink import readable
+from rela_cli.report.ink import readable_ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ SIZE = (5.8, 3.9)  # inches; small, so that text is large beside it on a page
 AXES_START, AXES_END = 0.61, 4.06  # inches: where axes beside labels begin and end
 LABEL_LETTER, LABEL_ROW = 0.071, 0.145  # inches: of a label in the margin
 TICK_AIR = 0.06  # inches: left of tick labels
-OUTSIDE = 3  # times worse than on something else is a number that leaves the axes
+OUTLIER_FACTOR = 3  # times worse than on something else is a number that leaves the axes
 DOT, NEAR = 3.5, 16.0  # points: half a marker, and how near to one another points share a number
 RC = {
     "font.family": "sans-serif",
@@ -216,11 +216,13 @@ def number_points(axes: Axes, lines: Sequence[Sequence[tuple[float, float, str]]
     where = lambda x, y: map(float, per_pixel * axes.transData.transform((x, y)))  # noqa: E731 - in points
     frame = Box(*(per_pixel * float(edge) for edge in axes.bbox.extents))
     spots = [[Spot((*where(x, y),), text, (x, y)) for x, y, text in line] for line in lines]
-    taken = [box for line in spots for box in along([spot.at for spot in line])]
+    taken = [box for line in spots for box in boxes_along([spot.at for spot in line])]
     for (x, y), text, place in sorted(min(together) for together in pools(spot for line in spots for spot in line)):
         width = 0.62 * size * len(text)
         boxes = [Box(x + dx * width, y + dy, x + (dx + 1) * width, y + dy + size) for dx, dy in places_around(size)]
-        box = min(boxes, key=lambda one: OUTSIDE * (not one.lies_in(frame)) + sum(one.meets(other) for other in taken))
+        box = min(
+            boxes, key=lambda one: OUTLIER_FACTOR * (not one.lies_in(frame)) + sum(one.meets(other) for other in taken)
+        )
         taken.append(box)
         at = (box.x0 - x, box.y0 - y)
         axes.annotate(text, place, at, textcoords="offset points", size=size, color=INK, zorder=4)
@@ -235,7 +237,7 @@ def pools(spots: Iterable[Spot]) -> list[list[Spot]]:
     return found
 
 
-def along(line: Sequence[tuple[float, ...]]) -> Iterator[Box]:
+def boxes_along(line: Sequence[tuple[float, ...]]) -> Iterator[Box]:
     """What a line covers: its markers, and a small box every few points from one to the next."""
     for x, y in line:
         yield Box(x - DOT, y - DOT, x + DOT, y + DOT)
@@ -269,7 +271,7 @@ def margin_labels(axes: Axes, labels: Sequence[Label], size: float = 8, lines: i
             lead_to(axes, label, true, place)
         axes.text(
             1.045, place, arrow + label.text, transform=axes.transAxes, fontsize=size, va="center",
-            color=readable(label.colour, PAPER), fontweight="bold" if label.bold else "normal",
+            color=readable_ink(label.colour, PAPER), fontweight="bold" if label.bold else "normal",
         )  # fmt: skip
 
 
@@ -321,7 +323,7 @@ def room_for_ticks(figure: Figure) -> None:
     figure.subplots_adjust(left=left, wspace=pars.wspace + lacking[1] / panel)
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
+def save_figure(figure: Figure, path: Path) -> list[Path]:
     """`path` as .png and .svg; the same bytes for the same figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = [path.with_name(path.name + end) for end in (".png", ".svg")]

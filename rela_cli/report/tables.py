@@ -39,7 +39,7 @@ from rela_cli.report.costs import ACCOUNT, COST_KEYS, Account, account_of
 from rela_cli.report.difference_records import comparison_record
 from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.report.paired import comparison_grids
-from rela_cli.report.settings import NAMES
+from rela_cli.report.settings import NAMED_PARTS
 from rela_cli.terminal import plural
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
@@ -136,7 +136,7 @@ def cost_grid(results: Sequence[Result]) -> Grid:
                 name = "plain*" if column.kind == "plain" and row.budget == 1 else column.name
                 every_label.append((*row.names, row.label, account.device, f"{row.budget:g}", name))
                 accounts.append((account, column.kind == "prior"))
-    title, heads, labels = without_constants((*NAMES, "settings", "device", "budget", "run"), every_label, keep=2)
+    title, heads, labels = without_constants((*NAMED_PARTS, "settings", "device", "budget", "run"), every_label, keep=2)
 
     def grid(what: str, columns: Sequence[str], cells: Callable[[Account, bool], list[Cell]]) -> Grid:
         shown = tuple(tuple(cells(*one)) for one in accounts)
@@ -213,7 +213,7 @@ def _record(
     return {
         "protocol": protocol.name,
         "network": protocol.network,
-        **dict(zip(NAMES, row.names, strict=True)),
+        **dict(zip(NAMED_PARTS, row.names, strict=True)),
         "settings": row.label,
         "budget": row.budget,
         "kind": column.kind,

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rela_cli.errors import ConfigError, RelaError, nearest
+from rela_cli.errors import ConfigError, RelaError, did_you_mean
 from rela_cli.report.comparison import Protocol, Result, columns_of, measured_by, results_in, rows_of
 from rela_cli.report.formats import SEEN, UNKNOWN
 from rela_cli.report.run_files import read_manifest
-from rela_cli.store.beside import PRIORS, files_in
+from rela_cli.store.beside import PRIORS_FOLDER, files_in
 from rela_cli.store.files import load_json, reason_of, section
 from rela_cli.store.sealed import BY_HAND, Damaged
 
-ALL = "all"
+ALL_DATASETS = "all"
 
 
 @dataclass(frozen=True)
-class Dataset:
+class TransferDataset:
     """A column: a dataset of so many images, under the name that it is called by; `size` where several were shown."""
 
     name: str
@@ -43,24 +43,26 @@ class Number:
 
 
 @dataclass
-class Line:
+class TransferRow:
     """A row: its labels, and its numbers by dataset, protocol and seed."""
 
     labels: tuple[str, ...]
     is_trained: bool
-    numbers: dict[tuple[Dataset, Protocol], dict[int, Number]] = field(default_factory=lambda: defaultdict(dict))
+    numbers: dict[tuple[TransferDataset, Protocol], dict[int, Number]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
 
     @property
     def has_seeds(self) -> bool:
         """Whether it is of runs, which have seeds; a prior alone has none."""
         return self.labels[0] != ""
 
-    def add(self, dataset: Dataset, seed: int, measured: Mapping[Protocol, float], mark: str) -> None:
+    def add(self, dataset: TransferDataset, seed: int, measured: Mapping[Protocol, float], mark: str) -> None:
         """What one file says; a number that is there already stays."""
         for protocol, top1 in measured.items():
             self.numbers[dataset, protocol].setdefault(seed, Number(top1, mark))
 
-    def means(self, datasets: Sequence[Dataset], protocol: Protocol) -> dict[int, float]:
+    def means(self, datasets: Sequence[TransferDataset], protocol: Protocol) -> dict[int, float]:
         """By seed the mean over the datasets, of seeds that have them all."""
         every = [self.numbers.get((dataset, protocol), {}) for dataset in datasets]
         seeds = set.intersection(*(set(one) for one in every)) if every else set()
@@ -70,11 +72,11 @@ class Line:
 # ----------------------------------------------------------------------------------------------------- reading
 
 
-def lines_of(results: Sequence[Result], priors: Sequence[Path], problems: list[str]) -> list[Line]:
+def lines_of(results: Sequence[Result], priors: Sequence[Path], problems: list[str]) -> list[TransferRow]:
     """Every row: the ways to a backbone of the runs, their learners before any training, and the priors alone."""
     found = []
     for row in rows_of(results):
-        fresh = Line((*row.names, row.label, "", "untrained"), False)
+        fresh = TransferRow((*row.names, row.label, "", "untrained"), False)
         trained = []
         for column in (column for column in columns_of(results) if column.kind in ("plain", "prior")):
             runs = [result for result in results_in(results, row, column) if result.finished]
@@ -83,9 +85,9 @@ def lines_of(results: Sequence[Result], priors: Sequence[Path], problems: list[s
     return merged([line for line in found + [prior_line(folder, problems) for folder in priors] if line.numbers])
 
 
-def line_of(runs: Sequence[Result], labels: tuple[str, ...], fresh: Line, problems: list[str]) -> Line:
+def line_of(runs: Sequence[Result], labels: tuple[str, ...], fresh: TransferRow, problems: list[str]) -> TransferRow:
     """The row of some runs that differ in their seed alone; what the untrained learner reaches goes to `fresh`."""
-    line = Line(labels, True)
+    line = TransferRow(labels, True)
     for run in runs:
         for facts in read(run.folder, problems):
             line.add(dataset_of(facts), run.seed, measured_by(facts.get("probe")), mark_of(facts))
@@ -97,21 +99,21 @@ def line_of(runs: Sequence[Result], labels: tuple[str, ...], fresh: Line, proble
     return line
 
 
-def prior_line(folder: Path, problems: list[str]) -> Line:
+def prior_line(folder: Path, problems: list[str]) -> TransferRow:
     """The row of a prior."""
     files = list(read(folder, problems))
     title = str(files[0].get("judged", folder.name)) if files else folder.name
-    line = Line(("", "", "", "", "", f"{title} alone"), False)
+    line = TransferRow(("", "", "", "", "", f"{title} alone"), False)
     for facts in files:
         line.add(dataset_of(facts), 0, as_online(measured_by(facts.get("probe"))), mark_of(facts))
     return line
 
 
-def merged(lines: Sequence[Line]) -> list[Line]:
+def merged(lines: Sequence[TransferRow]) -> list[TransferRow]:
     """Rows of the same labels as one: the untrained learner is the same for every budget."""
-    found: dict[tuple[str, ...], Line] = {}
+    found: dict[tuple[str, ...], TransferRow] = {}
     for line in lines:
-        into = found.setdefault(line.labels, Line(line.labels, line.is_trained))
+        into = found.setdefault(line.labels, TransferRow(line.labels, line.is_trained))
         for (dataset, protocol), numbers in line.numbers.items():
             for seed, number in numbers.items():
                 into.numbers[dataset, protocol].setdefault(seed, number)
@@ -135,9 +137,9 @@ def read(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
             yield facts
 
 
-def dataset_of(facts: Mapping[str, Any]) -> Dataset:
+def dataset_of(facts: Mapping[str, Any]) -> TransferDataset:
     """The dataset of a file."""
-    return Dataset(
+    return TransferDataset(
         str(facts["dataset"]),
         number_of(facts, "train_samples"),
         number_of(facts, "test_samples"),
@@ -145,11 +147,11 @@ def dataset_of(facts: Mapping[str, Any]) -> Dataset:
     )
 
 
-def own_dataset(run: Result) -> Dataset:
+def own_dataset(run: Result) -> TransferDataset:
     """The dataset that a run was trained on."""
     size = number_of(section(dict(read_manifest(run.folder)), "train"), "image_size")
     name = dict(run.shared).get("dataset", "")
-    return Dataset(name, number_of(run.raw, "train_samples"), number_of(run.raw, "test_samples"), size or None)
+    return TransferDataset(name, number_of(run.raw, "train_samples"), number_of(run.raw, "test_samples"), size or None)
 
 
 def number_of(facts: Mapping[str, Any], key: str) -> int:
@@ -165,35 +167,37 @@ def mark_of(facts: Mapping[str, Any]) -> str:
 
 def priors_in(paths: Sequence[Path]) -> list[Path]:
     """The folders of judged priors in some outputs folders."""
-    return [folder for path in paths for folder in sorted((path / PRIORS).glob("*-*")) if files_in(folder)]
+    return [folder for path in paths for folder in sorted((path / PRIORS_FOLDER).glob("*-*")) if files_in(folder)]
 
 
 # -------------------------------------------------------------------------------------------------------- choosing
 
 
-def with_one_size(lines: Sequence[Line]) -> None:
+def with_one_size(lines: Sequence[TransferRow]) -> None:
     """Take the size out of the columns, unless some row has numbers of one dataset at several."""
     several = {
         (dataset.name, dataset.train, dataset.test)
         for line in lines
         for dataset, protocol in line.numbers
-        if any(other != dataset and same(other, dataset) and known == protocol for other, known in line.numbers)
+        if any(
+            other != dataset and is_same_dataset(other, dataset) and known == protocol for other, known in line.numbers
+        )
     }
     for line in lines:
-        kept: dict[tuple[Dataset, Protocol], dict[int, Number]] = defaultdict(dict)
+        kept: dict[tuple[TransferDataset, Protocol], dict[int, Number]] = defaultdict(dict)
         for (dataset, protocol), numbers in line.numbers.items():
-            plain = Dataset(dataset.name, dataset.train, dataset.test)
+            plain = TransferDataset(dataset.name, dataset.train, dataset.test)
             is_told = (dataset.name, dataset.train, dataset.test) in several
             kept[dataset if is_told else plain, protocol] |= numbers
         line.numbers = kept
 
 
-def same(one: Dataset, other: Dataset) -> bool:
+def is_same_dataset(one: TransferDataset, other: TransferDataset) -> bool:
     """Whether two columns are one dataset at two sizes."""
     return (one.name, one.train, one.test) == (other.name, other.train, other.test)
 
 
-def chosen(lines: Sequence[Line], names: Sequence[str]) -> list[Dataset]:
+def chosen_datasets(lines: Sequence[TransferRow], names: Sequence[str]) -> list[TransferDataset]:
     """The columns that are asked for, in that order.
 
     Raises:
@@ -204,16 +208,18 @@ def chosen(lines: Sequence[Line], names: Sequence[str]) -> list[Dataset]:
     )
     known = dict.fromkeys(dataset.name for dataset in there)
     for name in names:
-        if name not in (ALL, *known):
+        if name not in (ALL_DATASETS, *known):
             raise ConfigError(
-                f"--on={name}: nothing was judged on it{nearest(name, known)} (there are {', '.join(known)}, all); "
-                f"`rela probe RUN dataset=...` does it"
+                f"--on={name}: nothing was judged on it{did_you_mean(name, known)} "
+                f"(there are {', '.join(known)}, all); `rela probe RUN dataset=...` does it"
             )
-    wanted = [*known] if ALL in names else list(dict.fromkeys(names))
+    wanted = [*known] if ALL_DATASETS in names else list(dict.fromkeys(names))
     return [dataset for name in wanted for dataset in there if dataset.name == name]
 
 
-def protocols_in(lines: Sequence[Line], datasets: Sequence[Dataset], name: str, network: str) -> list[Protocol]:
+def protocols_in(
+    lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], name: str, network: str
+) -> list[Protocol]:
     """The protocols of some columns, restricted to those asked for.
 
     Raises:

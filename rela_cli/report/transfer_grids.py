@@ -11,13 +11,13 @@ from rela_cli.report.comparison import NETWORKS, Protocol, protocols_legend, wit
 from rela_cli.report.difference_records import difference_fields
 from rela_cli.report.formats import BEST, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.report.paired import Difference, paired, paired_grid
-from rela_cli.report.settings import NAMES
+from rela_cli.report.settings import NAMED_PARTS
 from rela_cli.report.tables import MISSING_LEGEND, UNKNOWN_LEGEND, seeds_legend
-from rela_cli.report.transfer import Dataset, Line
+from rela_cli.report.transfer import TransferDataset, TransferRow
 from rela_cli.terminal import plural
 
 MEAN = "mean"
-HEADS = ("trained on", *NAMES[1:], "settings", "budget", "backbone")
+TRANSFER_HEADS = ("trained on", *NAMED_PARTS[1:], "settings", "budget", "backbone")
 SAW_LEGEND = (SEEN, "trained with the labels of this very dataset, so it is never the best")
 
 FRESH = {False: "untrained", True: "from scratch"}  # how the row of the untrained learner is called
@@ -26,30 +26,32 @@ FRESH_MEANS = {
     True: "the same network, trained with the same labels for as many steps from its first weights",
 }
 
-Column = list[tuple[dict[int, float], str]]  # of each line the numbers by seed, and their mark
+TransferColumn = list[tuple[dict[int, float], str]]  # of each line the numbers by seed, and their mark
 
 
-def heads_of(datasets: Sequence[Dataset]) -> tuple[str, ...]:
+def heads_of(datasets: Sequence[TransferDataset]) -> tuple[str, ...]:
     """The columns' names, the mean last; of two alike, what tells them apart."""
     names = Counter(dataset.name for dataset in datasets)
-    told_apart = [one.name if names[one.name] == 1 else f"{one.name}\n{told(one)}" for one in datasets]
+    told_apart = [one.name if names[one.name] == 1 else f"{one.name}\n{dataset_text(one)}" for one in datasets]
     return (*told_apart, *[MEAN] * (len(datasets) > 1))
 
 
-def told(dataset: Dataset) -> str:
+def dataset_text(dataset: TransferDataset) -> str:
     """5,000 train, 32 px"""
     return f"{dataset.train:,} train" + (f", {dataset.size} px" if dataset.size else "")
 
 
-def grids_on(lines: Sequence[Line], datasets: Sequence[Dataset], protocols: Sequence[Protocol]) -> list[Grid]:
+def grids_on(
+    lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], protocols: Sequence[Protocol]
+) -> list[Grid]:
     """A table for each protocol: a row for each backbone, a column for each dataset, and the mean."""
     return [grid_on(lines, datasets, protocol) for protocol in protocols]
 
 
-def grid_on(lines: Sequence[Line], datasets: Sequence[Dataset], protocol: Protocol) -> Grid:
+def grid_on(lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], protocol: Protocol) -> Grid:
     """The table of one protocol."""
     shown = [line for line in lines if any((dataset, protocol) in line.numbers for dataset in datasets)]
-    columns = [column_of(shown, group, protocol) for group in groups_of(datasets)]
+    columns = [column_of(shown, group, protocol) for group in mean_groups(datasets)]
     counts = {
         len(found) for column in columns for line, (found, _) in zip(shown, column, strict=True) if line.has_seeds
     }
@@ -58,7 +60,7 @@ def grid_on(lines: Sequence[Line], datasets: Sequence[Dataset], protocol: Protoc
     every_label = [
         (*line.labels[:-1], line.labels[-1].replace("untrained", FRESH[is_tuned(protocol)])) for line in shown
     ]
-    title, heads, labels = without_constants(HEADS, every_label, keep=1)
+    title, heads, labels = without_constants(TRANSFER_HEADS, every_label, keep=1)
     what = f"top-1 % by {shown_name(protocol)}"
     rows = tuple(zip(*cells, strict=True))
     return Grid(" · ".join([*title, what]), heads, heads_of(datasets), labels, rows, legend_of(rows, counts, protocol))
@@ -74,17 +76,17 @@ def is_tuned(protocol: Protocol) -> bool:
     return protocol.name.startswith("finetune-")
 
 
-def groups_of(datasets: Sequence[Dataset]) -> list[list[Dataset]]:
+def mean_groups(datasets: Sequence[TransferDataset]) -> list[list[TransferDataset]]:
     """What each column is the mean of: one dataset, and all of them where there are several."""
     return [*([one] for one in datasets), *([[*datasets]] if len(datasets) > 1 else [])]
 
 
-def column_of(lines: Sequence[Line], datasets: Sequence[Dataset], protocol: Protocol) -> Column:
+def column_of(lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], protocol: Protocol) -> TransferColumn:
     """Of each line the numbers by seed, and their mark."""
     return [(line.means(datasets, protocol), mark_in(line, datasets, protocol)) for line in lines]
 
 
-def column_cells(column: Column, lines: Sequence[Line], is_counted: bool) -> list[Cell]:
+def column_cells(column: TransferColumn, lines: Sequence[TransferRow], is_counted: bool) -> list[Cell]:
     """One column; the best trained backbone stands out where there are several."""
     fair = {
         i: statistics.fmean(found.values())
@@ -98,7 +100,7 @@ def column_cells(column: Column, lines: Sequence[Line], is_counted: bool) -> lis
     ]
 
 
-def mark_in(line: Line, datasets: Sequence[Dataset], protocol: Protocol) -> str:
+def mark_in(line: TransferRow, datasets: Sequence[TransferDataset], protocol: Protocol) -> str:
     """The mark of a cell's numbers: the strongest of them."""
     marks = {n.mark for dataset in datasets for n in line.numbers.get((dataset, protocol), {}).values()}
     return SEEN if SEEN in marks else UNKNOWN if UNKNOWN in marks else ""
@@ -125,16 +127,18 @@ def legend_of(rows: Sequence[Sequence[Cell]], counts: set[int], protocol: Protoc
     return (*found, MISSING_LEGEND)
 
 
-def difference_grids(lines: Sequence[Line], datasets: Sequence[Dataset], protocols: Sequence[Protocol]) -> list[Grid]:
+def difference_grids(
+    lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], protocols: Sequence[Protocol]
+) -> list[Grid]:
     """Trained minus untrained at the same seed, with a 95 % interval; nothing where there is no untrained learner."""
     found = []
     for protocol in protocols:
         pairs = [(line, fresh_of(line, lines)) for line in lines if line.is_trained]
-        rows = [[gain(*pair, group, protocol) for group in groups_of(datasets)] for pair in pairs]
+        rows = [[gain(*pair, group, protocol) for group in mean_groups(datasets)] for pair in pairs]
         kept = [i for i, row in enumerate(rows) if any(row)]
         if not kept:
             continue
-        title, heads, labels = without_constants(HEADS, [pairs[i][0].labels for i in kept], keep=1)
+        title, heads, labels = without_constants(TRANSFER_HEADS, [pairs[i][0].labels for i in kept], keep=1)
         what = " · ".join([*title, f"minus {FRESH[is_tuned(protocol)]}, points of top-1 by {shown_name(protocol)}"])
         found.append(
             paired_grid(what, heads, heads_of(datasets), labels, [rows[i] for i in kept], protocols_legend([protocol]))
@@ -142,13 +146,15 @@ def difference_grids(lines: Sequence[Line], datasets: Sequence[Dataset], protoco
     return found
 
 
-def fresh_of(line: Line, lines: Sequence[Line]) -> Line | None:
+def fresh_of(line: TransferRow, lines: Sequence[TransferRow]) -> TransferRow | None:
     """The row of the same learner before any training."""
     wanted = (*line.labels[:4], "", "untrained")
     return next((other for other in lines if other.labels == wanted), None)
 
 
-def gain(line: Line, fresh: Line | None, datasets: Sequence[Dataset], protocol: Protocol) -> Difference | None:
+def gain(
+    line: TransferRow, fresh: TransferRow | None, datasets: Sequence[TransferDataset], protocol: Protocol
+) -> Difference | None:
     """The paired difference of a row and its untrained learner."""
     ours = line.means(datasets, protocol)
     theirs = fresh.means(datasets, Protocol(protocol.name, "online")) if fresh else {}
@@ -156,20 +162,22 @@ def gain(line: Line, fresh: Line | None, datasets: Sequence[Dataset], protocol: 
 
 
 def records_on(
-    lines: Sequence[Line], datasets: Sequence[Dataset], protocols: Sequence[Protocol]
+    lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], protocols: Sequence[Protocol]
 ) -> list[dict[str, Any]]:
     """One record for each row, dataset and protocol, in full precision."""
     return [record(line, lines, one, protocol) for protocol in protocols for line in lines for one in datasets]
 
 
-def record(line: Line, lines: Sequence[Line], dataset: Dataset, protocol: Protocol) -> dict[str, Any]:
+def record(
+    line: TransferRow, lines: Sequence[TransferRow], dataset: TransferDataset, protocol: Protocol
+) -> dict[str, Any]:
     """One of them; without a number n is 0."""
     scores, mark = line.means([dataset], protocol), mark_in(line, [dataset], protocol)
     fresh = fresh_of(line, lines) if line.is_trained else None
     return {
         "protocol": protocol.name,
         "network": protocol.network,
-        **dict(zip((head.replace(" ", "_") for head in HEADS), line.labels, strict=True)),
+        **dict(zip((head.replace(" ", "_") for head in TRANSFER_HEADS), line.labels, strict=True)),
         "dataset": dataset.name,
         "train_samples": dataset.train,
         "test_samples": dataset.test,
@@ -183,7 +191,7 @@ def record(line: Line, lines: Sequence[Line], dataset: Dataset, protocol: Protoc
     }
 
 
-def notes_on(lines: Sequence[Line], datasets: Sequence[Dataset]) -> list[str]:
+def notes_on(lines: Sequence[TransferRow], datasets: Sequence[TransferDataset]) -> list[str]:
     """What a reader has to know: rows that were judged on none of these."""
     left = sum(not any(dataset in datasets for dataset, _ in line.numbers) for line in lines if line.is_trained)
     return [f"not judged on any of these: {plural(left, 'trained backbone')}"] * bool(left)

@@ -30,7 +30,7 @@ from rela_cli.store.blocks import KeptWriter
 from rela_cli.store.disk import ensure_room
 from rela_cli.store.files import Facts, size_of
 
-HALF = 2  # bytes of a feature
+FLOAT16_BYTES = 2  # bytes of a feature
 
 
 def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path | None) -> Facts:
@@ -43,7 +43,7 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     started = time.perf_counter()
     prior, device = fitted_prior(config, splits["train"], data)
     if folder:
-        total = HALF * prior.feature_dim * sum(len(split.images) for split in splits.values())
+        total = FLOAT16_BYTES * prior.feature_dim * sum(len(split.images) for split in splits.values())
         ensure_room(folder, total - size_of(folder))
     runtime = config.runtime
     facts: Facts = {"feature_dim": prior.feature_dim, "precision": runtime.extract_precision}
@@ -52,7 +52,7 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
         if folder is None:
             deque(blocks(runtime.extract_precision, ranks.agree(0)), maxlen=0)
             continue
-        with kept(folder / f"{name}.safetensors", len(split.images), runtime, device) as features:
+        with continued_file(folder / f"{name}.safetensors", len(split.images), runtime, device) as features:
             features.at = started
             for block in blocks(runtime.extract_precision, ranks.agree(features.blocks)):
                 features.add(block)
@@ -65,7 +65,7 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
 
 
 @contextmanager
-def kept(path: Path, count: int, runtime: Runtime, device: torch.device) -> Iterator[KeptWriter]:
+def continued_file(path: Path, count: int, runtime: Runtime, device: torch.device) -> Iterator[KeptWriter]:
     """A split's file, from where an earlier process has left it, which is said."""
     circumstances = {"device": device.type, "threads": torch.get_num_threads()}
     with KeptWriter(path, "features", count, {"block_size": runtime.block_size}, circumstances) as features:

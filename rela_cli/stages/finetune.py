@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config, View
 from rela_cli.data.base import Dataset
 from rela_cli.data.batches.cache import Split, read_split, read_stats
 from rela_cli.data.batches.loader import centre, in_blocks, load
 from rela_cli.data.batches.views import Augment
 from rela_cli.errors import ConfigError, NonFiniteError
-from rela_cli.evaluation.protocols import accuracy, parted
+from rela_cli.evaluation.protocols import accuracy, nine_tenths
 from rela_cli.learners.build import load_state
 from rela_cli.machine.device import count_flops, pick_device
 from rela_cli.machine.progress import Progress
 from rela_cli.machine.signals import deferred
-from rela_cli.numerics.randomness import key, permutation, seeded
+from rela_cli.numerics.randomness import permutation, stream_key, torch_seed
 from rela_cli.optim import Schedule
 from rela_cli.priors.base import NetworkPrior
 from rela_cli.priors.pooling import vectors
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
     def __init__(self, prior: NetworkPrior, classes: int, seed: int) -> None:
         super().__init__()
         self.backbone, self.pool = prior.backbone, prior.pool
-        with seeded(seed, "init", "head"):
+        with torch_seed(seed, "init", "head"):
             self.head = nn.Linear(prior.feature_dim, classes)
 
     def forward(self, views: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Data:
 
 def labelled_rows(labels: Tensor, share: float, seed: int) -> Tensor:
     """Rows of a share of each class, and of one at least, in order; a smaller share is a part of a larger one."""
-    order = permutation(key(seed, "label share"), len(labels))
+    order = permutation(stream_key(seed, "label share"), len(labels))
     ranked = labels[order]
     kept = [order[ranked == label][: max(1, round(share * int((ranked == label).sum())))] for label in labels.unique()]
     return torch.cat(kept).sort().values
@@ -144,7 +144,7 @@ class Finetuning:
         """Rows to choose the rate by: nine tenths of the labels to train on, a tenth to judge by."""
         if len(self.rates) == 1:
             return self.data.rows, self.data.rows
-        rest, held_out = parted(self.data.labels(self.data.rows))
+        rest, held_out = nine_tenths(self.data.labels(self.data.rows))
         return self.data.rows[rest], self.data.rows[held_out]
 
     # ------------------------------------------------------------------------------------------------ a training
@@ -184,7 +184,7 @@ class Finetuning:
         Raises:
             ConfigError: nothing in it can be trained.
         """
-        prior = build(located(self.config.prior), data=self.stats, allow=self.config.allow)
+        prior = instantiate(located(self.config.prior), data=self.stats, allow=self.config.allow)
         if not isinstance(prior, NetworkPrior) or not any(True for _ in prior.backbone.parameters()):
             raise ConfigError(f"prior={self.config.prior.name} is no network whose weights can be trained")
         self.preprocess = prior.preprocess
@@ -210,7 +210,7 @@ class Finetuning:
         steps_a_pass = len(rows) // size
         for step in range(taken, self.settings.finetune_steps):
             epoch, place = divmod(step, steps_a_pass)
-            order = permutation(key(self.config.seed, "finetune order", epoch), len(rows))
+            order = permutation(stream_key(self.config.seed, "finetune order", epoch), len(rows))
             yield rows[order[place * size : (place + 1) * size]]
 
     def step(self, model: Classifier, optimizer: Any, share: float, batch: Tensor, pixels: Tensor, step: int) -> None:
@@ -234,7 +234,9 @@ class Finetuning:
         fed = self.preprocess
         mean, std = (torch.tensor(values, device=self.device) for values in (fed.mean, fed.std))
         size = fed.image_size or self.stats.size
-        views = Augment(view, size, mean, std, key(self.config.seed, "finetune"), 0, self.data.flip)(pixels, rows, step)
+        views = Augment(view, size, mean, std, stream_key(self.config.seed, "finetune"), 0, self.data.flip)(
+            pixels, rows, step
+        )
         return views.flip(1) if fed.channels == "bgr" else views
 
     def save(self, at: int, number: int, step: int, model: Classifier, optimizer: Any) -> None:
@@ -280,8 +282,8 @@ def layers(model: Classifier, decay: float) -> list[tuple[list[nn.Parameter], fl
     A layer is a block of the network, or a module beside them; a norm goes with what comes before it. With a factor
     `decay` a layer it is as in BEiT (Bao et al. 2021, appendix) and MAE (He et al. 2021, table 9).
     """
-    found: list[list[nn.Parameter]] = [[*own(model.backbone)]]
-    for module in blocks(model.backbone):
+    found: list[list[nn.Parameter]] = [[*own_parameters(model.backbone)]]
+    for module in depth_blocks(model.backbone):
         parameters = [*module.parameters()]
         if all(parameter.ndim <= 1 for parameter in parameters) or not found[-1]:
             found[-1] += parameters
@@ -292,12 +294,12 @@ def layers(model: Classifier, decay: float) -> list[tuple[list[nn.Parameter], fl
     return [*graded, ([*model.head.parameters()], 1.0)]
 
 
-def own(module: nn.Module) -> Sequence[nn.Parameter]:
+def own_parameters(module: nn.Module) -> Sequence[nn.Parameter]:
     """Parameters of a module that lie in none of its children, such as tokens and positions."""
     return [*module.parameters(recurse=False)]
 
 
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
+def depth_blocks(network: nn.Module) -> Iterator[nn.Module]:
     """The parts of a network in order; a sequence of blocks is taken apart."""
     for child in network.children():
         if isinstance(child, nn.Sequential | nn.ModuleList):

@@ -27,7 +27,7 @@ from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts
 from rela_cli.weights.run_folder import backbone_name
 
-SHARED = ("knn",)  # protocols that several ranks compute together
+DISTRIBUTED_PROTOCOLS = ("knn",)  # protocols that several ranks compute together
 
 
 def backbone_task(config: Config, run_folder: Path, images: Entry, dataset: Dataset) -> tuple[Task, Facts]:
@@ -65,7 +65,7 @@ def network_task(config: Config, network: nn.Module, images: Entry, dataset: Dat
     sample = torch.zeros(1, 3, data.size, data.size, device=next(network.parameters()).device)
     with torch.no_grad():
         flops = count_flops(lambda: network.eval()(sample)) * sum(map(len, features.values()))
-    return labelled(features, images), {"seconds": time.perf_counter() - started, "flops": flops}
+    return task_of(features, images), {"seconds": time.perf_counter() - started, "flops": flops}
 
 
 def prior_task(targets: Entry, dim: int, images: Entry) -> tuple[Task, Facts]:
@@ -73,13 +73,13 @@ def prior_task(targets: Entry, dim: int, images: Entry) -> tuple[Task, Facts]:
     started = time.perf_counter()
     paths = {split: targets.folder / f"{split}.safetensors" for split in probed(images)}
     features = {split: load_file(path)["targets"][:, :dim].float() for split, path in paths.items()}
-    return labelled(features, images), {"seconds": time.perf_counter() - started, "flops": 0}
+    return task_of(features, images), {"seconds": time.perf_counter() - started, "flops": 0}
 
 
 def features_task(features: Entry, images: Entry) -> Task:
     """A prior's features of the images that the probe is fitted on, and of test."""
     paths = {split: features.folder / f"{split}.safetensors" for split in probed(images)}
-    return labelled({split: load_file(path)["features"].float() for split, path in paths.items()}, images)
+    return task_of({split: load_file(path)["features"].float() for split, path in paths.items()}, images)
 
 
 def probed(images: Entry) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def probed(images: Entry) -> tuple[str, str]:
     return ("labelled" if read_labels(images, "labelled") is not None else "train"), "test"
 
 
-def labelled(features: dict[str, Tensor], images: Entry) -> Task:
+def task_of(features: dict[str, Tensor], images: Entry) -> Task:
     """A task from the features of two splits."""
     fitted, tested = probed(images)
     labels, truth = read_labels(images, fitted), read_labels(images, tested)
@@ -97,9 +97,9 @@ def labelled(features: dict[str, Tensor], images: Entry) -> Task:
 
 def probes(task: Task, protocols: Sequence[str], settings: Probe) -> dict[str, Facts]:
     """Each protocol's number. Of several ranks all have all of them in the end, and each has fitted its share."""
-    found = {protocol: probe(task, protocol, settings) for protocol in protocols if protocol in SHARED}
-    dealt = [protocol for protocol in protocols if protocol not in SHARED][ranks.rank() :: ranks.world()]
-    for part in ranks.everyones({protocol: fitted(task, protocol, settings) for protocol in dealt}):
+    found = {protocol: probe(task, protocol, settings) for protocol in protocols if protocol in DISTRIBUTED_PROTOCOLS}
+    dealt = [protocol for protocol in protocols if protocol not in DISTRIBUTED_PROTOCOLS][ranks.rank() :: ranks.world()]
+    for part in ranks.gather_objects({protocol: fit_protocol(task, protocol, settings) for protocol in dealt}):
         found |= part
     return {protocol: found[protocol] for protocol in protocols}
 
@@ -109,10 +109,10 @@ def probe(task: Task, protocol: str, settings: Probe) -> Facts:
 
     Of several ranks the first has the number; the others help where there is something to share, else they return.
     """
-    return fitted(task, protocol, settings) if ranks.is_first() or protocol in SHARED else {}
+    return fit_protocol(task, protocol, settings) if ranks.is_first() or protocol in DISTRIBUTED_PROTOCOLS else {}
 
 
-def fitted(task: Task, protocol: str, settings: Probe) -> Facts:
+def fit_protocol(task: Task, protocol: str, settings: Probe) -> Facts:
     """One protocol's number, by whoever asks."""
     started = time.perf_counter()
     logits, extra = PROTOCOLS[protocol](task, settings)

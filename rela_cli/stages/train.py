@@ -21,7 +21,7 @@ from rela_cli.data.batches.loader import side_of
 from rela_cli.distributed import ranks
 from rela_cli.learners.build import feature_dim, load_state, saved_state
 from rela_cli.machine import memory, threads
-from rela_cli.machine.device import count_flops, wait
+from rela_cli.machine.device import count_flops, synchronize
 from rela_cli.machine.precision import trains_in
 from rela_cli.optim import memory_bytes
 from rela_cli.store.entries import Entry
@@ -69,7 +69,7 @@ def train(
     costs = step_flops(trainer)
     choose_threads(trainer, saved.threads if saved else None)
     memory.give_back()
-    wait(trainer.device)
+    synchronize(trainer.device)
     compile_networks(trainer.trainee, config.runtime.compile)
     torch.manual_seed(rank_seed(config, 0))
     trainer.begin(checkpoints, saved)
@@ -77,7 +77,7 @@ def train(
         optimizer_bytes = memory_bytes(config.optimizer, trainer.trainable)
         checkpoints.ensure_room(tensor_bytes(trainer.trainee.state_dict()) + optimizer_bytes)
     trainer.fit(metrics)
-    wait(trainer.device)
+    synchronize(trainer.device)
     facts = summary(trainer, costs, trainer.checkpointing.seconds_so_far())
     if ranks.is_first():
         for name, network in trainer.trainee.method.networks().items():

@@ -9,17 +9,17 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError
-from rela_cli.numerics.side_by_side import abreast
+from rela_cli.numerics.side_by_side import map_blocks
 from rela_cli.store.files import Facts
 from rela_cli.store.notices import warn
-from rela_cli.store.row_file import Rows, RowWriter, halved
+from rela_cli.store.row_file import RowFile, RowFileWriter, halved
 from rela_cli.transports.base import Transport
 
-BLOCK = 8192  # rows at a time, so that float64 copies stay small
+ROWS_AT_A_TIME = 8192  # rows at a time, so that float64 copies stay small
 LARGEST = 1e15  # of a target: sums of squares of larger ones are infinite in 32 bits
 MAPPED = 2048  # rows to map at a time: they stay in the processor's cache until they are fp16
 
@@ -31,11 +31,11 @@ def transport(config: Config, features_folder: Path, folder: Path | None) -> Fac
     each sees its share of the features, where there is a block for everybody; those without `folder` write nothing.
     """
     started = time.perf_counter()
-    train = Rows(features_folder / "train.safetensors", "features")
-    mapping: Transport = build(config.transport)
-    mapping.shared = ranks.world() > 1 and len(train) >= ranks.world() * BLOCK
+    train = RowFile(features_folder / "train.safetensors", "features")
+    mapping: Transport = instantiate(config.transport)
+    mapping.shared = ranks.world() > 1 and len(train) >= ranks.world() * ROWS_AT_A_TIME
     share = (ranks.rank(), ranks.world()) if mapping.shared else (0, 1)
-    mapping.fit(train.blocks(BLOCK, *share))
+    mapping.fit(train.blocks(ROWS_AT_A_TIME, *share))
     if folder is None:
         return {}
     judge(write_targets(mapping, train, folder / "train.safetensors"))
@@ -44,14 +44,14 @@ def transport(config: Config, features_folder: Path, folder: Path | None) -> Fac
     save_file(mapping.state(), folder / "map.safetensors")
     for path in features_folder.glob("*.safetensors"):
         if path.stem != "train":
-            write_targets(mapping, Rows(path, "features"), folder / path.name)
+            write_targets(mapping, RowFile(path, "features"), folder / path.name)
     return facts
 
 
-def blocks(features: Tensor) -> Iterator[Tensor]:
+def row_blocks(features: Tensor) -> Iterator[Tensor]:
     """Rows of (N, D), a few thousand at a time."""
-    for start in range(0, len(features), BLOCK):
-        yield features[start : start + BLOCK]
+    for start in range(0, len(features), ROWS_AT_A_TIME):
+        yield features[start : start + ROWS_AT_A_TIME]
 
 
 def judge(largest: float) -> None:
@@ -69,11 +69,11 @@ def judge(largest: float) -> None:
         )
 
 
-def write_targets(mapping: Transport, features: Rows, path: Path) -> float:
+def write_targets(mapping: Transport, features: RowFile, path: Path) -> float:
     """Map all rows and store them, as fp16 where that can hold them; the largest size of a number among them."""
     largest = 0.0
-    with RowWriter(path, "targets", len(features)) as targets:
-        for block in abreast(lambda rows: halved(mapping.rounded(rows)), features.blocks(MAPPED)):
+    with RowFileWriter(path, "targets", len(features)) as targets:
+        for block in map_blocks(lambda rows: halved(mapping.rounded(rows)), features.blocks(MAPPED)):
             targets.add(block)
             largest = max(largest, float(block.abs().max()))
     return largest

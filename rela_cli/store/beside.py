@@ -17,7 +17,7 @@ from rela_cli.store.locks import Lock
 from rela_cli.store.names import slug
 
 PATTERN = "on_*.json"
-PRIORS = "priors"  # the folder of outputs/ with the numbers of priors
+PRIORS_FOLDER = "priors"  # the folder of outputs/ with the numbers of priors
 
 
 def path_of(folder: Path, dataset: str, of: Facts) -> Path:

@@ -22,12 +22,12 @@ from torch import Tensor
 from rela_cli.store.faults import fault
 from rela_cli.store.files import Facts, write_atomic
 from rela_cli.store.notices import warn
-from rela_cli.store.row_file import NAMES, RowWriter
+from rela_cli.store.row_file import DTYPE_NAMES, RowFileWriter
 
-TYPES = {name: dtype for dtype, name in NAMES.items()}
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
-class KeptWriter(RowWriter):
+class KeptWriter(RowFileWriter):
     """A RowWriter that goes on behind the last whole block of an earlier process; the same bytes in the end.
 
     `of` says what the blocks are of: those of other settings are not gone on with. `circumstances` (device, threads)
@@ -66,7 +66,7 @@ class KeptWriter(RowWriter):
             self.width, self.dtype = 0, self.first_dtype
             super().__enter__()
         else:
-            self.width, self.dtype = self.lines[0]["width"], TYPES[self.lines[0]["type"]]
+            self.width, self.dtype = self.lines[0]["width"], DTYPES[self.lines[0]["type"]]
             self.sizes = [line["rows"] for line in self.lines]
             self.file = self.path.open("r+b")
             self.start = len(self.header())
@@ -101,7 +101,7 @@ class KeptWriter(RowWriter):
         return {
             "rows": rows,
             "width": self.width,
-            "type": NAMES[self.dtype],
+            "type": DTYPE_NAMES[self.dtype],
             "sha256": self.digest,
             "seconds": seconds,
         }
@@ -126,16 +126,15 @@ class KeptWriter(RowWriter):
         if not lines or not self.path.exists():
             return []
         if head.get("of") != self.head["of"]:
-            warn(
-                f"{self.path.name} was begun with {told(head.get('of'))}; it starts again with {told(self.head['of'])}"
-            )
+            old, new = facts_text(head.get("of")), facts_text(self.head["of"])
+            warn(f"{self.path.name} was begun with {old}; it starts again with {new}")
             return []
         good = self.checked(lines)
         if len(good) < len(lines):
             warn(f"{self.path.name}, begun before, is damaged at block {len(good) + 1}; made again from there")
         now = self.head["circumstances"]
         if good and head.get("circumstances") != now:
-            was, new = told(head.get("circumstances")), told(now)
+            was, new = facts_text(head.get("circumstances")), facts_text(now)
             warn(f"{self.path.name} was begun with {was}, and goes on with {new}: rows may differ by rounding")
         return good
 
@@ -143,7 +142,7 @@ class KeptWriter(RowWriter):
         """The first lines that the file agrees with."""
         good: list[Facts] = []
         try:
-            self.width, self.dtype = lines[0]["width"], TYPES[lines[0]["type"]]
+            self.width, self.dtype = lines[0]["width"], DTYPES[lines[0]["type"]]
             with self.path.open("rb") as file:
                 expected = self.header()
                 while len(good) < len(lines) and (good or file.read(len(expected)) == expected):
@@ -157,11 +156,11 @@ class KeptWriter(RowWriter):
     def agrees(self, file: BinaryIO, line: Facts) -> bool:
         """Whether the next rows of the file are those of the line."""
         size = line["rows"] * self.width * self.dtype.itemsize
-        same = (line["width"], TYPES[line["type"]]) == (self.width, self.dtype) and line["seconds"] >= 0
+        same = (line["width"], DTYPES[line["type"]]) == (self.width, self.dtype) and line["seconds"] >= 0
         return same and hashlib.sha256(file.read(size)).hexdigest() == line["sha256"]
 
 
-def told(facts: object) -> str:
+def facts_text(facts: object) -> str:
     """`device cpu, threads 2`."""
     pairs = facts.items() if isinstance(facts, dict) else ()
     return ", ".join(f"{key} {value}" for key, value in pairs) or "something else"

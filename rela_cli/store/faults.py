@@ -10,7 +10,7 @@ import os
 import signal
 from collections import Counter
 
-POINTS = (
+FAULT_POINTS = (
     "before_write",
     "after_write",
     "after_fsync",

@@ -19,7 +19,7 @@ from rela_cli.errors import MissingError
 from rela_cli.store.disk import CANNOT, OUTPUTS_KEY, disk_errors
 from rela_cli.store.faults import fault
 from rela_cli.store.notices import warn_once
-from rela_cli.store.sealed import BY_HAND, Damaged, opened, sealed
+from rela_cli.store.sealed import BY_HAND, Damaged, sealed, unsealed
 from rela_cli.store.secrets import redact
 
 Facts = dict[str, Any]
@@ -100,7 +100,7 @@ def load_json(path: Path) -> tuple[Facts, bool]:
         OSError: it cannot be read.
         Damaged: it does not hold what was written.
     """
-    return opened(path.read_bytes())
+    return unsealed(path.read_bytes())
 
 
 def read_whole(path: Path) -> Facts:

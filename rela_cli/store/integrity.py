@@ -13,7 +13,9 @@ from rela_cli.store.files import Facts, file_sha256, fingerprint, load_json, rea
 from rela_cli.store.notices import warn_once
 from rela_cli.store.sealed import Damaged
 
-LARGE = 1_000_000_000  # bytes of a file whose hash is remembered from one process to the next: those take seconds
+REMEMBERED_BYTES = (
+    1_000_000_000  # bytes of a file whose hash is remembered from one process to the next: those take seconds
+)
 
 INTACT = ".intact.json"  # in an entry's folder: which large files were hashed, when, and what they were like then
 
@@ -75,8 +77,8 @@ def _content_hash(path: Path) -> str:
     status = path.stat()
     key = (str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns)
     if key not in _hashes:
-        _hashes[key] = (_remembered(path, status) if status.st_size >= LARGE else None) or file_sha256(path)
-        if status.st_size >= LARGE:
+        _hashes[key] = (_remembered(path, status) if status.st_size >= REMEMBERED_BYTES else None) or file_sha256(path)
+        if status.st_size >= REMEMBERED_BYTES:
             _remember(path, status, _hashes[key])
     return _hashes[key]
 
@@ -108,7 +110,7 @@ def _remember(path: Path, status: os.stat_result, digest: str) -> None:
 def _remember_made(folder: Path, files: Facts) -> None:
     """Write down the hashes of large files just made, so that the next process need not read them."""
     for name, facts in files.items():
-        if facts["bytes"] >= LARGE:
+        if facts["bytes"] >= REMEMBERED_BYTES:
             status = (folder / name).stat()
             young = RACY - (time.time() - status.st_ctime)
             time.sleep(max(0.0, min(RACY, young)))  # it took longer to make than it takes to age

@@ -29,17 +29,17 @@ LOADERS: dict[str, dict[str, tuple[str, ...]]] = {  # group, loader: the keys th
     },
     "learner": {"timm": ("model",), "torchvision": ("model",)},
 }
-PLACES = ("root", "weights")  # keys that hold a path or an address
+PATH_KEYS = ("root", "weights")  # keys that hold a path or an address
 DIGEST = re.compile(r"[0-9a-f]{64}")  # what a result has of weights
 FOLDER = re.compile(r"([^-]+)-.+-([^-]+)-b[^-]+-s\d+-([0-9a-f]{8})")  # as runs.Run names them
-LONGEST = 40  # characters of one name in a folder's name
+LONGEST_NAME = 40  # characters of one name in a folder's name
 
 
 def called(group: str, name: str, options: Mapping[str, Any]) -> str:
     """The name of what a part loads, or the part's own; `options` are its keys, as in a config or in a result."""
     for key in LOADERS.get(group, {}).get(name, ()):
         value = str(options.get(key) or "")
-        found = last_name(value) if key in PLACES else value.rpartition(":")[2].rpartition("/")[2]
+        found = last_name(value) if key in PATH_KEYS else value.rpartition(":")[2].rpartition("/")[2]
         if found and not DIGEST.fullmatch(value):
             return Path(found).stem if key == "weights" else found
     return name
@@ -61,4 +61,4 @@ def run_called(folder: str) -> str:
 
 def slug(name: str) -> str:
     """A name as a part of a folder's name: letters, digits, dots and underscores."""
-    return re.sub(r"[^\w.]+", "_", name).strip("._")[:LONGEST] or "unnamed"
+    return re.sub(r"[^\w.]+", "_", name).strip("._")[:LONGEST_NAME] or "unnamed"

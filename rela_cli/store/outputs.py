@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rela_cli.errors import MissingError, nearest
+from rela_cli.errors import MissingError, did_you_mean
 from rela_cli.store.disk import OUTPUTS, megabytes
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.files import size_of as size_of
@@ -16,9 +16,9 @@ from rela_cli.store.integrity import damage
 from rela_cli.store.locks import Lock, RunLock
 from rela_cli.store.versions import is_older
 
-KINDS = ("images", "features", "targets", "baselines")
+CACHE_KINDS = ("images", "features", "targets", "baselines")
 ELSEWHERE = ".elsewhere"  # under runs/: where runs lie that are not there
-OPEN = ("running", "killed", "stopped", "failed", "damaged")  # states from which the same command goes on
+UNFINISHED = ("running", "killed", "stopped", "failed", "damaged")  # states from which the same command goes on
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunFolder:
     @property
     def is_open(self) -> bool:
         """Whether the same command would go on with it: not when resume=never has set it aside."""
-        return self.status in OPEN and not re.search(r"\.old-\d+$", self.folder.name)
+        return self.status in UNFINISHED and not re.search(r"\.old-\d+$", self.folder.name)
 
     @property
     def title(self) -> str:
@@ -133,7 +133,7 @@ def take(outputs: Path) -> Inventory:
     if not outputs.is_dir():
         raise MissingError(f"{outputs} is not a folder; runs are in outputs/ unless paths.outputs= says otherwise")
     runs = [run_at(folder) for folder in (*run_folders(outputs), *elsewhere(outputs))]
-    entries = [entry_at(path, runs) for kind in KINDS for path in folders(outputs / "cache" / kind)]
+    entries = [entry_at(path, runs) for kind in CACHE_KINDS for path in folders(outputs / "cache" / kind)]
     return Inventory(outputs, runs, entries, leftovers(outputs))
 
 
@@ -218,10 +218,10 @@ def find_run(word: str, outputs: Path) -> RunFolder:
         return run_at(outputs / "runs" / close[0])
     if close:
         raise MissingError(f"{len(close)} runs have {word} in their name: {', '.join(close[:5])}")
-    raise MissingError(f"no run {word} in {outputs}/runs{nearest(word, names)}; `rela ls` shows what is there")
+    raise MissingError(f"no run {word} in {outputs}/runs{did_you_mean(word, names)}; `rela ls` shows what is there")
 
 
-def numbers(result: Facts) -> dict[str, float]:
+def top1_by_protocol(result: Facts) -> dict[str, float]:
     """top-1 by protocol, of whatever a result.json holds."""
     probe = section(result, "probe")
     return {key: n["top1"] for key, n in probe.items() if isinstance(n, dict) and isinstance(n.get("top1"), float)}
@@ -232,6 +232,6 @@ def when(facts: Facts) -> str:
     return str(facts.get("created", "?"))[:16].replace("T", " ").ljust(16)
 
 
-def shown(size: int) -> str:
+def size_text(size: int) -> str:
     """A size, right-aligned for a column."""
     return megabytes(size).rjust(9)

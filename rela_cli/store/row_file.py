@@ -20,7 +20,7 @@ from torch.linalg import vector_norm
 
 HALF_MAX = 6e4  # fp16 ends at 65504; it changes targets by a cosine of 0.99999, bf16 by 0.9998
 ALIGNMENT = 8  # of the data, by spaces behind the header
-NAMES = {torch.float16: "F16", torch.float32: "F32"}
+DTYPE_NAMES = {torch.float16: "F16", torch.float32: "F32"}
 
 
 def halved(block: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def halved(block: Tensor) -> Tensor:
     return block.half()
 
 
-class RowWriter:
+class RowFileWriter:
     """Takes `count` rows in blocks, in order; fp16 as long as that can hold them, all in fp32 from then on.
 
     With `dtype` fp32 all are in fp32 from the first on.
@@ -49,7 +49,7 @@ class RowWriter:
         """Rows so far."""
         return sum(self.sizes)
 
-    def __enter__(self) -> RowWriter:
+    def __enter__(self) -> RowFileWriter:
         self.file = self.path.open("w+b")
         return self
 
@@ -73,7 +73,7 @@ class RowWriter:
     def header(self) -> bytes:
         """Of all rows, in the present type."""
         size = self.count * self.width * self.dtype.itemsize
-        entry = {"dtype": NAMES[self.dtype], "shape": [self.count, self.width], "data_offsets": [0, size]}
+        entry = {"dtype": DTYPE_NAMES[self.dtype], "shape": [self.count, self.width], "data_offsets": [0, size]}
         header = json.dumps({self.name: entry}, separators=(",", ":")).encode()
         header += b" " * (-len(header) % ALIGNMENT)
         return struct.pack("<Q", len(header)) + header
@@ -111,13 +111,13 @@ class RowWriter:
             yield torch.frombuffer(data, dtype=torch.float16).view(rows, self.width)
 
 
-class Rows:
+class RowFile:
     """The rows of such a file; a slice reads no more than itself."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.slice = safe_open(path, "pt").get_slice(name)
         self.shape = tuple(self.slice.get_shape())
-        self.dtype = next(kind for kind, name in NAMES.items() if name == self.slice.get_dtype())
+        self.dtype = next(kind for kind, name in DTYPE_NAMES.items() if name == self.slice.get_dtype())
 
     def __len__(self) -> int:
         return int(self.shape[0])

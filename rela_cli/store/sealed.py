@@ -13,7 +13,7 @@ from typing import Any
 
 Facts = dict[str, Any]
 SEAL = "own_sha256"
-DEEPEST = 64  # levels; what we write has about ten
+DEEPEST_LEVEL = 64  # levels; what we write has about ten
 BY_HAND = f'if it was changed by hand, take the line "{SEAL}" out of it'
 
 
@@ -31,7 +31,7 @@ def sealed(facts: Facts) -> Facts:
     return {**body, SEAL: _digest(body)}
 
 
-def opened(text: str | bytes) -> tuple[Facts, bool]:
+def unsealed(text: str | bytes) -> tuple[Facts, bool]:
     """The facts of a JSON text without their hash, and whether they carried one.
 
     Raises:
@@ -68,7 +68,7 @@ def shallow(value: Any) -> Any:
         Damaged: it is nested too deeply.
     """
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST_LEVEL):
         level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
         if not level:
             return value

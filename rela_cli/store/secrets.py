@@ -11,10 +11,11 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-WORDS = r"(?:token|secret|passw(?:or)?d|api_?key|access_?key|secret_?key|private_?key|credentials?)"
-NAME = re.compile(rf"(?:^|[_.\-]|[a-z]){WORDS}$", re.IGNORECASE)
+SECRET_WORDS = r"(?:token|secret|passw(?:or)?d|api_?key|access_?key|secret_?key|private_?key|credentials?)"
+SECRET_NAME = re.compile(rf"(?:^|[_.\-]|[a-z]){SECRET_WORDS}$", re.IGNORECASE)
 ASSIGNED = re.compile(
-    rf"""([\w.\-]*{WORDS}=)(?!(?:true|false|null|None|[-\d.]+)\b)("[^"]*"|'[^']*'|[^\s,;&"'\])}}]+)""", re.IGNORECASE
+    rf"""([\w.\-]*{SECRET_WORDS}=)(?!(?:true|false|null|None|[-\d.]+)\b)("[^"]*"|'[^']*'|[^\s,;&"'\])}}]+)""",
+    re.IGNORECASE,
 )
 IN_URL = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 SHAPES = re.compile(r"\b(?:hf_\w{20,}|gh[pousr]_\w{30,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})")
@@ -28,7 +29,7 @@ def redact(value: Any) -> Any:
 
 def _walked(value: Any, known: list[str]) -> Any:
     if isinstance(value, dict):
-        return {k: _hidden(v) if NAME.search(str(k)) else _walked(v, known) for k, v in value.items()}
+        return {k: _hidden(v) if SECRET_NAME.search(str(k)) else _walked(v, known) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_walked(item, known) for item in value]
     return _text(value, known) if isinstance(value, str) else value
@@ -52,5 +53,5 @@ def _text(text: str, known: list[str]) -> str:
 
 def _from_environment() -> list[str]:
     """Values of secret-looking variables, longest first, so that none hides a part of another."""
-    found = {value for name, value in os.environ.items() if NAME.search(name) and len(value) >= SHORTEST}
+    found = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST}
     return sorted(found, key=len, reverse=True)

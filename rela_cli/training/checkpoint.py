@@ -28,7 +28,7 @@ from rela_cli.store.files import Facts, file_sha256, sync, write_atomic
 from rela_cli.store.notices import warn
 
 FORMAT = 1  # bump it when what a checkpoint holds is laid out in another way
-KEPT = 2  # the newest, and the one before it, should the newest turn out to be broken
+KEPT_CHECKPOINTS = 2  # the newest, and the one before it, should the newest turn out to be broken
 LOGS = ("metrics.jsonl", "switch.jsonl")  # files that only grow; a checkpoint notes how long they were
 TENSOR = "__tensor__"  # what stands in the JSON in a tensor's place
 
@@ -72,7 +72,7 @@ class Checkpoints:
         Raises:
             DiskError: they do not.
         """
-        coming = max(1, KEPT + 1 - len(self.found()))
+        coming = max(1, KEPT_CHECKPOINTS + 1 - len(self.found()))
         why = f"estimated before training: {coming} x {megabytes(size)}, the checkpoints at hand and the next one"
         ensure_room(self.folder, coming * size, why)
 
@@ -89,7 +89,7 @@ class Checkpoints:
             lambda temporary: save_file(apart(tensors), temporary, metadata),
             named=lambda temporary: self.folder / f"checkpoint-{step:010}-{content_hash(temporary)}.safetensors",
         )
-        for old in self.found()[KEPT:]:
+        for old in self.found()[KEPT_CHECKPOINTS:]:
             old.unlink()
         fault("checkpoint.after_prune")
         self.restart(step, phase)

@@ -33,7 +33,7 @@ class Metrics:
         self.forward(record)
 
 
-COLUMNS = ("loss", "fast", "slow", "rho")  # of a trace
+TRACE_COLUMNS = ("loss", "fast", "slow", "rho")  # of a trace
 
 
 class Trace:
@@ -57,7 +57,7 @@ class Trace:
             return
         lines = []
         for number, row in enumerate(torch.stack(self.rows).tolist(), self.written + 1):
-            lines.append(json.dumps({"step": number, **dict(zip(COLUMNS, row, strict=True))}) + "\n")
+            lines.append(json.dumps({"step": number, **dict(zip(TRACE_COLUMNS, row, strict=True))}) + "\n")
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(lines)
         self.written += len(self.rows)

@@ -15,7 +15,7 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError, Stopped
 from rela_cli.learners.build import load_state
 from rela_cli.machine.device import peak_memory, restart_peak_memory
-from rela_cli.numerics.randomness import key
+from rela_cli.numerics.randomness import stream_key
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
 from rela_cli.training.checkpoint import Checkpoints, Saved
@@ -187,4 +187,4 @@ def load_optimizer(optimizer: torch.optim.Optimizer, memory: Facts) -> None:
 
 def rank_seed(config: Config, step: int) -> int:
     """The seed of this rank's own draws, such as dropout; rank 0 needs no step: a checkpoint holds its state."""
-    return key(config.seed, "train", *([] if ranks.is_first() else [ranks.rank(), step]))
+    return stream_key(config.seed, "train", *([] if ranks.is_first() else [ranks.rank(), step]))

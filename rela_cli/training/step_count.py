@@ -25,13 +25,13 @@ from rela_cli.machine.fake_gpu import Counted, fake_cuda
 from rela_cli.training import trainer
 from rela_cli.training.trainee import take_views_together
 
-PARTS = ("batch", "switch", "views", "forward", "backward", "update", "observe")  # of a step, in order
-BATCHES = 4  # of an epoch that is made up
-WARM = 2  # steps until what is made once has been made
+STEP_PARTS = ("batch", "switch", "views", "forward", "backward", "update", "observe")  # of a step, in order
+COUNTED_BATCHES = 4  # of an epoch that is made up
+WARM_STEPS = 2  # steps until what is made once has been made
 
 
 @dataclass(frozen=True)
-class Sizes:
+class StepSizes:
     """What a step works on: pixels a side, width of the targets, classes."""
 
     image: int
@@ -53,7 +53,7 @@ class StepCount:
         return sum(self.operators.values())
 
 
-def count_step(config: Config, phase: int, sizes: Sizes) -> StepCount:
+def count_step(config: Config, phase: int, sizes: StepSizes) -> StepCount:
     """Counts of one later step of a phase, as `Trainer.fit` takes it, without the reads of every few steps.
 
     Raises:
@@ -62,7 +62,7 @@ def count_step(config: Config, phase: int, sizes: Sizes) -> StepCount:
     parts = walked(config, phase, sizes, "cuda")
     parts["backward"] = walked(config, phase, sizes, "cpu")["backward"]
     waits = [f"{part}: {wait}" for part, counted in parts.items() if part != "backward" for wait in counted.waits]
-    found = {part: parts[part] for part in PARTS if part in parts}
+    found = {part: parts[part] for part in STEP_PARTS if part in parts}
     return StepCount(
         {part: counted.total for part, counted in found.items()},
         waits,
@@ -70,28 +70,28 @@ def count_step(config: Config, phase: int, sizes: Sizes) -> StepCount:
     )
 
 
-def walked(config: Config, phase: int, sizes: Sizes, kind: str) -> dict[str, Counted]:
+def walked(config: Config, phase: int, sizes: StepSizes, kind: str) -> dict[str, Counted]:
     """The parts of a step on a fake device of a kind."""
-    rows = [torch.arange(config.batch_size) + i * config.batch_size for i in range(BATCHES)]
+    rows = [torch.arange(config.batch_size) + i * config.batch_size for i in range(COUNTED_BATCHES)]
     with fake_cuda(), mock.patch.object(trainer, "pick_device", lambda runtime: torch.device(kind)):
         loop = a_trainer(config, phase, sizes, kind)
         batches = load(loop.images, rows, loop.device)
-        for given in islice(batches, WARM):
-            one_step(loop, given, kind)
+        for given in islice(batches, WARM_STEPS):
+            count_parts(loop, given, kind)
         with Counted(kind) as batch:
             given = next(batches)
-        return {"batch": batch, **one_step(loop, given, kind)}
+        return {"batch": batch, **count_parts(loop, given, kind)}
 
 
-def a_trainer(config: Config, phase: int, sizes: Sizes, kind: str) -> trainer.Trainer:
+def a_trainer(config: Config, phase: int, sizes: StepSizes, kind: str) -> trainer.Trainer:
     """A trainer without values, in a phase, on images that are black."""
-    count, bf16 = BATCHES * config.batch_size, replace(config.runtime, precision="bf16", device="auto")
+    count, bf16 = COUNTED_BATCHES * config.batch_size, replace(config.runtime, precision="bf16", device="auto")
     config = replace(config, runtime=bf16 if config.runtime.precision == "auto" else config.runtime)
     pixels = torch.zeros(count, 3, sizes.image, sizes.image, dtype=torch.uint8)
     data = ImageStats(torch.full((3,), 0.5), torch.full((3,), 0.25), sizes.image)
     targets = torch.zeros(count, sizes.target, dtype=torch.float16) if phase == 1 and sizes.target else None
     labels: Any = Labels(count, sizes.classes)
-    lengths = Lengths(count, count, BATCHES, 100 * BATCHES, 100 * count)
+    lengths = Lengths(count, count, COUNTED_BATCHES, 100 * COUNTED_BATCHES, 100 * count)
     loop = trainer.Trainer(config, lengths, Split(pixels, labels), targets, data)
     if kind == "cpu" and is_known(loop.trainee):
         take_views_together(loop.trainee)
@@ -113,7 +113,7 @@ class Labels:
         return torch.zeros(self.count, dtype=torch.long, device=device)
 
 
-def one_step(loop: trainer.Trainer, given: tuple[Tensor, Tensor], kind: str) -> dict[str, Counted]:
+def count_parts(loop: trainer.Trainer, given: tuple[Tensor, Tensor], kind: str) -> dict[str, Counted]:
     """One step, part by part. Where the host would need a number, the step ends, and that is noted."""
     rows, images = given
     parts: dict[str, Counted] = {}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config, Runtime
 from rela_cli.distributed import ranks
 from rela_cli.distributed.batch_norm import convert, is_known
@@ -15,7 +15,7 @@ from rela_cli.learners.build import build_backbone, feature_dim, try_out
 from rela_cli.machine.precision import in_half, uses_bf16
 from rela_cli.matching import Matching
 from rela_cli.methods.base import Average, Method, each
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 
 
 class Trainee(nn.Module):
@@ -25,9 +25,9 @@ class Trainee(nn.Module):
         super().__init__()
         backbone = build_backbone(config.learner, config.seed, image_size)
         width = feature_dim(backbone)
-        with seeded(config.seed, "init", "heads"):
+        with torch_seed(config.seed, "init", "heads"):
             known = {"backbone": backbone, "feature_dim": width, "classes": classes, "epochs": config.epochs}
-            self.method: Method = build(config.method, **known)
+            self.method: Method = instantiate(config.method, **known)
             self.matching = Matching(width, target_dim, config.matching.transfer) if target_dim else None
 
     def forward(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.config.lengths import Lengths
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import FRESH, Config, View
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load, sent
@@ -61,7 +61,7 @@ class Trainer:
         self.switch: Switch | None = None
         self.trace: Trace | None = None
         if targets is not None:
-            self.switch = build(config.switch, total_steps=lengths.total_steps, device=self.device)
+            self.switch = instantiate(config.switch, total_steps=lengths.total_steps, device=self.device)
         self.schedule = Schedule.of(config.optimizer, lengths, self.switch.warmup_epochs if self.switch else 0.0)
         self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
         self.threads = torch.get_num_threads()
@@ -165,7 +165,7 @@ class Trainer:
             self.live = None  # the prior's weights are not needed any more
         part = phase_module(self.trainee, phase)
         has_idle = phase == 2 and self.trainee.method.has_idle
-        self.module: nn.Module = part if ranks.world() == 1 else ranks.averaging(part, has_idle)
+        self.module: nn.Module = part if ranks.world() == 1 else ranks.data_parallel(part, has_idle)
 
     def parts(self, batch: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The batch in `accumulate` equal parts; ranks exchange the sum of the gradients in the last one."""

@@ -15,7 +15,7 @@ from rela_cli.data.batches.loader import Images
 from rela_cli.data.batches.subset import batches
 from rela_cli.distributed import ranks
 from rela_cli.errors import CollapseError, NonFiniteError
-from rela_cli.evaluation.measures import deviation, effective_rank, knn_top1
+from rela_cli.evaluation.measures import dimension_std, effective_rank, knn_top1
 from rela_cli.evaluation.representation import representations
 from rela_cli.optim import non_finite
 from rela_cli.store.files import Facts
@@ -23,7 +23,7 @@ from rela_cli.training.resume import Position
 
 COLLAPSED_RANK, COLLAPSED_DEVIATION = 2.0, 0.05  # measured in docs/reliability.md: healthy runs stay above 7 and 0.14
 
-WATCHED = 2000  # train images that kNN and effective rank look at while it runs
+WATCHED_IMAGES = 2000  # train images that kNN and effective rank look at while it runs
 
 WATCHED_K = 20  # neighbours for that; a glance, not the knn protocol
 
@@ -109,9 +109,12 @@ def representation_facts(
 
     It looks at 2,000 train images at most, evenly spaced; kNN is asked about a tenth of them, the rest is its bank.
     """
-    rows = evenly(len(images), WATCHED)
+    rows = evenly(len(images), WATCHED_IMAGES)
     features = representations(backbone, images[rows], data, block_size)
-    facts: Facts = {"effective_rank": round(effective_rank(features), 3), "deviation": round(deviation(features), 4)}
+    facts: Facts = {
+        "effective_rank": round(effective_rank(features), 3),
+        "deviation": round(dimension_std(features), 4),
+    }
     if labels is None:
         return facts
     labels = labels.cpu()[rows]

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from rela_cli.distributed import ranks
 from rela_cli.numerics.gram import add_gram, mirrored
-from rela_cli.numerics.side_by_side import LANES, abreast
-from rela_cli.transports.single import ROWS, Deflated
+from rela_cli.numerics.side_by_side import WORKERS, map_blocks
+from rela_cli.transports.float32_scatter import PRODUCT_ROWS, DeflatedScatter
 
-WIDE = 2048  # features: wider ones fill all threads with one block, and several scatters would fill the memory
+WIDE_FEATURES = 2048  # features: wider ones fill all threads with one block, and several scatters would fill the memory
 
 
 class Moments:
@@ -20,14 +20,14 @@ class Moments:
 
     `diagonal` keeps the variances alone: memory D instead of D x D. `keep` says that the first so many principal
     components are all that matters: from the second block on, features that are no float64 may then be multiplied in
-    float32, where the first block shows that all of these components are known well enough so (`single.py`).
+    float32, where the first block shows that all of these components are known well enough so (`float32_scatter.py`).
     """
 
     def __init__(self, diagonal: bool = False, keep: int = 0) -> None:
         self.n, self.diagonal, self.keep = 0, diagonal, keep
         self.mean = torch.zeros(1, dtype=torch.float64)
         self.scatter = torch.zeros(1, dtype=torch.float64)  # its upper triangle counts
-        self.single: Deflated | None = None
+        self.single: DeflatedScatter | None = None
         self.spare: list[Tensor] = []  # scatters of blocks that were taken in, to be filled anew
 
     def add_all(self, blocks: Iterable[Tensor]) -> None:
@@ -35,14 +35,14 @@ class Moments:
         rest = iter(blocks)
         first = next(rest)
         self.add(first)
-        for part in abreast(self.part, rest, LANES if first.shape[1] <= WIDE else 1):
+        for part in map_blocks(self.part, rest, WORKERS if first.shape[1] <= WIDE_FEATURES else 1):
             self.merge(*part)
 
     def add(self, block: Tensor) -> None:
         """(n, D) of any float type."""
         self.merge(*self.part(block))
         if self.n == len(block) and self.keep and block.dtype is not torch.float64:
-            self.single = Deflated.where_enough(self.mean, self.covariance, self.n, self.keep)
+            self.single = DeflatedScatter.where_enough(self.mean, self.covariance, self.n, self.keep)
 
     def part(self, block: Tensor) -> tuple[int, Tensor, Tensor]:
         """Rows, mean and scatter of one block."""
@@ -76,7 +76,7 @@ class Moments:
         if self.diagonal:
             return mean, centred.square().sum(0)
         scatter = self.empty(block)
-        for rows in centred.split(ROWS):
+        for rows in centred.split(PRODUCT_ROWS):
             add_gram(scatter, rows)
         return mean, scatter
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from rela_cli.config.schema import ALL, LEARNER
 from rela_cli.store.notices import warn
 from rela_cli.transports.base import Transport
+from rela_cli.transports.float32_scatter import DEAD, Buffer
 from rela_cli.transports.moments import Moments
-from rela_cli.transports.single import DEAD, Room
 
 STEEP = 1e-4  # of the largest eigenvalue: weaker components are mapped in float64, so float32 errs by about 1e-5
 
@@ -37,7 +37,7 @@ class PCA(Transport):
     def __init__(self, max_dim: int, dims: int | str = LEARNER, center: bool = True) -> None:
         self.number = dims if isinstance(dims, int) else None
         self.max_dim, self.ordered = self.number or max_dim, dims == LEARNER
-        self.center, self.room = center, Room()
+        self.center, self.room = center, Buffer()
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         moments = Moments(keep=self.max_dim)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 from rela_cli.transports.base import Transport
 from rela_cli.transports.moments import Moments
 
@@ -29,7 +29,7 @@ class RandomProjection(Transport):
         if self.shared:
             moments.pool()
         self.mean, width = moments.mean, len(moments.mean)
-        with seeded(self.seed, "random projection"):
+        with torch_seed(self.seed, "random projection"):
             self.axes = torch.randn(self.max_dim, width, dtype=torch.float64).T / width**0.5
 
     def __call__(self, features: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rela_cli.transports.base import Transport
+from rela_cli.transports.float32_scatter import DEAD
 from rela_cli.transports.moments import Moments
-from rela_cli.transports.single import DEAD
 
 
 class Standardize(Transport):

@@ -166,7 +166,7 @@ def _safetensors_kind(path: Path, length: int) -> str:
 # ---------------------------------------------------------------------------------------------------- several files
 
 
-def files_of(path: Path) -> list[Path]:
+def weight_files(path: Path) -> list[Path]:
     """The file itself, or what lies beside it: the shards of an index, the tensors of an ONNX model; by name.
 
     Raises:

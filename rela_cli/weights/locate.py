@@ -12,7 +12,7 @@ from typing import Any
 from rela_cli.config.schema import PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.files import fingerprint
-from rela_cli.weights.kinds import files_of, kind_of
+from rela_cli.weights.kinds import kind_of, weight_files
 from rela_cli.weights.model_folder import file_in
 from rela_cli.weights.onnx_file import check_installed
 from rela_cli.weights.run_folder import backbone_name, check_backbone, digest, run_facts, run_folder
@@ -67,7 +67,7 @@ def identity(prior: Part) -> dict[str, Any]:
         found.pop("image_size", None)  # the run's own
     path = locate(prior)
     if path is not None:
-        files = files_of(path)
+        files = weight_files(path)
         contents = digest(path) if files == [path] else [digest(file) for file in (path, *files)]
         found["run" if prior.options.get("run") else "weights"] = contents
     if prior.options.get("run"):
@@ -88,7 +88,7 @@ def file_name(prior: Part) -> dict[str, str]:
 
 def check_trust(path: Path, prior: Part) -> None:
     """Files that carry code are opened on the user's word only; an index is as good as its shards."""
-    files_of(path)
+    weight_files(path)
     kind = kind_of(path)
     if (kind == "onnx") != (prior.target == ONNX) and prior.target.startswith("rela_cli."):
         is_what, other = ("an ONNX model", "onnx") if kind == "onnx" else ("no ONNX model", "checkpoint")

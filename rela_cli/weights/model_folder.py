@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rela_cli.errors import MissingError
 
-FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 
 
 def file_in(path: Path) -> Path:
@@ -17,9 +17,9 @@ def file_in(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    there = [path / name for name in FILES if (path / name).is_file()]
+    there = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
     if there:
         return there[0]
     if split := sorted(path.glob("*.index.json")):  # model.safetensors.index.json before pytorch_model.bin.index.json
         return split[0]
-    raise MissingError(f"{path} is a folder without {', '.join(FILES)}; say prior.weights=FILE")
+    raise MissingError(f"{path} is a folder without {', '.join(WEIGHT_FILES)}; say prior.weights=FILE")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rela_cli.config.schema import PRETRAINED, RANDOM, Part
 from rela_cli.data.labels import KNOWN
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.files import Facts, read_whole
 from rela_cli.store.older_results import is_unknown
 from rela_cli.weights.run_folder import digest, run_folder
@@ -92,5 +92,5 @@ def note(prior: Part, dataset: Dataset) -> str | None:
 def check(prior: Part) -> None:
     """Raises what `note` says."""
     for name in prior.card.labels_seen or ():
-        if name not in KNOWN and (close := nearest(name, KNOWN)):
+        if name not in KNOWN and (close := did_you_mean(name, KNOWN)):
             raise ConfigError(f"prior.card.labels_seen=[{name}]{close} (known: {', '.join(KNOWN)})")

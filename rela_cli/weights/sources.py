@@ -17,7 +17,7 @@ from rela_cli.weights.run_folder import digest
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """A file elsewhere: hf://OWNER/REPOSITORY/FILE on the model hub, or a URL in torch's own hub cache."""
 
     text: str
@@ -79,7 +79,7 @@ def fetch(prior: Part) -> Path:
     Raises:
         MissingError: within a few seconds when there is no network; it names the file, the cache and the ways out.
     """
-    sources = [Source(text) for text in sources_of(prior)]
+    sources = [WeightSource(text) for text in sources_of(prior)]
     path = next((path for source in sources if (path := source.cached())), None)
     if path is None:
         if why := _offline(sources[0]):
@@ -104,7 +104,7 @@ def sources_of(prior: Part) -> list[str]:
     return found
 
 
-def _offline(source: Source) -> str | None:
+def _offline(source: WeightSource) -> str | None:
     """Why a source cannot be asked now, None when it can."""
     if source.is_hub and os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
@@ -112,7 +112,7 @@ def _offline(source: Source) -> str | None:
     return f"{_host(source.address)} cannot be reached: {why}" if why else None
 
 
-def _download(prior: Part, sources: list[Source]) -> Path:
+def _download(prior: Part, sources: list[WeightSource]) -> Path:
     """The first source that can be had."""
     problems = []
     for source in sources:
@@ -133,7 +133,7 @@ def _check_sha256(prior: Part, path: Path) -> None:
         )
 
 
-def _missing(prior: Part, source: Source, why: str) -> str:
+def _missing(prior: Part, source: WeightSource, why: str) -> str:
     """The message: what, where it would lie, why it is not there, and the ways out."""
     ways = [
         f"rela fetch prior={prior.name}   on a machine with network, then copy that folder here",

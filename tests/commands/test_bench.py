@@ -14,14 +14,14 @@ import torch
 from rela_cli.commands.bench import contest, registry, show
 from rela_cli.commands.bench.contest import Bench, Comparison, Results
 from rela_cli.commands.bench.memory import STATUS, peak
-from rela_cli.commands.bench.timing import Contestant, Record, Spread, Timing, clock, race, ratios, rotated
+from rela_cli.commands.bench.timing import Contestant, Spread, Timing, Timings, clock, race, ratios, rotated
 from tests.conftest import NO_TORCH, ROOT, Rela
 
 ZERO = Timing(0.0, 0.0)
 
 
-def record(*walls: float) -> Record:
-    return Record(ZERO, [Timing(cpu=10 * wall, wall=wall) for wall in walls])
+def record(*walls: float) -> Timings:
+    return Timings(ZERO, [Timing(cpu=10 * wall, wall=wall) for wall in walls])
 
 
 def named(calls: list[str], name: str, **options: object) -> Contestant:
@@ -39,9 +39,9 @@ def test_a_ratio_is_taken_in_each_round() -> None:
 
 
 def test_either_clock() -> None:
-    mixed = Record(ZERO, [Timing(cpu=6, wall=1)])
-    assert ratios(mixed, Record(ZERO, [Timing(cpu=2, wall=4)]), "cpu").median == 3
-    assert ratios(mixed, Record(ZERO, [Timing(cpu=2, wall=4)]), "wall").median == 0.25
+    mixed = Timings(ZERO, [Timing(cpu=6, wall=1)])
+    assert ratios(mixed, Timings(ZERO, [Timing(cpu=2, wall=4)]), "cpu").median == 3
+    assert ratios(mixed, Timings(ZERO, [Timing(cpu=2, wall=4)]), "wall").median == 0.25
 
 
 def test_everybody_warms_up_and_then_takes_turns() -> None:
@@ -110,7 +110,7 @@ def test_a_broken_peer_is_out_and_ours_is_not_excused() -> None:
 def test_judged(bound: str, unit: str, target: float | None, ratio: float, value: float, reached: bool | None) -> None:
     """Ours takes 2 seconds, the peer 6."""
     pair = Comparison("ours", "peer", "work", target, "wall", bound, unit)
-    score = contest.judged("knn", pair, {"ours": record(2), "peer": record(6)}, "all right")
+    score = contest.compared_row("knn", pair, {"ours": record(2), "peer": record(6)}, "all right")
     assert score.ratio == Spread(*[pytest.approx(ratio)] * 3)
     assert (score.value.median, score.reached) == (pytest.approx(value), reached)
     assert score.seconds["peer"] == {"cpu": 60, "wall": 6, "warm_up_wall": 0}
@@ -128,7 +128,7 @@ def scores_of(bench: Bench, calls: list[str], *peers: str) -> list[contest.Score
 
 
 def test_a_peer_that_is_not_installed_is_named_and_skipped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.PACKAGES, "kornia", ("no_such_package",))
+    monkeypatch.setitem(registry.PEER_PACKAGES, "kornia", ("no_such_package",))
     calls: list[str] = []
     found = scores_of(bench, calls, "lightly", "kornia")
     assert [(score.peer, score.accuracy) for score in found] == [("lightly", "against lightly")]
@@ -158,7 +158,7 @@ def test_a_peer_that_breaks_is_named(bench: Bench) -> None:
 
 def test_markdown() -> None:
     pair = Comparison("ours", "paper", "400,000 rows", 1.5, "wall")
-    score = contest.judged("transport", pair, {"ours": record(2, 2), "paper": record(6, 5)}, "cosine 1")
+    score = contest.compared_row("transport", pair, {"ours": record(2, 2), "paper": record(6, 5)}, "cosine 1")
     load = {when: {"time": "now", "average": [0.1, 0.2, 0.3]} for when in ("begin", "end")}
     head, _, row, _, note = show.markdown([score], {"torch": "2"}, load).splitlines()
     assert head.startswith("| row | work | against |")
@@ -170,7 +170,7 @@ def test_markdown() -> None:
 def test_list_names_every_row_and_needs_no_torch(rela: Rela) -> None:
     done = rela("bench", "--list", stub=NO_TORCH)
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(name in done.stdout for name in (*registry.ROWS, *registry.PEERS))
+    assert all(name in done.stdout for name in (*registry.BENCH_ROWS, *registry.PEERS))
 
 
 def test_folders_that_are_not_there(rela: Rela) -> None:
@@ -183,7 +183,7 @@ def test_every_row_has_its_file_and_every_file_its_row() -> None:
     files = {
         path.stem for path in Path(registry.__file__).parent.glob("*.py") if "def run(bench: Bench)" in path.read_text()
     }
-    assert files - {"command"} == set(registry.ROWS)
+    assert files - {"command"} == set(registry.BENCH_ROWS)
 
 
 # ---------------------------------------------------------------------------------------------------------- real runs

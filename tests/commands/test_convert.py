@@ -18,7 +18,7 @@ from rela_cli import cli
 from rela_cli.commands.convert.writer import Writer
 from rela_cli.config.compose import compose
 from rela_cli.data.efficient.dataset import Efficient
-from rela_cli.data.efficient.folder import COLUMNS, Folder
+from rela_cli.data.efficient.folder import SHARD_COLUMNS, EfficientFolder
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.pipeline.run import Run
 from rela_cli.store.files import file_sha256
@@ -120,11 +120,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
 
 
 def test_a_shard_says_what_each_sample_is(made: tuple[Path, Run]) -> None:
-    folder, run = Folder(made[0]), made[1]
+    folder, run = EfficientFolder(made[0]), made[1]
     rows, labels = run.dataset.choose("train")
-    files = [list(run.dataset.sources("train"))[row] for row in rows]
+    files = [list(run.dataset.encoded_images("train"))[row] for row in rows]
     assert len(folder.shards("train")) == 4
-    assert set(load_file(folder.shards("train")[0])) == set(COLUMNS)
+    assert set(load_file(folder.shards("train")[0])) == set(SHARD_COLUMNS)
     assert folder.names("train") == [str(Path(path).relative_to(made[0].parent / "photos")) for path in files]
     assert np.array_equal(folder.column("train", "row"), rows)
     assert labels is not None and np.array_equal(folder.column("train", "label"), labels)
@@ -265,13 +265,13 @@ def damaged_facts(folder: Path, change: dict[str, Any]) -> None:
 
 def test_a_folder_of_anybody_reads_no_other_files(made: tuple[Path, Run], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made[0], tmp_path / "eff"))
-    told = Folder(folder).facts
+    told = EfficientFolder(folder).facts
     damaged_facts(folder, {"files": {"../secret": {"bytes": 1, "sha256": "0"}}})
     with pytest.raises(MissingError, match="is not what `rela convert` writes"):
-        Folder(folder)
+        EfficientFolder(folder)
     damaged_facts(folder, {"files": told["files"], "dataset": {**told["dataset"], "target": "os.system"}})
     with pytest.raises(ConfigError, match=r"made of os\.system, which is not part of rela"):
         Efficient(str(folder), images=str(made[0].parent / "photos")).images("train", np.array([0]))
     damaged_facts(folder, {"format": 2})
     with pytest.raises(MissingError, match="of format 2, and this rela reads format 1"):
-        Folder(folder)
+        EfficientFolder(folder)

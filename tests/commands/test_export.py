@@ -26,7 +26,7 @@ from rela_cli.commands.export import formats
 from rela_cli.config.compose import compose
 from rela_cli.config.reading import to_tree
 from rela_cli.learners.build import build_backbone, saved_state
-from rela_cli.pipeline.run import plain
+from rela_cli.pipeline.run import yaml_ready
 from rela_cli.store.files import write_json
 from tests.factories import pixels
 from tests.promises.helpers import WORDS, go
@@ -41,7 +41,7 @@ def trained(folder: Path, *learner: str, size: int = 32, resize: int | None = No
     with torch.no_grad():
         backbone(torch.randn(4, 3, size, size))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain(to_tree(made))))
+    (folder / "config.yaml").write_text(yaml.safe_dump(yaml_ready(to_tree(made))))
     fed = {"image_size": size, "decoded_size": resize or size, "mean": MEAN, "std": STD}
     write_json(
         folder / "manifest.json", {"status": "finished", "train": fed, "command": "rela train dataset.root=/a/b/c"}

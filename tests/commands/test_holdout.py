@@ -9,7 +9,7 @@ import pytest
 from rela_cli.cli import main
 from rela_cli.commands.data import holdout
 from rela_cli.config.compose import compose
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.errors import ConfigError, RelaError
 
 
@@ -42,7 +42,7 @@ def test_every_train_image_is_in_one_split_and_no_test_image_in_any(photos: Path
     everything = sorted(p.read_text() for p in (photos / "train").rglob("*.jpg"))
     assert sorted(found["train"] + found["test"]) == everything
     assert [len(list((to / "test" / name).iterdir())) for name in ("cat", "dog")] == [6, 4]
-    again = build(compose(words(to)).dataset)
+    again = instantiate(compose(words(to)).dataset)
     assert again.classes == ["cat", "dog"]
     assert (again.count("train"), again.count("test")) == (40, 10)
     assert not [*tmp_path.glob(".*.tmp")]

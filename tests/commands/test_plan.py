@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from rela_cli.commands import plan
-from rela_cli.commands.plan import Sizes
+from rela_cli.commands.plan import PlanSizes
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline import estimate
-from rela_cli.pipeline.estimate import Rate, Speed, Timing
+from rela_cli.pipeline.estimate import CostRates, Speed, StepTiming
 
 SMALL = ("learner.width=4", "batch_size=64", "epochs=10", "budget=0.1", "runtime.threads=1")
 GIVEN = ("samples=1e6", "size=8", "train_rate=1000", "prior_rate=2000", "image_bytes=30000")
@@ -46,8 +46,8 @@ def test_size_is_what_the_network_is_shown(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_sizes_by_hand() -> None:
-    rate = Rate(0.01, 0.008, 1e6, 500)
-    plan = Sizes(900, 100, 90, 1, 64, 2, 64, 32, 16, 10.0, rate, Speed(0.2, 3.0), "adaptive")
+    rate = CostRates(0.01, 0.008, 1e6, 500)
+    plan = PlanSizes(900, 100, 90, 1, 64, 2, 64, 32, 16, 10.0, rate, Speed(0.2, 3.0), "adaptive")
     assert plan.cache_bytes == 2 * 1000 * (32 + 16) + 16 * 1000
     assert plan.train_seconds == pytest.approx(64 * 0.01 / 2)
     assert replace(plan, switch="never").train_seconds == pytest.approx(64 * 0.008 / 2)
@@ -56,8 +56,8 @@ def test_sizes_by_hand() -> None:
 
 def test_the_range_of_a_time_by_hand() -> None:
     """From the quicker phase and the quickest block of the prior to the slower phase and the slowest block."""
-    rate, prior = Rate(0.01, 0.008, 1e6, 500, (0.5, 3.0)), Speed(0.2, 3.0, (0.9, 2.0))
-    plan = Sizes(900, 100, 90, 1, 64, 2, 64, 32, 16, 10.0, rate, prior, "adaptive")
+    rate, prior = CostRates(0.01, 0.008, 1e6, 500, (0.5, 3.0)), Speed(0.2, 3.0, (0.9, 2.0))
+    plan = PlanSizes(900, 100, 90, 1, 64, 2, 64, 32, 16, 10.0, rate, prior, "adaptive")
     extract = 3 + 1000 * 0.2 / 2
     assert plan.range == pytest.approx((0.5 * 64 * 0.008 / 2 + 0.9 * extract, 3 * 64 * 0.01 / 2 + 2 * extract))
     alone = replace(plan, prior=None, switch="")  # the plain method: nothing is matched
@@ -69,14 +69,14 @@ def test_other_work_widens_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
     own, steps = [0.0], iter((9.0, 1.0, 2.0, 3.0))
     monkeypatch.setattr(estimate.time, "process_time", lambda: own[0])
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: 2 * own[0])
-    monkeypatch.setattr(estimate, "WATCHED", 11.0)
+    monkeypatch.setattr(estimate, "TRIAL_SECONDS", 11.0)
 
     def work() -> None:
         own[0] += next(steps)
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert estimate.timed(work, torch.device("cpu")) == Timing(2.0, 1.0, 6.0)
-    assert estimate.spread([Timing(2.0, 1.0, 6.0), Timing(1.0, 0.25, 2.0)]) == (0.25, 3.0)
+    assert estimate.timed(work, torch.device("cpu")) == StepTiming(2.0, 1.0, 6.0)
+    assert estimate.relative_range([StepTiming(2.0, 1.0, 6.0), StepTiming(1.0, 0.25, 2.0)]) == (0.25, 3.0)
 
 
 def test_nothing_is_tried_out_where_both_rates_are_given(

@@ -211,8 +211,8 @@ def test_the_matching_loss_comes_from_the_trace(project: Path) -> None:
 
 def test_a_trace_is_averaged_over_whole_steps() -> None:
     points = [(step, float(step)) for step in range(1, 6)]
-    assert training.averaged(points, 200) == [(2, 1.5), (4, 3.5), (5, 5.0)]
-    assert training.averaged(points, 60) == points
+    assert training.binned_means(points, 200) == [(2, 1.5), (4, 3.5), (5, 5.0)]
+    assert training.binned_means(points, 60) == points
 
 
 def test_panels_without_a_value_are_left_out_and_ticks_are_whole_steps(make: Make, tmp_path: Path) -> None:

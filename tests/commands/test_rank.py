@@ -15,7 +15,7 @@ from rela_cli.commands.rank import command
 from rela_cli.commands.rank.command import Scores
 from rela_cli.commands.rank.request import configs_for, read
 from rela_cli.config.compose import compose
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.data.labels import CIFAR10, CIFAR100, label_set
 from rela_cli.errors import ConfigError
 from rela_cli.evaluation.measures import effective_rank, linear_cka, mutual_neighbours, nearest_others, rank_of
@@ -146,7 +146,7 @@ def test_own_parts_are_found_wherever_a_config_is_composed(tmp_path: Path, monke
     with pytest.raises(ConfigError, match=r"allow=\[ownpkg\]"):
         configs_for(read(words))
     (config,) = configs_for(read([*words, "allow=[ownpkg]"]))
-    assert build(config.prior).knob == 2
+    assert instantiate(config.prior).knob == 2
 
 
 def random_words(tmp_path: Path) -> list[str]:
@@ -210,14 +210,14 @@ def test_the_screen_holds_one_table_a_verdict_and_the_next_command(
 
 def test_verdicts() -> None:
     two = command.ordered([score("a", 0.5, 9), score("b", 0.7, 1)])
-    assert command.verdict(two).startswith(
+    assert command.ranking_sentence(two).startswith(
         "b is ahead by lbfgs: 70.0, before a with 50.0. The strongest prior does not"
     )
     unlabelled = command.ordered([score("a", None, 0.25), score("b", None, 0.5)])
-    assert command.verdict(unlabelled).startswith("b is ahead by stability: 50.0, before a with 25.0")
+    assert command.ranking_sentence(unlabelled).startswith("b is ahead by stability: 50.0, before a with 25.0")
     cheat = command.ordered([score("a", 0.5, 9), score("b", 0.9, 1, saw=True)])
-    assert command.verdict(cheat).startswith("a is ahead by lbfgs: 50.0. The strongest")
-    assert "none can be told" in command.verdict([score("b", 0.9, 1, saw=True)])
+    assert command.ranking_sentence(cheat).startswith("a is ahead by lbfgs: 50.0. The strongest")
+    assert "none can be told" in command.ranking_sentence([score("b", 0.9, 1, saw=True)])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from PIL import Image
 from rela_cli.commands.reproduce import command, tables
 from rela_cli.commands.reproduce.command import read
 from rela_cli.commands.reproduce.execute import Batch, Executor, free_lane
-from rela_cli.commands.reproduce.finish import names, standing, verdict
+from rela_cli.commands.reproduce.finish import name_options, standing, standing_text
 from rela_cli.commands.reproduce.runs import PlannedRuns, data_words
 from rela_cli.commands.reproduce.tables import METHODS, PROFILES, TABLES
 from rela_cli.config.compose import compose
@@ -194,15 +194,15 @@ def test_two_gpus_have_a_run_each_whichever_ends_first(tmp_path: Path) -> None:
 
 
 def test_verdicts() -> None:
-    assert verdict(None) == "not measured"
-    assert verdict(paired({0: 0.04, 1: 0.05, 2: 0.06})).startswith("holds: +5.0 points [+2.5, +7.5] (n 3)")
-    assert verdict(paired({0: -0.04, 1: -0.05, 2: -0.06})).startswith("does not hold: -5.0")
-    assert verdict(paired({0: -0.04, 1: 0.05})).startswith("open: +0.5")
-    assert verdict(paired({0: 0.001, 1: 0.002, 2: -0.001}), 1.0).startswith("holds: +0.1")
-    assert verdict(paired({0: 0.001, 1: 0.02, 2: -0.01}), 1.0).startswith("open: +0.4")
-    assert verdict(paired({0: 0.04, 1: 0.05, 2: 0.06}), 1.0).startswith("does not hold: +5.0")
-    assert verdict(paired({0: 0.01}), 2.0) == "open: +1.0 points (n 1; equivalence needs two seeds or more)"
-    assert verdict(paired({0: 0.01})) == "holds by its sign alone: +1.0 points (n 1, no interval)"
+    assert standing_text(None) == "not measured"
+    assert standing_text(paired({0: 0.04, 1: 0.05, 2: 0.06})).startswith("holds: +5.0 points [+2.5, +7.5] (n 3)")
+    assert standing_text(paired({0: -0.04, 1: -0.05, 2: -0.06})).startswith("does not hold: -5.0")
+    assert standing_text(paired({0: -0.04, 1: 0.05})).startswith("open: +0.5")
+    assert standing_text(paired({0: 0.001, 1: 0.002, 2: -0.001}), 1.0).startswith("holds: +0.1")
+    assert standing_text(paired({0: 0.001, 1: 0.02, 2: -0.01}), 1.0).startswith("open: +0.4")
+    assert standing_text(paired({0: 0.04, 1: 0.05, 2: 0.06}), 1.0).startswith("does not hold: +5.0")
+    assert standing_text(paired({0: 0.01}), 2.0) == "open: +1.0 points (n 1; equivalence needs two seeds or more)"
+    assert standing_text(paired({0: 0.01})) == "holds by its sign alone: +1.0 points (n 1, no interval)"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -220,7 +220,7 @@ def test_the_plan_explains_its_words(
 ) -> None:
     """What waits, and for what; that smoke's numbers mean nothing; memory of a run with its libraries."""
     folder_of_classes(tmp_path / "cifar10", 10, images=32)
-    monkeypatch.setattr(command, "cost_of", lambda planned, estimator: Cost(1, 1, 1.0, 60.0, 8e8, 1e6))
+    monkeypatch.setattr(command, "planned_cost", lambda planned, estimator: Cost(1, 1, 1.0, 60.0, 8e8, 1e6))
     words = [f"data={tmp_path}", f"outputs={tmp_path}/o", "dry_run=1"]
     assert command.main(["table1-cifar10", "profile=mini", *words]) == 0
     mini = capsys.readouterr().out
@@ -253,8 +253,8 @@ def test_a_trained_prior_is_called_by_its_column(tmp_path: Path) -> None:
         (1, "CF100-T", 0.5): [taught("CF100-T", 0, "dd")],
     }
     runs: Any = SimpleNamespace(by_place=by_place)
-    assert names(runs, 0) == ["--name=aa-folder=CF10-T", "--name=bb-folder=TIN-T"]
-    assert names(runs, 1) == ["--name=dd-folder=CF100-T"]
+    assert name_options(runs, 0) == ["--name=aa-folder=CF10-T", "--name=bb-folder=TIN-T"]
+    assert name_options(runs, 1) == ["--name=dd-folder=CF100-T"]
 
 
 # ----------------------------------------------------------------------------------------------------------- end to end

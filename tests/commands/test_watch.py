@@ -89,7 +89,7 @@ def test_files_are_read_again_only_when_they_have_changed(tmp_path: Path, monkey
     assert read == ["a", "b", "c", "b"]
 
 
-@pytest.mark.parametrize("name", states.WATCHED)
+@pytest.mark.parametrize("name", states.WATCHED_FILES)
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'{"step": "x"}\n{"epoch": []}\n'])
 def test_damaged_and_half_written_files_hide_no_other_run(tmp_path: Path, name: str, content: bytes) -> None:
     make_run(tmp_path, "good", "finished")
@@ -111,7 +111,7 @@ def test_a_run_that_goes_while_it_is_watched(tmp_path: Path) -> None:
 def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
     rows = [[n, float(n), 1] for n in range(10_001)]
     thin = states.thinned(rows)
-    assert len(thin) == states.POINTS
+    assert len(thin) == states.CURVE_POINTS
     assert (thin[0], thin[-1]) == (rows[0], rows[-1])
 
 

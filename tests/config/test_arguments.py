@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.cli import HELP, OTHERS, STAGED
+from rela_cli.cli import HELP, OTHER_COMMANDS, STAGED
 from rela_cli.commands.data.verbs import VERBS
 from rela_cli.config.arguments import Parser
 from rela_cli.errors import ConfigError
 from tests.conftest import NO_TORCH, ROOT, Rela
 
-COMMANDS = [*STAGED, *OTHERS, *(f"data {verb}" for verb in VERBS)]
+COMMANDS = [*STAGED, *OTHER_COMMANDS, *(f"data {verb}" for verb in VERBS)]
 FORMS = ("{} --help", "{} -h", "help {}", "{} word key=value --json --help", "{} --nonsense")
 WALK = """
 import contextlib, io, json, sys
@@ -133,7 +133,7 @@ def test_what_has_no_effect_is_said(line: str, said: list[str], capsys: pytest.C
 def test_the_folder_of_runs_is_named_alike(command: str, spelling: str) -> None:
     from importlib import import_module
 
-    given = import_module(f"rela_cli.commands.{OTHERS[command]}").parser().read(spelling.split())
+    given = import_module(f"rela_cli.commands.{OTHER_COMMANDS[command]}").parser().read(spelling.split())
     assert given.outputs == Path("nowhere")
 
 

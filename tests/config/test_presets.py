@@ -20,8 +20,8 @@ from rela_cli.commands.reproduce.tables import TABLES
 from rela_cli.config.compose import Composer, compose
 from rela_cli.config.loader import choice_of, group_of
 from rela_cli.config.overrides import CommandLine, parse
-from rela_cli.config.parts import find
-from rela_cli.config.schema import CONF_DIR, OWN_KEYS, PARTS, Part
+from rela_cli.config.parts import import_target
+from rela_cli.config.schema import CONF_DIR, OWN_KEYS, PART_GROUPS, Part
 from rela_cli.config.trees import Trees
 from rela_cli.errors import ConfigError
 from tests.conftest import NO_TORCH, Rela
@@ -41,7 +41,7 @@ REPOSITORY = CachingConfigRepository(LOADER.repository)
 @cache
 def keywords(target: str) -> frozenset[str]:
     """What a class takes; those of an optimizer that are the schedule's besides."""
-    made = find(Part("x", target))
+    made = import_target(Part("x", target))
     makers = [cls.__init__ for cls in made.__mro__[:-1]] if inspect.isclass(made) else [made]
     taken = {name for maker in makers for name in inspect.signature(maker).parameters}
     return frozenset(taken) | (SCHEDULE if ".optim." in target else frozenset())
@@ -70,7 +70,7 @@ def composed(defaults: Sequence[ResultDefault], group: str) -> dict[str, Any]:
 @pytest.mark.parametrize("preset", names("experiment"))
 def test_every_preset_goes_with_every_part(preset: str) -> None:
     listed = LOADER.compute_defaults_list("rela", [f"experiment={preset}"], RunMode.RUN).defaults
-    for group in PARTS:
+    for group in PART_GROUPS:
         ours = [default for default in listed if group_of(default) in (group, "experiment")]
         for choice in names(group):
             swapped = [replace(d, config_path=f"{group}/{choice}") if group_of(d) == group else d for d in ours]

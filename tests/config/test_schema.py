@@ -13,7 +13,7 @@ from rela_cli.config.compose import Composer, compose
 from rela_cli.config.lengths import lengths
 from rela_cli.config.overrides import CommandLine, parse
 from rela_cli.config.reading import from_tree, to_tree
-from rela_cli.config.schema import CONF_DIR, GROUPS, PARTS, Config
+from rela_cli.config.schema import CONF_DIR, GROUPS, PART_GROUPS, Config
 from rela_cli.errors import ConfigError
 from tests.factories import NEEDS
 
@@ -99,7 +99,7 @@ def test_every_choice_composes_and_bears_its_files_name(path: Path) -> None:
     assert from_tree(to_tree(config)) == config
 
 
-@pytest.mark.parametrize("path", [p for p in CHOICES if p.parent.name in PARTS], ids=name_of)
+@pytest.mark.parametrize("path", [p for p in CHOICES if p.parent.name in PART_GROUPS], ids=name_of)
 def test_every_target_is_there(path: Path) -> None:
     module, _, name = str(yaml.safe_load(path.read_text())["_target_"]).rpartition(".")
     assert callable(getattr(importlib.import_module(module), name))

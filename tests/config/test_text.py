@@ -10,7 +10,7 @@ import yaml
 
 from rela_cli.config.compose import Composer, compose
 from rela_cli.config.overrides import parse
-from rela_cli.config.text import holds_text, quoted_values, split
+from rela_cli.config.text import holds_text, quoted_values, split_words
 from rela_cli.errors import ConfigError
 from tests.conftest import NO_TORCH, Rela
 
@@ -119,7 +119,7 @@ def test_any_text_comes_through() -> None:
             continue  # read by Hydra's own grammar
         quoted = quoted_values(text)
         assert quoted_values(quoted) == quoted, "quoting twice changes nothing"
-        assert split(quoted) == [quoted]
+        assert split_words(quoted) == [quoted]
 
 
 def test_which_keys_hold_text() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from rela_cli.config.compose import compose
 from rela_cli.data.batches.cache import read_labels, read_split, read_stats, write_images
-from rela_cli.data.batches.loader import DiskImages, centre, in_blocks, load, sampled
+from rela_cli.data.batches.loader import DiskImages, centre, in_blocks, load, sample_of
 from rela_cli.data.decoding.images import decode
 from rela_cli.data.files import entries
 from rela_cli.data.files import index as index_module
@@ -66,7 +66,7 @@ def test_what_is_read_from_disk_is_what_memory_would_hold(root: Path) -> None:
     assert len(lazy) == len(whole) == 24
     assert torch.equal(lazy[torch.tensor([7, 0, 23, 7])], whole[[7, 0, 23, 7]])
     assert torch.equal(lazy[3:9], whole[3:9])
-    assert torch.equal(sampled(lazy), sampled(whole))
+    assert torch.equal(sample_of(lazy), sample_of(whole))
 
 
 @pytest.mark.parametrize("size", [1, 5, 24, 100])
@@ -194,7 +194,7 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     listed: list[str] = []
     original = index_module.list_folder
 
-    def list_folder(path: Path) -> index_module.Folder:
+    def list_folder(path: Path) -> index_module.FolderListing:
         listed.append(path.name)
         return original(path)
 

@@ -139,7 +139,7 @@ def test_a_fake_image_is_a_function_of_its_index() -> None:
     rows = np.array([39, 7, 39])
     assert np.array_equal(few.images("train", rows), few.load("train")[0][rows])
     assert np.array_equal(many.images("train", rows), few.images("train", rows))
-    assert np.array_equal(many.start("train", rows)(1), few.image("train", 7))
+    assert np.array_equal(many.prefetch("train", rows)(1), few.image("train", 7))
     assert (few.on_disk, many.on_disk) == (False, True)
     assert not np.array_equal(many.image("train", 10**9 - 1), many.image("train", 10**9 - 2))
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from rela_cli.data.batches.cache import channel_stats
 from rela_cli.data.decoding import jpegs
-from rela_cli.data.decoding.images import Blob, Turns, by_pillow, decode, decode_all, plain
+from rela_cli.data.decoding.images import Blob, ReadingTurns, decode, decode_all, decode_with_pillow, fast_jpeg_bytes
 from rela_cli.errors import ConfigError, MissingError
 
 needed = pytest.mark.skipif(jpegs.decoder() is None, reason="simplejpeg is not installed")
@@ -66,8 +66,8 @@ def test_plain_jpegs_are_pillows_to_the_bit(kind: str, size: int | None) -> None
     for height, width in ((32, 32), (33, 47), (1, 1), (7, 90), (200, 130)):
         for mode in ("RGB", "L") if kind != "RGB as it is" else ("RGB",):
             blob = Blob("it", jpeg(picture(height, width).convert(mode), **KINDS[kind]))
-            assert outcome(lambda b=blob: decode(b, size)) == outcome(lambda b=blob: by_pillow(b, size))
-            fast = plain(blob, size)
+            assert outcome(lambda b=blob: decode(b, size)) == outcome(lambda b=blob: decode_with_pillow(b, size))
+            fast = fast_jpeg_bytes(blob, size)
             assert fast is None or jpegs.decode(fast) is not None, "and simplejpeg has nothing against it"
             reduced = size is not None and min(height, width) >= 8 * size
             assert (fast is None) == (reduced or kind == "RGB as it is"), "what is plain goes the fast way"
@@ -99,8 +99,8 @@ def test_everything_else_is_pillows(tmp_path: Path) -> None:
     for name, data in others.items():
         path = tmp_path / name
         path.write_bytes(data)
-        assert plain(path, None) is None, name
-        assert outcome(lambda p=path: decode(p, None)) == outcome(lambda p=path: by_pillow(p, None)), name
+        assert fast_jpeg_bytes(path, None) is None, name
+        assert outcome(lambda p=path: decode(p, None)) == outcome(lambda p=path: decode_with_pillow(p, None)), name
     assert decode(tmp_path / "turned.jpg", None).shape == (30, 20, 3)
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(MissingError, match=r"folder\.jpg cannot be read"):
@@ -113,7 +113,7 @@ def test_a_png_under_a_jpegs_name_and_the_other_way_round(tmp_path: Path) -> Non
     image.save(tmp_path / "a.jpg", "PNG")
     image.save(tmp_path / "b.png", "JPEG")
     assert np.array_equal(decode(tmp_path / "a.jpg", None), np.asarray(image))
-    assert np.array_equal(decode(tmp_path / "b.png", None), by_pillow(tmp_path / "b.png", None))
+    assert np.array_equal(decode(tmp_path / "b.png", None), decode_with_pillow(tmp_path / "b.png", None))
 
 
 @needed
@@ -125,8 +125,8 @@ def test_damaged_jpegs_are_what_pillow_makes_of_them() -> None:
         data = bytearray(jpeg(picture(24, 24, i), progressive=i % 3 == 0, subsampling=i % 3))
         data[random.randint(2, len(data) - 2)] = random.randint(256)
         blob = Blob("it", bytes(data))
-        fast += plain(blob, None) is not None
-        assert outcome(lambda b=blob: decode(b, None)) == outcome(lambda b=blob: by_pillow(b, None)), i
+        fast += fast_jpeg_bytes(blob, None) is not None
+        assert outcome(lambda b=blob: decode(b, None)) == outcome(lambda b=blob: decode_with_pillow(b, None)), i
     assert fast > 100
 
 
@@ -137,7 +137,7 @@ def test_many_images_are_one_array_in_either_way(tmp_path: Path, monkeypatch: py
     found = decode_all(paths, None)
     assert found.shape == (150, 12, 12, 3)
     assert found.transpose(0, 3, 1, 2).flags.c_contiguous, "stored as it lies"
-    assert np.array_equal(found, [by_pillow(path, None) for path in paths])
+    assert np.array_equal(found, [decode_with_pillow(path, None) for path in paths])
     monkeypatch.setattr(jpegs, "decoder", lambda: None)
     assert np.array_equal(found, decode_all([str(path) for path in paths], None))
     (tmp_path / "070.jpg").write_bytes(jpeg(picture(12, 13)))
@@ -148,7 +148,7 @@ def test_many_images_are_one_array_in_either_way(tmp_path: Path, monkeypatch: py
 
 def test_slow_files_are_waited_for_side_by_side() -> None:
     """Two readers that can only be done together: taking turns they would never be."""
-    turns, meet = Turns(), threading.Barrier(2, timeout=20)
+    turns, meet = ReadingTurns(), threading.Barrier(2, timeout=20)
     assert turns.take(lambda: [b"fast"]) == [b"fast"]
     assert not turns.slow
     turns.take(lambda: time.sleep(0.01) or [b"slow"])

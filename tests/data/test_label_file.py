@@ -51,7 +51,7 @@ def pairs(dataset: ImageFolder, split: str) -> dict[str, str]:
     """Path -> class of a split's images."""
     labels, classes = dataset.labels(split), dataset.classes
     assert labels is not None and classes is not None
-    paths = [str(path.relative_to("flat")) for path in dataset.sources(split)]
+    paths = [str(path.relative_to("flat")) for path in dataset.encoded_images(split)]
     return {path: classes[label] for path, label in zip(paths, labels, strict=True)}
 
 
@@ -66,7 +66,7 @@ def test_all_images_train_and_the_labelled_ones_are_divided(capsys: pytest.Captu
     said = capsys.readouterr().err
     assert "30 of 40 images have labels, 3 classes: 24 fit the probe, 6 test it (stratified, dataset.seed=0)" in said
     first = dataset.images("test", np.array([0]))[0]
-    assert np.array_equal(first, np.asarray(Image.open(next(iter(dataset.sources("test"))))))
+    assert np.array_equal(first, np.asarray(Image.open(next(iter(dataset.encoded_images("test"))))))
 
 
 def test_the_division_is_the_seeds_and_part_of_the_identity() -> None:

@@ -24,7 +24,7 @@ from rela_cli.data.batches.loader import DiskImages, load
 from rela_cli.data.batches.subset import epoch_indices
 from rela_cli.data.datasets import Digits
 from rela_cli.data.files import storage
-from rela_cli.data.files.storage import Address, place_of
+from rela_cli.data.files.storage import RemoteFolder, storage_of
 from rela_cli.data.folders import ImageFolder
 from rela_cli.data.packed import Packed
 from rela_cli.errors import ConfigError, MissingError, RelaError
@@ -51,7 +51,7 @@ def folder(root: Path, **options: Any) -> ImageFolder:
 
 
 def pack(dataset: Dataset, to: Path | str, shard_bytes: int = 5000, encoding: Encoding | None = None) -> dict[str, Any]:
-    return Packer(dataset, place_of(str(to)), encoding or Encoding(), shard_bytes).run()
+    return Packer(dataset, storage_of(str(to)), encoding or Encoding(), shard_bytes).run()
 
 
 def packed(to: Path | str, **options: Any) -> Packed:
@@ -72,7 +72,7 @@ def noise(path: Path, seed: int, side: int = 176) -> Path:
 def test_a_pack_holds_the_files_bytes_in_order(root: Path, tmp_path: Path) -> None:
     source, to = folder(root), tmp_path / "pack"
     facts = pack(source, to)
-    bytes_of = b"".join(path.read_bytes() for path in source.sources("train"))
+    bytes_of = b"".join(path.read_bytes() for path in source.encoded_images("train"))
     shards = facts["splits"]["train"]["shards"]
     assert len(shards) > 2
     assert b"".join((to / shard["name"]).read_bytes() for shard in shards) == bytes_of
@@ -302,7 +302,7 @@ def test_a_pack_at_an_address(root: Path, tmp_path: Path) -> None:
     to = f"memory://packs/{tmp_path.name}"
     pack(folder(root), to)
     dataset = packed(to, cache=tmp_path / "cache")
-    assert isinstance(dataset.place, Address)
+    assert isinstance(dataset.place, RemoteFolder)
     asked: list[list[int]] = []
     cat_ranges = system.cat_ranges
 
@@ -315,7 +315,7 @@ def test_a_pack_at_an_address(root: Path, tmp_path: Path) -> None:
     reference = DiskImages(folder(root), "train", torch.arange(24), 18)
     rows = torch.tensor([3, 20, 7])
     assert torch.equal(images[rows], reference[rows])
-    sizes = [len(path.read_bytes()) for path in folder(root).sources("train")]
+    sizes = [len(path.read_bytes()) for path in folder(root).encoded_images("train")]
     assert asked == [[sizes[3], sizes[20], sizes[7]]]
     assert len(list((tmp_path / "cache" / "index").glob("*/train.starts.npy"))) == 1
     assert (dataset.hash, dataset.identity) == (packed(to).hash, packed(to).identity)

@@ -96,7 +96,7 @@ def test_crop_and_resize_up_and_down(size: int, flipped: bool) -> None:
     x = floats(len(BOXES))
     top, left, height, width = torch.tensor(BOXES, dtype=torch.float32).unbind(1)
     start, side = torch.stack((top, left)), torch.stack((height, width))
-    grid, flip = views.Grid.of(16, size, CPU), torch.full((len(BOXES),), flipped)
+    grid, flip = views.ResampleGrid.of(16, size, CPU), torch.full((len(BOXES),), flipped)
     ours = views.crop_resize(x, start, side, [grid], flip)
     assert torch.equal(ours, views.crop_resize(x, start, side, [grid, grid], flip)), "sides apart, as they are unequal"
     theirs = torch.stack(

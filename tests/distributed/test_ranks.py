@@ -50,7 +50,7 @@ def one_of(rank: int, world: int, port: int, work: Callable[..., Any], folder: s
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with ranks.joined("cpu"):
+    with ranks.process_group("cpu"):
         torch.save(work(*arguments), f"{folder}/{rank}.pt")
 
 
@@ -152,7 +152,7 @@ def test_the_gradient_of_a_batch_norm_over_ranks_by_finite_differences(shape: tu
 
     def two_views(x: Tensor, *_: Tensor) -> Tensor:
         with batch_norm.views_apart(2):
-            return batch_norm.whole(layer, x)
+            return batch_norm.over_all_ranks(layer, x)
 
     assert (two_views(x) - torch.cat([theirs(view) for view in x.chunk(2)])).abs().max() < 1e-12
     assert all((a - b).abs().max() < 1e-12 for a, b in zip(layer.buffers(), theirs.buffers(), strict=True))

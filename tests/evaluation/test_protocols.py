@@ -22,13 +22,13 @@ from rela_cli.evaluation.protocols import (
     SGD_RATES,
     Task,
     accuracy,
-    sgd,
+    sgd_probe,
     some_of_each,
     stratified_tenth,
 )
 from rela_cli.evaluation.representation import representations
 from rela_cli.numerics.logistic import solutions
-from rela_cli.numerics.randomness import key, permutation, seeded
+from rela_cli.numerics.randomness import permutation, stream_key, torch_seed
 from rela_cli.stages.probe import probe
 from tests.factories import config, pixels, stats_of
 
@@ -237,11 +237,11 @@ def test_knn_at_a_small_temperature(temperature: float) -> None:
 def test_the_papers_protocol_is_a_plain_loop(epochs: int) -> None:
     """Adam 3e-4, no decay, batch 128 with the last partial one, raw features."""
     t = task()
-    with seeded(0, "probe"):
+    with torch_seed(0, "probe"):
         linear = nn.Linear(10, 4)
     optimizer = torch.optim.Adam(linear.parameters(), lr=3e-4, foreach=False, fused=False)
     for epoch in range(epochs):
-        order = permutation(key(0, "probe", epoch), 400)
+        order = permutation(stream_key(0, "probe", epoch), 400)
         for start in range(0, 400, 128):
             batch = order[start : start + 128]
             optimizer.zero_grad()
@@ -288,7 +288,7 @@ def one_rate(x: Tensor, labels: Tensor, classes: int, rate: float, chosen: Probe
     steps = chosen.sgd_grid_epochs * math.ceil(len(x) / chosen.sgd_grid_batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(chosen.sgd_grid_epochs):
-        for batch in permutation(key(0, "probe", epoch), len(x)).split(chosen.sgd_grid_batch_size):
+        for batch in permutation(stream_key(0, "probe", epoch), len(x)).split(chosen.sgd_grid_batch_size):
             optimizer.zero_grad()
             F.cross_entropy(linear(x[batch]), labels[batch]).backward()
             optimizer.step()
@@ -299,7 +299,7 @@ def one_rate(x: Tensor, labels: Tensor, classes: int, rate: float, chosen: Probe
 def test_the_grid_is_torchs_own_sgd_at_each_rate() -> None:
     t, chosen = task(), settings(sgd_grid_epochs=3, sgd_grid_batch_size=64)
     x, rates = t.train.double(), (0.01, 0.3)
-    found = sgd(x, t.train_labels, t.classes, rates, chosen)
+    found = sgd_probe(x, t.train_labels, t.classes, rates, chosen)
     for weights, rate in zip(found, rates, strict=True):
         linear = one_rate(x, t.train_labels, t.classes, rate, chosen)
         assert torch.allclose(weights[:-1], linear.weight.T, atol=1e-10)

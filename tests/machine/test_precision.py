@@ -146,7 +146,7 @@ def test_the_gradient_of_a_batch_norm_over_ranks_is_rounded_once() -> None:
         x_gradient(layer, x.to(dtype), dy.to(dtype))
         for layer, dtype in (
             (nn.BatchNorm2d(16).double(), torch.float64),
-            (lambda given: batch_norm.whole(batch_norm.BatchNorm2d(16), given), torch.bfloat16),
+            (lambda given: batch_norm.over_all_ranks(batch_norm.BatchNorm2d(16), given), torch.bfloat16),
             (nn.BatchNorm2d(16), torch.bfloat16),
         )
     )

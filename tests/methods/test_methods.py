@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, distributed, nn
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.methods.base import Average, Method, each
 from rela_cli.stages.train import step_flops
 from rela_cli.training.trainer import Trainer
@@ -53,7 +53,7 @@ class Flat(nn.Module):
 def made(name: str, *overrides: str) -> Method:
     torch.manual_seed(0)
     part = config(f"method={name}", *SIZES[name], *overrides).method
-    method: Method = build(part, backbone=Flat(), feature_dim=16, classes=4)
+    method: Method = instantiate(part, backbone=Flat(), feature_dim=16, classes=4)
     if name in TARGETS:  # else the two networks are equal and an exchange of them would not be seen
         with torch.no_grad():
             for parameter in getattr(method, TARGETS[name]).parameters():
@@ -394,10 +394,10 @@ def test_no_labels_are_a_config_error_before_any_work(rela: Rela, tmp_path: Path
 
 def test_reference_head_sizes() -> None:
     """BYOL D-2D-256 and 256-2D-256; DINO D-2048-256 and 2048 prototypes."""
-    byol = build(config("method=byol").method, backbone=Flat(), feature_dim=16)
+    byol = instantiate(config("method=byol").method, backbone=Flat(), feature_dim=16)
     shapes = [[tuple(p.shape) for p in part.parameters() if p.ndim == 2] for part in (byol.projector, byol.predictor)]
     assert shapes == [[(32, 16), (256, 32)], [(32, 256), (256, 32)]]
-    head = build(config("method=dino").method, backbone=Flat(), feature_dim=16).head
+    head = instantiate(config("method=dino").method, backbone=Flat(), feature_dim=16).head
     assert [m.weight.shape for m in head.layers if isinstance(m, nn.Linear)][-1] == (256, 2048)
     assert prototypes(head)[1].shape == (2048, 256)
 

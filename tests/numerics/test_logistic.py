@@ -43,7 +43,7 @@ def reference(features: Tensor, labels: Tensor, penalty: float) -> LogisticRegre
 def test_every_penalty_is_scikit_learns(share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a curvature for each class, with one that all share, and with most samples counted as the mean."""
     monkeypatch.setattr(logistic, "MANY", 0 if share else 2**28)
-    monkeypatch.setattr(logistic, "BLOCK", 64)
+    monkeypatch.setattr(logistic, "SAMPLE_BLOCK", 64)
     t = task(dim=12, n=500)
     train = standardised(t)[0]
     found = solutions(train, t.train_labels, 4, PENALTIES)

@@ -9,7 +9,16 @@ import pytest
 import torch
 from scipy import stats
 
-from rela_cli.numerics.randomness import first, key, mix, permutation, seeded, sort_keys, uniform, words
+from rela_cli.numerics.randomness import (
+    first_of_permutation,
+    mix,
+    permutation,
+    random_words,
+    sort_keys,
+    stream_key,
+    torch_seed,
+    uniform,
+)
 
 N = 50_000
 KEYS = [3943498252029117371, 2254893390724248556, 7561000660324546139]
@@ -28,10 +37,14 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_the_integers_are_fixed() -> None:
     """Every run that was ever made depends on these; a change of one is a change of all."""
-    assert [key(0, "augment", 3, 1), key(1, "subset", 0), key(2**31 - 1, "init", "learner")] == KEYS
+    assert [
+        stream_key(0, "augment", 3, 1),
+        stream_key(1, "subset", 0),
+        stream_key(2**31 - 1, "init", "learner"),
+    ] == KEYS
     assert mix(torch.tensor([0, 1, 2, 0xFFFFFFFF])).tolist() == MIXED
-    assert words(key(0, "augment", 3, 1), torch.tensor([0, 1, 49_999]), 3).tolist() == WORDS
-    assert permutation(key(0, "order", 0), 10).tolist() == PERMUTATION
+    assert random_words(stream_key(0, "augment", 3, 1), torch.tensor([0, 1, 49_999]), 3).tolist() == WORDS
+    assert permutation(stream_key(0, "order", 0), 10).tolist() == PERMUTATION
 
 
 def test_mix_is_wellons_triple32() -> None:
@@ -46,16 +59,16 @@ def test_mix_is_wellons_triple32() -> None:
 
 
 def test_words_are_32_bits_and_uniforms_below_one() -> None:
-    drawn = words(key(7, "x"), torch.arange(N), 4)
+    drawn = random_words(stream_key(7, "x"), torch.arange(N), 4)
     assert drawn.min() >= 0 and drawn.max() < 2**32
-    u = uniform(key(7, "x"), torch.arange(N), 4)
+    u = uniform(stream_key(7, "x"), torch.arange(N), 4)
     assert u.dtype == torch.float32
     assert u.min() >= 0 and u.max() < 1
 
 
 @pytest.mark.parametrize("path", [("augment", 0, 0), ("augment", 1, 0), ("subset", 0)])
 def test_each_draw_is_uniform(path: tuple[str, int]) -> None:
-    u = uniform(key(0, *path), torch.arange(N), 18).double().numpy()
+    u = uniform(stream_key(0, *path), torch.arange(N), 18).double().numpy()
     assert np.abs(u.mean(0) - 0.5).max() < 5 / np.sqrt(12 * N)
     for column in u.T:
         assert stats.chisquare(np.bincount((column * 100).astype(int), minlength=100)).pvalue > 1e-5
@@ -63,27 +76,27 @@ def test_each_draw_is_uniform(path: tuple[str, int]) -> None:
 
 
 def test_every_bit_is_fair() -> None:
-    drawn = words(key(3, "bits"), torch.arange(N), 2)
+    drawn = random_words(stream_key(3, "bits"), torch.arange(N), 2)
     bits = (drawn[..., None] >> torch.arange(32)) & 1
     assert (bits.double().mean(0) - 0.5).abs().max() < 5 * 0.5 / np.sqrt(N)
 
 
 def test_draws_of_one_sample_are_unrelated() -> None:
-    u = uniform(key(0, "augment", 0, 0), torch.arange(N), 18)
+    u = uniform(stream_key(0, "augment", 0, 0), torch.arange(N), 18)
     for a, b in itertools.combinations(range(18), 2):
         assert abs(correlation(u[:, a], u[:, b])) < 5 / np.sqrt(N)
 
 
 @pytest.mark.parametrize("step", [1, 2, 128, 4096])
 def test_neighbouring_samples_are_unrelated(step: int) -> None:
-    u = uniform(key(0, "augment", 0, 0), torch.arange(N + step), 1)[:, 0]
+    u = uniform(stream_key(0, "augment", 0, 0), torch.arange(N + step), 1)[:, 0]
     assert abs(correlation(u[:-step], u[step:])) < 5 / np.sqrt(N)
 
 
 @pytest.mark.parametrize("other", [(0, "augment", 1, 0), (0, "augment", 0, 1), (1, "augment", 0, 0), (0, "subset", 0)])
 def test_streams_are_unrelated(other: tuple[int, str]) -> None:
-    a = uniform(key(0, "augment", 0, 0), torch.arange(N), 2)
-    b = uniform(key(*other), torch.arange(N), 2)
+    a = uniform(stream_key(0, "augment", 0, 0), torch.arange(N), 2)
+    b = uniform(stream_key(*other), torch.arange(N), 2)
     for i, j in itertools.product(range(2), repeat=2):
         assert abs(correlation(a[:, i], b[:, j])) < 5 / np.sqrt(N)
     assert not (a == b).all(1).any()
@@ -92,12 +105,12 @@ def test_streams_are_unrelated(other: tuple[int, str]) -> None:
 def test_no_stream_is_another_one_with_its_samples_renamed() -> None:
     """Two epochs must not share one table of augmentations in another order, whatever their keys are."""
     a, b, samples = 0x12345678_12345678, 0x12345678_12345678 ^ 1, torch.arange(1000)
-    drawn = {tuple(row) for row in words(a, samples, 3).tolist()}
-    assert len(drawn & {tuple(row) for row in words(b, samples, 3).tolist()}) == 0
+    drawn = {tuple(row) for row in random_words(a, samples, 3).tolist()}
+    assert len(drawn & {tuple(row) for row in random_words(b, samples, 3).tolist()}) == 0
 
 
 def test_draws_do_not_depend_on_the_batch() -> None:
-    stream, samples = key(0, "augment", 2, 1), torch.tensor([5, 3, 99, 0, 7])
+    stream, samples = stream_key(0, "augment", 2, 1), torch.tensor([5, 3, 99, 0, 7])
     together = uniform(stream, samples, 18)
     alone = torch.cat([uniform(stream, sample[None], 18) for sample in samples])
     assert torch.equal(together, alone)
@@ -107,15 +120,15 @@ def test_draws_do_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 10, 1437, N])
 def test_a_permutation_has_everything_once(n: int) -> None:
-    order = permutation(key(0, "order", n), n)
+    order = permutation(stream_key(0, "order", n), n)
     assert torch.equal(order.sort().values, torch.arange(n))
 
 
 def test_permutations_are_uniform() -> None:
-    seen = [tuple(permutation(key(0, "p", i), 4).tolist()) for i in range(4800)]
+    seen = [tuple(permutation(stream_key(0, "p", i), 4).tolist()) for i in range(4800)]
     counts = [seen.count(order) for order in itertools.permutations(range(4))]
     assert stats.chisquare(counts).pvalue > 1e-5
-    position = torch.stack([permutation(key(1, "p", i), 1000)[:1] for i in range(2000)]).double()
+    position = torch.stack([permutation(stream_key(1, "p", i), 1000)[:1] for i in range(2000)]).double()
     assert stats.kstest(position[:, 0].numpy() / 1000, "uniform").pvalue > 1e-5
 
 
@@ -123,23 +136,26 @@ def test_seeded_leaves_torchs_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with seeded(0, "init"):
+    with torch_seed(0, "init"):
         inside = torch.rand(3)
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(6)
-    with pytest.raises(ZeroDivisionError), seeded(0, "init"):
+    with pytest.raises(ZeroDivisionError), torch_seed(0, "init"):
         assert torch.equal(torch.rand(3), inside)
         1 / 0
     before = torch.random.get_rng_state()
-    with seeded(1, "init"):
+    with torch_seed(1, "init"):
         assert not torch.equal(torch.rand(3), inside)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_keys_tell_their_paths_apart() -> None:
     paths = [(s, name, e, v) for s in range(10) for name in ("augment", "subset") for e in range(20) for v in range(2)]
-    assert len({key(*path) for path in paths}) == len(paths)
-    assert len({key(0, "1", 2), key(0, 1, 2), key(0, "12"), key(0, 12), key(0, 1, "2")}) == 5
+    assert len({stream_key(*path) for path in paths}) == len(paths)
+    assert (
+        len({stream_key(0, "1", 2), stream_key(0, 1, 2), stream_key(0, "12"), stream_key(0, 12), stream_key(0, 1, "2")})
+        == 5
+    )
 
 
 # ------------------------------------------------------------------------------------------ fast, and the same integers
@@ -148,7 +164,7 @@ def test_keys_tell_their_paths_apart() -> None:
 @pytest.mark.parametrize("n", [1, 2, 1437, 300_000])
 def test_the_fast_keys_are_the_words(n: int) -> None:
     for stream in KEYS:
-        high, low = words(stream, torch.arange(n), 2).unbind(1)
+        high, low = random_words(stream, torch.arange(n), 2).unbind(1)
         expected = (high >> 1 << 31) | (low >> 1)
         assert np.array_equal(sort_keys(stream, n), expected.numpy())
         assert torch.equal(permutation(stream, n), torch.argsort(expected, stable=True))
@@ -159,7 +175,7 @@ def test_the_fast_keys_are_the_words(n: int) -> None:
 )
 def test_the_first_of_a_permutation(n: int, k: int) -> None:
     for stream in KEYS:
-        assert torch.equal(first(stream, n, k), permutation(stream, n)[:k])
+        assert torch.equal(first_of_permutation(stream, n, k), permutation(stream, n)[:k])
 
 
 def test_the_first_where_the_keys_are_unlike_chance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,4 +183,4 @@ def test_the_first_where_the_keys_are_unlike_chance(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         "rela_cli.numerics.randomness.sort_keys", lambda stream, n: np.arange(n)[::-1].copy() + (1 << 61)
     )
-    assert first(0, 10, 2).tolist() == [9, 8]
+    assert first_of_permutation(0, 10, 2).tolist() == [9, 8]

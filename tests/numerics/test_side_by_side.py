@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rela_cli.numerics.side_by_side import abreast
+from rela_cli.numerics.side_by_side import map_blocks
 from rela_cli.transports.moments import Moments
 from rela_cli.transports.pca import Whitening
 
@@ -27,7 +27,7 @@ def test_answers_come_in_order_and_threads_are_dealt_out(threads: int) -> None:
         time.sleep(0.02 * (number % 3 == 0))  # the first is the slowest
         return number, torch.get_num_threads()
 
-    found = list(abreast(work, range(20)))
+    found = list(map_blocks(work, range(20)))
     assert [number for number, _ in found] == list(range(20))
     assert {own for _, own in found} == {{1: 1, 2: 1, 9: 2}[threads]}
     assert torch.get_num_threads() == threads
@@ -50,7 +50,7 @@ def test_no_more_blocks_are_taken_than_are_worked_on(threads: int) -> None:
             taken.append(number)
             yield number
 
-    answers = abreast(lambda number: number, blocks())
+    answers = map_blocks(lambda number: number, blocks())
     assert next(answers) == 0
     assert len(taken) <= 5
     answers.close()
@@ -64,7 +64,7 @@ def test_an_error_ends_it(threads: int) -> None:
             raise ValueError("three")
         return number
 
-    answers = abreast(work, range(1000))
+    answers = map_blocks(work, range(1000))
     with pytest.raises(ValueError, match="three"):
         list(answers)
     assert torch.get_num_threads() == threads

@@ -19,7 +19,7 @@ from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.machine.device import count_flops
 from rela_cli.pipeline import enough_memory, pipeline
-from rela_cli.pipeline.counting import counted, counted_for
+from rela_cli.pipeline.counting import count_work, counted_for
 from rela_cli.pipeline.footprint import Footprint, Shape, of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.terms import DEVICE, HOST, MAPPED
@@ -82,7 +82,7 @@ def real_step(config_words: list[str], images: int, size: int) -> tuple[float, i
     config = compose([*config_words, f"batch_size={images}", "prior=none"])
     of = Footprint(config, Shape(64, 16, size, size, False, 10))
     trainee = of.trainee()
-    taken = counted(lambda: of.take_step(trainee, images, "cpu", 2), trainee)
+    taken = count_work(lambda: of.take_step(trainee, images, "cpu", 2), trainee)
     return taken.peak, round(taken.flops)
 
 

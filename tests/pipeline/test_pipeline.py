@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.reading import from_tree
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import read_split, read_stats
@@ -322,7 +322,7 @@ def test_features_are_row_by_row_and_the_same_whatever_follows(tmp_path: Path) -
     pipeline.run(made, until="extract")
     run = Run(made)
     stored = {name: load_file(run.features.folder / f"{name}.safetensors")["features"] for name in ("train", "test")}
-    prior = build(made.prior, data=read_stats(run.images)).eval()
+    prior = instantiate(made.prior, data=read_stats(run.images)).eval()
     for name, features in stored.items():
         split = read_split(run.images, name)
         assert split is not None

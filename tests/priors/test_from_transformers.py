@@ -16,11 +16,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.priors.checkpoint import Checkpoint
 from rela_cli.priors.clip import resized
-from rela_cli.priors.loading import State, fill
+from rela_cli.priors.loading import State, fill_network
 from rela_cli.priors.timm import translation
 from rela_cli.weights.locate import locate, located
 from rela_cli.weights.model_folder import file_in
@@ -192,7 +192,7 @@ def test_timm_gives_the_features_of_the_architecture(tmp_path: Path, family: str
     pooler = {f"{before}pooler.dense.weight": torch.zeros(WIDTH, WIDTH)}
     path = written(tmp_path, made(family, before) | head | pooler)
     network = NETWORKS[family]()
-    fill(network, str(path), convert=translation(network))
+    fill_network(network, str(path), convert=translation(network))
     with torch.no_grad():
         found = network.eval()(IMAGES)
     assert (found - expected(family, made(family), IMAGES)).abs().max() < 1e-5
@@ -201,7 +201,7 @@ def test_timm_gives_the_features_of_the_architecture(tmp_path: Path, family: str
 def test_open_clip_gives_the_features_of_clip(tmp_path: Path) -> None:
     path = written(tmp_path, made("clip", "vision_model."), hidden_act="quick_gelu", num_attention_heads=HEADS)
     clip = clip_tower()
-    fill(clip.visual, str(path), convert=lambda state: resized(state, clip))
+    fill_network(clip.visual, str(path), convert=lambda state: resized(state, clip))
     with torch.no_grad():
         found = clip.visual.eval()(IMAGES)
     assert (found - expected("clip", made("clip"), IMAGES)).abs().max() < 1e-5
@@ -232,7 +232,7 @@ def test_a_folder_of_transformers_is_a_prior(tmp_path: Path) -> None:
     written(tmp_path, {f"vit.{key}": value.clone() for key, value in state.items()}, num_attention_heads=2)
     prior = config("prior=timm", "prior.model=test_vit", f"prior.weights={tmp_path}").prior
     assert locate(prior) == tmp_path / "model.safetensors"
-    made_prior = build(located(prior)).eval()
+    made_prior = instantiate(located(prior)).eval()
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(made_prior(images), network(made_prior.preprocess(images)), atol=1e-5)
@@ -267,7 +267,7 @@ def test_what_does_not_fit_says_so(
     state |= {"encoder.layer.0.lambda_1": torch.ones(WIDTH)} if family == "beit" else {}
     path = written(tmp_path, state, **said)
     with pytest.raises(ConfigError, match=f"(?s){message}"):
-        fill(asked := network(), str(path), convert=translation(asked))
+        fill_network(asked := network(), str(path), convert=translation(asked))
 
 
 def test_a_prior_of_another_kind_names_the_right_one(tmp_path: Path) -> None:
@@ -275,10 +275,10 @@ def test_a_prior_of_another_kind_names_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"of clip, width 32.*prior.model=resnet20 is another network"):
         Checkpoint("resnet20", path, "cifar", 32, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(ConfigError, match=r"unexpected: embeddings\.x"):
-        fill(clip_tower().visual, path)
+        fill_network(clip_tower().visual, path)
     lonely = {key: value for key, value in made("clip").items() if "projection" not in key}
     with pytest.raises(ConfigError, match=r"(?s)missing: proj.*CLIPVisionModelWithProjection has it"):
-        fill(clip_tower().visual, str(written(tmp_path, lonely)))
+        fill_network(clip_tower().visual, str(written(tmp_path, lonely)))
 
 
 def test_one_key_makes_no_prefix(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_one_key_makes_no_prefix(tmp_path: Path) -> None:
     state = {f"embeddings.{key}": value for key, value in {"cls_token": torch.zeros(1, 1, WIDTH)}.items()}
     path = written(tmp_path, state | {f"layers.{i}.weight": torch.zeros(1) for i in range(200)})
     with pytest.raises(ConfigError, match=r"(?s)missing: cls_token.*unexpected: embeddings.cls_token.*201 in all"):
-        fill(timm_network(), str(path))
+        fill_network(timm_network(), str(path))
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models._api import WeightsEnum
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.errors import ConfigError
 from rela_cli.learners.timm import timm_model
 from rela_cli.learners.torchvision import published_model
 from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.priors.loading import load
+from rela_cli.priors.loading import load_whole
 from rela_cli.priors.reading import read_state
 from rela_cli.weights.locate import located
 from tests.factories import config, pixels, stats_of
@@ -32,7 +32,7 @@ State = dict[str, Tensor]
 
 
 def prior(*overrides: str) -> NetworkPrior:
-    made: NetworkPrior = build(located(config(*overrides).prior), data=stats_of(IMAGES), allow=())
+    made: NetworkPrior = instantiate(located(config(*overrides).prior), data=stats_of(IMAGES), allow=())
     return made.eval()
 
 
@@ -120,7 +120,7 @@ def test_versions_of_layouts(tmp_path: Path, suffix: str) -> None:
         theirs, ours = filled(make()), make()
         state = {older_mlp(key): value for key, value in theirs.state_dict().items()}
         save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
-        load(ours, read_state(path), path)
+        load_whole(ours, read_state(path), path)
         own = ours.state_dict()
         assert all(torch.equal(value, own[key]) for key, value in theirs.state_dict().items())
 
@@ -171,11 +171,11 @@ def test_networks_with_two_classifiers(tmp_path: Path, name: str) -> None:
     torch.manual_seed(3)
     theirs = timm.create_model(name)
     ours = timm_model(name, 224)
-    load(ours, theirs.state_dict(), name)
+    load_whole(ours, theirs.state_dict(), name)
     own = ours.state_dict()
     assert all(torch.equal(value, own[key]) for key, value in theirs.state_dict().items() if key in own)
     with pytest.raises(ConfigError, match=r"unexpected: other_head"):
-        load(ours, {**theirs.state_dict(), "other_head.weight": torch.zeros(2)}, name)
+        load_whole(ours, {**theirs.state_dict(), "other_head.weight": torch.zeros(2)}, name)
 
 
 @pytest.mark.parametrize("crop", [1.15, 1.0, 0.875])
@@ -226,10 +226,10 @@ def test_what_is_too_much_is_named_at_once_with_the_key_that_does_it() -> None:
     extra = {f"decoder_{name}.weight": torch.zeros(1) for name in ("embed", "norm", "pred")}
     state = {**small(), **extra, "mask_token": torch.zeros(1), "blocks.2.weight": torch.zeros(1)}
     with pytest.raises(ConfigError) as caught:
-        load(Small(), state, "mae.pth")
+        load_whole(Small(), state, "mae.pth")
     asked = re.search(r"prior\.ignore=\[(.*)\]", str(caught.value))
     assert asked and asked[1] == "decoder_embed,decoder_norm,decoder_pred,mask_token,blocks.2"
-    load(Small(), state, "mae.pth", asked[1].split(","))
+    load_whole(Small(), state, "mae.pth", asked[1].split(","))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_what_is_too_much_is_named_at_once_with_the_key_that_does_it() -> None:
 )
 def test_numbers_of_another_kind_are_refused(value: Tensor, words: str) -> None:
     with pytest.raises(ConfigError, match=f"of another kind: {words}"):
-        load(Small(), {**small(), "stem.bias": value}, "w.pth")
+        load_whole(Small(), {**small(), "stem.bias": value}, "w.pth")
 
 
 @pytest.mark.parametrize("prefix", [None, "state_dict_ema", "state_dict_ema."])

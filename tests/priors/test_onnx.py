@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rela_cli.config.compose import compose
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.pipeline import pipeline
 from rela_cli.pipeline.run import Run
@@ -97,7 +97,7 @@ def features(pixels: Tensor) -> Tensor:
 
 
 def prior(path: Path, *words: str) -> Prior:
-    made: Prior = build(locate.located(config("prior=onnx", f"prior.weights={path}", *words).prior))
+    made: Prior = instantiate(locate.located(config("prior=onnx", f"prior.weights={path}", *words).prior))
     return made
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError
 from rela_cli.priors.base import Preprocess
@@ -53,14 +53,14 @@ def exported(program: Path, *words: str) -> Part:
 
 def test_a_program_that_gives_tokens_says_what_to_type(program: Path) -> None:
     with pytest.raises(ConfigError, match=r"tokens\.pt: it gives \(1, 5, 6\), tokens: say prior\.pool=cls"):
-        build(exported(program))
+        instantiate(exported(program))
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     images[:, 0], images[:, 2] = 200, 40
     for words, first in ((["prior.pool=cls"], 200.0), (["prior.pool=mean"], 212.0)):
-        prior = build(exported(program, *words))
+        prior = instantiate(exported(program, *words))
         assert prior.feature_dim == 6
         assert prior(images)[0, 0].item() == pytest.approx(first, abs=0.1), "numbers from 0 to 255 by std = 1/255"
-    blue_first = build(exported(program, "prior.pool=cls", "prior.channels=bgr"))
+    blue_first = instantiate(exported(program, "prior.pool=cls", "prior.channels=bgr"))
     assert blue_first(images)[0, 0].item() == pytest.approx(40, abs=0.1)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.data.batches.cache import ImageStats
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.learners.build import build_backbone
@@ -22,7 +22,7 @@ STATS = stats_of(IMAGES)
 
 
 def prior(*overrides: str, data: ImageStats = STATS, images: Tensor = IMAGES) -> Prior:
-    made: Prior = build(config(*overrides).prior, data=data)
+    made: Prior = instantiate(config(*overrides).prior, data=data)
     made.fit(images)
     return made.eval()
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from rela_cli.commands import table
 from rela_cli.config.compose import compose
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import read_split, read_stats
 from rela_cli.data.labels import CIFAR10
@@ -67,7 +67,7 @@ def test_a_run_is_fed_as_it_was_trained(trained: Path, tmp_path: Path, network: 
 def test_mean_and_std_are_the_runs_own_not_the_new_datas(trained: Path, tmp_path: Path) -> None:
     made = setup(tmp_path, "prior=rela_run", f"prior.run={trained}", "dataset.classes=2", "dataset.size=16")
     facts = run_folder.run_facts(trained)
-    preprocess = build(locate.located(made.prior), allow=()).preprocess
+    preprocess = instantiate(locate.located(made.prior), allow=()).preprocess
     assert (preprocess.image_size, preprocess.mean, preprocess.std) == (12, facts["mean"], facts["std"])
     pipeline.run(made)
     result = Run(made).result or {}

@@ -104,7 +104,7 @@ def test_a_large_file_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.M
     hashed: list[Path] = []
     original = integrity.file_sha256
     monkeypatch.setattr(integrity, "file_sha256", lambda path: hashed.append(path) or original(path))
-    monkeypatch.setattr(integrity, "LARGE", 1)
+    monkeypatch.setattr(integrity, "REMEMBERED_BYTES", 1)
 
     def hashes_of_another_process() -> int:
         integrity._hashes.clear()
@@ -129,7 +129,7 @@ def test_a_large_file_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.M
 def test_a_large_file_is_not_hashed_again_after_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rela_cli.store import integrity
 
-    monkeypatch.setattr(integrity, "LARGE", 1)
+    monkeypatch.setattr(integrity, "REMEMBERED_BYTES", 1)
     entry = Entry("features", {"a": 1}, tmp_path)
     entry.make(fill)
     monkeypatch.setattr(integrity, "_hashes", {})

@@ -19,7 +19,7 @@ from rela_cli.store.files import read_json, read_whole, write_json
 from rela_cli.store.integrity import damage
 from rela_cli.store.locks import RunLock
 from rela_cli.store.notices import warn_once
-from rela_cli.store.sealed import DEEPEST, SEAL, Damaged, opened, sealed
+from rela_cli.store.sealed import DEEPEST_LEVEL, SEAL, Damaged, sealed, unsealed
 from rela_cli.weights import run_folder
 from tests.promises.helpers import WORDS, go, only, read
 
@@ -76,7 +76,7 @@ def test_every_bit_of_a_sealed_file_counts(tmp_path: Path) -> None:
             changed = bytearray(whole)
             changed[place] ^= 1 << bit
             try:
-                found, has_seal = opened(bytes(changed))
+                found, has_seal = unsealed(bytes(changed))
             except Damaged:
                 continue
             assert not has_seal or found == facts, (place, bit)
@@ -84,12 +84,21 @@ def test_every_bit_of_a_sealed_file_counts(tmp_path: Path) -> None:
 
 def test_a_seal_is_of_the_values() -> None:
     facts = sealed({"b": (1, 2), "a": {3: 0.1}})
-    assert opened(json.dumps(facts, indent=7)) == ({"b": [1, 2], "a": {"3": 0.1}}, True)
+    assert unsealed(json.dumps(facts, indent=7)) == ({"b": [1, 2], "a": {"3": 0.1}}, True)
     assert sealed(facts) == facts
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", '{"a"', "\x00", f'{{"a": {DEEP}}}', '{"a":' * (DEEPEST + 2) + "1" + "}" * (DEEPEST + 2)]
+    "text",
+    [
+        "",
+        "[]",
+        "3",
+        '{"a"',
+        "\x00",
+        f'{{"a": {DEEP}}}',
+        '{"a":' * (DEEPEST_LEVEL + 2) + "1" + "}" * (DEEPEST_LEVEL + 2),
+    ],
 )
 def test_what_is_no_object_is_damaged(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m.json"

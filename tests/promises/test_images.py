@@ -157,8 +157,8 @@ def test_the_scan_is_remembered_until_a_file_changes(
     from rela_cli.data.decoding import undecodable
 
     looked: list[object] = []
-    original = undecodable.problem
-    monkeypatch.setattr(undecodable, "problem", lambda source: looked.append(source) or original(source))
+    original = undecodable.why_undecodable
+    monkeypatch.setattr(undecodable, "why_undecodable", lambda source: looked.append(source) or original(source))
     first = folder(root, cache=tmp_path)
     assert names(first) == BROKEN
     assert len(looked) == 37

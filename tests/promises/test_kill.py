@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from rela_cli.store.faults import POINTS
+from rela_cli.store.faults import FAULT_POINTS
 from rela_cli.store.files import read_json
 from rela_cli.training.checkpoint import Checkpoints
 from tests.promises.harness import RUN, call, differing, finish, left, run_folder, spawn, temporaries
@@ -53,7 +53,7 @@ def assert_undisturbed(folder: Path, expected: dict[str, Any]) -> None:
     assert temporaries(folder / "outputs") == []
 
 
-@pytest.mark.parametrize("point", [*POINTS, "after_prune"])
+@pytest.mark.parametrize("point", [*FAULT_POINTS, "after_prune"])
 def test_killed_while_a_checkpoint_is_written(tmp_path: Path, expected: dict[str, Any], point: str) -> None:
     """The sixth: of step 6 before its name stands, else step 6 itself, is what the next call goes on from."""
     fault = {"RELA_FAULT": f"checkpoint.{point}:6"}

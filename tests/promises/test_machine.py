@@ -14,7 +14,7 @@ import torch
 from rela_cli import cli
 from rela_cli.commands import clean, doctor
 from rela_cli.errors import DiskError, RelaError
-from rela_cli.evaluation.protocols import parted
+from rela_cli.evaluation.protocols import nine_tenths
 from rela_cli.store import locks
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import write_json
@@ -121,7 +121,7 @@ def test_a_working_directory_that_was_removed(
 def test_one_image_a_class(capsys: Capture) -> None:
     """None can be held out; with a second one of some class one can be."""
     warn_once.cache_clear()
-    fit, judge = parted(torch.tensor([0, 1, 2]))
+    fit, judge = nine_tenths(torch.tensor([0, 1, 2]))
     assert fit.all() and judge.all() and "none can be held out" in capsys.readouterr().err
-    fit, judge = parted(torch.tensor([0, 1, 1]))
+    fit, judge = nine_tenths(torch.tensor([0, 1, 1]))
     assert (fit ^ judge).all() and fit.any()

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from rela_cli.errors import NonFiniteError
-from rela_cli.evaluation.measures import deviation
+from rela_cli.evaluation.measures import dimension_std
 from rela_cli.methods.simsiam import SimSiam
 from rela_cli.training.checkpoint import Checkpoints
 from rela_cli.training.trainer import Trainer
@@ -138,8 +138,8 @@ def test_nobody_looks_before_it_has_settled_or_where_it_is_switched_off() -> Non
 def test_deviation() -> None:
     """Against its definition, and at both of its ends."""
     features = torch.randn(5000, 16, generator=torch.Generator().manual_seed(0))
-    assert deviation(features) == pytest.approx(1, abs=0.02)
-    assert deviation(torch.ones(50, 16)) == pytest.approx(0, abs=1e-6)
+    assert dimension_std(features) == pytest.approx(1, abs=0.02)
+    assert dimension_std(torch.ones(50, 16)) == pytest.approx(0, abs=1e-6)
     unit = F.normalize(features.double()[:7] + 3, dim=1)
     expected = sum(unit[:, d].var().sqrt().item() for d in range(16)) / 16 * 4
-    assert deviation(features[:7] + 3) == pytest.approx(expected, rel=1e-4)
+    assert dimension_std(features[:7] + 3) == pytest.approx(expected, rel=1e-4)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from rela_cli.distributed import pulse
-from rela_cli.distributed.pulse import Note, Watch
+from rela_cli.distributed.pulse import Note, StallWatch
 from tests.conftest import ROOT
 from tests.promises.helpers import FAKE, RANDOM, SHORT, only, read, start, wait_until
 
@@ -159,7 +159,7 @@ def test_a_hung_rank_is_named_and_the_run_ends(tmp_path: Path) -> None:
 )
 def test_who_answers_and_does_not_go_on(tmp_path: Path, first: Note, second: Note, named: str | None) -> None:
     said: list[str] = []
-    watch = Watch(tmp_path, [7, 8], said.append)
+    watch = StallWatch(tmp_path, [7, 8], said.append)
     for _ in range(200):
         for rank, note in enumerate((first, second)):
             note.pulse += 1

@@ -44,7 +44,7 @@ STOPS = (1, 3, 4, 5, 8)  # in mid-epoch; between epochs; before the switch; afte
 @pytest.fixture(autouse=True)
 def every_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """All are kept, so that one run can be gone on with from each of its steps."""
-    monkeypatch.setattr(checkpoint, "KEPT", 100)
+    monkeypatch.setattr(checkpoint, "KEPT_CHECKPOINTS", 100)
 
 
 def gone_on(tmp_path: Path, make: Make, step: int, change: Any = None) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def test_these_are_all_fields_there_are() -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("delicate")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "KEPT", 100)
+        patch.setattr(checkpoint, "KEPT_CHECKPOINTS", 100)
         loop = train(folder / "whole", delicate(), every=0)
     step = loop.position.switch_step
     assert step is not None and 3 < step < 7, step

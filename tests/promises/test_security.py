@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rela_cli.config.compose import compose
-from rela_cli.config.parts import build, find
+from rela_cli.config.parts import import_target, instantiate
 from rela_cli.config.schema import CONF_DIR, Card, Part
 from rela_cli.data.files.archives import unpack
 from rela_cli.errors import ConfigError, MissingError
@@ -115,7 +115,7 @@ def test_a_config_calls_nothing_but_parts(tmp_path: Path, target: str, group: st
     part = Part("evil", target, {})
     if target in OURS:  # also deep inside another part, where no group says what is expected
         with pytest.raises(ConfigError, match=r"is no part that a config can choose|cannot be imported"):
-            build(part)
+            instantiate(part)
 
 
 def test_every_part_of_ours_is_one() -> None:
@@ -124,7 +124,7 @@ def test_every_part_of_ours_is_one() -> None:
     for path in sorted(CONF_DIR.glob("*/*.yaml")):
         tree = yaml.safe_load(path.read_text()) or {}
         if "_target_" in tree:
-            assert callable(find(Part.from_tree(tree)))
+            assert callable(import_target(Part.from_tree(tree)))
 
 
 def test_hydras_rerun_of_a_pickle_is_switched_off(rela: Rela, tmp_path: Path) -> None:

@@ -203,11 +203,11 @@ def test_seconds_add_up_and_the_most_memory_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("context", [signals.stoppable, signals.between, signals.collected])
 def test_in_a_thread_they_are_somebody_elses(context: Callable[[], Any]) -> None:
     """Only the main thread may set handlers; the work is done all the same, and afterwards all is as before."""
-    before, seen = list(map(signal.getsignal, signals.ALL)), []
+    before, seen = list(map(signal.getsignal, signals.CAUGHT)), []
 
     def work() -> None:
         with context():
-            seen.append(list(map(signal.getsignal, signals.ALL)))
+            seen.append(list(map(signal.getsignal, signals.CAUGHT)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -215,7 +215,7 @@ def test_in_a_thread_they_are_somebody_elses(context: Callable[[], Any]) -> None
     assert seen == [before]
     work()
     assert seen[1] != before, "in the main thread it does set them"
-    assert list(map(signal.getsignal, signals.ALL)) == before
+    assert list(map(signal.getsignal, signals.CAUGHT)) == before
 
 
 @pytest.mark.parametrize(("signum", "status"), CODES)
@@ -224,7 +224,7 @@ def test_a_table_hears_of_the_first_and_dies_of_the_second(signum: int, status: 
         assert signal.getsignal(signum) != signal.SIG_DFL, "it would end the tests"
         os.kill(os.getpid(), signum)
         assert [stopped.exit_code for stopped in caught] == [status]
-        assert [signal.getsignal(each) for each in signals.ALL] == [signal.SIG_DFL] * 4
+        assert [signal.getsignal(each) for each in signals.CAUGHT] == [signal.SIG_DFL] * 4
 
 
 @pytest.mark.parametrize(("signum", "status"), CODES)

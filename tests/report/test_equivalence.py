@@ -12,7 +12,7 @@ from scipy import stats
 
 from rela_cli.errors import ConfigError
 from rela_cli.report.equivalence import is_equivalent, larger_p
-from rela_cli.report.paired import paired, verdict
+from rela_cli.report.paired import marks_of, paired
 from tests.report.test_tables import Make, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture
@@ -62,9 +62,9 @@ def test_one_seed_is_never_equivalent_and_no_spread_is_decided_by_the_mean() -> 
 def test_a_small_difference_may_be_better_and_equivalent() -> None:
     found = paired({0: 0.0040, 1: 0.0041, 2: 0.0042})
     assert found is not None
-    assert verdict(found, 1.0) == ("better", "equivalent")
-    assert verdict(found) == ("better",)
-    assert verdict(found, 0.3) == ("better",)
+    assert marks_of(found, 1.0) == ("better", "equivalent")
+    assert marks_of(found) == ("better",)
+    assert marks_of(found, 0.3) == ("better",)
 
 
 def test_a_table_says_within_what(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

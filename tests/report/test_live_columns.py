@@ -9,7 +9,7 @@ import pytest
 
 from rela_cli.report.collect import collect
 from rela_cli.report.comparison import results_of
-from rela_cli.report.paired import cost_of
+from rela_cli.report.paired import cost_on_axis
 from tests.report.test_tables import Make, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture
@@ -76,5 +76,5 @@ def test_in_images_the_prior_sees_those_of_phase_1_again(make: Make) -> None:
     costs = []
     for changes in ({}, LIVE):
         folder = make(0.5, "embedded", changes=changes, **sizes)
-        costs.append(cost_of(results_of(collect([folder]))[0], "samples"))
+        costs.append(cost_on_axis(results_of(collect([folder]))[0], "samples"))
     assert costs == [1300, 1900]

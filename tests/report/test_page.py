@@ -21,7 +21,7 @@ from rela_cli.report import html, page
 from rela_cli.report.collect import collect
 from rela_cli.report.comparison import Protocol, results_of
 from rela_cli.report.figures.series import groups_of
-from rela_cli.report.ink import contrast, readable
+from rela_cli.report.ink import contrast, readable_ink
 from rela_cli.report.page import Neighbourhood, Picture
 from tests.commands.test_plot import project
 from tests.conftest import NO_TORCH, Rela
@@ -133,7 +133,7 @@ def test_contrast_is_wcags() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)  # the known border of grey
     assert contrast("#0072b2", "#15181c") == pytest.approx(3.4, abs=0.05)
-    assert readable("#000000", "#ffffff") == "#000000"
+    assert readable_ink("#000000", "#ffffff") == "#000000"
 
 
 def test_titles_of_plots_are_text_of_the_page(project: Path) -> None:

@@ -305,7 +305,7 @@ def test_a_failed_run_is_no_pair(curves: Make, tmp_path: Path, capsys: pytest.Ca
 
 def test_cost_of_reads_the_account() -> None:
     (run,) = results_of([json.loads(json.dumps({**RESULT, "seconds": cost(3.0, 2.0)}))])
-    assert paired.cost_of(run, "seconds") == 5.0
+    assert paired.cost_on_axis(run, "seconds") == 5.0
 
 
 RESULT: Record = {
@@ -324,5 +324,5 @@ RESULT: Record = {
 )
 def test_accuracy_at_a_cost_is_linear_in_its_logarithm(cost_of_it: float, expected: float | str) -> None:
     """At the first and the last point it is theirs; beyond them there is no number."""
-    found = paired.interpolated([(100.0, 0.4), (200.0, 0.5), (400.0, 0.6)], cost_of_it)
+    found = paired.accuracy_at_cost([(100.0, 0.4), (200.0, 0.5), (400.0, 0.6)], cost_of_it)
     assert found == (expected if isinstance(expected, str) else pytest.approx(expected))

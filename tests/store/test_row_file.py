@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rela_cli.store.blocks import KeptWriter
-from rela_cli.store.row_file import Rows, RowWriter
+from rela_cli.store.row_file import RowFile, RowFileWriter
 from tests.promises.helpers import flip
 
 
 def written(path: Path, blocks: list[Tensor], count: int) -> Path:
-    with RowWriter(path, "features", count) as rows:
+    with RowFileWriter(path, "features", count) as rows:
         for block in blocks:
             rows.add(block)
     return path
@@ -49,7 +49,7 @@ def test_what_is_fp16_already_stays_so(tmp_path: Path) -> None:
 
 def test_blocks_come_back(tmp_path: Path) -> None:
     x = torch.randn(100, 5).half()
-    rows = Rows(written(tmp_path / "b", [x], 100), "features")
+    rows = RowFile(written(tmp_path / "b", [x], 100), "features")
     assert (len(rows), rows.shape) == (100, (100, 5))
     assert torch.cat(list(rows.blocks(33))).equal(x)
 

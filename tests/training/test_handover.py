@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rela_cli.config.compose import compose
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.errors import ConfigError
 from rela_cli.methods.byol import BYOL
 from rela_cli.methods.dino import DINO
@@ -42,7 +42,7 @@ class Flat(nn.Module):
 def byol(loss: str) -> BYOL:
     torch.manual_seed(0)
     part = config("method=byol", f"method.loss={loss}", "method.hidden_dim=8", "method.projection_dim=6").method
-    made: BYOL = build(part, backbone=Flat(), feature_dim=12)
+    made: BYOL = instantiate(part, backbone=Flat(), feature_dim=12)
     return made.double()
 
 
@@ -140,7 +140,9 @@ def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
 
 def dino(*overrides: str, epochs: int = 10) -> DINO:
     heads = ("method.hidden_dim=8", "method.projection_dim=6", "method.prototypes=5")
-    made: DINO = build(config("method=dino", *heads, *overrides).method, backbone=Flat(), feature_dim=12, epochs=epochs)
+    made: DINO = instantiate(
+        config("method=dino", *heads, *overrides).method, backbone=Flat(), feature_dim=12, epochs=epochs
+    )
     return made
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rela_cli.config.compose import Composer, compose
 from rela_cli.config.overrides import parse
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import read_split, read_stats
 from rela_cli.errors import ConfigError
@@ -23,7 +23,7 @@ from rela_cli.pipeline import estimate, pipeline
 from rela_cli.pipeline.footprint import of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.stages.train import step_flops
-from rela_cli.store.row_file import Rows
+from rela_cli.store.row_file import RowFile
 from rela_cli.training.live import LiveTargets, live_targets
 from rela_cli.training.trainer import Trainer
 from rela_cli.transports.base import Transport
@@ -71,8 +71,8 @@ def test_live_targets_of_the_clean_view_are_the_cached_ones(cache: Path, transpo
     live, images = opened(asked, 8)
     (found,) = live([normalised(images, live)])
     run = Run(asked)
-    mapping = build(asked.transport)
-    mapping.fit(Rows(run.features.folder / "train.safetensors", "features").blocks(BLOCK))
+    mapping = instantiate(asked.transport)
+    mapping.fit(RowFile(run.features.folder / "train.safetensors", "features").blocks(BLOCK))
     features = load_file(run.features.folder / "train.safetensors")["features"]
     exact = mapping(features)[:, :8]
     stored = load_file(run.targets.folder / "train.safetensors")["targets"][:, :8].float()
@@ -188,7 +188,7 @@ def test_a_plan_counts_the_prior_too(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert a_pass > 0 and live.flops == pytest.approx(cached.flops + 2 * a_pass)
     more = live.train().total() - cached.train().total()
     assert more >= live.outlook.weights > 0
-    monkeypatch.setattr(estimate, "WATCHED", 0.0)
+    monkeypatch.setattr(estimate, "TRIAL_SECONDS", 0.0)
     rate = estimate.trial(live, 1)
     assert rate.matching > 0 and rate.flops == live.flops
 
@@ -247,7 +247,7 @@ class WithoutLoad:
 def test_a_transport_that_cannot_be_loaded_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = made(cache, "transport=whitening", "matching.targets=live")
     pipeline.run(asked, until="transport")
-    monkeypatch.setattr("rela_cli.training.live.build", lambda part: WithoutLoad())
+    monkeypatch.setattr("rela_cli.training.live.instantiate", lambda part: WithoutLoad())
     with pytest.raises(ConfigError, match=r"needs transport=whitening to have a method load\(state\)"):
         opened(asked, 8)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rela_cli.config.schema import Config
 from rela_cli.training import trainer
-from rela_cli.training.step_count import Sizes, count_step, walked
+from rela_cli.training.step_count import StepSizes, count_step, walked
 from tests.factories import config
 
-SIZES = Sizes(image=16, target=24, classes=4)
+SIZES = StepSizes(image=16, target=24, classes=4)
 SMALL = ("learner=cifar_resnet", "learner.depth=8", "batch_size=8", "runtime.device=auto")
 METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
 BUDGETS = {"views": 160, "forward": 155, "backward": 195, "update": 15, "switch": 12, "observe": 10, "batch": 2}

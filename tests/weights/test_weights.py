@@ -18,7 +18,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Card, Part
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import ConfigError, MissingError
@@ -43,7 +43,7 @@ State = dict[str, Tensor]
 
 def prior(*overrides: str) -> Prior:
     """As stage extract builds it."""
-    made: Prior = build(located(config(*overrides).prior), data=stats_of(IMAGES), allow=())
+    made: Prior = instantiate(located(config(*overrides).prior), data=stats_of(IMAGES), allow=())
     return made.eval()
 
 
@@ -366,7 +366,7 @@ def test_exported_programs(tmp_path: Path, kind: str, name: str) -> None:
     with pytest.raises(ConfigError, match=r"can run code that is in it.*prior.trust=true"):
         locate(config(*choice).prior)  # before anything opens it
     with pytest.raises(ConfigError, match=r"prior.trust=true"):
-        build(replace(config(*choice).prior, options={**config(*choice).prior.options, "weights": str(path)}))
+        instantiate(replace(config(*choice).prior, options={**config(*choice).prior.options, "weights": str(path)}))
     ours = prior(*choice, "prior.trust=true")
     with torch.no_grad():
         assert torch.allclose(features(ours), theirs(ours.preprocess(IMAGES)), atol=1e-5)
@@ -555,10 +555,10 @@ def test_a_download_lands_in_the_cache(offline: Path, monkeypatch: pytest.Monkey
     source = f"http://127.0.0.1:{server.server_port}/tiny.pth"
     words = ["prior=checkpoint", "prior.model=resnet18", "prior.stem=imagenet", "prior.weights=pretrained"]
     part = replace(config(*words).prior, card=Card(source=source))
-    assert build(located(part)).feature_dim == 32
+    assert instantiate(located(part)).feature_dim == 32
     server.shutdown()
     assert (offline / "torch" / "hub" / "checkpoints" / "tiny.pth").is_file()
-    assert build(located(part)).feature_dim == 32, "the second time without the server"
+    assert instantiate(located(part)).feature_dim == 32, "the second time without the server"
 
 
 def test_train_without_network_fails_at_once_and_before_torch(rela: Rela, tmp_path: Path) -> None:

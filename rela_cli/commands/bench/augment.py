@@ -16,12 +16,12 @@ from rela_cli.commands.bench.paper import light_views
 from rela_cli.commands.bench.timing import Contestant
 from rela_cli.config.schema import View
 from rela_cli.data.batches.cache import ImageStats
-from rela_cli.data.batches.views import Augment, Constants, Grid, crop_resize, jitter
+from rela_cli.data.batches.views import Augment, Constants, ResampleGrid, crop_resize, jitter
 
 NAME = "augment"
 BATCH = 128
 LIGHT = View(crop_scale=(0.5, 1.0))  # phase 1's, as conf/matching/cosine.yaml has it
-TARGETS = {  # of the ratio: eager, compiled
+RATIO_TARGETS = {  # of the ratio: eager, compiled
     "torchvision-v1": (5.0, 12.0),
     "torchvision-v2": (None, None),
     "lightly": (None, None),
@@ -41,7 +41,7 @@ def run(bench: Bench) -> Iterator[BenchRow]:
             bench.skip(NAME, "GPU rows", "torch sees no GPU here")
 
 
-def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tuple(TARGETS)) -> Iterator[BenchRow]:
+def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tuple(RATIO_TARGETS)) -> Iterator[BenchRow]:
     """Ours, eager and compiled, against some peers."""
     pixels, _ = material.images(bench, n)
     is_cpu = device.type == "cpu"
@@ -57,7 +57,7 @@ def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tupl
     comparisons = [
         Comparison(how, peer, f"{work}, {how}", target if is_cpu else None, "cpu" if is_cpu else "wall")
         for peer in peers
-        for how, target in zip(("eager", "compiled"), TARGETS[peer], strict=True)
+        for how, target in zip(("eager", "compiled"), RATIO_TARGETS[peer], strict=True)
     ]
     outcome = exactness(pixels[:64])
     yield from bench.scores(NAME, contestants, comparisons, lambda results, peer: outcome)
@@ -86,7 +86,7 @@ def exactness(pixels: Tensor) -> str:
     n, even = len(x), torch.arange(3).expand(len(x), 3)
     constants = Constants.on(x.device)
     start, side = (torch.tensor(values).float().expand(n, 2).T for values in ((3, 5), (24, 20)))
-    cropped = crop_resize(x, start, side, [Grid.of(32, 32, x.device)], torch.ones(n, dtype=torch.bool))
+    cropped = crop_resize(x, start, side, [ResampleGrid.of(32, 32, x.device)], torch.ones(n, dtype=torch.bool))
     theirs = F.horizontal_flip(F.resized_crop(x, 3, 5, 24, 20, [32, 32], antialias=False))
     worst = (cropped - theirs).abs().max()
     operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)

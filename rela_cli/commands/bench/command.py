@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from rela_cli.commands.bench.contest import Bench, BenchRow
-from rela_cli.commands.bench.registry import PEERS, ROWS, missing
+from rela_cli.commands.bench.registry import BENCH_ROWS, PEERS, missing
 from rela_cli.config.arguments import Count, OneOf, Parser
 from rela_cli.errors import MissingError
 from rela_cli.store.files import write_json
@@ -28,8 +28,8 @@ def parser() -> Parser:
         "rows",
         nargs="*",
         metavar="ROW",
-        help=f"{', '.join(ROWS)} or all (default: all)",
-        offers=lambda: ROWS,
+        help=f"{', '.join(BENCH_ROWS)} or all (default: all)",
+        offers=lambda: BENCH_ROWS,
     )
     peer = OneOf("--peer", PEERS)
     made.add_argument(
@@ -75,21 +75,21 @@ def main(argv: Sequence[str]) -> int:
 
 def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool) -> int:
     """Row by row, each printed when it is done; --json is whole after each of them."""
-    from rela_cli.commands.bench.machine import load, versions
+    from rela_cli.commands.bench.machine import all_versions, machine_load
     from rela_cli.commands.bench.show import content, line, markdown
 
     scores: list[BenchRow] = []
-    begin = load()
+    begin = machine_load()
     for name in rows:
         for score in import_module(f"rela_cli.commands.bench.{name}").run(bench):
             scores.append(score)
             print(line(score), flush=True)
         if path:
-            write_json(path, content(scores, bench.skipped, versions(), {"begin": begin, "end": load()}))
+            write_json(path, content(scores, bench.skipped, all_versions(), {"begin": begin, "end": machine_load()}))
     for note in bench.skipped:
         print(f"{note['name']:<10} {note['peer']} skipped: {note['why']}", file=sys.stderr)
     if as_markdown:
-        print(markdown(scores, versions(), {"begin": begin, "end": load()}))
+        print(markdown(scores, all_versions(), {"begin": begin, "end": machine_load()}))
     return 0
 
 
@@ -99,15 +99,15 @@ def chosen_rows(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: there is no such row. An unknown option comes first: its value would be taken for a row.
     """
-    check = OneOf("ROW", (*ROWS, "all"))
+    check = OneOf("ROW", (*BENCH_ROWS, "all"))
     names = [check(name) for name in names]
-    return tuple(name for name in ROWS if not names or name in names or "all" in names)
+    return tuple(name for name in BENCH_ROWS if not names or name in names or "all" in names)
 
 
 def listing() -> str:
     """Rows with their peers; of peers that are not here what is missing."""
     lines = []
-    for name, row in ROWS.items():
+    for name, row in BENCH_ROWS.items():
         peers = [peer + (f" (needs {package})" if (package := missing(peer)) else "") for peer in row.peers]
         lines.append(f"{name:<10} {row.does}\n{'':<10} against {', '.join(peers)}")
         if row.gpu:

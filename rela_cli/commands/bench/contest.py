@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.commands.bench.registry import missing
-from rela_cli.commands.bench.timing import Contestant, Record, Spread, race, ratios, seconds
+from rela_cli.commands.bench.timing import Contestant, Spread, Timings, race, ratios, seconds
 
 Results = Mapping[str, Any]  # what each contestant's last call gave
 
@@ -91,10 +91,10 @@ class Bench:
         results = {who: record.result for who, record in records.items()}
         for pair in pairs:
             if pair.ours in records and pair.peer in records:
-                yield judged(name, pair, records, accuracy(results, pair.peer))
+                yield compared_row(name, pair, records, accuracy(results, pair.peer))
 
 
-def judged(name: str, pair: Comparison, records: Mapping[str, Record], accuracy: str) -> BenchRow:
+def compared_row(name: str, pair: Comparison, records: Mapping[str, Timings], accuracy: str) -> BenchRow:
     """One comparison as a row."""
     ours, peer = records[pair.ours], records[pair.peer]
     ratio = ratios(peer, ours, pair.by) if pair.bound == "least" else ratios(ours, peer, pair.by)
@@ -106,7 +106,7 @@ def judged(name: str, pair: Comparison, records: Mapping[str, Record], accuracy:
     )
 
 
-def measured(
+def measured_row(
     name: str, work: str, peer: str, ratio: Spread | None, value: Spread, target: float | None, unit: str, accuracy: str
 ) -> BenchRow:
     """A row whose figure is not one of time: memory, or images a second."""
@@ -123,7 +123,7 @@ def reached(value: Spread, target: float | None, bound: str) -> bool | None:
     return value.median >= target if bound == "least" else value.median <= target
 
 
-def times_of(record: Record) -> dict[str, Any]:
+def times_of(record: Timings) -> dict[str, Any]:
     """Medians by both clocks, and the warm-up, apart."""
     clocks = {by: seconds(record, by).median for by in ("cpu", "wall")}
     return {**clocks, "warm_up_wall": record.warm_up.wall}

@@ -12,20 +12,20 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured_row
 from rela_cli.commands.bench.paper import OneView
 from rela_cli.commands.bench.timing import Contestant, race, ratios, spread
 from rela_cli.config.compose import compose
 from rela_cli.data.batches.cache import Split
-from rela_cli.machine.device import wait
+from rela_cli.machine.device import synchronize
 from rela_cli.priors.base import NetworkPrior
 from rela_cli.priors.fitting import fitted_prior
 from rela_cli.stages.extract import run_prior
-from rela_cli.store.row_file import RowWriter
+from rela_cli.store.row_file import RowFileWriter
 
 NAME = "extract"
 WORKERS = 2
-HALF = "runtime.extract_precision=fp16"
+FP16 = "runtime.extract_precision=fp16"
 GPU_TARGET = 12_000.0  # images a second, CLIP ViT-B/16
 
 
@@ -42,11 +42,11 @@ class Work:
 
     def ours(self) -> Path:
         """Stage extract's loop, into its file."""
-        with RowWriter(self.path, "features", len(self.pixels)) as features:
+        with RowFileWriter(self.path, "features", len(self.pixels)) as features:
             size, title = self.data.size, "bench"
             for block in run_prior(self.prior, self.pixels, size, self.block, self.device, title):
                 features.add(block)
-        wait(self.device)
+        synchronize(self.device)
         return self.path
 
     def bare(self) -> Tensor:
@@ -56,7 +56,7 @@ class Work:
                 self.ready = [self.prior.preprocess(x.to(self.device)) for x in self.pixels.split(self.block)]
         with torch.inference_mode():
             features = [self.prior.backbone(block) for block in self.ready]
-        wait(self.device)
+        synchronize(self.device)
         return torch.cat(features)
 
     def paper(self) -> Tensor:
@@ -97,7 +97,7 @@ def run(bench: Bench) -> Iterator[BenchRow]:
 def on_gpu(bench: Bench) -> Iterator[BenchRow]:
     """Images a second, in fp16, resized on the device and written to a file; the bare loop is in fp32."""
     n = bench.size(24_576, 64)
-    work = Work(bench, n, "prior=clip_vitb16", "prior.weights=random", "runtime.device=cuda", HALF)
+    work = Work(bench, n, "prior=clip_vitb16", "prior.weights=random", "runtime.device=cuda", FP16)
     contestants = [Contestant("ours", work.ours, is_ours=True), Contestant("bare", work.bare, is_ours=True)]
     records = race(contestants, bench.rounds, lambda who, error: None)
     rates = [spread(n / timing.wall for timing in records[name].rounds) for name in ("ours", "bare")]
@@ -105,4 +105,4 @@ def on_gpu(bench: Bench) -> Iterator[BenchRow]:
     outcome = work.outcome({name: record.result for name, record in records.items()}, "bare")
     text = f"ours computes in fp16; bare loop in fp32 {rates[1].median:,.0f} images/s; {outcome}"
     ratio = ratios(records["bare"], records["ours"], "wall")
-    yield measured(NAME, title, "bare", ratio, rates[0], GPU_TARGET, "images/s", text)
+    yield measured_row(NAME, title, "bare", ratio, rates[0], GPU_TARGET, "images/s", text)

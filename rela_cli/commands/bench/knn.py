@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured_row
 from rela_cli.commands.bench.memory import peak
 from rela_cli.commands.bench.timing import Contestant, spread
 from rela_cli.evaluation.measures import knn_logits
@@ -52,7 +52,7 @@ def memory(bench: Bench, work: str, *sizes: str) -> Iterator[BenchRow]:
         return
     held, mine, theirs = (value or 0.0 for value in found)
     outcome = f"scikit-learn's {theirs:.2f} GB; the features themselves {held:.2f} GB, which are counted in both"
-    yield measured(
+    yield measured_row(
         "knn", f"{work}: memory", "scikit-learn", spread([mine / theirs]), spread([mine]), 1.0, "GB", outcome
     )
 

@@ -17,7 +17,7 @@ PACKAGES = (
 )
 
 
-def versions() -> dict[str, str]:
+def all_versions() -> dict[str, str]:
     """Ours, Python's, and those of every package that had a part in it."""
     found = {"rela": __version__, "python": platform.python_version()}
     for name in PACKAGES:
@@ -45,6 +45,6 @@ def gpu_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
 
 
-def load() -> dict[str, object]:
+def machine_load() -> dict[str, object]:
     """The time, and the mean number of processes that wanted a core in the last 1, 5 and 15 minutes."""
     return {"time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "average": [round(x, 2) for x in os.getloadavg()]}

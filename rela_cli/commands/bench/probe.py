@@ -21,7 +21,11 @@ from rela_cli.priors.patches import Patches
 EPOCHS = 100
 TIMED = 2  # of them
 WIDTH = 512
-OURS = {"rough": (0.01, 1e-4), "given": (0.01, None), "chosen": (None, None)}  # penalty, tolerance: None is ours
+OUR_SETTINGS = {
+    "rough": (0.01, 1e-4),
+    "given": (0.01, None),
+    "chosen": (None, None),
+}  # penalty, tolerance: None is ours
 
 
 def run(bench: Bench) -> Iterator[BenchRow]:
@@ -46,7 +50,7 @@ def run(bench: Bench) -> Iterator[BenchRow]:
         return top1(linear(task.test).detach(), task)
 
     def outcome(results: Results, peer: str) -> str:
-        ours = " and ".join(f"{results[name]:.4f} ({name})" for name in OURS)
+        ours = " and ".join(f"{results[name]:.4f} ({name})" for name in OUR_SETTINGS)
         return f"top-1 {ours} against {theirs():.4f} after {epochs} epochs"
 
     work = f"linear, {len(task.train):,} x {WIDTH}, penalty {{}}; the paper's timed for {TIMED} of its {EPOCHS} epochs"
@@ -74,7 +78,7 @@ def make_task(bench: Bench) -> Task:
 def settings() -> dict[str, Probe]:
     """Ours, composed beforehand: reading configs is no part of a probe."""
     common = compose([]).probe
-    return {name: replace(common, lbfgs_penalty=p, lbfgs_tolerance=t) for name, (p, t) in OURS.items()}
+    return {name: replace(common, lbfgs_penalty=p, lbfgs_tolerance=t) for name, (p, t) in OUR_SETTINGS.items()}
 
 
 def lbfgs(task: Task, how: Probe) -> float:

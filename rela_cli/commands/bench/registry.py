@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
-PACKAGES = {  # what has to be installed for a peer; peers without a line are made of torch and ourselves
+PEER_PACKAGES = {  # what has to be installed for a peer; peers without a line are made of torch and ourselves
     "torchvision-v1": ("torchvision", "PIL"),
     "torchvision-v2": ("torchvision",),
     "lightly": ("lightly",),
@@ -23,7 +23,7 @@ class RowInfo:
     gpu: str = ""
 
 
-ROWS = {
+BENCH_ROWS = {
     "augment": RowInfo(
         "two 32x32 views an image, one thread, eager and compiled",
         ("torchvision-v1", "torchvision-v2", "lightly", "kornia"),
@@ -42,9 +42,9 @@ ROWS = {
     "knn": RowInfo("10,000 queries among 50,000 x 512 features", ("scikit-learn",)),
     "startup": RowInfo("`rela --help`, and the answer to a wrong config", ("python",)),
 }
-PEERS = tuple(dict.fromkeys(peer for row in ROWS.values() for peer in row.peers))
+PEERS = tuple(dict.fromkeys(peer for row in BENCH_ROWS.values() for peer in row.peers))
 
 
 def missing(peer: str) -> str:
     """The package that a peer lacks here, or nothing."""
-    return next((name for name in PACKAGES.get(peer, ()) if PathFinder.find_spec(name) is None), "")
+    return next((name for name in PEER_PACKAGES.get(peer, ()) if PathFinder.find_spec(name) is None), "")

@@ -13,7 +13,7 @@ MARKS = {True: "yes", False: "no", None: ""}
 
 def line(score: BenchRow) -> str:
     """One row as it is printed while the others run."""
-    _, work, peer, ours, theirs, ratio, target, mark, accuracy = cells(score)
+    _, work, peer, ours, theirs, ratio, target, mark, accuracy = row_cells(score)
     times = f"  {ours} s against {theirs} s" if ours and theirs else ""
     aim = f"  target {target}: {'reached' if score.reached else 'missed'}" if mark else ""
     return f"{score.name:<10} {work}, {peer}: {ratio}{times}{aim}" + (f"\n{'':<10} {accuracy}" if accuracy else "")
@@ -22,7 +22,7 @@ def line(score: BenchRow) -> str:
 def markdown(scores: list[BenchRow], versions: dict[str, str], load: dict[str, Any]) -> str:
     """The table for docs/performance.md, and beneath it what it was measured with."""
     lines = ["| " + " | ".join(HEAD) + " |", "| " + " | ".join("---" for _ in HEAD) + " |"]
-    lines += ["| " + " | ".join(cells(score)) + " |" for score in scores]
+    lines += ["| " + " | ".join(row_cells(score)) + " |" for score in scores]
     words = ", ".join(f"{name} {value}" for name, value in versions.items())
     average = {when: "/".join(f"{x:g}" for x in load[when]["average"]) for when in ("begin", "end")}
     note = (
@@ -31,15 +31,15 @@ def markdown(scores: list[BenchRow], versions: dict[str, str], load: dict[str, A
     return "\n".join([*lines, "", note])
 
 
-def cells(score: BenchRow) -> tuple[str, ...]:
+def row_cells(score: BenchRow) -> tuple[str, ...]:
     """A row, by columns."""
     times = [f"{score.seconds[side][score.by]:.3g}" if score.seconds else "" for side in ("ours", "peer")]
     goal = (
         "" if score.target is None else f"{'≥' if score.bound == 'least' else '≤'} {amount(score.target, score.unit)}"
     )
-    value = spread(score.value, score.unit)
+    value = spread_text(score.value, score.unit)
     if score.unit != "x" and score.ratio:
-        value += f"; {spread(score.ratio, 'x')}"
+        value += f"; {spread_text(score.ratio, 'x')}"
     clock = f" ({score.by})" if score.seconds else ""
     return (
         *(score.name, score.work, score.peer, *times, value + clock, goal),
@@ -47,7 +47,7 @@ def cells(score: BenchRow) -> tuple[str, ...]:
     )
 
 
-def spread(values: Spread, unit: str) -> str:
+def spread_text(values: Spread, unit: str) -> str:
     """5.1x [4.8x..5.3x]"""
     return f"{amount(values.median, unit)} [{amount(values.min, unit)}..{amount(values.max, unit)}]"
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured_row
 from rela_cli.commands.bench.timing import Contestant, race, ratios, spread
 from rela_cli.commands.bench.training import one_epoch, thumbnails, trainer
 from rela_cli.training.trainer import Trainer
@@ -74,4 +74,4 @@ def on_gpu(bench: Bench, batch: int, target: float) -> Iterator[BenchRow]:
     ratio = ratios(records["phase 1"], records["byol"], "wall")
     work = f"phase 1, ResNet-18 at 32 px, batch {batch}, views included, {torch.cuda.get_device_name()}"
     text = f"BYOL {rates[1].median:,.0f} pairs/s; warm-up {records['phase 1'].warm_up.wall:.1f} s"
-    yield measured(NAME, work, "byol", ratio, rates[0], target, "pairs/s", text)
+    yield measured_row(NAME, work, "byol", ratio, rates[0], target, "pairs/s", text)

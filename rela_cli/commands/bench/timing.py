@@ -45,7 +45,7 @@ class Contestant:
 
 
 @dataclass
-class Record:
+class Timings:
     """What a contestant took, round by round, and what its last call gave."""
 
     warm_up: Timing
@@ -68,15 +68,15 @@ def processor_seconds() -> float:
 
 def race(
     contestants: Sequence[Contestant], rounds: int, drop: Callable[[Contestant, Exception], None]
-) -> dict[str, Record]:
+) -> dict[str, Timings]:
     """Warm all up, then let them take turns; each round begins with another one.
 
     A peer that breaks in its warm-up is given to `drop` and left out; ours breaks the run.
     """
-    records: dict[str, Record] = {}
+    records: dict[str, Timings] = {}
     for contestant in contestants:
         try:
-            records[contestant.name] = Record(clock(contestant.warm_up or contestant.work)[0])
+            records[contestant.name] = Timings(clock(contestant.warm_up or contestant.work)[0])
         except Exception as error:
             if contestant.is_ours:
                 raise
@@ -95,13 +95,13 @@ def rotated(contestants: Sequence[T], number: int) -> list[T]:
     return [*contestants[first:], *contestants[:first]]
 
 
-def ratios(above: Record, below: Record, by: str) -> Spread:
+def ratios(above: Timings, below: Timings, by: str) -> Spread:
     """above / below, round by round; `by` is cpu or wall."""
     pairs = zip(above.rounds, below.rounds, strict=True)
     return spread(getattr(a, by) / max(getattr(b, by), 1e-9) for a, b in pairs)
 
 
-def seconds(record: Record, by: str) -> Spread:
+def seconds(record: Timings, by: str) -> Spread:
     """What a round took."""
     return spread(getattr(timing, by) for timing in record.rounds)
 

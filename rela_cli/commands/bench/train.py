@@ -17,7 +17,7 @@ from rela_cli.commands.bench.paper import TwoViews, light_views
 from rela_cli.commands.bench.timing import Contestant
 from rela_cli.commands.bench.training import one_epoch, thumbnails, trainer
 from rela_cli.learners.resnet import resnet18
-from rela_cli.numerics.randomness import seeded
+from rela_cli.numerics.randomness import torch_seed
 
 BATCH, WIDTH, EMA, WORKERS = 128, 8, 0.99, 2
 
@@ -52,7 +52,7 @@ class Plain:
         data = material.stats(pixels)
         views = TwoViews(pixels, light_views(pixels.shape[-1], data))
         self.loader = DataLoader(views, batch, shuffle=True, drop_last=True, num_workers=WORKERS)
-        with seeded(0, "bench"):
+        with torch_seed(0, "bench"):
             self.online = nn.Sequential(resnet18("cifar", WIDTH), projector(8 * WIDTH))
             self.transfer = nn.Linear(8 * WIDTH, targets.shape[1])
         self.target, self.targets = copy.deepcopy(self.online), targets

@@ -10,17 +10,17 @@ from rela_cli.commands.bench import material
 from rela_cli.config.compose import compose
 from rela_cli.config.lengths import lengths
 from rela_cli.data.batches.cache import Split
-from rela_cli.machine.device import wait
+from rela_cli.machine.device import synchronize
 from rela_cli.training.trainer import Trainer
 from rela_cli.transports.pca import Whitening
 
 COMMON = ("dataset=fake", "prior=patches", "switch=never", "learner=resnet18", "learner.stem=cifar", "method=byol")
-LONG = 1000  # epochs that nobody waits for
+MANY_EPOCHS = 1000  # epochs that nobody waits for
 
 
 def trainer(pixels: Tensor, labels: Tensor, targets: Tensor | None, *words: str) -> Trainer:
     """BYOL with a ResNet-18 on some images; phase 1 for ever with targets, phase 2 without."""
-    config = compose([*COMMON, f"epochs={LONG}", "runtime.eval_every_epochs=0", *words])
+    config = compose([*COMMON, f"epochs={MANY_EPOCHS}", "runtime.eval_every_epochs=0", *words])
     made = Trainer(config, lengths(config, len(pixels)), Split(pixels, labels), targets, material.stats(pixels))
     made.trainee.train()
     return made
@@ -47,5 +47,5 @@ def one_epoch(loop: Trainer, steps: int | None = None) -> float:
         loop.watch.check_finite()
         if len(losses) == steps:
             break
-    wait(loop.device)
+    synchronize(loop.device)
     return float(torch.stack(losses).mean())

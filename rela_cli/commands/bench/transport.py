@@ -12,25 +12,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rela_cli.commands.bench import material
-from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured
+from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured_row
 from rela_cli.commands.bench.memory import peak
 from rela_cli.commands.bench.paper import whitened
 from rela_cli.commands.bench.timing import Contestant, spread
-from rela_cli.stages.transport import BLOCK, write_targets
-from rela_cli.store.row_file import Rows, RowWriter
+from rela_cli.stages.transport import ROWS_AT_A_TIME, write_targets
+from rela_cli.store.row_file import RowFile, RowFileWriter
 from rela_cli.transports.pca import Whitening
 
 WIDTH, DIM = 1024, 512
-SHARE = 8  # scikit-learn is timed on an eighth of the rows: it takes a minute and more for all
+SKLEARN_SHARE = 8  # scikit-learn is timed on an eighth of the rows: it takes a minute and more for all
 
 
 def run(bench: Bench) -> Iterator[BenchRow]:
     """Time in one process, memory in processes of their own, on an eighth of the rows and on all."""
     if "cpu" not in bench.devices:
         return
-    n = bench.size(400_000, SHARE * DIM)
-    large, small = (write_features(bench.folder / f"features-{count}", count) for count in (n, n // SHARE))
-    ways = {"ours": (ours, large, 1.0), "paper": (paper, large, 1.0), "scikit-learn": (scikit_learn, small, 1 / SHARE)}
+    n = bench.size(400_000, SKLEARN_SHARE * DIM)
+    large, small = (write_features(bench.folder / f"features-{count}", count) for count in (n, n // SKLEARN_SHARE))
+    ways = {
+        "ours": (ours, large, 1.0),
+        "paper": (paper, large, 1.0),
+        "scikit-learn": (scikit_learn, small, 1 / SKLEARN_SHARE),
+    }
     contestants = [
         Contestant(
             name,
@@ -44,7 +48,9 @@ def run(bench: Bench) -> Iterator[BenchRow]:
     work = f"{n:,} x {WIDTH:,} to {DIM} whitened targets"
     comparisons = [
         Comparison("ours", "paper", work, 1.5, "wall"),
-        Comparison("ours", "scikit-learn", f"{work}; IncrementalPCA timed on 1/{SHARE} of the rows", 7.0, "wall"),
+        Comparison(
+            "ours", "scikit-learn", f"{work}; IncrementalPCA timed on 1/{SKLEARN_SHARE} of the rows", 7.0, "wall"
+        ),
     ]
     yield from bench.scores("transport", contestants, comparisons, partial(outcome, bench.folder))
     if bench.wants("transport", "paper"):
@@ -53,16 +59,16 @@ def run(bench: Bench) -> Iterator[BenchRow]:
 
 def write_features(path: Path, n: int) -> Path:
     """fp16 features as stage extract leaves them."""
-    with RowWriter(path, "features", n) as rows:
-        for number, start in enumerate(range(0, n, BLOCK)):
-            rows.add(material.features(min(BLOCK, n - start), WIDTH, number)[0])
+    with RowFileWriter(path, "features", n) as rows:
+        for number, start in enumerate(range(0, n, ROWS_AT_A_TIME)):
+            rows.add(material.features(min(ROWS_AT_A_TIME, n - start), WIDTH, number)[0])
     return path
 
 
 def ours(source: str | Path, target: str | Path) -> None:
     """Stage transport: a stream to fit, a stream to map."""
-    rows, mapping = Rows(Path(source), "features"), Whitening(DIM)
-    mapping.fit(rows.blocks(BLOCK))
+    rows, mapping = RowFile(Path(source), "features"), Whitening(DIM)
+    mapping.fit(rows.blocks(ROWS_AT_A_TIME))
     write_targets(mapping, rows, Path(target))
 
 
@@ -76,11 +82,11 @@ def scikit_learn(source: str | Path, target: str | Path) -> None:
     """IncrementalPCA over the same blocks."""
     from sklearn.decomposition import IncrementalPCA
 
-    rows, pca = Rows(Path(source), "features"), IncrementalPCA(DIM, whiten=True)
-    for block in rows.blocks(BLOCK):
+    rows, pca = RowFile(Path(source), "features"), IncrementalPCA(DIM, whiten=True)
+    for block in rows.blocks(ROWS_AT_A_TIME):
         if len(block) >= DIM:  # it takes no smaller ones
             pca.partial_fit(block.float().numpy())
-    mapped = [pca.transform(block.float().numpy()) for block in rows.blocks(BLOCK)]
+    mapped = [pca.transform(block.float().numpy()) for block in rows.blocks(ROWS_AT_A_TIME)]
     save_file({"targets": torch.from_numpy(np.concatenate(mapped)).half()}, target)
 
 
@@ -92,7 +98,7 @@ def outcome(folder: Path, results: Results, peer: str) -> str:
 
 def gram(path: Path) -> Tensor:
     """(512, 512)"""
-    rows = next(Rows(path, "targets").blocks(512)).double()
+    rows = next(RowFile(path, "targets").blocks(512)).double()
     return rows @ rows.T
 
 
@@ -114,7 +120,7 @@ def memory(bench: Bench, work: str, small: Path, large: Path) -> Iterator[BenchR
     mine, all_mine, theirs, all_theirs = (value or 0.0 for value in found)
     text = f"{mine:.3f} to {all_mine:.3f} GB; the paper's way {theirs:.2f} to {all_theirs:.2f} GB"
     growth = spread([all_mine / mine])
-    yield measured(
+    yield measured_row(
         "transport",
         f"{work}: memory, 8 times the rows",
         "paper",

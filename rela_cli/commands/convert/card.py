@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from rela_cli.data.efficient.folder import CARD, COLUMNS, FACTS, IMAGES, MAP
+from rela_cli.data.efficient.folder import CARD, FACTS, IMAGES, MAP, SHARD_COLUMNS
 from rela_cli.store.files import Facts
 from rela_cli.store.secrets import redact
 
-SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+SIZE_CATEGORIES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+)
 COSTS = ("seconds", "flops")
-KEPT = {  # what stands of the images, in words
+IMAGES_IN_WORDS = {  # what stands of the images, in words
     "copy": "The images are in images/, as a pack that `dataset=packed` reads too. Their own licence holds for them.",
     "link": "The images are not in this folder; efficient.json says where they lay.",
     "none": "The images are not in this folder: `dataset.images=FOLDER` says where they lie.",
 }
-TEXT = """\
+CARD_TEXT = """\
 # {title}
 
 {samples} images of {dataset}, each with the target that {prior} gives it: its features of the whole image
@@ -64,25 +70,25 @@ def front_matter(facts: Facts, files: Facts) -> Facts:
     return {
         "pretty_name": title(facts),
         "tags": ["rela", "self-supervised-learning", "image-feature-extraction", "targets"],
-        "size_categories": [next((name for most, name in SIZES if train["samples"] < most), "n>10M")],
+        "size_categories": [next((name for most, name in SIZE_CATEGORIES if train["samples"] < most), "n>10M")],
         "rela": {
             "format": facts["format"],
             "dataset": {key: facts["dataset"][key] for key in ("name", "called", "limits", "label_set", "flip")},
             "prior": {key: value for key, value in prior.items() if key != "identity"} | {"weights": weights(prior)},
             "preprocessing": made["features"].get("preprocessing") or "as the prior of this name does it",
             "image_size": made["images"].get("size"),
-            "transport": {"name": facts["transport"]["name"], **facts["transport"]["options"], **fitted(made)},
+            "transport": {"name": facts["transport"]["name"], **facts["transport"]["options"], **map_facts(made)},
             "samples": {split: part["samples"] for split, part in facts["splits"].items()},
             "width": train["width"],
             "images": facts["images"],
-            "cost": {stage: {key: made[kind].get(key) for key in COSTS} for stage, kind in STAGES.items()},
+            "cost": {stage: {key: made[kind].get(key) for key in COSTS} for stage, kind in STAGE_ARTIFACTS.items()},
             "versions": facts["versions"],
             "files": {name: file["sha256"] for name, file in sorted(files.items()) if name != CARD},
         },
     }
 
 
-STAGES = {"extract": "features", "transport": "targets"}
+STAGE_ARTIFACTS = {"extract": "features", "transport": "targets"}
 
 
 def title(facts: Facts) -> str:
@@ -95,7 +101,7 @@ def weights(prior: Facts) -> Any:
     return prior["identity"].get("weights") or prior["identity"].get("run")
 
 
-def fitted(made: Facts) -> Facts:
+def map_facts(made: Facts) -> Facts:
     """What the map says of itself: dimensions, dead components, explained variance."""
     return {key: made["targets"][key] for key in ("dim", "dead", "explained_variance") if key in made["targets"]}
 
@@ -105,14 +111,14 @@ def body(facts: Facts) -> str:
     prior, train, made = facts["prior"], facts["splits"]["train"], facts["made"]
     licence, trained = prior["licence"], prior["trained_on"]
     seen = prior["labels_seen"]
-    seconds = {stage: made[kind].get("seconds") or 0.0 for stage, kind in STAGES.items()}
+    seconds = {stage: made[kind].get("seconds") or 0.0 for stage, kind in STAGE_ARTIFACTS.items()}
     names = {
         "*-00000-of-*.safetensors": "some samples of a split, in order: the columns below",
         MAP: "the fitted map: mean, axes, scale, and the spectrum (eigenvalues) where it has one",
         FACTS: "all facts, with the sha256 of each file and of itself",
         **({f"{IMAGES}/": "the images"} if facts["images"] == "copy" else {}),
     }
-    return TEXT.format(
+    return CARD_TEXT.format(
         title=title(facts),
         samples=f"{train['samples']:,}",
         dataset=facts["dataset"]["called"],
@@ -123,7 +129,7 @@ def body(facts: Facts) -> str:
         prior_line=f"{prior['called']}; licence: {licence or 'not known'}; trained on: {trained or 'not known'}",
         seen="not known" if seen is None else ", ".join(seen) or "none",
         cost=", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items()),
-        kept=KEPT[facts["images"]],
+        kept=IMAGES_IN_WORDS[facts["images"]],
         table="\n".join(f"| `{name}` | {what} |" for name, what in names.items()),
-        columns="\n".join(f"- `{name}`: {what}" for name, what in COLUMNS.items()),
+        columns="\n".join(f"- `{name}`: {what}" for name, what in SHARD_COLUMNS.items()),
     )

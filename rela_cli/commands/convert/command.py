@@ -23,11 +23,11 @@ IMAGES = {
     "none": "neither; whoever trains on it says dataset.images=FOLDER",
 }
 WAY_OUT = "--to FOLDER"
-OWN = ("to", "images", "shard_mb")
+OWN_KEYS = ("to", "images", "shard_mb")
 
 
 @dataclass(frozen=True)
-class Request:
+class ConvertRequest:
     """What the command line asks for."""
 
     to: Path
@@ -42,9 +42,9 @@ def main(words: list[str]) -> int:
         RelaError: it cannot be made, or another one lies there.
     """
     line = parse(parser().words(words))
-    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN}
+    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN_KEYS}
     request = read(own)
-    line = CommandLine(line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in OWN))
+    line = CommandLine(line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in OWN_KEYS))
     composer = Composer(line)
     config = composer.check()
     check(config, request)
@@ -76,7 +76,7 @@ def parser() -> RunParser:
     return made
 
 
-def read(own: dict[str, str]) -> Request:
+def read(own: dict[str, str]) -> ConvertRequest:
     """The command's own keys.
 
     Raises:
@@ -95,10 +95,10 @@ def read(own: dict[str, str]) -> Request:
         problems.append(f"--to {to} is a file, and a folder is needed")
     if problems:
         raise ConfigError("\n".join(problems))
-    return Request(to, images, int(size) * MB)
+    return ConvertRequest(to, images, int(size) * MB)
 
 
-def check(config: Config, request: Request) -> None:
+def check(config: Config, request: ConvertRequest) -> None:
     """There will be targets, and images that can be found again.
 
     Raises:
@@ -116,15 +116,15 @@ def check(config: Config, request: Request) -> None:
         )
 
 
-def is_finished(config: Config, request: Request) -> bool:
+def is_finished(config: Config, request: ConvertRequest) -> bool:
     """Whether the folder is there already, which is then said.
 
     Raises:
         RelaError: another efficient dataset lies there.
     """
-    from rela_cli.commands.convert.writer import finished
+    from rela_cli.commands.convert.writer import finished_folder
 
-    facts = finished(config, request.to, request.images, request.shard_bytes)
+    facts = finished_folder(config, request.to, request.images, request.shard_bytes)
     if facts:
         print(f"  already there: {request.to}")
         show(request.to, facts)
@@ -139,7 +139,7 @@ def make_targets(line: CommandLine) -> None:
         raise task.error
 
 
-def write(config: Config, request: Request) -> None:
+def write(config: Config, request: ConvertRequest) -> None:
     """The folder, by one process at a time."""
     from rela_cli.commands.convert.writer import Writer
     from rela_cli.pipeline.run import Run

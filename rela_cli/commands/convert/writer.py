@@ -25,10 +25,10 @@ from rela_cli.config.schema import Config
 from rela_cli.data.base import Array
 from rela_cli.data.efficient.contents import Sample, has_files, samples
 from rela_cli.data.efficient.folder import BEGUN, CARD, FACTS, FORMAT, IMAGES, MAP
-from rela_cli.data.files.storage import Folder as Place
+from rela_cli.data.files.storage import LocalFolder as Place
 from rela_cli.errors import RelaError
 from rela_cli.machine.device import versions
-from rela_cli.machine.progress import counted
+from rela_cli.machine.progress import with_progress
 from rela_cli.pipeline.result import run_of
 from rela_cli.pipeline.run import Run
 from rela_cli.store.disk import ensure_room
@@ -48,7 +48,7 @@ def made_of(run: Run, images: str, shard_bytes: int) -> Facts:
     return {"targets": run.targets.hash, "flip": run.dataset.flip, "images": images, "shard_bytes": shard_bytes}
 
 
-def finished(config: Config, to: Path, images: str, shard_bytes: int) -> Facts | None:
+def finished_folder(config: Config, to: Path, images: str, shard_bytes: int) -> Facts | None:
     """The facts of a folder that is complete, as far as the sizes of its files tell.
 
     Raises:
@@ -153,10 +153,10 @@ class Writer:
         if done < len(names):
             ensure_room(self.to, (len(names) - done) * step * (width * size + INDEX))
             contents = samples(self.run_.dataset, split, rows, done * step)
-            contents = counted(contents, f"convert {split}", count, done * step)
+            contents = with_progress(contents, f"convert {split}", count, done * step)
             for i in range(done, len(names)):
                 part = slice(i * step, min((i + 1) * step, count))
-                piece = columns(targets[part], rows[part], None if labels is None else labels[part], contents)
+                piece = shard_columns(targets[part], rows[part], None if labels is None else labels[part], contents)
                 self.put(names[i], lambda path, piece=piece: save_file(piece, path), anew=True)  # type: ignore[misc]
         return {
             "samples": count,
@@ -198,7 +198,11 @@ class Writer:
             },
             "splits": splits,
             "spec": {kind: getattr(run, kind).spec for kind in ("images", "features", "targets")},
-            "made": {"images": told(run.images.manifest), "features": told(features), "targets": told(targets)},
+            "made": {
+                "images": portable_facts(run.images.manifest),
+                "features": portable_facts(features),
+                "targets": portable_facts(targets),
+            },
             "images": self.images,
             "versions": {**versions(), "stages": VERSIONS},
         }
@@ -217,7 +221,7 @@ class Writer:
             "target": part.target,
             "options": options,
             "called": run.called["dataset"],
-            "source": dataset.source(),
+            "source": dataset.identity_of_images(),
             "limits": dataset.limits,
             "full_counts": {split: dataset.full_count(split) for split in dataset.splits},
             "flip": dataset.flip,
@@ -248,7 +252,7 @@ class Writer:
         }
 
 
-def columns(targets: Tensor, rows: Array, labels: Array | None, contents: Iterator[Sample]) -> dict[str, Tensor]:
+def shard_columns(targets: Tensor, rows: Array, labels: Array | None, contents: Iterator[Sample]) -> dict[str, Tensor]:
     """A shard: `COLUMNS` of data/efficient/folder.py says what each is.
 
     Raises:
@@ -269,7 +273,7 @@ def columns(targets: Tensor, rows: Array, labels: Array | None, contents: Iterat
     return piece
 
 
-def told(manifest: Facts | None) -> Facts:
+def portable_facts(manifest: Facts | None) -> Facts:
     """The facts of an entry without what is about its own folder."""
     own = ("kind", "spec", "files", "created", "host", "pid")
     return {key: value for key, value in (manifest or {}).items() if key not in own}

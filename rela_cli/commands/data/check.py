@@ -20,24 +20,24 @@ from PIL import Image
 from rela_cli.commands.data import check_efficient
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import RunParser, parse
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.base import Dataset
 from rela_cli.data.decoding.images import Blob, decode, has_sound_exif
 from rela_cli.data.decoding.undecodable import named_few
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import MissingError
-from rela_cli.machine.progress import counted
+from rela_cli.machine.progress import with_progress
 from rela_cli.store.files import Facts, fingerprint, provenance, read_json, write_json
 from rela_cli.terminal import line, plural, printable
 
-CHUNK = 2048  # images under way at a time
+IMAGES_AT_A_TIME = 2048  # images under way at a time
 PIXELS = 50_000  # images of a dataset that holds pixels, in memory at a time
-SHOWN = 20  # broken files on the screen; the report has them all
+BROKEN_SHOWN = 20  # broken files on the screen; the report has them all
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageFacts:
     """One encoded image, read: what it is, or why it cannot be."""
 
     name: str
@@ -52,12 +52,12 @@ def main(words: list[str]) -> int:
     """Check a dataset, print the report and keep it; 3 when something is broken or empty."""
     given = parse(parser().words(words))
     folder = check_efficient.folder_in(given.overrides)
-    config = Composer(check_efficient.without(given, folder)).check()
+    config = Composer(check_efficient.without_folder(given, folder)).check()
     cache = Path(config.paths.outputs).expanduser() / "cache"
     if folder or config.dataset.name == "efficient":
         return check_efficient.main(config, folder, cache)
-    dataset: Dataset = build(config.dataset, cache=cache)
-    path = cache / "index" / place(config) / "check.json"
+    dataset: Dataset = instantiate(config.dataset, cache=cache)
+    path = cache / "index" / report_name(config) / "check.json"
     report = examine(dataset)
     show(config, report, read_json(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def parser() -> RunParser:
     )
 
 
-def place(config: Config) -> str:
+def report_name(config: Config) -> str:
     """The name that the report of a dataset is kept under."""
     root = str(config.dataset.options.get("root") or "")
     return fingerprint({"name": config.dataset.name, "root": str(Path(root).expanduser().resolve())})
@@ -106,7 +106,7 @@ def examine(dataset: Dataset) -> Facts:
         "left_out": left,
         "unprobed": unprobed(dataset, splits),
         "broken": broken,
-        "fingerprint": fingerprint(dataset.source()),
+        "fingerprint": fingerprint(dataset.identity_of_images()),
         "contents": contents,
     }
 
@@ -123,7 +123,7 @@ def examine_split(dataset: Dataset, split: str) -> Facts:
     labels, total = dataset.labels(split), dataset.full_count(split)
     found = (None, None) if labels is None else np.unique(labels, return_counts=True)
     names = dataset.classes or []
-    looks = look_at(counted(dataset.sources(split), f"check {split}", total))
+    looks = inspect_images(with_progress(dataset.encoded_images(split), f"check {split}", total))
     facts = {
         "images": total,
         "images_of_class": {names[i]: int(n) for i, n in zip(*found, strict=True)}
@@ -131,35 +131,35 @@ def examine_split(dataset: Dataset, split: str) -> Facts:
         else {},
         **(summary(looks) or pixels_of(dataset, split)),
     }
-    if dataset.contents(split) not in (None, facts["contents"]):
+    if dataset.contents_hash(split) not in (None, facts["contents"]):
         facts["broken"] = [*facts["broken"], f"{split} does not hold the images that were packed: put back a copy"]
     return facts
 
 
-def look_at(sources: Iterable[Path | Blob]) -> Iterator[Look]:
+def inspect_images(sources: Iterable[Path | Blob]) -> Iterator[ImageFacts]:
     """Every image, decoded in full, in order."""
     sources = iter(sources)
     with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(sources, CHUNK)):
-            yield from pool.map(look, chunk)
+        while chunk := list(islice(sources, IMAGES_AT_A_TIME)):
+            yield from pool.map(inspect_image, chunk)
 
 
-def look(source: Path | Blob) -> Look:
+def inspect_image(source: Path | Blob) -> ImageFacts:
     """One image, decoded in full."""
     try:
         data = source.data if isinstance(source, Blob) else source.read_bytes()
     except OSError as error:
-        return Look(str(source), b"", problem=str(error))
+        return ImageFacts(str(source), b"", problem=str(error))
     digest = hashlib.sha256(data).digest()
     try:
         decode(Blob(str(source), data), None)
         with Image.open(BytesIO(data)) as image:
-            return Look(str(source), digest, image.mode, image.size, no_exif=not has_sound_exif(image))
+            return ImageFacts(str(source), digest, image.mode, image.size, no_exif=not has_sound_exif(image))
     except MissingError as error:
-        return Look(str(source), digest, problem=str(error))
+        return ImageFacts(str(source), digest, problem=str(error))
 
 
-def summary(looks: Iterator[Look]) -> Facts:
+def summary(looks: Iterator[ImageFacts]) -> Facts:
     """Sizes, modes, problems and a hash; empty when there was nothing to look at."""
     contents, modes = hashlib.sha256(), Counter[str]()
     sizes = array("I")
@@ -177,10 +177,10 @@ def summary(looks: Iterator[Look]) -> Facts:
         return {}
     whole = np.frombuffer(sizes, dtype=np.uint32).reshape(-1, 2)
     facts = {"modes": dict(modes.most_common()), "exif_unreadable": no_exif, "broken": broken}
-    return {**spread(whole), **facts, "contents": contents.hexdigest()}
+    return {**size_range(whole), **facts, "contents": contents.hexdigest()}
 
 
-def spread(whole: np.ndarray) -> Facts:
+def size_range(whole: np.ndarray) -> Facts:
     """Smallest, median and largest width and height of (N, 2), each by itself."""
     if not len(whole):
         return {}
@@ -191,11 +191,11 @@ def spread(whole: np.ndarray) -> Facts:
 def pixels_of(dataset: Dataset, split: str) -> Facts:
     """Facts of a split whose dataset holds pixels instead of files."""
     contents, total = hashlib.sha256(), dataset.full_count(split)
-    for start in counted(range(0, total, PIXELS), f"check {split}, {PIXELS} images each", -(-total // PIXELS)):
+    for start in with_progress(range(0, total, PIXELS), f"check {split}, {PIXELS} images each", -(-total // PIXELS)):
         pixels = dataset.images(split, np.arange(start, min(start + PIXELS, total)))
         contents.update(np.ascontiguousarray(pixels).data)
     side = np.array([[pixels.shape[2], pixels.shape[1]]])
-    return {**spread(side), "modes": {}, "broken": [], "contents": contents.hexdigest()}
+    return {**size_range(side), "modes": {}, "broken": [], "contents": contents.hexdigest()}
 
 
 # -------------------------------------------------------------------------------------------------- the screen
@@ -215,7 +215,7 @@ def show(config: Config, report: Facts, before: Facts | None) -> None:
         line(f"  not used     {report['left_out']}")
     if report["empty_classes"]:
         line(f"  empty        class folders without an image: {', '.join(report['empty_classes'])}")
-    for problem in report["broken"][:SHOWN]:
+    for problem in report["broken"][:BROKEN_SHOWN]:
         print(printable(f"  broken       {problem}"), file=sys.stderr)
     line(f"  broken       {len(report['broken']) or 'none'} of {report['found']}")
     if report["unprobed"]:

@@ -10,14 +10,14 @@ from rela_cli.config.overrides import CommandLine
 from rela_cli.config.schema import Config
 from rela_cli.data.efficient.contents import samples
 from rela_cli.data.efficient.dataset import Efficient
-from rela_cli.data.efficient.folder import BEGUN, CARD, FACTS, Folder
+from rela_cli.data.efficient.folder import BEGUN, CARD, FACTS, EfficientFolder
 from rela_cli.errors import ConfigError, MissingError, RelaError
-from rela_cli.machine.progress import counted
+from rela_cli.machine.progress import with_progress
 from rela_cli.store.disk import megabytes
 from rela_cli.store.files import Facts
 from rela_cli.terminal import line, printable
 
-SHOWN = 20  # images that differ, on the screen
+DIFFERENT_SHOWN = 20  # images that differ, on the screen
 
 
 def main(config: Config, folder: Path | None, cache: Path) -> int:
@@ -34,7 +34,7 @@ def main(config: Config, folder: Path | None, cache: Path) -> int:
     return check(Path(str(options["root"])).expanduser(), options.get("images"), cache)
 
 
-def without(given: CommandLine, folder: Path | None) -> CommandLine:
+def without_folder(given: CommandLine, folder: Path | None) -> CommandLine:
     """The line without the word that names an efficient dataset."""
     words = tuple(word for word in given.overrides if not folder or "=" in word or Path(word).expanduser() != folder)
     return CommandLine(given.flags, words)
@@ -52,11 +52,11 @@ def check(root: Path, images: str | None, cache: Path) -> int:
     Raises:
         MissingError: it is not finished, or efficient.json itself is damaged.
     """
-    folder = Folder(root, whole=False)
+    folder = EfficientFolder(root, whole=False)
     problems = list(folder.problems(contents=True, afresh=True))
     line(f"efficient dataset  {root}")
     for split, part in folder.splits.items():
-        line(f"  {split:<12} {part['samples']} x {part['width']} targets, {files_of(part)}")
+        line(f"  {split:<12} {part['samples']} x {part['width']} targets, {file_count(part)}")
     files = folder.facts["files"]
     line(f"  files        {len(files) + 1} read, {megabytes(sum(file['bytes'] for file in files.values()))}")
     if problems and any(not problem.startswith(str(root / CARD)) for problem in problems):
@@ -69,7 +69,7 @@ def check(root: Path, images: str | None, cache: Path) -> int:
     return MissingError.exit_code if problems else 0
 
 
-def files_of(part: Facts) -> str:
+def file_count(part: Facts) -> str:
     """1 file, 2 files."""
     count = len(part["shards"])
     return "1 file" if count == 1 else f"{count} files"
@@ -90,13 +90,17 @@ def compared(root: Path, images: str | None, cache: Path) -> list[str]:
         return [str(error)]
     total = sum(dataset.full_count(split) for split in dataset.splits)
     line(f"  images       {total} compared with their sha256: {len(found) or 'none'} differ")
-    return found if len(found) <= SHOWN else [*found[:SHOWN], f"and {len(found) - SHOWN} more images"]
+    return (
+        found
+        if len(found) <= DIFFERENT_SHOWN
+        else [*found[:DIFFERENT_SHOWN], f"and {len(found) - DIFFERENT_SHOWN} more images"]
+    )
 
 
 def other_images(dataset: Efficient, split: str) -> Iterator[str]:
     """A line for each image that is not the one that was converted."""
     rows, wanted = dataset.rows(split), dataset.folder.column(split, "sha256")
-    found = counted(samples(dataset.inner, split, rows), f"check {split}", len(rows))
+    found = with_progress(samples(dataset.inner, split, rows), f"check {split}", len(rows))
     for i, (name, digest) in enumerate(found):
         if digest != wanted[i].tobytes():
             yield f"{name or f'image {rows[i]} of {split}'} is not the image that was converted: its sha256 differs"

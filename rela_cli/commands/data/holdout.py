@@ -11,7 +11,7 @@ import numpy as np
 
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine, RunParser, parse
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.data.base import Array, Dataset, stratified
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import ConfigError, RelaError
@@ -19,17 +19,17 @@ from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts, read_json, write_json
 
 NOTE = "holdout.json"  # what the links were made of; written before the folder gets its name
-OWN = ("to", "share")  # keys that are not the config's
+OWN_KEYS = ("to", "share")  # keys that are not the config's
 
 
 def main(words: list[str]) -> int:
     """Make the folder, unless it is there already; say how it is used."""
     line = parse(parser().words(words))
-    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN}
+    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN_KEYS}
     share = read_share(own)
-    rest = tuple(word for word in line.overrides if word.partition("=")[0] not in OWN)
+    rest = tuple(word for word in line.overrides if word.partition("=")[0] not in OWN_KEYS)
     config = Composer(CommandLine(line.flags, rest)).check()
-    dataset: Dataset = build(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
+    dataset: Dataset = instantiate(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
     to = Path(own["to"]).expanduser()
     with disk_errors(to):
         counts = make(dataset, share, to)
@@ -84,7 +84,7 @@ def make(dataset: Dataset, share: float, to: Path) -> dict[str, int]:
             "rela data holdout makes links to files in class folders: say dataset=image_folder dataset.root=FOLDER, "
             "a folder with train/<class>/*"
         )
-    chosen = parted(dataset, share)
+    chosen = drawn_rows(dataset, share)
     counts = {split: len(rows) for split, rows in chosen.items()}
     of = {"listing": dataset.listed.fingerprint, "limit": dataset.limits["train"], "seed": dataset.seed}
     note: Facts = {"of": of, "share": share, "counts": counts}
@@ -111,7 +111,7 @@ def there(to: Path, note: Facts) -> dict[str, int]:
     return dict(note["counts"])
 
 
-def parted(dataset: ImageFolder, share: float) -> dict[str, Array]:
+def drawn_rows(dataset: ImageFolder, share: float) -> dict[str, Array]:
     """Rows of train for each split: `share` of every class for test, drawn by `dataset.seed`, and the others.
 
     Raises:

@@ -10,10 +10,10 @@ from pathlib import Path
 from rela_cli.commands.data.packing import Encoding, Packer
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine, RunParser, parse
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.base import Dataset
-from rela_cli.data.files.storage import Folder, Place, place_of
+from rela_cli.data.files.storage import LocalFolder, Storage, storage_of
 from rela_cli.errors import ConfigError
 from rela_cli.store.disk import disk_errors, megabytes
 from rela_cli.store.files import Facts
@@ -22,11 +22,11 @@ from rela_cli.terminal import plural
 
 MB = 1_000_000
 BOUNDS = {"size": (4, 100_000), "quality": (1, 100), "shard_mb": (1, 1_000_000)}
-OWN = ("to", *BOUNDS)  # keys that are not the config's
+OWN_KEYS = ("to", *BOUNDS)  # keys that are not the config's
 
 
 @dataclass(frozen=True)
-class Request:
+class PackRequest:
     """What the command line asks for."""
 
     to: str
@@ -37,14 +37,14 @@ class Request:
 def main(words: list[str]) -> int:
     """Pack a dataset, or go on with a pack that was interrupted; say how it is used."""
     line = parse(parser().words(words))
-    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN}
+    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN_KEYS}
     request = read(own)
-    rest = tuple(word for word in line.overrides if word.partition("=")[0] not in OWN)
+    rest = tuple(word for word in line.overrides if word.partition("=")[0] not in OWN_KEYS)
     config = Composer(CommandLine(line.flags, rest)).check()
-    dataset: Dataset = build(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
-    place = place_of(request.to)
+    dataset: Dataset = instantiate(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
+    place = storage_of(request.to)
     with ExitStack() as stack:
-        if isinstance(place, Folder):
+        if isinstance(place, LocalFolder):
             stack.enter_context(disk_errors(place.root))
             place.root.mkdir(parents=True, exist_ok=True)
             stack.enter_context(Lock(place.root / ".lock", f"the pack {place}").held())
@@ -74,7 +74,7 @@ def parser() -> RunParser:
     return made
 
 
-def read(own: dict[str, str]) -> Request:
+def read(own: dict[str, str]) -> PackRequest:
     """The command's own keys.
 
     Raises:
@@ -92,7 +92,7 @@ def read(own: dict[str, str]) -> Request:
     if problems:
         raise ConfigError("\n".join(problems))
     encoding = Encoding(numbers.get("size"), numbers.get("quality"))
-    return Request(own["to"], encoding, numbers.get("shard_mb", 1024) * MB)
+    return PackRequest(own["to"], encoding, numbers.get("shard_mb", 1024) * MB)
 
 
 def encoded_anew(how: Facts) -> str:
@@ -101,7 +101,7 @@ def encoded_anew(how: Facts) -> str:
     return f"encoded anew as JPEGs of quality {how['quality']}, {size}"
 
 
-def show(config: Config, place: Place, facts: Facts) -> None:
+def show(config: Config, place: Storage, facts: Facts) -> None:
     """What was packed, and the command that trains on it."""
     for split, part in facts["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"])

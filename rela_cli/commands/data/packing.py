@@ -23,16 +23,16 @@ from PIL import Image
 
 from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding.images import Blob, decode
-from rela_cli.data.files.storage import Place
-from rela_cli.data.packed import CHUNK, FORMAT
+from rela_cli.data.files.storage import Storage
+from rela_cli.data.packed import BLOBS_AT_A_TIME, FORMAT
 from rela_cli.errors import RelaError
-from rela_cli.machine.progress import counted
+from rela_cli.machine.progress import with_progress
 from rela_cli.store.files import Facts, provenance
 
 PART = np.dtype([("length", "<i8"), ("digest", "u1", 32)])  # of one image
-THREADS = 16  # reading waits for the disk, encoding works outside the interpreter's lock
-AHEAD = 64  # images under way
-BLOCK = 1 << 20  # rows of an array that are written at a time
+PACK_THREADS = 16  # reading waits for the disk, encoding works outside the interpreter's lock
+IMAGES_AHEAD = 64  # images under way
+ROWS_AT_A_TIME = 1 << 20  # rows of an array that are written at a time
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Packer:
     """One pack in the making."""
 
     dataset: Dataset
-    place: Place
+    place: Storage
     encoding: Encoding
     shard_bytes: int
     made: dict[str, list[Facts]] = field(default_factory=dict)  # split -> its files
@@ -118,8 +118,8 @@ class Packer:
         indices, labels = self.dataset.choose(split)
         shards = self.made[split] = list(self.there(split))
         done = sum(shard["samples"] for shard in shards)
-        images = stored(islice(chosen(self.dataset, split, indices), done, None), self.encoding)
-        images = counted(images, f"pack {split}", len(indices), done)
+        images = stored(islice(encoded_samples(self.dataset, split, indices), done, None), self.encoding)
+        images = with_progress(images, f"pack {split}", len(indices), done)
         while done < len(indices):
             shards.append(self.write_shard(f"{split}-{len(shards):05d}", images))
             done += shards[-1]["samples"]
@@ -184,8 +184,8 @@ class Packer:
         contents = hashlib.sha256()
 
         def blocks() -> Iterator[Array]:
-            for start in range(0, len(labels), BLOCK):
-                block = labels[start : start + BLOCK].astype("<i4")
+            for start in range(0, len(labels), ROWS_AT_A_TIME):
+                block = labels[start : start + ROWS_AT_A_TIME].astype("<i4")
                 contents.update(block.tobytes())
                 yield block
 
@@ -205,11 +205,11 @@ def shard_of(stem: str, part: Array) -> Facts:
     return {"name": f"{stem}.bin", "stem": stem, "bytes": int(part["length"].sum()), "samples": len(part)}
 
 
-def chosen(dataset: Dataset, split: str, indices: Array) -> Iterator[Path | Blob]:
+def encoded_samples(dataset: Dataset, split: str, indices: Array) -> Iterator[Path | Blob]:
     """The samples of a split that the limits leave, encoded; pixels become PNGs, which lose nothing."""
     kept = np.zeros(dataset.full_count(split), dtype=bool)
     kept[indices] = True
-    images = compress(dataset.sources(split), kept)
+    images = compress(dataset.encoded_images(split), kept)
     first = next(images, None)
     if first is None:
         return pngs(dataset, split, indices)
@@ -218,8 +218,8 @@ def chosen(dataset: Dataset, split: str, indices: Array) -> Iterator[Path | Blob
 
 def pngs(dataset: Dataset, split: str, indices: Array) -> Iterator[Blob]:
     """Pixels as PNGs, some in memory at a time."""
-    for start in range(0, len(indices), CHUNK):
-        part = indices[start : start + CHUNK]
+    for start in range(0, len(indices), BLOBS_AT_A_TIME):
+        part = indices[start : start + BLOBS_AT_A_TIME]
         for index, pixels in zip(part, dataset.images(split, part), strict=True):
             file = BytesIO()
             Image.fromarray(pixels).save(file, "PNG")
@@ -229,10 +229,10 @@ def pngs(dataset: Dataset, split: str, indices: Array) -> Iterator[Blob]:
 def stored(sources: Iterable[Path | Blob], encode: Callable[[Path | Blob], bytes]) -> Iterator[bytes]:
     """The bytes of each image, in order, read (and encoded) by threads a few ahead."""
     waiting: deque[Future[bytes]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(PACK_THREADS) as pool:
         for source in sources:
             waiting.append(pool.submit(encode, source))
-            if len(waiting) >= AHEAD:
+            if len(waiting) >= IMAGES_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from rela_cli.config.arguments import Parser
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 
 VERBS = {"check": "check", "pack": "pack", "holdout": "holdout"}  # and their modules
 DOES = {
@@ -24,7 +24,7 @@ def main(words: list[str]) -> int:
     verb = words[0] if words else ""
     if verb not in VERBS:
         parser().help_if_asked(words)
-        hint = nearest(verb, VERBS)
+        hint = did_you_mean(verb, VERBS)
         raise ConfigError(f"say what to do with the data{f', not {verb}' if verb else ''}{hint}: {ways()}")
     return int(import_module(f"rela_cli.commands.data.{VERBS[verb]}").main(words[1:]))
 

@@ -14,9 +14,9 @@ from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine, RunParser, parse
 from rela_cli.config.schema import NETWORKS, Config, Part
 from rela_cli.data.decoding.undecodable import named_few
-from rela_cli.data.files.entries import told
+from rela_cli.data.files.entries import left_out_text
 from rela_cli.data.files.index import Index, list_images
-from rela_cli.errors import ConfigError, MissingError, nearest
+from rela_cli.errors import ConfigError, MissingError, did_you_mean
 from rela_cli.store.disk import disk_errors, megabytes
 from rela_cli.store.files import Facts, file_sha256, fingerprint, provenance, read_json, remove_tree, write_json
 from rela_cli.store.locks import Lock
@@ -28,16 +28,16 @@ from rela_cli.weights import locate
 from rela_cli.weights.run_folder import with_backbone
 
 if TYPE_CHECKING:
-    from rela_cli.commands.embed.network import Network
+    from rela_cli.commands.embed.network import ReadyPrior
 
 SETTING = re.compile(r"(?:[A-Za-z_][\w.]*|hydra/\w+)=")  # a path with a = in it is written ./a=b
-OWN = ("to", "image_size", "network", "overwrite")
+OWN_KEYS = ("to", "image_size", "network", "overwrite")
 MEANT = ("prior", "learner", "runtime", "allow", "paths.outputs")  # settings of a run that change features, or places
 EXAMPLE = "rela embed latest photos --to features.parquet"
 
 
 @dataclass(frozen=True)
-class Request:
+class EmbedRequest:
     """What the command line asks for; `run` is empty where a prior was named."""
 
     run: str
@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
         ConfigError: a command line that cannot be meant. MissingError: no run, no images, or none that can be read.
     """
     request = read(words)
-    config = config_of(request)
+    config = embedding_config(request)
     locate.locate(config.prior)
     index = list_folder(request.folder, Path(config.paths.outputs).expanduser() / "cache")
     identity = identity_of(config, request, index)
@@ -98,7 +98,7 @@ prior. Interrupted, the same command goes on; repeated, it does nothing.""",
     return made
 
 
-def read(words: Sequence[str]) -> Request:
+def read(words: Sequence[str]) -> EmbedRequest:
     """The command line.
 
     Raises:
@@ -107,8 +107,8 @@ def read(words: Sequence[str]) -> Request:
     from rela_cli.commands.embed.files import check_format
 
     given = parse(parser().words(words))
-    pairs = {key: value for key, _, value in (word.partition("=") for word in given.overrides) if key in OWN}
-    settings = [w for w in given.overrides if SETTING.match(w) and w.partition("=")[0] not in OWN]
+    pairs = {key: value for key, _, value in (word.partition("=") for word in given.overrides) if key in OWN_KEYS}
+    settings = [w for w in given.overrides if SETTING.match(w) and w.partition("=")[0] not in OWN_KEYS]
     places = [word for word in given.overrides if not SETTING.match(word)]
     check_settings(settings)
     has_prior = any(word.startswith("prior=") for word in settings)
@@ -124,13 +124,13 @@ def read(words: Sequence[str]) -> Request:
     if size is not None and not (size.isdigit() and int(size) >= 4):
         raise ConfigError(f"--image-size {size} must be a whole number of at least 4")
     if network not in NETWORKS:
-        raise ConfigError(f"--network {network} must be one of {', '.join(NETWORKS)}{nearest(network, NETWORKS)}")
+        raise ConfigError(f"--network {network} must be one of {', '.join(NETWORKS)}{did_you_mean(network, NETWORKS)}")
     if has_prior and "network" in pairs:
         raise ConfigError("--network is for a run; of prior=rela_run say prior.network=target")
     run, folder = ("", *places)[-2:]
     pixels = None if size is None else int(size)
     rest = CommandLine(given.flags, tuple(settings))
-    return Request(run, Path(folder).expanduser(), to, pixels, network, bool(pairs.get("overwrite")), rest)
+    return EmbedRequest(run, Path(folder).expanduser(), to, pixels, network, bool(pairs.get("overwrite")), rest)
 
 
 def check_settings(words: Sequence[str]) -> None:
@@ -143,7 +143,7 @@ def check_settings(words: Sequence[str]) -> None:
             raise ConfigError(f"{word} means nothing to rela embed (what does: {', '.join(MEANT)})")
 
 
-def config_of(request: Request) -> Config:
+def embedding_config(request: EmbedRequest) -> Config:
     """The config whose prior is the network: the one that was named, or the run's backbone.
 
     Raises:
@@ -170,7 +170,7 @@ def list_folder(folder: Path, cache: Path) -> Index:
     if not folder.is_dir():
         raise MissingError(f"{folder} is not a folder (looked at {folder.absolute()})")
     index = list_images(folder, [""], None, cache if cache.is_dir() else None)
-    left = told(index.left())
+    left = left_out_text(index.left())
     if not index.count():
         raise MissingError(f"no images in {folder}" + (f", only {left}" if left else ""))
     if left:
@@ -180,7 +180,7 @@ def list_folder(folder: Path, cache: Path) -> Index:
     return index
 
 
-def identity_of(config: Config, request: Request, index: Index) -> Facts:
+def identity_of(config: Config, request: EmbedRequest, index: Index) -> Facts:
     """What the features depend on."""
     return {
         "network": fingerprint(locate.identity(config.prior)),
@@ -191,7 +191,7 @@ def identity_of(config: Config, request: Request, index: Index) -> Facts:
     }
 
 
-def is_done(request: Request, identity: Facts, is_begun: bool) -> bool:
+def is_done(request: EmbedRequest, identity: Facts, is_begun: bool) -> bool:
     """Whether the file is there and holds just these features; then that is said.
 
     Raises:
@@ -200,7 +200,7 @@ def is_done(request: Request, identity: Facts, is_begun: bool) -> bool:
     to = request.to
     if not to.exists():
         return False
-    facts = read_json(beside(to)) or {}
+    facts = read_json(facts_file(to)) or {}
     if facts.get("identity") == identity and facts.get("sha256") == file_sha256(to):
         line(f"  already there  {to}: {facts['count']:,} x {facts['width']}")
         return True
@@ -211,12 +211,12 @@ def is_done(request: Request, identity: Facts, is_begun: bool) -> bool:
     raise ConfigError(f"{to} {what}: say another --to FILE, or --overwrite to replace it")
 
 
-def beside(path: Path) -> Path:
+def facts_file(path: Path) -> Path:
     """The file that says how another was made."""
     return path.with_name(f"{path.name}.json")
 
 
-def make(request: Request, config: Config, index: Index, identity: Facts, part: Path) -> None:
+def make(request: EmbedRequest, config: Config, index: Index, identity: Facts, part: Path) -> None:
     """Compute what is missing, then write the file, then what says how it was made.
 
     Raises:
@@ -235,11 +235,13 @@ def make(request: Request, config: Config, index: Index, identity: Facts, part: 
         raise MissingError(f"none of {len(paths):,} images in {request.folder} can be read: {few_reasons(unreadable)}")
     facts = {**facts_of(config, request, network), "count": len(paths) - len(unreadable), "unreadable": unreadable}
     WRITERS[request.to.suffix](features.embedding(facts), request.to)
-    write_json(beside(request.to), {**facts, "identity": identity, "sha256": file_sha256(request.to), **provenance()})
+    write_json(
+        facts_file(request.to), {**facts, "identity": identity, "sha256": file_sha256(request.to), **provenance()}
+    )
     show(request, facts, time.perf_counter() - started)
 
 
-def facts_of(config: Config, request: Request, network: Network) -> Facts:
+def facts_of(config: Config, request: EmbedRequest, network: ReadyPrior) -> Facts:
     """How features were made, for the file's metadata."""
     prior = config.prior
     source = {"run": Path(prior.options["run"]).name, "network": request.network} if request.run else {}
@@ -257,11 +259,11 @@ def few_reasons(unreadable: Facts) -> str:
     return named_few([f"{name} ({why})" for name, why in unreadable.items()])
 
 
-def show(request: Request, facts: Facts, seconds: float) -> None:
+def show(request: EmbedRequest, facts: Facts, seconds: float) -> None:
     """What was made, from what, and what is not in it."""
     to, fed = request.to, facts["preprocessing"]
     line(f"  network   {facts.get('run') or facts['prior']}, {facts['width']} features, images of {fed['crop']} px")
     if unreadable := facts["unreadable"]:
         line(f"  left out  {len(unreadable):,} that cannot be read: {few_reasons(unreadable)}")
     line(f"  made      {to}: {facts['count']:,} x {facts['width']}, {megabytes(to.stat().st_size)}, {seconds:.1f} s")
-    line(f"  how       {beside(to)}")
+    line(f"  how       {facts_file(to)}")

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rela_cli.commands.embed.files import Block, Embedding
+from rela_cli.commands.embed.files import Embedding, FeatureBlock
 from rela_cli.commands.embed.images import Files
-from rela_cli.commands.embed.network import Network
+from rela_cli.commands.embed.network import ReadyPrior
 from rela_cli.config.schema import Runtime
 from rela_cli.data.batches.loader import DiskImages
 from rela_cli.machine.signals import stoppable
@@ -24,10 +24,10 @@ from rela_cli.stages.extract import run_prior
 from rela_cli.store.blocks import KeptWriter
 from rela_cli.store.disk import ensure_room
 from rela_cli.store.files import Facts, size_of
-from rela_cli.store.row_file import Rows
+from rela_cli.store.row_file import RowFile
 
-FULL = 4  # bytes of a feature
-AT_ONCE = 1024  # rows in memory while a format is written
+FLOAT32_BYTES = 4  # bytes of a feature
+ROWS_AT_ONCE = 1024  # rows in memory while a format is written
 
 
 class Features:
@@ -36,13 +36,13 @@ class Features:
     def __init__(self, part: Path, paths: Sequence[str]) -> None:
         self.rows, self.notes, self.paths = part / "rows.safetensors", part / "unreadable.jsonl", paths
 
-    def make(self, network: Network, root: Path, runtime: Runtime, of: Facts) -> float:
+    def make(self, network: ReadyPrior, root: Path, runtime: Runtime, of: Facts) -> float:
         """Compute what is missing; the seconds that all of it took, in earlier calls too."""
         files = Files(root, self.paths, network.square)
         images = DiskImages(files, "files", torch.arange(len(self.paths)), network.square.side)
         circumstances = {"device": network.device.type, "threads": torch.get_num_threads()}
         count, total = len(self.paths), -(-len(self.paths) // runtime.block_size)
-        ensure_room(self.rows, FULL * count * network.prior.feature_dim - size_of(self.rows))
+        ensure_room(self.rows, FLOAT32_BYTES * count * network.prior.feature_dim - size_of(self.rows))
         of = {**of, "block_size": runtime.block_size}
         with (
             KeptWriter(self.rows, "features", count, of, circumstances, torch.float32) as kept,
@@ -58,7 +58,7 @@ class Features:
         return kept.seconds
 
     def blocks(
-        self, network: Network, images: DiskImages, runtime: Runtime, first: int
+        self, network: ReadyPrior, images: DiskImages, runtime: Runtime, first: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Features from block `first` on, each with the row that it begins at."""
         size, title = runtime.block_size, "embed"
@@ -78,23 +78,23 @@ class Features:
         """The files whose rows are NaN, and why they cannot be read."""
         lines = self.notes.read_text(encoding="utf-8").splitlines() if self.notes.exists() else []
         why = {int(line["row"]): str(line["why"]) for line in map(json.loads, lines)}
-        blocks = Rows(self.rows, "features").blocks(AT_ONCE)
-        found = (number * AT_ONCE + row for number, block in enumerate(blocks) for row in without(block.numpy()))
+        blocks = RowFile(self.rows, "features").blocks(ROWS_AT_ONCE)
+        found = (number * ROWS_AT_ONCE + row for number, block in enumerate(blocks) for row in nan_rows(block.numpy()))
         return {self.paths[row]: why.get(row, "unknown") for row in found}
 
     def embedding(self, facts: Facts) -> Embedding:
         """All that can be read, as what the formats write."""
-        rows = Rows(self.rows, "features")
+        rows = RowFile(self.rows, "features")
         return Embedding(lambda: self.readable(rows), len(rows) - len(self.unreadable()), rows.shape[1], facts)
 
-    def readable(self, rows: Rows) -> Iterator[Block]:
+    def readable(self, rows: RowFile) -> Iterator[FeatureBlock]:
         """Names and features of some files at a time, those that cannot be read left out."""
-        for number, block in enumerate(rows.blocks(AT_ONCE)):
+        for number, block in enumerate(rows.blocks(ROWS_AT_ONCE)):
             values = block.numpy()
-            kept = np.setdiff1d(np.arange(len(values)), without(values))
-            yield [self.paths[number * AT_ONCE + int(row)] for row in kept], values[kept]
+            kept = np.setdiff1d(np.arange(len(values)), nan_rows(values))
+            yield [self.paths[number * ROWS_AT_ONCE + int(row)] for row in kept], values[kept]
 
 
-def without(values: np.ndarray) -> list[int]:
+def nan_rows(values: np.ndarray) -> list[int]:
     """Rows of (n, D) that are NaN: their files cannot be read."""
     return [int(row) for row in np.flatnonzero(np.isnan(values[:, 0]))]

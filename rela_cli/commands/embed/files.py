@@ -16,7 +16,7 @@ import numpy as np
 from rela_cli.errors import ConfigError
 from rela_cli.store.files import Facts, write_atomic
 
-Block = tuple[list[str], np.ndarray]  # names of n files, and their features (n, D) float32
+FeatureBlock = tuple[list[str], np.ndarray]  # names of n files, and their features (n, D) float32
 WAY_OUT = "--to=FILE"
 
 
@@ -24,17 +24,17 @@ WAY_OUT = "--to=FILE"
 class Embedding:
     """Names and features (count, width) of files, read anew as blocks each time, with facts on how they were made."""
 
-    blocks: Callable[[], Iterator[Block]]
+    blocks: Callable[[], Iterator[FeatureBlock]]
     count: int
     width: int
     facts: Facts
 
     def names(self) -> Iterator[str]:
         """Every file, in the order of the rows; bytes of a name that are no UTF-8 as \\xe9."""
-        return (as_text(name) for names, _ in self.blocks() for name in names)
+        return (unicode_name(name) for names, _ in self.blocks() for name in names)
 
 
-def as_text(name: str) -> str:
+def unicode_name(name: str) -> str:
     """A file's name as text that any encoding of Unicode can hold."""
     return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -81,7 +81,7 @@ def write_npz(found: Embedding, path: Path) -> None:
             with archive.open("files.npy", "w", force_zip64=True) as member:
                 write_header(member, f"<U{longest}", (found.count,))  # type: ignore[arg-type]
                 for names, _ in found.blocks():
-                    member.write(np.array([as_text(name) for name in names], dtype=f"<U{longest}").tobytes())
+                    member.write(np.array([unicode_name(name) for name in names], dtype=f"<U{longest}").tobytes())
             with archive.open("metadata.npy", "w") as member:
                 np.save(member, np.array(json.dumps(found.facts)))  # type: ignore[arg-type]
 
@@ -97,7 +97,7 @@ def write_csv(found: Embedding, path: Path) -> None:
             rows.writerow(["file", *(f"f{i}" for i in range(found.width))])
             for names, values in found.blocks():
                 rows.writerows(
-                    [as_text(name), *(f"{value:.9g}" for value in row)]
+                    [unicode_name(name), *(f"{value:.9g}" for value in row)]
                     for name, row in zip(names, values.tolist(), strict=True)
                 )
 
@@ -118,7 +118,7 @@ def write_parquet(found: Embedding, path: Path) -> None:
             for names, values in found.blocks():
                 flat = pyarrow.array(np.ascontiguousarray(values).ravel())
                 embedding = pyarrow.FixedSizeListArray.from_arrays(flat, type=kind)
-                column = pyarrow.array([as_text(name) for name in names], pyarrow.string())
+                column = pyarrow.array([unicode_name(name) for name in names], pyarrow.string())
                 writer.write_table(pyarrow.Table.from_arrays([column, embedding], schema=schema))
 
     write_atomic(path, fill, WAY_OUT)

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from rela_cli.data.base import Array, Dataset
-from rela_cli.data.decoding.images import Pixels, decode, reason
+from rela_cli.data.decoding.images import Pixels, decode, decoder_message
 from rela_cli.errors import MissingError
 
 
@@ -61,5 +61,5 @@ class Files(Dataset):
             return self.square(self.root / self.paths[index])
         except MissingError as error:
             cause = error.__cause__
-            self.unreadable[index] = reason(cause) if isinstance(cause, Exception) else str(error)
+            self.unreadable[index] = decoder_message(cause) if isinstance(cause, Exception) else str(error)
             return np.zeros((self.square.side, self.square.side, 3), dtype=np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from rela_cli.commands.embed.images import Files, Square
-from rela_cli.config.parts import find
+from rela_cli.config.parts import import_target
 from rela_cli.config.schema import Config, Part
 from rela_cli.data.batches.cache import ImageStats, Split, channel_stats
 from rela_cli.data.batches.loader import DiskImages, sample_rows
@@ -24,7 +24,7 @@ BLANK = Split(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), None)  # for priors th
 
 
 @dataclass(frozen=True)
-class Network:
+class ReadyPrior:
     """A prior, ready, and the square that each image becomes for it."""
 
     prior: Prior
@@ -43,7 +43,7 @@ class Network:
         return {**shape, "mean": list(fed.mean), "std": list(fed.std), "channels": fed.channels}
 
 
-def network_of(config: Config, root: Path, paths: Sequence[str], asked: int | None) -> Network:
+def network_of(config: Config, root: Path, paths: Sequence[str], asked: int | None) -> ReadyPrior:
     """The network of a config's prior; one that has to see images first is shown a fixed sample of these.
 
     `asked` is the side that images are brought to first, as dataset.image_size does it in a run; None: the network's
@@ -54,18 +54,18 @@ def network_of(config: Config, root: Path, paths: Sequence[str], asked: int | No
     """
     if looks_at_images(config.prior):
         square = square_asked(config.prior, asked)
-        sample, stats = sampled(Files(root, paths, square))
-        return Network(*fitted_prior(config, sample, stats), square)
+        sample, stats = sample_with_stats(Files(root, paths, square))
+        return ReadyPrior(*fitted_prior(config, sample, stats), square)
     prior, device = fitted_prior(config, BLANK, ImageStats(torch.zeros(3), torch.ones(3), 1))
     square = square_for(config.prior, prior, asked)
     if square.interpolation and isinstance(prior, NetworkPrior):  # then nothing is left for the prior to cut
         prior.preprocess = replace(prior.preprocess, crop=1.0)
-    return Network(prior, device, square)
+    return ReadyPrior(prior, device, square)
 
 
 def looks_at_images(prior: Part) -> bool:
     """Whether a prior is fitted to images, or asks for their statistics."""
-    kind = find(prior)
+    kind = import_target(prior)
     return "data" in inspect.signature(kind).parameters or getattr(kind, "fit", None) is not Prior.fit
 
 
@@ -91,7 +91,7 @@ def square_for(part: Part, prior: Prior, asked: int | None) -> Square:
     return Square(int(fed.image_size / fed.crop + 1e-6), fed.image_size, fed.interpolation)
 
 
-def sampled(files: Files) -> tuple[Split, ImageStats]:
+def sample_with_stats(files: Files) -> tuple[Split, ImageStats]:
     """Up to 2,000 of the images, the same ones each time, and their statistics.
 
     Raises:

@@ -15,7 +15,7 @@ from rela_cli.weights.run_folder import backbone_name, decoded_size, digest, run
 if TYPE_CHECKING:
     import torch
 
-RESNETS = "rela_cli.learners.resnet."
+RESNET_MODULE = "rela_cli.learners.resnet."
 TORCHVISION = "rela_cli.learners.torchvision.torchvision_model"
 TIMM = "rela_cli.learners.timm."
 
@@ -84,10 +84,10 @@ class Backbone:
 
 def is_torchvision(learner: Part) -> bool:
     """Whether torchvision's own classes can build it."""
-    return learner.target.startswith(RESNETS) or learner.target == TORCHVISION
+    return learner.target.startswith(RESNET_MODULE) or learner.target == TORCHVISION
 
 
 def is_timm(learner: Part) -> bool:
     """Whether timm.create_model can build it; timm's ResNets have neither a CIFAR stem nor another width."""
     plain = {"stem": "imagenet", "width": 64}
-    return learner.target.startswith(TIMM) or (learner.target.startswith(RESNETS) and learner.options == plain)
+    return learner.target.startswith(TIMM) or (learner.target.startswith(RESNET_MODULE) and learner.options == plain)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rela_cli import __version__
 from rela_cli.commands.export.backbone import Backbone
-from rela_cli.pipeline.judging import lines as on_dataset
+from rela_cli.pipeline.judging import result_lines as on_dataset
 from rela_cli.pipeline.screen import cost
 from rela_cli.store.beside import files_in
 from rela_cli.store.files import Facts, read_json, section
@@ -24,7 +24,7 @@ tags:
 - rela
 {licence}---
 """
-UNKNOWN = "not known"
+NOT_KNOWN = "not known"
 NO_WEIGHTS = "none, since it has no weights from elsewhere"
 
 
@@ -36,8 +36,8 @@ def model_card(backbone: Backbone, form: str, apart: float) -> str:
     sections = (
         (f"# {backbone.run.folder.name}", "\n".join(items(backbone, config, result))),
         ("## Use", usage(backbone, form, apart)),
-        ("## Numbers", numbers(backbone, result)),
-        ("## Cost", cost_of(result)),
+        ("## Numbers", numbers_table(backbone, result)),
+        ("## Cost", cost_text(result)),
         ("## Prior and labels", "\n".join(origin(backbone, config, result))),
         ("## How it was made", made(backbone)),
     )
@@ -54,12 +54,12 @@ def items(backbone: Backbone, config: Facts, result: Facts) -> Iterator[str]:
     yield f"- **Network**: {backbone.title}, {backbone.network}; {backbone.width} features, no classifier"
     budget = config.get("budget") or 1.0
     yield f"- **Method**: {how}; budget {budget:g}, {config['epochs']} epochs, seed {config['seed']}"
-    yield f"- **Data**: {called.get('dataset', config['dataset']['name'])}, {images(result)}"
+    yield f"- **Data**: {called.get('dataset', config['dataset']['name'])}, {image_count(result)}"
     square = f"shorter side to {fed['resize']} px ({fed['interpolation']}), centre {fed['size']} px"
     yield f"- **Preprocessing**: RGB, {square}; [0, 1], mean {mean}, std {std}"
 
 
-def images(result: Facts) -> str:
+def image_count(result: Facts) -> str:
     """How many images it was trained on."""
     count = result.get("train_samples")
     return f"{count:,} train images" if isinstance(count, int) else "number of images not known"
@@ -81,7 +81,7 @@ Loaded back when it was written, it gave the features of the trained network (la
 largest feature)."""
 
 
-def numbers(backbone: Backbone, result: Facts) -> str:
+def numbers_table(backbone: Backbone, result: Facts) -> str:
     """A table of top-1 by protocol, with n, beside what it is compared with; and what it reaches on other datasets."""
     rows = [row(result, key, number) for key, number in section(result, "probe").items() if isinstance(number, dict)]
     head = "| protocol | network | top-1 % | untrained | prior alone |\n| --- | --- | ---: | ---: | ---: |"
@@ -89,12 +89,14 @@ def numbers(backbone: Backbone, result: Facts) -> str:
         "\n".join([head, *rows]) if rows else f"Not probed: {result.get('probe_skipped', 'no number was measured')}."
     )
     n = f"\n\n{result.get('test_samples')} test images, 1 seed." if rows else ""
-    other = [f"- {facts.get('dataset', '?')}: {text}" for facts in beside(backbone) for text in on_dataset(facts)]
+    other = [
+        f"- {facts.get('dataset', '?')}: {text}" for facts in other_datasets(backbone) for text in on_dataset(facts)
+    ]
     more = "\n\nOn other data:\n\n" + "\n".join(other) if other else ""
     return table + n + more
 
 
-def beside(backbone: Backbone) -> list[Facts]:
+def other_datasets(backbone: Backbone) -> list[Facts]:
     """What was measured on other datasets after training."""
     return [read_json(path) or {} for path in files_in(backbone.run.folder)]
 
@@ -103,19 +105,19 @@ def row(result: Facts, key: str, number: Facts) -> str:
     """A protocol's line."""
     protocol = key.partition("@")[0]
     compared = [section(section(section(result, "baselines"), name), protocol) for name in ("untrained", "prior_alone")]
-    cells = [percent(each.get("top1")) for each in (number, *compared)]
+    cells = [percent_or_dash(each.get("top1")) for each in (number, *compared)]
     return f"| {protocol} | {number.get('network', 'online')} | {' | '.join(cells)} |"
 
 
-def percent(value: Any) -> str:
+def percent_or_dash(value: Any) -> str:
     """One digit behind the point, or a dash."""
     return f"{100 * value:.1f}" if isinstance(value, float) else "-"
 
 
-def cost_of(result: Facts) -> str:
+def cost_text(result: Facts) -> str:
     """Seconds and operations, the prior's pass included."""
     spent = cost(result)
-    return f"{spent}. The prior's pass is included; device: {result.get('device', UNKNOWN)}." if spent else UNKNOWN
+    return f"{spent}. The prior's pass is included; device: {result.get('device', NOT_KNOWN)}." if spent else NOT_KNOWN
 
 
 def origin(backbone: Backbone, config: Facts, result: Facts) -> Iterator[str]:
@@ -124,10 +126,10 @@ def origin(backbone: Backbone, config: Facts, result: Facts) -> Iterator[str]:
     if prior["name"] == "none":
         yield "- **Prior**: none, the plain method"
     else:
-        licence = card.get("licence") or (UNKNOWN if prior.get("weights") or prior.get("run") else NO_WEIGHTS)
+        licence = card.get("licence") or (NOT_KNOWN if prior.get("weights") or prior.get("run") else NO_WEIGHTS)
         yield f"- **Prior**: {result.get('prior', prior['name'])}; its licence: {licence}"
-        yield f"- **The prior was trained on**: {card.get('trained_on') or UNKNOWN}"
-    seen = UNKNOWN if result.get("labels_unknown", True) else ", ".join(result.get("labels_seen") or []) or "none"
+        yield f"- **The prior was trained on**: {card.get('trained_on') or NOT_KNOWN}"
+    seen = NOT_KNOWN if result.get("labels_unknown", True) else ", ".join(result.get("labels_seen") or []) or "none"
     yield f"- **Labels seen on the way, the prior's included**: {seen}"
     yield f"- **Licence of these weights**: {backbone.licence or 'not stated'}"
 
@@ -135,5 +137,5 @@ def origin(backbone: Backbone, config: Facts, result: Facts) -> Iterator[str]:
 def made(backbone: Backbone) -> str:
     """The command, and the versions. Of paths the last name is shown: a card is for everybody."""
     facts = backbone.run.facts
-    command = re.sub(r"(?:~|\.\.?)?/(?:[^\s/'\",\]]+/)+", ".../", str(facts.get("command", UNKNOWN)))
+    command = re.sub(r"(?:~|\.\.?)?/(?:[^\s/'\",\]]+/)+", ".../", str(facts.get("command", NOT_KNOWN)))
     return f"```\n{command}\n```\n\nrela {section(facts, 'versions').get('rela', '?')}; exported by rela {__version__}."

@@ -14,7 +14,7 @@ from rela_cli.errors import ConfigError
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts, file_sha256, fingerprint, read_json, remove_tree, sync, write_json
 from rela_cli.store.locks import Lock
-from rela_cli.store.outputs import find_run, run_names, shown, size_of
+from rela_cli.store.outputs import find_run, run_names, size_of, size_text
 from rela_cli.terminal import line
 from rela_cli.weights.run_folder import with_backbone
 
@@ -93,7 +93,7 @@ def export(backbone: Backbone, form: str, to: Path, overwrite: bool = False) -> 
         part.mkdir(parents=True, exist_ok=True)
         with Lock(part / ".lock", f"the folder {to}").held():
             if not is_done(to, identity, overwrite):
-                apart = fill(backbone, form, part / "new", identity)
+                apart = fill_export(backbone, form, part / "new", identity)
                 remove_tree(to)
                 os.replace(part / "new", to)
                 sync(to.parent)
@@ -139,14 +139,14 @@ def is_whole(to: Path, record: Facts) -> bool:
     return all((to / name).is_file() and file_sha256(to / name) == sha for name, sha in record["files"].items())
 
 
-def fill(backbone: Backbone, form: str, folder: Path, identity: Facts) -> float:
+def fill_export(backbone: Backbone, form: str, folder: Path, identity: Facts) -> float:
     """All files of an export; how far its features are from ours."""
     from rela_cli.commands.export.card import model_card
 
     remove_tree(folder)  # of a killed process; we hold the lock
     folder.mkdir()
     formats.write(backbone, form, folder)
-    apart = formats.difference(backbone, folder)
+    apart = formats.largest_difference(backbone, folder)
     remove_tree(folder / "__pycache__")
     (folder / "README.md").write_text(model_card(backbone, form, apart), encoding="utf-8")
     files = sorted(path for path in folder.iterdir())
@@ -162,5 +162,5 @@ def show(backbone: Backbone, form: str, to: Path, apart: float) -> None:
     line(f"  network   {backbone.run.folder.name}, {backbone.width} features, images of {fed['size']} px")
     line(f"  checked   {form}, loaded back: features differ by {apart:.0e} of the largest one")
     for path in sorted(to.iterdir()):
-        line(f"  file      {shown(size_of(path))}  {path.name}")
+        line(f"  file      {size_text(size_of(path))}  {path.name}")
     line(f"  made      {to}; its README.md says how to load it")

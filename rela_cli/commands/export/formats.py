@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("torchvision", "timm", "huggingface", "onnx", "pt2")
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
-LARGE = 1_500_000_000  # bytes of weights from which on an ONNX file keeps them in a file beside it; it ends at 2 GB
+EXTERNAL_DATA_BYTES = (
+    1_500_000_000  # bytes of weights from which on an ONNX file keeps them in a file beside it; it ends at 2 GB
+)
 ALLOWED = 1e-4  # of the largest feature: what other kernels may change
-BATCH = 3  # images that a format is tried with, and one alone
+TRIED_IMAGES = 3  # images that a format is tried with, and one alone
 
 
 def check(backbone: Backbone, form: str) -> None:
@@ -88,7 +90,7 @@ def write_onnx(backbone: Backbone, folder: Path) -> None:
     from rela_cli.commands.export.loading import as_json
 
     network, example = fed(backbone)
-    path, apart = folder / "model.onnx", sum(t.nbytes for t in backbone.state.values()) > LARGE
+    path, apart = folder / "model.onnx", sum(t.nbytes for t in backbone.state.values()) > EXTERNAL_DATA_BYTES
     torch.onnx.export(
         network,
         (example,),
@@ -135,7 +137,7 @@ def fed(backbone: Backbone) -> tuple[torch.nn.Module, torch.Tensor]:
     return Fed().eval(), torch.zeros(2, 3, size, size, dtype=torch.uint8)
 
 
-def difference(backbone: Backbone, folder: Path) -> float:
+def largest_difference(backbone: Backbone, folder: Path) -> float:
     """The largest difference between the features that load.py gives and ours, as a share of the largest feature.
 
     Raises:
@@ -166,5 +168,5 @@ def trial_images(backbone: Backbone) -> list[Any]:
     from PIL import Image
 
     random, side = np.random.RandomState(0), backbone.preprocessing["resize"] + 5
-    noise: np.ndarray = random.randint(0, 256, (BATCH, side, side, 3), dtype=np.uint8)
+    noise: np.ndarray = random.randint(0, 256, (TRIED_IMAGES, side, side, 3), dtype=np.uint8)
     return [Image.fromarray(image) for image in noise]

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rela_cli.commands.export.backbone import RESNETS, TIMM, Backbone
+from rela_cli.commands.export.backbone import RESNET_MODULE, TIMM, Backbone
 from rela_cli.config.schema import Part
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-HERE = "str(Path(__file__).parent)"
+FOLDER_CODE = "str(Path(__file__).parent)"
 TENSORS = """
 def embed(model, images):
     \"\"\"Features (N, D) of PIL images.\"\"\"
@@ -69,13 +69,13 @@ def preprocess(image):
 def of_torchvision(backbone: Backbone) -> tuple[str, str]:
     """torchvision's class with the layers that the learner changes, and a file of weights."""
     learner = backbone.learner
-    building = resnet_code(learner) if learner.target.startswith(RESNETS) else model_code(backbone)
+    building = resnet_code(learner) if learner.target.startswith(RESNET_MODULE) else model_code(backbone)
     imports = "from pathlib import Path\n\nimport numpy as np\nimport torch\nimport torchvision\n"
     imports += "from PIL import Image, ImageOps\nfrom safetensors.torch import load_file"
     return (
         imports,
         f'''
-def load(folder={HERE}):
+def load(folder={FOLDER_CODE}):
     """The network with its weights, in eval mode: (B, 3, S, S) float, normalised -> (B, {backbone.width})."""
 {building}
     model.load_state_dict(load_file(f"{{folder}}/model.safetensors"))
@@ -108,10 +108,10 @@ def resnet_code(learner: Part) -> str:
 
 def model_code(backbone: Backbone) -> str:
     """Any classifier of torchvision without its last layer."""
-    from rela_cli.learners.torchvision import known
+    from rela_cli.learners.torchvision import known_options
 
     name, last = backbone.learner.options["model"], backbone.module.classifiers[0]  # type: ignore[index]
-    options = known(name, image_size=backbone.preprocessing["size"])
+    options = known_options(name, image_size=backbone.preprocessing["size"])
     given = "".join(f", {key}={value!r}" for key, value in options.items())
     parent, _, child = str(last).rpartition(".")
     return (
@@ -128,7 +128,7 @@ def of_timm(backbone: Backbone) -> tuple[str, str]:
     return (
         imports,
         f'''
-def load(folder={HERE}):
+def load(folder={FOLDER_CODE}):
     """The network with its weights, in eval mode: (B, 3, S, S) float, normalised -> (B, {backbone.width})."""
     return timm.create_model(f"local-dir:{{folder}}", pretrained=True).eval()
 
@@ -143,7 +143,7 @@ def of_pt2(backbone: Backbone) -> tuple[str, str]:
     return (
         imports,
         f'''
-def load(folder={HERE}):
+def load(folder={FOLDER_CODE}):
     """The program: (B, 3, S, S) uint8 for any B -> (B, {backbone.width}) float32. Mean and std are in it."""
     return torch.export.load(f"{{folder}}/model.pt2").module()
 
@@ -163,7 +163,7 @@ def of_onnx(backbone: Backbone) -> tuple[str, str]:
     return (
         imports,
         f'''
-def load(folder={HERE}):
+def load(folder={FOLDER_CODE}):
     """The graph: (B, 3, S, S) uint8 for any B -> (B, {backbone.width}) float32. Mean and std are in it."""
     return onnxruntime.InferenceSession(f"{{folder}}/model.onnx", providers=["CPUExecutionProvider"])
 
@@ -199,15 +199,15 @@ PARTS = {
 def timm_config(backbone: Backbone) -> dict[str, Any]:
     """config.json of a folder that timm opens: the architecture, its arguments, and the preprocessing."""
     learner, fed = backbone.learner, backbone.preprocessing
-    if learner.target.startswith(RESNETS):
+    if learner.target.startswith(RESNET_MODULE):
         name, given = learner.target.rpartition(".")[2], {}
     else:
-        from rela_cli.learners.timm import arguments
+        from rela_cli.learners.timm import timm_arguments
 
         name = learner.options["model"]
         own = {key: value for key, value in learner.options.items() if key != "model"}
-        given = own | arguments(name, fed["size"])
-    assert learner.target.startswith((RESNETS, TIMM))
+        given = own | timm_arguments(name, fed["size"])
+    assert learner.target.startswith((RESNET_MODULE, TIMM))
     size = [3, fed["size"], fed["size"]]
     share = fed["size"] / (fed["resize"] + 1e-6)  # timm takes the whole part of size / share
     shape = {"input_size": size, "fixed_input_size": "img_size" in given, "crop_pct": min(1.0, share)}

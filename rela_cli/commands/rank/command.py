@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rela_cli.commands.rank.request import Entry, command, configs_for, read
+from rela_cli.commands.rank.request import Candidate, command, configs_for, read
 from rela_cli.commands.rank.request import parser as parser
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline.pipeline import Pipeline
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     best_first = ordered(found)
     show(best_first, runs[0], request.form)
     if request.form == "rich":
-        print(textwrap.fill(verdict(best_first), 80))
+        print(textwrap.fill(ranking_sentence(best_first), 80))
         winner = request.entries[found.index(best_first[0])]
         print(f"next  {command(request, winner)}")
     return 0
@@ -88,7 +88,7 @@ def made_targets(config: Config) -> Run:
     return run
 
 
-def scores(entry: Entry, run: Run) -> Scores:
+def scores(entry: Candidate, run: Run) -> Scores:
     """Everything that one prior can be scored by alone."""
     features, targets = run.features.manifest or {}, run.targets.manifest or {}
     width = min(Pipeline(run, "rela rank").learner_width(), targets["dim"]) if targets["ordered"] else targets["dim"]
@@ -96,7 +96,7 @@ def scores(entry: Entry, run: Run) -> Scores:
     by_labels = label_scores(run, width)
     labels, images = seen.label_facts(run.config.prior, run.dataset), run.lengths.train_samples
     return Scores(
-        prior=entry.name if entry.is_named else shown(run),
+        prior=entry.name if entry.is_named else prior_name(run),
         saw_labels=labels["prior_saw_labels"],
         labels_unknown=labels["labels_unknown"],
         features=features["feature_dim"],
@@ -111,7 +111,7 @@ def scores(entry: Entry, run: Run) -> Scores:
     )
 
 
-def shown(run: Run) -> str:
+def prior_name(run: Run) -> str:
     """The prior as tables call it."""
     return locate.shown_name(replace(run.config.prior, name=run.called["prior"]))
 
@@ -141,7 +141,7 @@ def stability(run: Run, width: int) -> float:
     from rela_cli.data.batches.views import Augment
     from rela_cli.priors.fitting import fitted_prior
     from rela_cli.stages.extract import run_prior
-    from rela_cli.stages.transport import blocks
+    from rela_cli.stages.transport import row_blocks
 
     split, data = read_split(run.images, "train", run.dataset), read_stats(run.images)
     assert split is not None
@@ -149,8 +149,8 @@ def stability(run: Run, width: int) -> float:
     images = split.images[:VIEWED]
     draw = Augment(run.config.matching.view, data.size, torch.zeros(3), torch.ones(3), 0, 0, run.dataset.flip)
     views = (draw(images, torch.arange(len(images)), 0) * 255).round().clamp(0, 255).to(torch.uint8)
-    mapping = build(run.config.transport)
-    mapping.fit(blocks(train_features(run)))
+    mapping = instantiate(run.config.transport)
+    mapping.fit(row_blocks(train_features(run)))
     size = run.config.runtime.block_size
     clean, seen = (
         mapping(torch.cat(list(run_prior(prior, x, data.size, size, device, "views"))).half())[:, :width].float()
@@ -197,7 +197,7 @@ def ordered(found: Sequence[Scores]) -> list[Scores]:
 
 # ----------------------------------------------------------------------------------------------------------- screen
 
-COLUMNS: dict[str, Callable[[Scores], Cell]] = {
+RANK_COLUMNS: dict[str, Callable[[Scores], Cell]] = {
     "lbfgs": lambda score: percent(score.lbfgs),
     "knn": lambda score: percent(score.knn),
     "stable": lambda score: percent(score.stability),
@@ -224,17 +224,17 @@ UNKNOWN_LEGEND = (UNKNOWN, "nobody says which labels it was trained with: NAME.c
 def show(found: Sequence[Scores], run: Run, form: str) -> None:
     """Print the order, and who agrees with whom."""
     if form in ("csv", "json"):
-        rows = [record(score) for score in found]
+        rows = [score_record(score) for score in found]
         formats.write(formats.to_csv(rows) if form == "csv" else formats.to_json(rows))
         return
     if form == "rich":
         formats.print_rich([ranking(found, run, ON_SCREEN)], [])
         return
-    grids = [ranking(found, run, tuple(COLUMNS)), *([agreement(found)] if len(found) > 1 else [])]
+    grids = [ranking(found, run, tuple(RANK_COLUMNS)), *([agreement(found)] if len(found) > 1 else [])]
     formats.write((formats.markdown if form == "md" else formats.latex)(grids, []))
 
 
-def verdict(found: Sequence[Scores]) -> str:
+def ranking_sentence(found: Sequence[Scores]) -> str:
     """What the order says in one sentence, and what it does not say."""
     best, by = found[0], "lbfgs" if found[0].lbfgs is not None else LABEL_FREE
     if best.saw_labels:
@@ -245,7 +245,7 @@ def verdict(found: Sequence[Scores]) -> str:
     return f"{lead}. The strongest prior does not always give the best learner: train with the first two."
 
 
-def record(score: Scores) -> dict[str, Any]:
+def score_record(score: Scores) -> dict[str, Any]:
     """One line of CSV or JSON."""
     single = {key: value for key, value in vars(score).items() if not isinstance(value, Mapping)}
     pairs = {f"{kind}:{name}": v for kind in ("neighbours", "cka") for name, v in getattr(score, kind).items()}
@@ -261,7 +261,7 @@ def ranking(found: Sequence[Scores], run: Run, heads: tuple[str, ...]) -> Grid:
     marks = {mark(score) for score in found}
     legend = tuple(line for line in LEGEND if any(line[0].split(",")[0] in head for head in heads))
     legend += tuple(line for line in (SEEN_LEGEND, UNKNOWN_LEGEND) if line[0] in marks)
-    rows = tuple(tuple(COLUMNS[head](score) for head in heads) for score in found)
+    rows = tuple(tuple(RANK_COLUMNS[head](score) for head in heads) for score in found)
     return Grid(title, ("", "prior"), heads, labels, rows, legend)
 
 
@@ -274,12 +274,14 @@ def mark(score: Scores) -> str:
 def agreement(found: Sequence[Scores]) -> Grid:
     """Neighbours in common, and linear CKA behind the stroke."""
     names = tuple(score.prior for score in found)
-    lines = tuple(tuple(Cell() if name == score.prior else pair(score, name) for name in names) for score in found)
+    lines = tuple(
+        tuple(Cell() if name == score.prior else shared_cell(score, name) for name in names) for score in found
+    )
     legend = (("a / b", f"{NEIGHBOURS} nearest neighbours in common, % / linear CKA of the features, %"),)
     return Grid("agreement between priors", ("prior",), names, tuple((name,) for name in names), lines, legend)
 
 
-def pair(score: Scores, name: str) -> Cell:
+def shared_cell(score: Scores, name: str) -> Cell:
     """What a prior has in common with another."""
     return Cell(f"{100 * score.neighbours[name]:.0f} / {100 * score.cka[name]:.0f}")
 

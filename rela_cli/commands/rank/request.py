@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rela_cli.config.compose import Composer
-from rela_cli.config.overrides import PLACES, CommandLine, RunParser, parse
+from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser, parse
 from rela_cli.config.schema import GROUPS, Config
-from rela_cli.errors import ConfigError, nearest
+from rela_cli.errors import ConfigError, did_you_mean
 
-SAMPLE = 2000  # train images looked at, and as many test images for the label-using scores; `n=` changes it
+RANK_SAMPLE = 2000  # train images looked at, and as many test images for the label-using scores; `n=` changes it
 FORMATS = ("rich", "md", "csv", "json", "latex")
-NAME = re.compile(r"[A-Za-z_]\w*")
+ALIAS = re.compile(r"[A-Za-z_]\w*")
 SAY_WHICH = "say which: rela rank --priors random,patches,embedded (`rela list priors` shows them)"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Candidate:
     """One line of the ranking: a prior, under its own name or under one that the user gave it."""
 
     name: str
@@ -36,16 +36,16 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Request:
+class RankRequest:
     """What the command line asks for."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Candidate, ...]
     n: int
     form: str
     line: CommandLine  # the overrides that are the runs' own
 
 
-def read(argv: Sequence[str]) -> Request:
+def read(argv: Sequence[str]) -> RankRequest:
     """Our own keys, and the rest of the line.
 
     Raises:
@@ -60,13 +60,13 @@ def read(argv: Sequence[str]) -> Request:
     entries = entries_of(own.get("priors", ""))
     if not entries or names_key(line.overrides, "prior"):
         raise ConfigError(SAY_WHICH)
-    n, form = own.get("n", str(SAMPLE)), own.get("format", "rich")
+    n, form = own.get("n", str(RANK_SAMPLE)), own.get("format", "rich")
     if not n.isdigit() or int(n) < 20:
         raise ConfigError(f"--n {n} must be a whole number of at least 20")
     if form not in FORMATS:
         raise ConfigError(f"--format {form} must be one of {', '.join(FORMATS)}")
     rest = tuple(word for word in line.overrides if _pair(word)[0] not in ("priors", "n", "format"))
-    return Request(entries, int(n), form, CommandLine(line.flags, rest))
+    return RankRequest(entries, int(n), form, CommandLine(line.flags, rest))
 
 
 def parser() -> RunParser:
@@ -83,17 +83,17 @@ that the learner would be matched to. Nothing is trained.
             "rela rank --priors random,patches,embedded dataset=image_folder dataset.root=photos dataset.image_size=64",
             "rela rank --priors a=checkpoint,b=checkpoint a.weights=one.pth b.weights=two.pth b.model=resnet50 --n 500",
         ],
-        (*PLACES, "--multirun"),
+        (*CONFIG_FLAGS, "--multirun"),
     )
     made.add(
         "--priors", metavar="A,B,...", help="the priors (`rela list priors`); a=timm,b=timm names two of the same kind"
     )
-    made.add("--n", metavar="N", help=f"images that they see (default: {SAMPLE})")
+    made.add("--n", metavar="N", help=f"images that they see (default: {RANK_SAMPLE})")
     made.add("--format", metavar="|".join(FORMATS), help="how the table is written (default: rich)")
     return made
 
 
-def entries_of(text: str) -> tuple[Entry, ...]:
+def entries_of(text: str) -> tuple[Candidate, ...]:
     """The entries of `[patches,a=checkpoint]`.
 
     Raises:
@@ -102,9 +102,9 @@ def entries_of(text: str) -> tuple[Entry, ...]:
     entries = []
     for item in filter(None, re.split(r"[\s,]+", text.strip("[]() "))):
         name, equals, prior = _pair(item)
-        entries.append(Entry(name, prior if equals else name))
+        entries.append(Candidate(name, prior if equals else name))
     for entry in entries:
-        if entry.is_named and (not NAME.fullmatch(entry.name) or entry.name in (*GROUPS, "runtime", "paths")):
+        if entry.is_named and (not ALIAS.fullmatch(entry.name) or entry.name in (*GROUPS, "runtime", "paths")):
             raise ConfigError(f"priors: {entry.name} cannot be a name; say one such as a={entry.prior}")
         if sum(entry.name == other.name for other in entries) > 1:
             raise ConfigError(
@@ -114,7 +114,7 @@ def entries_of(text: str) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def configs_for(request: Request) -> list[Config]:
+def configs_for(request: RankRequest) -> list[Config]:
     """One config an entry, on the same sample.
 
     Raises:
@@ -128,10 +128,10 @@ def configs_for(request: Request) -> list[Config]:
     ]
     small = [] if names_key(common, "batch_size") else ["batch_size=2"]  # no step is taken
     shared = (*common, *sample, *small)
-    return [composed(entry, request.line.flags, (*shared, *own[entry.name])) for entry in request.entries]
+    return [candidate_config(entry, request.line.flags, (*shared, *own[entry.name])) for entry in request.entries]
 
 
-def command(request: Request, entry: Entry) -> str:
+def command(request: RankRequest, entry: Candidate) -> str:
     """The line that trains with an entry's prior, on all of the data."""
     composer = Composer(request.line)
     own, common = dealt(request.line.overrides, {e.name: composer.keys("prior", e.prior) for e in request.entries})
@@ -139,7 +139,7 @@ def command(request: Request, entry: Entry) -> str:
     return shlex.join(["rela", "train", f"prior={entry.prior}", *own[entry.name], *common, *flags])
 
 
-def composed(entry: Entry, flags: dict[str, str | None], words: Sequence[str]) -> Config:
+def candidate_config(entry: Candidate, flags: dict[str, str | None], words: Sequence[str]) -> Config:
     """The config of one entry; what is wrong with it is said under its name."""
     try:
         return Composer(CommandLine(flags, (f"prior={entry.prior}", *words))).check()
@@ -164,7 +164,7 @@ def dealt(words: Sequence[str], keys: dict[str, set[str]]) -> tuple[dict[str, li
         owner = owner_of(key, word, keys) if name == "prior" else name
         if key not in keys[owner]:
             shown = sorted(known for known in keys[owner] if known not in ("name", "_target_") and "." not in known)
-            raise ConfigError(f"{owner} has no {key}{nearest(key, shown)} (allowed: {', '.join(shown)})")
+            raise ConfigError(f"{owner} has no {key}{did_you_mean(key, shown)} (allowed: {', '.join(shown)})")
         own[owner].append(f"prior.{option}")
     return own, common
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Part
 from rela_cli.errors import MissingError, RelaError
 from rela_cli.report.page import Neighbourhood, Picture
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 QUERIES, NEAREST = 8, 6  # test images shown, and train images beside each
 BANK = {64: 5000, 10**9: 1000}  # train images looked at, by the images' size in pixels at most: seconds on a CPU
-SHOWN = 96  # pixels of a picture at most
-BLOCK = 256  # images at a time
+PICTURE_SIDE = 96  # pixels of a picture at most
+IMAGES_AT_A_TIME = 256  # images at a time
 
 
 def neighbours(folder: Path) -> list[Neighbourhood]:
@@ -47,7 +47,7 @@ def neighbours(folder: Path) -> list[Neighbourhood]:
     bank = rows(len(train.images), limit)
     asked = queries(test)
     seen, wanted = train.images[bank], test.images[asked]
-    before, after = (nearest(network, seen, wanted, data) for network in (untrained, trained))
+    before, after = (nearest_images(network, seen, wanted, data) for network in (untrained, trained))
     names = (entry.manifest or {}).get("classes")
     picture = lambda split, i: Picture(png(split.images[i : i + 1][0]), label(split, i, names))  # noqa: E731
     return [
@@ -83,7 +83,7 @@ def split_of(entry: Entry, name: str, tree: dict) -> Split:
     from rela_cli.data.batches.cache import read_split
 
     on_disk = (entry.manifest or {}).get("on_disk")
-    dataset = build(Part.from_tree(tree["dataset"]), cache=entry.root) if on_disk else None
+    dataset = instantiate(Part.from_tree(tree["dataset"]), cache=entry.root) if on_disk else None
     split = read_split(entry, name, dataset)
     if split is None:
         raise MissingError(f"its dataset has no {name} split, so there are no neighbours to show")
@@ -108,13 +108,13 @@ def queries(test: Split) -> Tensor:
     return torch.stack([(test.labels == one).nonzero()[0, 0] for one in chosen])
 
 
-def nearest(network: nn.Module, bank: Images, wanted: Images, data: ImageStats) -> Sequence[Sequence[int]]:
+def nearest_images(network: nn.Module, bank: Images, wanted: Images, data: ImageStats) -> Sequence[Sequence[int]]:
     """Positions in the bank (B) of the nearest by cosine of each image wanted (Q): (Q, NEAREST)."""
     from torch.nn import functional as F
 
     from rela_cli.evaluation.representation import representations
 
-    one, other = (F.normalize(representations(network, x, data, BLOCK), dim=1) for x in (wanted, bank))
+    one, other = (F.normalize(representations(network, x, data, IMAGES_AT_A_TIME), dim=1) for x in (wanted, bank))
     found: Sequence[Sequence[int]] = (one @ other.T).topk(min(NEAREST, len(other)), dim=1).indices.tolist()
     return found
 
@@ -132,7 +132,7 @@ def png(pixels: Tensor) -> bytes:
     from PIL import Image
 
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    image.thumbnail((SHOWN, SHOWN))
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return out.getvalue()

@@ -10,10 +10,10 @@ from pathlib import Path
 from rela_cli.commands.reproduce.execute import Executor
 from rela_cli.commands.reproduce.finish import finish
 from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns, check_runs
-from rela_cli.commands.reproduce.tables import PROFILES, TABLES, Table, with_live
+from rela_cli.commands.reproduce.tables import PROFILES, TABLES, PaperTable, with_live
 from rela_cli.config.arguments import Count, OneOf, Parser
 from rela_cli.config.compose import compose
-from rela_cli.errors import ConfigError, MissingError, RelaError, nearest
+from rela_cli.errors import ConfigError, MissingError, RelaError, did_you_mean
 from rela_cli.machine import signals
 from rela_cli.machine.processors import visible_gpus
 from rela_cli.pipeline.estimate import Cost, Estimator
@@ -21,14 +21,14 @@ from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say, scaled
 
 NOTES = {"smoke": "smoke shows that a table comes out; its runs are far too short for their numbers to mean anything"}
-OPEN = ("to do", "waits")  # states of runs that will be made
+TO_MAKE = ("to do", "waits")  # states of runs that will be made
 
 
 @dataclass(frozen=True)
 class TableRequest:
     """What the command line asks for."""
 
-    table: Table
+    table: PaperTable
     profile: str
     data: Path | None
     out: Path
@@ -112,7 +112,7 @@ def read(argv: Sequence[str]) -> TableRequest:
     if not name:
         raise ConfigError(f"say which table: {', '.join(TABLES)}")
     if name not in TABLES:
-        raise ConfigError(f"unknown table {name}{nearest(name, TABLES)} (allowed: {', '.join(TABLES)})")
+        raise ConfigError(f"unknown table {name}{did_you_mean(name, TABLES)} (allowed: {', '.join(TABLES)})")
     outputs, table = given.outputs.expanduser(), TABLES[name](profile)
     return TableRequest(
         with_live(table) if given.live else table,
@@ -160,7 +160,7 @@ def show_plan(runs: PlannedRuns, request: TableRequest) -> None:
     say(f"{request.table.name}, {request.profile}")
     if note := NOTES.get(request.profile):
         say(f"  {note}")
-    if any(planned.state in OPEN for planned in runs):
+    if any(planned.state in TO_MAKE for planned in runs):
         say("  trying out a few steps of each kind of run, to know how long it takes here")
     estimator = Estimator(max(1, (os.cpu_count() or 1) // request.jobs) if request.jobs > 1 else None)
     totals, reasons, seen = Totals(), dict[str, list[str]](), set[int]()
@@ -168,7 +168,9 @@ def show_plan(runs: PlannedRuns, request: TableRequest) -> None:
         own = [planned for planned in group if id(planned) not in seen]
         seen |= {id(planned) for planned in own}
         states = [planned.state for planned in group]
-        took = totals.add(cost for planned in own if planned.state in OPEN and (cost := cost_of(planned, estimator)))
+        took = totals.add(
+            cost for planned in own if planned.state in TO_MAKE and (cost := planned_cost(planned, estimator))
+        )
         if "not available" in states:
             reasons.setdefault(group[0].missing, []).append(name)
         say(
@@ -220,7 +222,7 @@ def entries(runs: PlannedRuns) -> list[tuple[tuple[int, str, float], list[Planne
     return [*first, *runs.by_place.items()]
 
 
-def cost_of(planned: PlannedRun, estimator: Estimator) -> Cost | None:
+def planned_cost(planned: PlannedRun, estimator: Estimator) -> Cost | None:
     """What a run will cost; one that waits for its prior is taken for plain, None where it cannot be told."""
     if not planned.waits:
         return estimator.cost(planned.run)

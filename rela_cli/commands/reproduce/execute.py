@@ -117,7 +117,7 @@ class Executor:
         bad = [planned for planned in batch.runs if not fresh(planned).done]
         result = f"{len(bad)} of {len(batch.runs)} failed, see {batch.log}" if bad else plural(len(batch.runs), "run")
         self.say(f"  [{self.total - self.left}/{self.total}] {batch.name}: {result}, {minutes:.1f} min")
-        self.failed += [f"{batch.name}, seed {planned.seed}: {reason(planned, batch)}" for planned in bad]
+        self.failed += [f"{batch.name}, seed {planned.seed}: {why_unfinished(planned, batch)}" for planned in bad]
         return True
 
     def give_up(self, waiting: Sequence[Batch]) -> None:
@@ -139,7 +139,7 @@ def fresh(planned: PlannedRun) -> PlannedRun:
     return planned
 
 
-def reason(planned: PlannedRun, batch: Batch) -> str:
+def why_unfinished(planned: PlannedRun, batch: Batch) -> str:
     """Why a run is not finished: its own words, else the last line of the log."""
     try:
         manifest = read_json(planned.run.folder / "manifest.json") or {}

@@ -16,7 +16,7 @@ from rela_cli.report.collect import collect
 from rela_cli.report.prior_names import prior_names
 from rela_cli.store.files import read_json, write_atomic
 
-WIDTH = 78  # letters of a line of explanation
+LINE_WIDTH = 78  # letters of a line of explanation
 JUDGED = {"full": "rela", "mini": "lbfgs", "smoke": "lbfgs"}  # the protocol that claims are judged by
 STANDING = (
     "Each is a difference of mean top-1 at the same seeds, n of them, with its 95 % interval (Student's t).",
@@ -39,9 +39,9 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
         if not folders:
             continue
         every += folders
-        told += names(runs, number)
+        told += name_options(runs, number)
         say(f"\n{section.title}")
-        words = [*folders, *names(runs, number)]
+        words = [*folders, *name_options(runs, number)]
         call_command("table", [*words, "--protocol", JUDGED[profile]])
         markdown += [f"## {section.title}\n", text_of("table", [*words, "--format", "md"])]
     stands = list(claims(runs, JUDGED[profile]))
@@ -69,10 +69,10 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
 def standing(profile: str) -> list[str]:
     """How to read the claims, in lines of a screen's width."""
     lines = (*STANDING, WORTHLESS) if profile == "smoke" else STANDING
-    return textwrap.wrap(" ".join(lines), WIDTH)
+    return textwrap.wrap(" ".join(lines), LINE_WIDTH)
 
 
-def names(runs: PlannedRuns, section: int) -> list[str]:
+def name_options(runs: PlannedRuns, section: int) -> list[str]:
     """What a table has to be told to call the priors that were trained for it by their columns."""
     found = {}
     for (number, name, _), group in runs.by_place.items():
@@ -110,7 +110,7 @@ def claims(runs: PlannedRuns, protocol: str) -> Iterator[str]:
         better = scores(runs, claim.section, claim.better, claim.budget, protocol)
         than = scores(runs, claim.section, claim.than, claim.than_budget, protocol)
         difference = paired({seed: better[seed] - than[seed] for seed in sorted(better.keys() & than.keys())})
-        yield f"  {claim.text}: {verdict(difference, claim.margin)}"
+        yield f"  {claim.text}: {standing_text(difference, claim.margin)}"
 
 
 def scores(runs: PlannedRuns, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
@@ -125,7 +125,7 @@ def scores(runs: PlannedRuns, section: int, name: str, budget: float, protocol: 
     return found
 
 
-def verdict(difference: object, margin: float | None = None) -> str:
+def standing_text(difference: object, margin: float | None = None) -> str:
     """`holds: +4.1 points [+3.0, +5.2] (n 3)`, as `STANDING` explains it; with a margin, of an equivalence."""
     from rela_cli.report.paired import Difference
 

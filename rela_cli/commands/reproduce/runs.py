@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from rela_cli.commands.reproduce.tables import Table, TableColumn
+from rela_cli.commands.reproduce.tables import PaperTable, TableColumn
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
 from rela_cli.errors import MissingError, RelaError
@@ -18,7 +18,7 @@ TRAIN, TEST = ("train",), ("test", "val")
 
 
 @dataclass(frozen=True)
-class Layout:
+class KnownLayout:
     """How a dataset looks on disk: its own loader's marks, or so many class folders; and folders people keep it in."""
 
     dataset: str
@@ -40,10 +40,10 @@ class Layout:
 
 LAYOUTS = {
     "digits": None,  # scikit-learn's; nothing to look for
-    "cifar10": Layout("cifar10", ("cifar-10-batches-py",), 10, ("cifar10", "cifar-10", "CIFAR10")),
-    "cifar100": Layout("cifar100", ("cifar-100-python",), 100, ("cifar100", "cifar-100", "CIFAR100")),
-    "tin": Layout("tiny_imagenet", ("wnids.txt",), 200, ("tiny-imagenet-200", "tiny_imagenet", "tin")),
-    "in1k": Layout("imagenet1k", ("ILSVRC", "LOC_val_solution.csv"), 1000, ("imagenet", "imagenet1k", "in1k")),
+    "cifar10": KnownLayout("cifar10", ("cifar-10-batches-py",), 10, ("cifar10", "cifar-10", "CIFAR10")),
+    "cifar100": KnownLayout("cifar100", ("cifar-100-python",), 100, ("cifar100", "cifar-100", "CIFAR100")),
+    "tin": KnownLayout("tiny_imagenet", ("wnids.txt",), 200, ("tiny-imagenet-200", "tiny_imagenet", "tin")),
+    "in1k": KnownLayout("imagenet1k", ("ILSVRC", "LOC_val_solution.csv"), 1000, ("imagenet", "imagenet1k", "in1k")),
 }
 
 
@@ -119,7 +119,7 @@ class PlannedRun:
     @cached_property
     def config(self) -> Config:
         """Composed once for all seeds: that takes as long as all else of a plan."""
-        return replace(composed(tuple(w for w in self.all_words if not w.startswith("seed="))), seed=self.seed)
+        return replace(config_of_words(tuple(w for w in self.all_words if not w.startswith("seed="))), seed=self.seed)
 
     @cached_property
     def run(self) -> Run:
@@ -156,7 +156,7 @@ class PlannedRun:
 
 
 @cache
-def composed(words: tuple[str, ...]) -> Config:
+def config_of_words(words: tuple[str, ...]) -> Config:
     """The config of some words."""
     return compose(list(words))
 
@@ -164,7 +164,7 @@ def composed(words: tuple[str, ...]) -> Config:
 class PlannedRuns:
     """All runs of a table, teachers included; a run that two columns share is there once."""
 
-    def __init__(self, table: Table, given: Path | None, common: Sequence[str]) -> None:
+    def __init__(self, table: PaperTable, given: Path | None, common: Sequence[str]) -> None:
         self.table, self.given, self.common = table, given, tuple(common)
         self.by_key: dict[str, PlannedRun] = {}
         self.by_place: dict[tuple[int, str, float], list[PlannedRun]] = {}

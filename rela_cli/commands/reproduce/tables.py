@@ -12,7 +12,7 @@ from functools import partial
 
 PROFILES = ("mini", "full", "smoke")
 MINI_EPOCHS = 16  # 624 steps at budget 0.5, where plain SimCLR ends 14 points above its untrained learner
-MARGIN = 2.0  # points within which two ways count as equal: about twice the deviation between seeds in mini
+EQUAL_POINTS = 2.0  # points within which two ways count as equal: about twice the deviation between seeds in mini
 MINI_SHORT_EPOCHS = 8  # where more than 50 runs have half an hour
 METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicreg", "swav", "supervised")
 RECIPE = {  # changes of the defaults, one at a time and together; docs/recipe.md
@@ -68,7 +68,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     """Sections, and what is claimed about them: by the paper, unless `whose` says something else."""
 
     name: str
@@ -133,7 +133,7 @@ def teacher(data: str, protocol: Callable[[str], SharedSettings]) -> TableColumn
 # ---------------------------------------------------------------------------------------------------------- the tables
 
 
-def table1(data: str, profile: str) -> Table:
+def table1(data: str, profile: str) -> PaperTable:
     """The paper's Table 1 on one dataset: budgets by priors."""
     if profile == "smoke":
         shared, columns = SMOKE, SMOKE.priors(patches="patches")
@@ -157,15 +157,15 @@ def table1(data: str, profile: str) -> Table:
     star = f"{shared.plain}*"
     claims.append(Claim(f"{best} at {half:.0%} is above {shared.plain} on everything", 0, best, half, star, 1.0))
     claims.append(Claim(f"random at {half:.0%} is above the plain method there", 0, "random", half, shared.plain, half))
-    return Table(f"table1-{data}", (section,), tuple(c for c in claims if known(c.better, columns)))
+    return PaperTable(f"table1-{data}", (section,), tuple(c for c in claims if has_column(c.better, columns)))
 
 
-def known(name: str, columns: list[TableColumn]) -> bool:
+def has_column(name: str, columns: list[TableColumn]) -> bool:
     """Whether a table has a column of this name."""
     return any(column.name == name for column in columns)
 
 
-def headline(profile: str) -> Table:
+def headline(profile: str) -> PaperTable:
     """The abstract's two claims; in small: a prior that saw much more, and one of another, smaller network."""
     if profile == "full":
         shared = full("in1k", (0.1, 0.5))
@@ -200,19 +200,19 @@ def headline(profile: str) -> Table:
     )
     claims += (
         Claim(
-            f"{weak.name} at {high:.0%} is equivalent to {shared.plain} on everything, within {MARGIN:g} points",
+            f"{weak.name} at {high:.0%} is equivalent to {shared.plain} on everything, within {EQUAL_POINTS:g} points",
             0,
             weak.name,
             high,
             f"{shared.plain}*",
             1.0,
-            MARGIN,
+            EQUAL_POINTS,
         ),
     )
-    return Table("table-headline", (Section(f"Headline, {profile}", shared.framed([strong, weak])),), claims)
+    return PaperTable("table-headline", (Section(f"Headline, {profile}", shared.framed([strong, weak])),), claims)
 
 
-def methods(profile: str) -> Table:
+def methods(profile: str) -> PaperTable:
     """Every method, plain and with ReLA."""
     names = ("simclr", "byol") if profile == "smoke" else METHODS
     columns: list[TableColumn] = []
@@ -223,7 +223,7 @@ def methods(profile: str) -> Table:
         columns += [shared.column(name, "prior=none"), shared.column(f"{name}, {prior}", f"prior={prior}")]
         budget = shared.budgets[0]
         claims.append(Claim(f"ReLA helps {name}", 0, f"{name}, {prior}", budget, name, budget))
-    return Table("table-methods", (Section(f"Methods, {profile}", tuple(columns)),), tuple(claims))
+    return PaperTable("table-methods", (Section(f"Methods, {profile}", tuple(columns)),), tuple(claims))
 
 
 def method_protocol(name: str, profile: str) -> SharedSettings:
@@ -237,7 +237,7 @@ def method_protocol(name: str, profile: str) -> SharedSettings:
     return SharedSettings(words, "cifar10", (0.5,), (0, 1, 2), name)
 
 
-def learners(profile: str) -> Table:
+def learners(profile: str) -> PaperTable:
     """ReLA under other networks."""
     vit = ("learner=vit_s16", "learner.patch_size=4")
     choices: dict[str, tuple[str, ...]] = {
@@ -269,10 +269,10 @@ def learners(profile: str) -> Table:
         columns += [shared.column(name, "prior=none", *own), shared.column(f"{name}, {prior}", f"prior={prior}", *own)]
     budget = shared.budgets[0]
     claims = tuple(Claim(f"ReLA helps {n}", 0, f"{n}, {prior}", budget, n, budget) for n in choices)
-    return Table("table-learners", (Section(f"Learners, {profile}", tuple(columns)),), claims)
+    return PaperTable("table-learners", (Section(f"Learners, {profile}", tuple(columns)),), claims)
 
 
-def ablation(profile: str) -> Table:
+def ablation(profile: str) -> PaperTable:
     """One thing changed at a time: transport, transfer layer, switch, budget."""
     prior = {"mini": "embedded", "full": "clip_rn50", "smoke": "patches"}[profile]
     short: Callable[..., SharedSettings] = partial(mini, epochs=MINI_SHORT_EPOCHS)
@@ -286,10 +286,10 @@ def ablation(profile: str) -> Table:
     budgets = (0.1, 0.2, 0.5, 1.0) if profile != "smoke" else (0.5, 1.0)
     lengths = [shared.column("plain", "prior=none", budgets=budgets), shared.column(prior, given, budgets=budgets)]
     parts = {"Transport": transports, "Transfer layer": transfers, "Switch": switches, "Budget": lengths}
-    return Table("table-ablation", tuple(Section(f"{k}, {profile}", tuple(v)) for k, v in parts.items()))
+    return PaperTable("table-ablation", tuple(Section(f"{k}, {profile}", tuple(v)) for k, v in parts.items()))
 
 
-def recipe(profile: str) -> Table:
+def recipe(profile: str) -> PaperTable:
     """What a recipe for one strong prior changes of the defaults; with a section for each prior."""
     shared = {"mini": mini("cifar10", (0.5,)), "full": full("cifar10", (0.5,)), "smoke": SMOKE}[profile]
     shared = replace(shared, seeds=(0, 1)) if profile == "smoke" else replace(shared, seeds=(0, 1, 2, 3, 4))
@@ -302,10 +302,10 @@ def recipe(profile: str) -> Table:
             Claim(f"{column.name} is above the default", number, column.name, 0.5, columns[0].name, 0.5)
             for column in columns[1:]
         ]
-    return Table("table-recipe", tuple(sections), tuple(claims), "What each change is worth")
+    return PaperTable("table-recipe", tuple(sections), tuple(claims), "What each change is worth")
 
 
-def with_live(table: Table) -> Table:
+def with_live(table: PaperTable) -> PaperTable:
     """Beside each column with a prior, the same with live targets: the prior looks at every view of phase 1."""
     sections = []
     for section in table.sections:
@@ -324,7 +324,7 @@ def live_twin(column: TableColumn) -> TableColumn:
     return replace(column, name=column.name + LIVE, words=(*column.words, "matching.targets=live"))
 
 
-TABLES: dict[str, Callable[[str], Table]] = {
+TABLES: dict[str, Callable[[str], PaperTable]] = {
     **{f"table1-{data}": partial(table1, data) for data in ("cifar10", "cifar100", "tin", "in1k")},
     "table-headline": headline,
     "table-methods": methods,

@@ -22,9 +22,9 @@ from urllib.parse import parse_qs, urlsplit
 from rela_cli.commands.watch.state import Watcher
 from rela_cli.report import page
 
-HERE = Path(__file__).parent
+PAGE_FOLDER = Path(__file__).parent
 HOSTS = ("127.0.0.1", "localhost", "::1")
-OWN = ("same-origin", "none")  # what Sec-Fetch-Site says of our page, and of an address that was typed
+OWN_SITES = ("same-origin", "none")  # what Sec-Fetch-Site says of our page, and of an address that was typed
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -44,8 +44,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, watcher: Watcher, port: int) -> None:
         self.watcher, self.token = watcher, secrets.token_urlsafe(16)
-        self.table = Table(watcher)
-        super().__init__(("127.0.0.1", port), Handler)
+        self.table = LiveTable(watcher)
+        super().__init__(("127.0.0.1", port), PageHandler)
 
     @property
     def address(self) -> str:
@@ -72,7 +72,7 @@ class Server(ThreadingHTTPServer):
         return None if found is None else as_json(found)
 
 
-class Handler(BaseHTTPRequestHandler):
+class PageHandler(BaseHTTPRequestHandler):
     """Checks who asks, then answers."""
 
     server: Server
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
         host = urlsplit(f"//{self.headers.get('Host', '')}")
         origin = self.headers.get("Origin")
         site = self.headers.get("Sec-Fetch-Site", "none")
-        return host.hostname in HOSTS and site in OWN and origin in (None, f"http://{host.netloc}")
+        return host.hostname in HOSTS and site in OWN_SITES and origin in (None, f"http://{host.netloc}")
 
     def send(self, status: HTTPStatus, answer: Answer) -> None:
         kind, body = answer
@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal shows the address alone."""
 
 
-class Table:
+class LiveTable:
     """`rela table` of the finished runs as HTML, made anew when one of them has changed."""
 
     def __init__(self, watcher: Watcher) -> None:
@@ -149,7 +149,7 @@ def table_html(outputs: Path) -> str:
 def text_file(name: str) -> Answer:
     """A file of the page."""
     kinds = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-    return kinds[Path(name).suffix], (HERE / name).read_bytes()
+    return kinds[Path(name).suffix], (PAGE_FOLDER / name).read_bytes()
 
 
 def as_json(value: Any) -> Answer:

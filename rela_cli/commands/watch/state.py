@@ -11,18 +11,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rela_cli.pipeline.screen import beside, cost
+from rela_cli.pipeline.screen import comparison_words, cost
 from rela_cli.report.run_files import is_number, read_jsonl
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.locks import RunLock
-from rela_cli.store.outputs import elsewhere, numbers, run_folders
+from rela_cli.store.outputs import elsewhere, run_folders, top1_by_protocol
 from rela_cli.store.secrets import redact
 
-WATCHED = ("manifest.json", "metrics.jsonl", "result.json")
+WATCHED_FILES = ("manifest.json", "metrics.jsonl", "result.json")
 AT_WORK = ("running", "trained")  # what the manifest of a run says that somebody should be at
-POINTS = 240  # of a curve that is sent to the page; longer ones are thinned
+CURVE_POINTS = 240  # of a curve that is sent to the page; longer ones are thinned
 NEWEST = ("loss", "rho", "lr", "images_per_second", "data_wait", "knn", "effective_rank", "phase", "step")
-FIRST = {"running": 0, "failed": 1, "damaged": 1, "killed": 2, "stopped": 2, "finished": 3}  # the order on the page
+STATE_ORDER = {
+    "running": 0,
+    "failed": 1,
+    "damaged": 1,
+    "killed": 2,
+    "stopped": 2,
+    "finished": 3,
+}  # the order on the page
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Watcher:
             self.seen = {folder: self.look(folder) for folder in folders}
             runs = [{**seen.facts, "status": status_of(folder, seen.facts)} for folder, seen in self.seen.items()]
         runs.sort(key=lambda run: str(run["created"]), reverse=True)
-        runs.sort(key=lambda run: FIRST.get(run["status"], 2))
+        runs.sort(key=lambda run: STATE_ORDER.get(run["status"], 2))
         return {"outputs": str(self.outputs.absolute()), "now": time.time(), "runs": runs}
 
     def curve(self, name: str) -> list[list[Any]] | None:
@@ -64,7 +71,7 @@ class Watcher:
 
     def look(self, folder: Path) -> Seen:
         """A run, read again if one of its files has changed."""
-        stamp = tuple(stamp_of(folder / name) for name in WATCHED)
+        stamp = tuple(stamp_of(folder / name) for name in WATCHED_FILES)
         before = self.seen.get(folder)
         return before if before and before.stamp == stamp else read(folder, stamp)
 
@@ -92,8 +99,8 @@ def read(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Seen:
         "reason": redact(str(manifest.get("reason") or "")),
         **progress(folder, records, result),
         **newest(records),
-        "top1": numbers(result),
-        "beside": {key: beside(result, key) for key in numbers(result)},
+        "top1": top1_by_protocol(result),
+        "beside": {key: comparison_words(result, key) for key in top1_by_protocol(result)},
         "cost": cost(result),
     }
     return Seen(stamp, facts, thinned(curve_of(records)))
@@ -133,9 +140,9 @@ def curve_of(records: Sequence[Facts]) -> list[list[Any]]:
 
 def thinned(rows: list[list[Any]]) -> list[list[Any]]:
     """At most POINTS rows, evenly, with the first and the last."""
-    if len(rows) <= POINTS:
+    if len(rows) <= CURVE_POINTS:
         return rows
-    return [rows[round(i * (len(rows) - 1) / (POINTS - 1))] for i in range(POINTS)]
+    return [rows[round(i * (len(rows) - 1) / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
 
 
 def status_of(folder: Path, facts: Facts) -> str:

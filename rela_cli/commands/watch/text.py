@@ -12,7 +12,7 @@ from rela_cli.terminal import printable
 
 COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "damaged": "red", "killed": "yellow"}
 AROUND = 6  # lines of the screen that are no runs
-OTHERS = 68  # characters of a row beside the name of a run
+BESIDE_THE_NAME = 68  # characters of a row beside the name of a run
 
 
 def drawn(state: Facts, width: int, rows: int | None) -> Group:
@@ -23,7 +23,9 @@ def drawn(state: Facts, width: int, rows: int | None) -> Group:
     for head in ("run", "state", "epoch", "loss", "kNN", "images/s", "left", "top-1"):
         table.add_column(head, justify="left" if head in ("run", "state") else "right", no_wrap=True)
     for run in shown:
-        table.add_row(Text(shortened(printable(run["name"]), max(12, width - OTHERS))), *cells(run, state["now"]))
+        table.add_row(
+            Text(shortened(printable(run["name"]), max(12, width - BESIDE_THE_NAME))), *run_cells(run, state["now"])
+        )
     failures = [Text(f"{printable(run['name'])}: {printable(run['reason'])}") for run in shown if run["reason"]]
     hidden = [Text(f"{len(runs) - len(shown)} more runs")] if len(shown) < len(runs) else []
     return Group(Text(counts(runs)), table, *hidden, *failures)
@@ -35,15 +37,15 @@ def counts(runs: list[Facts]) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no runs yet"
 
 
-def cells(run: Facts, now: float) -> list[Text]:
+def run_cells(run: Facts, now: float) -> list[Text]:
     """What stands beside a run's name."""
     of = f"{run['epoch']}/{run['epochs']}" if run["epochs"] else ""
     texts = [
         run["status"],
         of,
-        number(run.get("loss"), 3),
-        percent(run.get("knn")),
-        number(run.get("images_per_second"), 0),
+        number_or_blank(run.get("loss"), 3),
+        percent_or_blank(run.get("knn")),
+        number_or_blank(run.get("images_per_second"), 0),
         left(run, now),
         best(run["top1"]),
     ]
@@ -65,12 +67,12 @@ def left(run: Facts, now: float) -> str:
     return duration((now - run["began"]) * (run["epochs"] - run["epoch"]) / run["epoch"])
 
 
-def number(value: float | None, digits: int) -> str:
+def number_or_blank(value: float | None, digits: int) -> str:
     """Or nothing."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def percent(value: float | None) -> str:
+def percent_or_blank(value: float | None) -> str:
     """A share as percent, or nothing."""
     return "" if value is None else f"{100 * value:.1f}"
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rela_cli.data.base import Dataset
-from rela_cli.data.batches.loader import SAMPLE, DiskImages, Images, sampled
+from rela_cli.data.batches.loader import SAMPLE_IMAGES, DiskImages, Images, sample_of
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts
 
@@ -69,10 +69,12 @@ def write_labels(dataset: Dataset, split: str, folder: Path) -> Facts:
     facts: Facts = {f"{split}_samples": len(chosen)}
     if split == "train":
         side = len(dataset.image(split, int(chosen[0])))
-        seen = sampled(DiskImages(dataset, split, torch.from_numpy(rows["rows"]), side))
+        seen = sample_of(DiskImages(dataset, split, torch.from_numpy(rows["rows"]), side))
         stats = channel_stats(seen.permute(0, 2, 3, 1).numpy())
         facts |= {"on_disk": True, "size": dataset.image_size or side, "decoded_size": side, **stats}
-        facts["statistics"] = f"of {len(seen)} train images" + (", a fixed sample" if len(seen) == SAMPLE else "")
+        facts["statistics"] = f"of {len(seen)} train images" + (
+            ", a fixed sample" if len(seen) == SAMPLE_IMAGES else ""
+        )
     return facts
 
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from rela_cli.data.base import Dataset
 from rela_cli.data.decoding.images import Pixels
 from rela_cli.distributed import ranks
-from rela_cli.numerics.randomness import key, permutation
+from rela_cli.numerics.randomness import permutation, stream_key
 
 JOB = 16  # images that a thread decodes at a time, at most
-AHEAD = 3  # batches that are being decoded while one is used
-SAMPLE = 2000  # images that statistics and priors look at where not all are in memory
+BATCHES_AHEAD = 3  # batches that are being decoded while one is used
+SAMPLE_IMAGES = 2000  # images that statistics and priors look at where not all are in memory
 Pending = tuple[Tensor, "list[Future[None]]"]  # a batch, and what still has to be decoded into it
 
 
@@ -44,15 +44,15 @@ class DiskImages:
         Raises:
             MissingError: naming the file that cannot be decoded.
         """
-        return finished(self.start(rows))
+        return decoded_batch(self.start(rows))
 
     def start(self, rows: Tensor | slice) -> Pending:
         """Let threads decode some rows."""
         samples = self.rows[rows].numpy()
         shape = (len(samples), 3, self.size, self.size)
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        pixels, image = batch.numpy(), self.dataset.start(self.split, samples)
-        return batch, [self.pool.submit(put, pixels, image, rows) for rows in shared_out(len(samples))]
+        pixels, image = batch.numpy(), self.dataset.prefetch(self.split, samples)
+        return batch, [self.pool.submit(put_rows, pixels, image, rows) for rows in shared_out(len(samples))]
 
 
 def shared_out(count: int) -> list[range]:
@@ -61,7 +61,7 @@ def shared_out(count: int) -> list[range]:
     return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def put(pixels: np.ndarray, image: Callable[[int], Pixels], rows: range) -> None:
+def put_rows(pixels: np.ndarray, image: Callable[[int], Pixels], rows: range) -> None:
     """Some images into their places in (B, 3, S, S)."""
     for i in rows:
         pixels[i] = image(i).transpose(2, 0, 1)
@@ -75,7 +75,7 @@ def side_of(images: Images) -> int:
     return images.size if isinstance(images, DiskImages) else images.shape[-1]
 
 
-def finished(pending: Pending) -> Tensor:
+def decoded_batch(pending: Pending) -> Tensor:
     """A batch, once all of it is decoded."""
     batch, jobs = pending
     for job in jobs:
@@ -98,7 +98,7 @@ def load(images: Images, batches: Iterable[Tensor], device: torch.device) -> Ite
             yield sent(batch, device), sent(images[batch], device)
     else:
         for batch, pending in ahead(images, batches):
-            yield sent(batch, device), finished(pending).to(device, non_blocking=True)
+            yield sent(batch, device), decoded_batch(pending).to(device, non_blocking=True)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -119,7 +119,7 @@ def ahead(images: DiskImages, batches: Iterable[Tensor]) -> Iterator[tuple[Tenso
     try:
         for batch in batches:
             waiting.append((batch, images.start(batch)))
-            if len(waiting) > AHEAD:
+            if len(waiting) > BATCHES_AHEAD:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
@@ -164,7 +164,7 @@ def centre(images: Tensor, size: int) -> Tensor:
     return images[..., top : top + size, left : left + size]
 
 
-def sampled(images: Images) -> Tensor:
+def sample_of(images: Images) -> Tensor:
     """All images where they are in memory, else the same 2,000 of them each time: (n, 3, S, S) uint8."""
     if isinstance(images, Tensor):
         return images
@@ -173,4 +173,4 @@ def sampled(images: Images) -> Tensor:
 
 def sample_rows(count: int) -> Tensor:
     """Which 2,000 of `count` images those are, in order; all where there are fewer."""
-    return permutation(key(0, "sample"), count)[:SAMPLE].sort().values
+    return permutation(stream_key(0, "sample"), count)[:SAMPLE_IMAGES].sort().values

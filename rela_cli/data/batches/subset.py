@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rela_cli.config.lengths import Lengths
-from rela_cli.numerics.randomness import first, key, permutation
+from rela_cli.numerics.randomness import first_of_permutation, permutation, stream_key
 
 
 @lru_cache(maxsize=1)  # an epoch is asked for more than once; whoever asks only reads
@@ -19,8 +19,8 @@ def epoch_indices(seed: int, epoch: int, train_samples: int, subset_size: int) -
     Uniform without replacement and drawn anew each epoch; a pure function of its arguments. The order has a
     stream of its own, so that a change of budget does not reshuffle what both budgets share.
     """
-    chosen = first(key(seed, "subset", epoch), train_samples, subset_size)
-    position = permutation(key(seed, "order", epoch), train_samples)
+    chosen = first_of_permutation(stream_key(seed, "subset", epoch), train_samples, subset_size)
+    position = permutation(stream_key(seed, "order", epoch), train_samples)
     turns = torch.full((train_samples,), -1)
     turns[position[chosen]] = chosen  # at its place in an order of all samples
     return turns[turns >= 0]

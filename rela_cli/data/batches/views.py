@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rela_cli.config.schema import View
-from rela_cli.numerics.randomness import key, uniform
+from rela_cli.numerics.randomness import stream_key, uniform
 
 CANDIDATES = 4  # crop boxes drawn for each sample; torchvision draws up to 10, one after the other
 DRAWS = 2 * CANDIDATES + 16  # random numbers a view takes
@@ -43,7 +43,7 @@ class Constants:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ResampleGrid:
     """Pixels of one side, n of them, and the S points that they are resampled to."""
 
     pixel: Tensor  # (1, n), 0, 1, ...
@@ -51,7 +51,7 @@ class Grid:
     point: Tensor  # (S, 1), 0.5, 1.5, ...
 
     @classmethod
-    def of(cls, size_in: int, size_out: int, device: torch.device) -> Grid:
+    def of(cls, size_in: int, size_out: int, device: torch.device) -> ResampleGrid:
         """On a device."""
         pixel, point = (torch.arange(n, device=device, dtype=torch.float32) for n in (size_in, size_out))
         return cls(pixel[None], pixel[None] + 0.5, point[:, None] + 0.5)
@@ -68,7 +68,7 @@ class Augment:
         low, high = (1 - strength).clamp(min=0), 1 + strength
         self.low, self.span = low.to(mean.device), (high - low).to(mean.device)
         self.constants = Constants.on(mean.device)
-        self.shapes: dict[torch.Size, tuple[Tensor, list[Grid]]] = {}
+        self.shapes: dict[torch.Size, tuple[Tensor, list[ResampleGrid]]] = {}
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """(B, 3, H, W) uint8 and the samples' indices (B,) -> (B, 3, S, S) float32, normalised."""
@@ -80,7 +80,7 @@ class Augment:
 
     def draws(self, indices: Tensor, epoch: int) -> Tensor:
         """The random numbers of some samples' views: (B,) -> (B, DRAWS) in [0, 1)."""
-        return uniform(key(self.seed, "augment", epoch, self.number), indices, DRAWS)
+        return uniform(stream_key(self.seed, "augment", epoch, self.number), indices, DRAWS)
 
     def drawn(self, images: Tensor, u: Tensor) -> Tensor:
         """The views that `u` (B, DRAWS) makes of images; tensors alone go in, which is what torch.compile wants."""
@@ -96,13 +96,13 @@ class Augment:
             x = torch.where((late[:, 2] < self.view.solarize_p).view(-1, 1, 1, 1) & (x >= 128 / 255), 1 - x, x)
         return (x - self.mean) / self.std
 
-    def sides(self, shape: torch.Size) -> tuple[Tensor, list[Grid]]:
+    def sides(self, shape: torch.Size) -> tuple[Tensor, list[ResampleGrid]]:
         """Height and width (2, 1, 1) of images, and the grids of both sides, or the one of both; made once."""
         if shape not in self.shapes:
             device = self.mean.device
             sizes = [shape[0]] if shape[0] == shape[1] else list(shape)
             limits = torch.tensor(shape, dtype=torch.float32).view(2, 1, 1).to(device)
-            self.shapes[shape] = limits, [Grid.of(size, self.size, device) for size in sizes]
+            self.shapes[shape] = limits, [ResampleGrid.of(size, self.size, device) for size in sizes]
         return self.shapes[shape]
 
     def crop_boxes(self, u: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ def alike(augments: Sequence[Augment]) -> list[list[Augment]]:
     return [list(kind) for _, kind in groupby(augments, lambda a: (a.view, a.size, a.seed, a.flip_p))]
 
 
-def axis_weights(start: Tensor, length: Tensor, grid: Grid) -> Tensor:
+def axis_weights(start: Tensor, length: Tensor, grid: ResampleGrid) -> Tensor:
     """Bilinear resampling of [start, start + length) to S points as a matrix: (...) -> (..., S, n).
 
     The triangle widens where it shrinks (antialias), and a weight outside the box is dropped and the rest
@@ -184,7 +184,7 @@ def axis_weights(start: Tensor, length: Tensor, grid: Grid) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-def crop_resize(x: Tensor, start: Tensor, side: Tensor, grids: Sequence[Grid], flip: Tensor) -> Tensor:
+def crop_resize(x: Tensor, start: Tensor, side: Tensor, grids: Sequence[ResampleGrid], flip: Tensor) -> Tensor:
     """Crop boxes (2, B), resize them to S x S, flip where `flip`: (B, C, H, W) -> (B, C, S, S), by matrix products.
 
     Of square images `grids` has one grid, else one of each side.

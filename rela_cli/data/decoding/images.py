@@ -30,9 +30,9 @@ PROGRAMS = frozenset(["EPS"])  # what Pillow gives to another program, which run
 DECODER = 3  # the rules by which files become pixels, for fingerprints. 2: far too large JPEGs reduced; 3: modes.py
 HANDFUL = 256  # files a thread takes at a time, at most: handing over small ones one by one costs as much as decoding
 SIDES = (8, 16, 32, 64, 96, 128, 160, 192, 224)  # usual sizes of what a network is shown
-SLOW = 2e-4  # seconds a file from which on threads read side by side; from memory it takes 6e-6
+SLOW_SECONDS = 2e-4  # seconds a file from which on threads read side by side; from memory it takes 6e-6
 JPEGS = (".jpg", ".jpeg", ".jfif")
-TURNS = {
+EXIF_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -56,21 +56,21 @@ class Blob:
         return self.name
 
 
-Source = Path | str | Blob
+ImageSource = Path | str | Blob
 
 warnings.filterwarnings("ignore", module="PIL")  # they do not say which file they are about; what matters is raised
 
 
-def decode(source: Source, size: int | None) -> Pixels:
+def decode(source: ImageSource, size: int | None) -> Pixels:
     """One image as RGB, upright, first frame, alpha over white; (size, size, 3) when a size is given.
 
     Raises:
         MissingError: naming the path, when it is not an image that Pillow can read.
     """
-    return decoded(source, plain(source, size), size)
+    return decode_bytes(source, fast_jpeg_bytes(source, size), size)
 
 
-def plain(source: Source, size: int | None) -> bytes | None:
+def fast_jpeg_bytes(source: ImageSource, size: int | None) -> bytes | None:
     """The bytes of a plain JPEG that the fast decoder may have; None for what is Pillow's to decode."""
     blob = isinstance(source, Blob)
     if jpegs.decoder() is None or not (blob or str(source).lower().endswith(JPEGS)):
@@ -82,33 +82,33 @@ def plain(source: Source, size: int | None) -> bytes | None:
     return data if jpegs.is_plain(data, 2 * REDUCING_GAP * size if size else None) else None
 
 
-def decoded(source: Source, data: bytes | None, size: int | None) -> Pixels:
+def decode_bytes(source: ImageSource, data: bytes | None, size: int | None) -> Pixels:
     """An image from what `plain` gave for it."""
     pixels = None if data is None else jpegs.decode(data)
     if pixels is None:
-        return by_pillow(source, size)
+        return decode_with_pillow(source, size)
     if size is None or pixels.shape[:2] == (size, size):
         return pixels
     return np.asarray(square(Image.fromarray(pixels), size))
 
 
-def by_pillow(source: Source, size: int | None) -> Pixels:
+def decode_with_pillow(source: ImageSource, size: int | None) -> Pixels:
     """Any image."""
     try:
-        with file_of(source) as file, opened(file) as image:
+        with open_file(source) as file, open_image(file) as image:
             if size:
                 image.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))  # for JPEG; others ignore it
             return np.asarray(square(to_rgb(upright(image)), size))
     except Exception as error:  # decoders raise whatever they like
-        raise MissingError(f"{source} cannot be read as an image: {reason(error)}") from error
+        raise MissingError(f"{source} cannot be read as an image: {decoder_message(error)}") from error
 
 
-def file_of(source: Source) -> BinaryIO:
+def open_file(source: ImageSource) -> BinaryIO:
     """An open file. Given a path, Pillow would map some TIFFs, and garble those that are to be turned."""
     return BytesIO(source.data) if isinstance(source, Blob) else open(source, "rb")
 
 
-def opened(file: BinaryIO) -> Image.Image:
+def open_image(file: BinaryIO) -> Image.Image:
     """An image of which no pixel is decoded yet.
 
     Raises:
@@ -131,7 +131,7 @@ def upright(image: Image.Image) -> Image.Image:
     if turn:
         image.load_end = lambda: None  # type: ignore[attr-defined]  # a TIFF would turn itself, and rewrite its EXIF
     image.load()
-    turned = image.transpose(TURNS[turn]) if (turn := turn or orientation(image)) in TURNS else image
+    turned = image.transpose(EXIF_TURNS[turn]) if (turn := turn or orientation(image)) in EXIF_TURNS else image
     turned.format = image.format
     return turned
 
@@ -141,7 +141,7 @@ def orientation(image: Image.Image) -> int:
     for read in (image.getexif, lambda: image.tag_v2):  # type: ignore[attr-defined]
         with suppress(Exception):  # EXIF that is damaged raises whatever it likes
             turn = read().get(ExifTags.Base.Orientation)
-            return int(turn) if turn in TURNS else 1
+            return int(turn) if turn in EXIF_TURNS else 1
     return 1
 
 
@@ -154,7 +154,7 @@ def has_sound_exif(image: Image.Image) -> bool:
     return True
 
 
-def reason(error: Exception) -> str:
+def decoder_message(error: Exception) -> str:
     """What a decoder has to say, without addresses in memory."""
     if isinstance(error, UnidentifiedImageError):
         return "Pillow knows no image format that it could be"
@@ -182,7 +182,7 @@ def square(image: Image.Image, size: int | None) -> Image.Image:
     return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
-def decode_all(sources: Sequence[Source], size: int | None) -> np.ndarray:
+def decode_all(sources: Sequence[ImageSource], size: int | None) -> np.ndarray:
     """All images as one array: (N, S, S, 3) uint8; it lies in memory as (N, 3, S, S), which is how it is stored.
 
     Raises:
@@ -194,23 +194,23 @@ def decode_all(sources: Sequence[Source], size: int | None) -> np.ndarray:
     share = max(1, min(HANDFUL, len(sources) // (16 * cores)))  # so that none is left alone with the last ones for long
     handfuls = [slice(start, start + share) for start in range(0, len(sources), share)]
     with ThreadPoolExecutor(cores) as pool:  # images are decoded outside the interpreter's lock
-        one_square(set().union(*pool.map(partial(put, sources, size, pixels, Turns()), handfuls)))
+        one_square(set().union(*pool.map(partial(decode_into, sources, size, pixels, ReadingTurns()), handfuls)))
     return pixels.transpose(0, 2, 3, 1)
 
 
-def put(
-    sources: Sequence[Source], size: int | None, pixels: np.ndarray, turns: Turns, rows: slice
+def decode_into(
+    sources: Sequence[ImageSource], size: int | None, pixels: np.ndarray, turns: ReadingTurns, rows: slice
 ) -> set[tuple[int, int]]:
     """Some images into their rows of (N, 3, S, S) if they are of that size; the sizes that were seen."""
-    encoded = turns.take(lambda: [plain(source, size) for source in sources[rows]])
-    images = [decoded(source, data, size) for source, data in zip(sources[rows], encoded, strict=True)]
+    encoded = turns.take(lambda: [fast_jpeg_bytes(source, size) for source in sources[rows]])
+    images = [decode_bytes(source, data, size) for source, data in zip(sources[rows], encoded, strict=True)]
     shapes: set[tuple[int, int]] = {image.shape[:2] for image in images}
     if shapes == {pixels.shape[2:]}:
         pixels[rows] = np.stack(images).transpose(0, 3, 1, 2)
     return shapes
 
 
-class Turns:
+class ReadingTurns:
     """One thread reads while the others decode, as long as reading is fast.
 
     Opening small files lets go of the interpreter's lock three times a file, for less time than it takes to hand that
@@ -226,7 +226,7 @@ class Turns:
         with self.lock:
             begun = time.perf_counter()
             found = read()
-            self.slow = time.perf_counter() - begun > SLOW * len(found)
+            self.slow = time.perf_counter() - begun > SLOW_SECONDS * len(found)
         return found
 
 

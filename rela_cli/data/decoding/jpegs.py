@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 PACKAGE = "simplejpeg"
-FIRST = 1 << 16  # bytes that are asked for at once: more than a small image has, so one call reads it
-LARGE = 1 << 20  # pixels from which on decoding costs so much more than calls that Pillow is as good
+FIRST_BYTES = 1 << 16  # bytes that are asked for at once: more than a small image has, so one call reads it
+LARGE_PIXELS = 1 << 20  # pixels from which on decoding costs so much more than calls that Pillow is as good
 BEGIN, END = b"\xff\xd8", b"\xff\xd9"
 SCAN = 0xDA  # the marker behind which pixels stand
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, by Huffman codes
@@ -66,7 +66,7 @@ def named() -> str:
 def is_plain(data: bytes, reduced: int | None) -> bool:
     """Whether this is a JPEG for `decode`; not if both its sides have at least `reduced` pixels."""
     sides = frame(data)
-    if sides is None or min(sides) < 1 or sides[0] * sides[1] > LARGE:
+    if sides is None or min(sides) < 1 or sides[0] * sides[1] > LARGE_PIXELS:
         return False
     return not reduced or min(sides) < reduced
 
@@ -103,9 +103,9 @@ def read(path: str | os.PathLike[str]) -> bytes:
     """All of a file; two calls of the system fewer than `Path.read_bytes`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        blocks = [os.read(descriptor, FIRST)]
-        while len(blocks[-1]) == FIRST:
-            blocks.append(os.read(descriptor, FIRST))
+        blocks = [os.read(descriptor, FIRST_BYTES)]
+        while len(blocks[-1]) == FIRST_BYTES:
+            blocks.append(os.read(descriptor, FIRST_BYTES))
     finally:
         os.close(descriptor)
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)

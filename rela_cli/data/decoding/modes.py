@@ -13,7 +13,11 @@ from PIL import Image
 
 DEEP = 257  # 65535 / 255
 SAY_16_BITS = ("PNG", "PPM")  # formats in which mode I holds 0 to 65535
-STEPS = {"1": 255, "L;2": 85, "L;4": 17}  # grey levels between neighbours, by what Pillow calls the way they are packed
+GREY_STEPS = {
+    "1": 255,
+    "L;2": 85,
+    "L;4": 17,
+}  # grey levels between neighbours, by what Pillow calls the way they are packed
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -62,7 +66,7 @@ def settle_key(image: Image.Image) -> None:
     """
     key, packed = image.info.get("transparency"), getattr(image, "tile", None)
     raw = packed[0][3] if image.format == "PNG" and packed else None
-    if raw in STEPS and isinstance(key, int) and key <= 255 // STEPS[raw]:
-        image.info["transparency"] = key * STEPS[raw]
+    if raw in GREY_STEPS and isinstance(key, int) and key <= 255 // GREY_STEPS[raw]:
+        image.info["transparency"] = key * GREY_STEPS[raw]
     if raw == "RGB;16B" and isinstance(key, tuple) and max(key) > 255:
         image.info["transparency"] = tuple(value >> 8 for value in key)

@@ -17,33 +17,33 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rela_cli.data.decoding.images import Blob, decode, reason
+from rela_cli.data.decoding.images import Blob, decode, decoder_message
 from rela_cli.distributed import ranks
 from rela_cli.errors import MissingError
 from rela_cli.store.files import fingerprint, read_json, write_atomic
 from rela_cli.store.notices import warn
 from rela_cli.terminal import plural
 
-Broken = dict[str, dict[str, str]]  # split -> name -> reason
+Undecodable = dict[str, dict[str, str]]  # split -> name -> reason
 Named = Iterable[tuple[str, Path | Blob]]
-CHUNK = 2048  # images under way at a time
-SHOWN = 3  # names in a message
+IMAGES_AT_A_TIME = 2048  # images under way at a time
+NAMES_SHOWN = 3  # names in a message
 
 
-def left_out(splits: Mapping[str, Named], listing: str, cache: Path | None) -> Broken:
+def left_out(splits: Mapping[str, Named], listing: str, cache: Path | None) -> Undecodable:
     """The images of each split that cannot be decoded; `listing` is the fingerprint that they are remembered under."""
     path = cache / "index" / listing / "broken.json" if cache else None
     note = (read_json(path) or {}) if path else {}
     found: Any = note.get("broken")
     if not is_broken(found) or note.get("check") != fingerprint(found):
         warn("decoding every image once, to find those that cannot be (dataset.on_error=skip)")
-        found = {split: problems(named) for split, named in splits.items()}
+        found = {split: undecodable(named) for split, named in splits.items()}
         if path:
             with suppress(OSError):  # it would only have saved time
                 path.parent.mkdir(parents=True, exist_ok=True)
                 text = json.dumps({"broken": found, "check": fingerprint(found)}, indent=2)
                 write_atomic(path, lambda place: place.write_text(text, encoding="utf-8"))
-    broken: Broken = found
+    broken: Undecodable = found
     return broken
 
 
@@ -52,7 +52,7 @@ def is_broken(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(names, dict) for names in value.values())
 
 
-def tell(found: Broken, most: int) -> None:
+def warn_left_out(found: Undecodable, most: int) -> None:
     """One line about what is left out.
 
     Raises:
@@ -71,7 +71,7 @@ def tell(found: Broken, most: int) -> None:
 
 def named_few(names: Sequence[str]) -> str:
     """The first names, and dots for the rest."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 @cache
@@ -81,22 +81,24 @@ def say_once(line: str) -> None:
         warn(line)
 
 
-def problems(named: Named) -> dict[str, str]:
+def undecodable(named: Named) -> dict[str, str]:
     """Why images cannot be decoded, by name; those that can are not in it."""
-    return {name: problem for name, problem in looked_at(iter(named)) if problem}
+    return {name: problem for name, problem in each_decoded(iter(named)) if problem}
 
 
-def looked_at(named: Iterator[tuple[str, Path | Blob]]) -> Iterator[tuple[str, str]]:
+def each_decoded(named: Iterator[tuple[str, Path | Blob]]) -> Iterator[tuple[str, str]]:
     """Every image, decoded in full by threads, in order."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while chunk := list(islice(named, CHUNK)):
-            yield from zip((name for name, _ in chunk), pool.map(problem, (source for _, source in chunk)), strict=True)
+        while chunk := list(islice(named, IMAGES_AT_A_TIME)):
+            yield from zip(
+                (name for name, _ in chunk), pool.map(why_undecodable, (source for _, source in chunk)), strict=True
+            )
 
 
-def problem(source: Path | Blob) -> str:
+def why_undecodable(source: Path | Blob) -> str:
     """Why one image cannot be decoded; empty when it can."""
     try:
         decode(source, None)
     except MissingError as error:
-        return reason(error.__cause__) if isinstance(error.__cause__, Exception) else str(error)
+        return decoder_message(error.__cause__) if isinstance(error.__cause__, Exception) else str(error)
     return ""

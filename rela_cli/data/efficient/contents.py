@@ -13,13 +13,13 @@ import numpy as np
 from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding.images import Blob
 
-CHUNK = 1024  # samples in work at a time
+SAMPLES_AT_A_TIME = 1024  # samples in work at a time
 Sample = tuple[str, bytes]  # path below the dataset's folder, or "" where it is no file; sha256
 
 
 def has_files(dataset: Dataset, split: str) -> bool:
     """Whether samples are encoded images; else the dataset holds pixels."""
-    return next(iter(dataset.sources(split)), None) is not None
+    return next(iter(dataset.encoded_images(split)), None) is not None
 
 
 def samples(dataset: Dataset, split: str, rows: Array, first: int = 0) -> Iterator[Sample]:
@@ -34,20 +34,20 @@ def of_files(dataset: Dataset, split: str, rows: Array, first: int) -> Iterator[
     kept = np.zeros(dataset.full_count(split), dtype=bool)
     kept[rows] = True
     root = Path(str(getattr(dataset, "root", ""))).expanduser()
-    wanted = islice(compress(dataset.sources(split), kept), first, None)
+    wanted = islice(compress(dataset.encoded_images(split), kept), first, None)
     with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(wanted, CHUNK)):
-            yield from zip((name_of(source, root) for source in chunk), pool.map(digest, chunk), strict=True)
+        while chunk := list(islice(wanted, SAMPLES_AT_A_TIME)):
+            yield from zip((name_of(source, root) for source in chunk), pool.map(image_digest, chunk), strict=True)
 
 
 def of_pixels(dataset: Dataset, split: str, rows: Array, first: int) -> Iterator[Sample]:
     """The hash is that of the pixels, (H, W, 3) uint8."""
-    for start in range(first, len(rows), CHUNK):
-        for pixels in dataset.images(split, rows[start : start + CHUNK]):
+    for start in range(first, len(rows), SAMPLES_AT_A_TIME):
+        for pixels in dataset.images(split, rows[start : start + SAMPLES_AT_A_TIME]):
             yield "", hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
 
 
-def digest(source: Path | Blob) -> bytes:
+def image_digest(source: Path | Blob) -> bytes:
     """sha256 of an encoded image."""
     return hashlib.sha256(source.data if isinstance(source, Blob) else source.read_bytes()).digest()
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rela_cli.config.parts import build
+from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import HOMES, Part
 from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding.images import Blob, Pixels
 from rela_cli.data.efficient.contents import samples
-from rela_cli.data.efficient.folder import IMAGES, Folder
+from rela_cli.data.efficient.folder import IMAGES, EfficientFolder
 from rela_cli.data.packed import Packed
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.files import Facts
@@ -38,7 +38,7 @@ class Efficient(Dataset):
     def __init__(self, root: str | None, images: str | None = None, cache: Path | None = None) -> None:
         if not root:
             raise ConfigError("dataset=efficient needs dataset.root=FOLDER, which `rela convert` has written")
-        self.folder = Folder(root)
+        self.folder = EfficientFolder(root)
         facts = self.told = dict(self.folder.facts["dataset"])
         super().__init__(None, None, 0, facts["flip"], cache)
         self.splits = tuple(self.folder.splits)
@@ -91,7 +91,7 @@ class Efficient(Dataset):
             size = (self.told["image_size"], self.told["decode_size"])
             common: dict[str, Any] = {"limit": None, "test_limit": None, "seed": 0, "flip": self.flip}
             return Packed(str(self.folder.root / IMAGES), *size, self.on_disk, **common, cache=self.cache)
-        dataset: Dataset = build(self.original, cache=self.cache)
+        dataset: Dataset = instantiate(self.original, cache=self.cache)
         for split in self.splits:
             self.compare(dataset, split)
         return dataset
@@ -125,7 +125,7 @@ class Efficient(Dataset):
         if dataset.full_count(split) != whole:
             found = f"{dataset.full_count(split)} {split} images, and {whole} were there when it was converted"
             raise MissingError(f"{where} has {found}: put them back, or convert the dataset again")
-        if json.loads(json.dumps(dataset.source(), default=list)) == self.told["source"]:
+        if json.loads(json.dumps(dataset.identity_of_images(), default=list)) == self.told["source"]:
             return
         few = rows[:COMPARED]
         wanted = self.folder.column(split, "sha256")
@@ -160,18 +160,18 @@ class Efficient(Dataset):
     def image(self, split: str, index: int) -> Pixels:
         return self.inner.image(split, int(self.theirs(split, np.array([index]))[0]))
 
-    def start(self, split: str, indices: Array) -> Callable[[int], Pixels]:
-        return self.inner.start(split, self.theirs(split, indices))
+    def prefetch(self, split: str, indices: Array) -> Callable[[int], Pixels]:
+        return self.inner.prefetch(split, self.theirs(split, indices))
 
-    def sources(self, split: str) -> Iterator[Path | Blob]:
+    def encoded_images(self, split: str) -> Iterator[Path | Blob]:
         if self.has_copies:
-            return self.inner.sources(split)
+            return self.inner.encoded_images(split)
         kept = np.zeros(self.inner.full_count(split), dtype=bool)
         kept[self.rows(split)] = True
-        return compress(self.inner.sources(split), kept)
+        return compress(self.inner.encoded_images(split), kept)
 
     def fetch(self) -> None:
         self.inner.fetch()
 
-    def source(self) -> Facts:
+    def identity_of_images(self) -> Facts:
         return self.identity

@@ -27,7 +27,7 @@ from rela_cli.store.sealed import Damaged
 
 FORMAT = 1
 FACTS, BEGUN, CARD, MAP, IMAGES = "efficient.json", "converting.json", "README.md", "transport.safetensors", "images"
-COLUMNS = {
+SHARD_COLUMNS = {
     "targets": "(n, k) fp16, or fp32 where fp16 cannot hold them: what a learner is matched to",
     "row": "(n,) int64: the sample's number in the dataset that was converted",
     "sha256": "(n, 32) uint8: hash of the image file, or of the pixels (H, W, 3) where there are no files",
@@ -35,11 +35,11 @@ COLUMNS = {
     "name": "(bytes,) uint8, where there are files: the paths below the dataset's folder, one behind the other",
     "name_end": "(n,) int64: where each path ends",
 }
-NEEDED = ("format", "dataset", "prior", "transport", "splits", "spec", "made", "images", "files")
+NEEDED_KEYS = ("format", "dataset", "prior", "transport", "splits", "spec", "made", "images", "files")
 MEND = "put back a copy, or remove it and say the same `rela convert` again"
 
 
-class Folder:
+class EfficientFolder:
     """An efficient dataset whose files are `whole`, as far as their sizes tell.
 
     Raises:
@@ -123,7 +123,7 @@ def read_facts(root: Path) -> Facts:
         raise MissingError(f"{path} is damaged: {reason_of(error)}; {MEND}") from error
     if facts.get("format") != FORMAT:
         raise MissingError(f"{path} is of format {facts.get('format')}, and this rela reads format {FORMAT}")
-    if not has_seal or any(key not in facts for key in NEEDED) or not all(map(is_inside, facts["files"])):
+    if not has_seal or any(key not in facts for key in NEEDED_KEYS) or not all(map(is_inside, facts["files"])):
         raise MissingError(f"{path} is not what `rela convert` writes; {MEND}")
     return facts
 

@@ -10,20 +10,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rela_cli.data.efficient.folder import MAP, Folder
+from rela_cli.data.efficient.folder import MAP, EfficientFolder
 from rela_cli.errors import MissingError
 from rela_cli.store.files import Facts
-from rela_cli.store.row_file import NAMES, RowWriter
+from rela_cli.store.row_file import DTYPE_NAMES, RowFileWriter
 
-TYPES = {name: dtype for dtype, name in NAMES.items()}
+TYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
-def mapped(folder: Folder, split: str) -> list[Tensor]:
+def mapped(folder: EfficientFolder, split: str) -> list[Tensor]:
     """The targets of each shard, (n, k) fp16 or fp32, mapped from disk: what is not used is not read."""
     return [safe_open(path, "pt").get_tensor("targets") for path in folder.shards(split)]
 
 
-class Rows:
+class ShardedTargets:
     """Targets (N, k) in several shards, of which the rows that are asked for are read."""
 
     def __init__(self, parts: list[Tensor]) -> None:
@@ -44,7 +44,7 @@ class Rows:
         return found
 
 
-def write_targets(folder: Folder, place: Path) -> Facts:
+def write_targets(folder: EfficientFolder, place: Path) -> Facts:
     """What stage transport would have left in an entry of the cache, byte for byte; facts for its manifest.
 
     Raises:
@@ -54,7 +54,7 @@ def write_targets(folder: Folder, place: Path) -> Facts:
     if problems := list(folder.problems(contents=True, names=names)):
         raise MissingError("\n".join(problems))
     for split, facts in folder.splits.items():
-        writer = RowWriter(place / f"{split}.safetensors", "targets", facts["samples"])
+        writer = RowFileWriter(place / f"{split}.safetensors", "targets", facts["samples"])
         writer.dtype = TYPES[facts["type"]]
         with writer:
             for part in mapped(folder, split):

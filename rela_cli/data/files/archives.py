@@ -119,7 +119,7 @@ def alone(folder: Path) -> Iterator[bool]:
             lock.unlink(missing_ok=True)
 
 
-def complete(folder: Path, fill: Callable[[Path], object]) -> None:
+def fill_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Fill a folder beside its place and put it there when it is whole, unless another process has done so."""
     with alone(folder) as is_mine:
         if not is_mine:
@@ -152,4 +152,4 @@ def unpack_one(archive: Path, folder: Path, fetch: Callable[[], object] = lambda
         shutil.rmtree(part)
         aside.replace(part)
 
-    complete(folder, fill)
+    fill_folder(folder, fill)

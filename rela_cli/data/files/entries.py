@@ -21,7 +21,7 @@ from rela_cli.data.decoding.images import is_image
 from rela_cli.errors import MissingError
 
 SETTLED_NS = 2_000_000_000  # a folder changed this recently may change again without a new time
-SHOWN = 3  # names in a message
+NAMES_SHOWN = 3  # names in a message
 ENCODING = sys.getfilesystemencoding()
 HIDDEN, OTHER, LOOSE = "hidden", "other", "loose"  # why files are left out
 WHAT = {  # one, and several
@@ -29,14 +29,14 @@ WHAT = {  # one, and several
     OTHER: ("one file without the name of an image", "{} files without the name of an image"),
     LOOSE: ("one image beside the class folders", "{} images beside the class folders"),
 }
-KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+ODD_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 File = tuple[str, int, int]  # path, bytes, modification time in nanoseconds
 Left = dict[str, list[Any]]  # why files are left out -> how many, and the first of them
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderListing:
     """One folder: the names of its folders, its image files, what is left out, and what is odd with the reason."""
 
     time: int
@@ -46,7 +46,7 @@ class Folder:
     odd: dict[str, str] = field(default_factory=dict)
 
 
-def list_folder(path: Path) -> Folder:
+def list_folder(path: Path) -> FolderListing:
     """What lies in one folder; its time is unknown (-1) when it has only just changed, or holds anything odd."""
     folders: list[str] = []
     files: list[File] = []
@@ -71,7 +71,7 @@ def list_folder(path: Path) -> Folder:
                         if stat.S_ISREG(status.st_mode):
                             files.append((name, status.st_size, status.st_mtime_ns))
                         else:
-                            odd[name] = f"is {KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}"
+                            odd[name] = f"is {ODD_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}"
                     elif entry.is_symlink() and "." not in name and not os.path.exists(entry.path):
                         odd[name] = "is a link to nothing"
                     else:
@@ -79,10 +79,10 @@ def list_folder(path: Path) -> Folder:
                 except OSError as error:
                     odd[name] = complaint(error)
     except OSError as error:
-        return Folder(-1, odd={"": f"cannot be looked into: {error.strerror}"})
-    left = {why: [len(those), *sorted(those)[:SHOWN]] for why, those in names.items() if those}
+        return FolderListing(-1, odd={"": f"cannot be looked into: {error.strerror}"})
+    left = {why: [len(those), *sorted(those)[:NAMES_SHOWN]] for why, those in names.items() if those}
     settled = time.time_ns() - changed > SETTLED_NS and not odd
-    return Folder(changed if settled else -1, sorted(folders), files, left, odd)
+    return FolderListing(changed if settled else -1, sorted(folders), files, left, odd)
 
 
 def leads_up(link: str, folder: Path) -> bool:
@@ -119,11 +119,11 @@ def add_up(lefts: Iterable[tuple[str, Left]]) -> Left:
         for why, (count, *names) in left.items():
             mine = total.setdefault(why, [0])
             mine[0] += count
-            mine += [f"{folder}/{name}" if folder else name for name in names][: SHOWN + 1 - len(mine)]
+            mine += [f"{folder}/{name}" if folder else name for name in names][: NAMES_SHOWN + 1 - len(mine)]
     return total
 
 
-def told(left: Left) -> str:
+def left_out_text(left: Left) -> str:
     """What was left out, in words; empty where it was nothing."""
     parts = []
     for why in (LOOSE, HIDDEN, OTHER):

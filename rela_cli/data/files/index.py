@@ -22,14 +22,14 @@ from typing import Any, overload
 
 import numpy as np
 
-from rela_cli.data.files.entries import ENCODING, LOOSE, SHOWN, File, Folder, Left, add_up, list_folder
+from rela_cli.data.files.entries import ENCODING, LOOSE, NAMES_SHOWN, File, FolderListing, Left, add_up, list_folder
 from rela_cli.store.files import Facts, file_sha256, fingerprint, read_json, write_atomic
 from rela_cli.store.notices import warn
 
 REMEMBERED = 10_000  # files; fewer are listed in milliseconds, and then a rewritten file is seen at once
-AT_ONCE = 1 << 16  # paths that are decoded at a time
+PATHS_AT_ONCE = 1 << 16  # paths that are decoded at a time
 
-DEEPEST = 100  # folders in folders
+DEEPEST_FOLDER = 100  # folders in folders
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Known:
     left: Left = field(default_factory=dict)
 
 
-class Paths(Sequence[str]):
+class PathTable(Sequence[str]):
     """Paths as a sequence; in memory they are one text and where each begins, both of which may be mapped.
 
     `rows` are those that count, None for all.
@@ -58,9 +58,9 @@ class Paths(Sequence[str]):
     @overload
     def __getitem__(self, row: int) -> str: ...
     @overload
-    def __getitem__(self, row: slice) -> Paths: ...
+    def __getitem__(self, row: slice) -> PathTable: ...
 
-    def __getitem__(self, row: int | slice) -> str | Paths:
+    def __getitem__(self, row: int | slice) -> str | PathTable:
         if isinstance(row, slice):
             return self.take(np.arange(len(self))[row])
         row = range(len(self))[row]
@@ -71,8 +71,8 @@ class Paths(Sequence[str]):
         if self.rows is not None:
             yield from (self[row] for row in range(len(self)))
             return
-        for start in range(0, len(self), AT_ONCE):
-            ends = self.ends[start : start + AT_ONCE + 1]
+        for start in range(0, len(self), PATHS_AT_ONCE):
+            ends = self.ends[start : start + PATHS_AT_ONCE + 1]
             text = self.text[ends[0] : ends[-1]].tobytes()
             yield from (text[a:b].decode(ENCODING, "surrogateescape") for a, b in pairwise((ends - ends[0]).tolist()))
 
@@ -81,15 +81,15 @@ class Paths(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def take(self, rows: np.ndarray) -> Paths:
+    def take(self, rows: np.ndarray) -> PathTable:
         """Some of them; all of them is itself, which is read faster."""
         if np.array_equal(rows, np.arange(len(self))):
             return self
-        return Paths(self.text, self.ends, rows if self.rows is None else self.rows[rows])
+        return PathTable(self.text, self.ends, rows if self.rows is None else self.rows[rows])
 
 
 @dataclass
-class Table:
+class FileTable:
     """The files of an index, row by row: paths, and (2, N) sizes and times."""
 
     text: np.ndarray
@@ -98,7 +98,7 @@ class Table:
 
     def files(self, known: Known, prefix: int) -> list[File]:
         """A folder's files by their own names, which stand behind `prefix` characters of their paths."""
-        paths = Paths(self.text, self.ends[known.first : known.first + known.count + 1])
+        paths = PathTable(self.text, self.ends[known.first : known.first + known.count + 1])
         sizes, times = self.numbers[:, known.first : known.first + known.count].tolist()
         return [(path[prefix:], *rest) for path, *rest in zip(paths, sizes, times, strict=True)]
 
@@ -115,9 +115,9 @@ class Growing:
         self.sizes.append(size)
         self.times.append(at)
 
-    def table(self) -> Table:
+    def table(self) -> FileTable:
         whole = (np.frombuffer(self.text, dtype=np.uint8), np.frombuffer(self.ends, dtype=np.int64))
-        return Table(*whole, np.array([self.sizes, self.times], dtype=np.int64))
+        return FileTable(*whole, np.array([self.sizes, self.times], dtype=np.int64))
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Index:
     known: dict[str, Known] = field(default_factory=dict)
     found: dict[str, Known] = field(default_factory=dict)
     borders: list[int] = field(default_factory=list)  # first row of each top, and the end
-    table: Table | None = None
+    table: FileTable | None = None
     fingerprint: str = ""
     odd: dict[str, dict[str, str]] = field(default_factory=dict)  # top -> what cannot be an image, and why
 
@@ -142,10 +142,10 @@ class Index:
         return fingerprint({**where, "sorted_tops": sorted(self.sorted_tops)})
 
     @property
-    def lists(self) -> list[Paths]:
+    def lists(self) -> list[PathTable]:
         """The paths below each top."""
         assert self.table is not None
-        return [Paths(self.table.text, self.table.ends[a : b + 1]) for a, b in pairwise(self.borders)]
+        return [PathTable(self.table.text, self.table.ends[a : b + 1]) for a, b in pairwise(self.borders)]
 
     def count(self) -> int:
         return self.borders[-1]
@@ -185,7 +185,7 @@ class Index:
         except OSError:
             return False
 
-    def below(self, name: str, inner: str, before: Table | None, growing: Growing) -> Iterator[File]:
+    def below(self, name: str, inner: str, before: FileTable | None, growing: Growing) -> Iterator[File]:
         """The files of a folder and of all below it, in the order of their paths; `inner` is its path below its top.
 
         A folder stands where its name with a slash would, so nothing has to be sorted but one folder's names.
@@ -208,7 +208,7 @@ class Index:
             yield prefix + file[0], file[1], file[2]
         self.found[name] = Known(folder.time, folder.folders, first if together else -1, own, folder.left)
 
-    def note_odd(self, name: str, inner: str, folder: Folder) -> None:
+    def note_odd(self, name: str, inner: str, folder: FolderListing) -> None:
         """Remember by its path below its top what cannot be an image."""
         top = name[: len(name) - len(inner)].rstrip("/")
         odd = {f"{inner}/{each}".strip("/"): why for each, why in folder.odd.items()}
@@ -218,22 +218,22 @@ class Index:
         """Whether a folder in another one is looked at."""
         return self.only is None or name not in self.tops or inner in self.only
 
-    def folder(self, name: str, inner: str, before: Table | None) -> Folder:
+    def folder(self, name: str, inner: str, before: FileTable | None) -> FolderListing:
         """What lies in one folder, remembered or listed."""
-        if inner.count("/") >= DEEPEST:
-            return Folder(-1, odd={"": f"lies more than {DEEPEST} folders deep"})
+        if inner.count("/") >= DEEPEST_FOLDER:
+            return FolderListing(-1, odd={"": f"lies more than {DEEPEST_FOLDER} folders deep"})
         known = self.known.get(name)
         if before is None or known is None or known.first < 0 or not self.is_same(name):
             found = list_folder(self.root / name)
             return without_files(found) if name in self.sorted_tops else found
         files = before.files(known, len(inner) + 1 if inner else 0)
-        return Folder(known.time, known.folders, files, known.left)
+        return FolderListing(known.time, known.folders, files, known.left)
 
 
-def without_files(folder: Folder) -> Folder:
+def without_files(folder: FolderListing) -> FolderListing:
     """A folder of class folders: images beside these are left out."""
     names: list[Any] = sorted(name for name, *_ in folder.files)
-    left: Left = {LOOSE: [len(names), *names[:SHOWN]]} if names else {}
+    left: Left = {LOOSE: [len(names), *names[:NAMES_SHOWN]]} if names else {}
     return replace(folder, files=[], left={**folder.left, **left})
 
 
@@ -277,11 +277,11 @@ def remember(index: Index, folder: Path) -> None:
         return
     try:
         stored: Facts = read_json(path) or {}
-        files = files_of(folder, stored["fingerprint"])
+        files = index_files(folder, stored["fingerprint"])
         if stored.pop("check") != fingerprint(stored) or stored["arrays"] != [file_sha256(file) for file in files]:
             raise ValueError
         known = {name: Known(*facts) for name, facts in stored["folders"].items()}
-        table = Table(*(np.load(file, mmap_mode="r") for file in files))
+        table = FileTable(*(np.load(file, mmap_mode="r") for file in files))
     except (KeyError, TypeError, ValueError, AttributeError, OSError):
         warn(f"the list of files in {folder} is damaged, or another rela's; the folders are read again")
         return
@@ -289,7 +289,7 @@ def remember(index: Index, folder: Path) -> None:
     index.fingerprint = stored["fingerprint"]
 
 
-def files_of(folder: Path, name: str) -> list[Path]:
+def index_files(folder: Path, name: str) -> list[Path]:
     """The arrays of an index, by its fingerprint, so that they cannot be another's."""
     return [folder / f"{name}.{array}.npy" for array in ("text", "ends", "numbers")]
 
@@ -298,9 +298,9 @@ def write_index(index: Index, folder: Path) -> None:
     """Arrays, then the JSON file that names them; what an earlier one named goes. 1.3 million files are some 70 MB."""
     assert index.table is not None
     folder.mkdir(parents=True, exist_ok=True)
-    files, table = files_of(folder, index.fingerprint), index.table
+    files, table = index_files(folder, index.fingerprint), index.table
     for path, values in zip(files, (table.text, table.ends, table.numbers), strict=True):
-        write_atomic(path, partial(save, values))
+        write_atomic(path, partial(save_array, values))
     folders = {name: [k.time, k.folders, k.first, k.count, k.left] for name, k in index.found.items()}
     facts: Facts = {"root": str(index.root.resolve()), "fingerprint": index.fingerprint, "borders": index.borders}
     facts |= {"folders": folders, "arrays": [file_sha256(file) for file in files]}
@@ -310,7 +310,7 @@ def write_index(index: Index, folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def save(values: np.ndarray, path: Path) -> None:
+def save_array(values: np.ndarray, path: Path) -> None:
     """An array under exactly this name."""
     with path.open("wb") as file:
         np.save(file, values)

@@ -12,10 +12,10 @@ from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.files import write_atomic
 
 KEPT_OPEN = 512  # files; where there are more, each is opened for every read
-Range = tuple[str, int, int]  # file, first byte, bytes
+ByteRange = tuple[str, int, int]  # file, first byte, bytes
 
 
-class Folder:
+class LocalFolder:
     """A folder of this machine; needs no fsspec."""
 
     def __init__(self, root: str) -> None:
@@ -53,7 +53,7 @@ class Folder:
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
 
-    def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+    def ranges(self, wanted: Sequence[ByteRange]) -> list[bytes]:
         """Some bytes of some files, and no others; called from several threads."""
         return [self.range(*each) for each in wanted]
 
@@ -77,7 +77,7 @@ class Folder:
             os.close(descriptor)
 
 
-class Address:
+class RemoteFolder:
     """Below an address that fsspec knows.
 
     Stores show an object once it is written; where one shows it earlier, the pack's manifest, which comes last, says
@@ -139,22 +139,22 @@ class Address:
         if self.exists(name):
             self.system.rm_file(self.path(name))
 
-    def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+    def ranges(self, wanted: Sequence[ByteRange]) -> list[bytes]:
         """Some bytes of some files, all asked for at once."""
         paths, starts, ends = zip(*((self.path(n), start, start + size) for n, start, size in wanted), strict=True)
         found: list[Any] = self.system.cat_ranges(list(paths), list(starts), list(ends), on_error="raise")
         return [bytes(data) for data in found]
 
 
-Place = Folder | Address
+Storage = LocalFolder | RemoteFolder
 
 
-def place_of(root: str) -> Place:
+def storage_of(root: str) -> Storage:
     """The place that a root names."""
-    return Address(root) if "://" in root else Folder(root)
+    return RemoteFolder(root) if "://" in root else LocalFolder(root)
 
 
-def whole(data: bytes, length: int, name: str) -> bytes:
+def checked_length(data: bytes, length: int, name: str) -> bytes:
     """The bytes, if they are all there.
 
     Raises:

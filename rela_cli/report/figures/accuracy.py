@@ -24,20 +24,20 @@ from rela_cli.report.figures.series import (
     spread_log_ticks,
 )
 from rela_cli.report.formats import SEEN
-from rela_cli.report.paired import cost_of
+from rela_cli.report.paired import cost_on_axis
 from rela_cli.report.style import SOFT, margin_figure, margin_labels, number_points, room_for_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-UNITS: dict[str, list[tuple[float, str]]] = {  # sizes of an axis' units, smallest first
+AXIS_UNITS: dict[str, list[tuple[float, str]]] = {  # sizes of an axis' units, smallest first
     "flops": [(10.0**e, f"{prefix}FLOP") for e, prefix in ((6, "M"), (9, "G"), (12, "T"), (15, "P"), (18, "E"))],
     "seconds": [(1, "seconds"), (60, "minutes"), (3600, "hours")],
     "samples": [(1, "images seen"), (1e3, "thousands of images seen"), (1e6, "millions of images seen")],
 }
 
-WIDE = 8.0  # an axis of cost spans at least this factor: a few percent are no difference
+LEAST_SPAN = 8.0  # an axis of cost spans at least this factor: a few percent are no difference
 
 
 def accuracy_plots(
@@ -99,7 +99,7 @@ def budgets_at(one: Series) -> list[tuple[float, float, str]]:
 
 def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None:
     """Over the finished runs of a cell."""
-    known = [cost for result in results_in(group.results, row, column) if (cost := cost_of(result, axis))]
+    known = [cost for result in results_in(group.results, row, column) if (cost := cost_on_axis(result, axis))]
     return statistics.fmean(known) if known else None
 
 
@@ -122,10 +122,10 @@ def log_ticks(axes: Axes, axis: str) -> str:
 
     axes.set_xscale("log")
     low, largest = axes.get_xlim()
-    if largest / low < WIDE:
+    if largest / low < LEAST_SPAN:
         middle = math.sqrt(low * largest)
-        axes.set_xlim(middle / WIDE**0.5, middle * WIDE**0.5)
-    size, unit = max((pair for pair in UNITS[axis] if pair[0] <= largest), default=UNITS[axis][0])
+        axes.set_xlim(middle / LEAST_SPAN**0.5, middle * LEAST_SPAN**0.5)
+    size, unit = max((pair for pair in AXIS_UNITS[axis] if pair[0] <= largest), default=AXIS_UNITS[axis][0])
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))

@@ -7,7 +7,7 @@ from functools import partial
 
 from rela_cli.report.comparison import Protocol, Result
 from rela_cli.report.figures.accuracy import accuracy_plots, budget_figure, cost_figure
-from rela_cli.report.figures.series import Plot, groups_of, slug
+from rela_cli.report.figures.series import Plot, file_slug, groups_of
 from rela_cli.report.figures.switch import trace_plots
 from rela_cli.report.figures.training import training_plots
 from rela_cli.report.figures.transport import variance_plots
@@ -17,13 +17,13 @@ def plots(results: Sequence[Result], protocols: Sequence[Protocol], axis: str, k
     """All plots that the runs have anything for, by group."""
     groups = groups_of(results)
     for group in groups:
-        suffix = f"-{slug(group.name)}" if len(groups) > 1 else ""
+        suffix = f"-{file_slug(group.name)}" if len(groups) > 1 else ""
         for kind in kinds:
-            for plot in KINDS[kind](group, protocols, axis):
+            for plot in PLOT_KINDS[kind](group, protocols, axis):
                 yield plot._replace(name=plot.name + suffix)
 
 
-KINDS: dict[str, Callable[..., Iterator[Plot]]] = {
+PLOT_KINDS: dict[str, Callable[..., Iterator[Plot]]] = {
     "budget": partial(accuracy_plots, kind="budget", draw=budget_figure, words="accuracy against budget"),
     "cost": partial(accuracy_plots, kind="cost", draw=cost_figure, words="accuracy against cost"),
     "training": training_plots,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rela_cli.report.comparison import Column, Protocol, Result, Row, Score, columns_of, label_mark, rows_of, score
 from rela_cli.report.formats import SEEN, UNKNOWN
-from rela_cli.report.settings import OWN, Settings, differing, labelled
+from rela_cli.report.settings import OWN_COLUMNS, Settings, differing, settings_text
 from rela_cli.report.style import PAPER, SOFT, Label, PriorStyle, lighter, style_of
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
     keys = differing({result.shared for result in finished})
     found: dict[Settings, str] = {}
     for row in rows_of(finished):
-        found[row.shared] = " · ".join(filter(None, (*row.names, labelled(row.shared, keys))))
+        found[row.shared] = " · ".join(filter(None, (*row.names, settings_text(row.shared, keys))))
     return [Group(name, key, tuple(r for r in finished if r.shared == key)) for key, name in found.items()]
 
 
-def slug(text: str) -> str:
+def file_slug(text: str) -> str:
     """A piece of a file name."""
     return re.sub(r"[^A-Za-z0-9.=]+", "-", text).strip("-")[:80]
 
@@ -108,7 +108,7 @@ def trained_columns(group: Group) -> list[tuple[Column, PriorStyle, str]]:
 
 def usual_settings(variants: Sequence[Settings]) -> set[str]:
     """What most variants share, as `key=value`, where several keys vary: names say what is unusual."""
-    keys = {key for key in differing(variants) if key not in OWN}
+    keys = {key for key in differing(variants) if key not in OWN_COLUMNS}
     found = set()
     for key in keys if len(keys) > 1 else ():
         (value, first), (_, second) = Counter(dict(variant).get(key, "") for variant in variants).most_common(2)

@@ -11,34 +11,34 @@ from rela_cli.report import run_files
 from rela_cli.report.comparison import Protocol, Result, results_in
 from rela_cli.report.figures.series import Group, Plot, trained_columns
 from rela_cli.report.figures.training import KEY_ROW, START, dot, whole_steps
-from rela_cli.report.ink import readable
+from rela_cli.report.ink import readable_ink
 from rela_cli.report.style import INK, PAPER, SOFT, PriorStyle, new_figure, room_for_ticks, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 1500  # of a trace that are drawn; more than a screen shows
+TRACE_POINTS = 1500  # of a trace that are drawn; more than a screen shows
 NEAREST = 1e-3  # to 1, of a rho that is drawn
 LOSS = "#b9bec4"
-WATCHED = (
+TRACE_NOTES = (
     "grey: loss, solid: its fast average, dashed: its slow average",
     "phase 1 ends where rho = exp(fast - slow), at most 1, reaches its threshold",
 )
-COLUMNS = 4  # traces beside one another in a plot
+TRACES_ABREAST = 4  # traces beside one another in a plot
 NARROW = 26  # letters of a title over one of them
 
 
-Traced = tuple[str, Result, PriorStyle, list[run_files.Line]]
+Traced = tuple[str, Result, PriorStyle, list[run_files.LogLine]]
 
 
 def trace_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Iterator[Plot]:
     """One plot a budget that has a ReLA run with a trace."""
     for budget in group.budgets:
         found = traced(group, budget)
-        for start in range(0, len(found), COLUMNS):
-            part = f"-{1 + start // COLUMNS}" if len(found) > COLUMNS else ""
-            shown = found[start : start + COLUMNS]
+        for start in range(0, len(found), TRACES_ABREAST):
+            part = f"-{1 + start // TRACES_ABREAST}" if len(found) > TRACES_ABREAST else ""
+            shown = found[start : start + TRACES_ABREAST]
             words = f"loss trace of the matching at budget {budget:g}"
             rank = (len(shown), budget)
             yield Plot("trace", f"trace-b{budget:g}{part}", words, partial(trace_figure, group, budget, shown), rank)
@@ -51,7 +51,7 @@ def traced(group: Group, budget: float) -> list[Traced]:
         results = sorted(results_in(group.results, group.row(budget), column), key=lambda result: result.seed)
         lines = run_files.read_jsonl(results[0].folder / "switch.jsonl") if results and column.settings else []
         if lines:
-            found.append((column.name, results[0], style, lines[:: 1 + len(lines) // POINTS]))
+            found.append((column.name, results[0], style, lines[:: 1 + len(lines) // TRACE_POINTS]))
     return found
 
 
@@ -64,7 +64,7 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
     )
     seeds = sorted({result.seed for _, result, _, _ in found})
     notes = [f"{group.name}; budget {100 * budget:g} %, seed {', '.join(map(str, seeds))}"]
-    notes += WATCHED if watched else ["grey: loss; the switch is fixed beforehand and watches no averages"]
+    notes += TRACE_NOTES if watched else ["grey: loss; the switch is fixed beforehand and watches no averages"]
     names = [textwrap.fill(name, NARROW) for name, *_ in found]
     top = titled(figure, "What the switch saw", notes, left=0.7 / width)
     top -= max(name.count("\n") for name in names) * KEY_ROW / height
@@ -72,7 +72,7 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
     figure.subplots_adjust(left=0.7 / width, right=0.985, top=top - 0.05, bottom=bottom, hspace=0.1, wspace=0.08)
     last = max(max(lines[-1]["step"], result.raw.get("switch_step") or 0) for _, result, _, lines in found)
     for name, (_, result, style, lines), above, below in zip(names, found, panels, panels[-len(found) :], strict=False):
-        above.set_title(name, color=readable(style.colour, PAPER), fontweight="bold")
+        above.set_title(name, color=readable_ink(style.colour, PAPER), fontweight="bold")
         draw_losses(above, lines)
         if watched:
             draw_rho(below, result, style, lines)
@@ -89,12 +89,12 @@ def trace_figure(group: Group, budget: float, found: Sequence[Traced]) -> Figure
     return figure
 
 
-def has_averages(lines: Sequence[run_files.Line]) -> bool:
+def has_averages(lines: Sequence[run_files.LogLine]) -> bool:
     """Whether the switch kept averages at all; a fixed one leaves them where they start."""
     return any((line.get("fast"), line.get("slow")) not in (START, (None, None)) for line in lines)
 
 
-def draw_losses(axes: Axes, lines: Sequence[run_files.Line]) -> None:
+def draw_losses(axes: Axes, lines: Sequence[run_files.LogLine]) -> None:
     """Loss, fast and slow."""
     steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
     alone = {"marker": "o", "ms": 4} if len(lines) == 1 else {}  # a line of one point is not seen
@@ -104,7 +104,7 @@ def draw_losses(axes: Axes, lines: Sequence[run_files.Line]) -> None:
         axes.plot(steps, [line["slow"] for line in lines], color=INK, lw=1.5, ls="--", **alone)  # type: ignore[arg-type]
 
 
-def draw_rho(axes: Axes, result: Result, style: PriorStyle, lines: Sequence[run_files.Line]) -> None:
+def draw_rho(axes: Axes, result: Result, style: PriorStyle, lines: Sequence[run_files.LogLine]) -> None:
     """rho and the threshold at which phase 1 ends, on a scale that grows towards 1: it all happens there."""
     if not has_averages(lines):
         axes.text(0.5, 0.5, "no rho", transform=axes.transAxes, ha="center", color=SOFT, fontsize=8)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rela_cli.report import run_files
 from rela_cli.report.comparison import Protocol, Result, results_in
 from rela_cli.report.figures.series import Group, Plot, trained_columns
-from rela_cli.report.ink import readable
+from rela_cli.report.ink import readable_ink
 from rela_cli.report.style import PAPER, PriorStyle, new_figure, room_for_ticks, titled
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TRAINING, PANEL = (6.6, 5.03), 1.9  # inches of the plot without the key, and of
 
 START = (1.0, 2.0)  # the averages of a switch that has looked at nothing
 CROWD = 8  # ways to a backbone; with more of them the training plot shows means alone
-STEPS = 100  # points of a loss that is known at every step
+CURVE_POINTS = 100  # points of a loss that is known at every step
 PANELS = (
     ("matching loss, 1 − cosine", 1, "loss", 1.0),  # noqa: RUF001
     ("{method} loss", 2, "loss", 1.0),
@@ -31,7 +31,9 @@ PANELS = (
 )
 
 
-Way = tuple[str, PriorStyle, str, list[Result], list[list[run_files.Line]]]  # name, style, dash, results, their lines
+Way = tuple[
+    str, PriorStyle, str, list[Result], list[list[run_files.LogLine]]
+]  # name, style, dash, results, their lines
 
 
 def training_plots(group: Group, protocols: Sequence[Protocol], axis: str) -> Iterator[Plot]:
@@ -102,18 +104,20 @@ def curves_in(way: Way, panel: tuple[str, int | None, str, float]) -> list[list[
 
 
 def curve_of(
-    result: Result, lines: Sequence[run_files.Line], phase: int | None, key: str, scale: float
+    result: Result, lines: Sequence[run_files.LogLine], phase: int | None, key: str, scale: float
 ) -> list[tuple[float, float]]:
     """A run's curve in a panel. The matching loss comes from the switch's trace, which has every step of phase 1."""
     trace = run_files.read_jsonl(result.folder / "switch.jsonl") if phase == 1 else []
     if trace:
-        return averaged([(line["step"], scale * line[key]) for line in trace], result.raw.get("steps") or len(trace))
+        return binned_means(
+            [(line["step"], scale * line[key]) for line in trace], result.raw.get("steps") or len(trace)
+        )
     return picked(lines, phase, key, scale, result.raw.get("switch_step"))
 
 
-def averaged(points: Sequence[tuple[float, float]], total: int) -> list[tuple[float, float]]:
+def binned_means(points: Sequence[tuple[float, float]], total: int) -> list[tuple[float, float]]:
     """Means over as many steps as make about STEPS points of a whole run; each stands at its last step."""
-    size = -(-total // STEPS)
+    size = -(-total // CURVE_POINTS)
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[-1][0], statistics.fmean(value for _, value in part)) for part in parts]
 
@@ -186,5 +190,5 @@ def colour_key(figure: Figure, names: Sequence[tuple[str, PriorStyle, str]], top
         handletextpad=0.4, borderpad=0, fontsize=8,
     )  # fmt: skip
     for text, (_, style, _) in zip(legend.get_texts(), names, strict=True):
-        text.set_color(readable(style.colour, PAPER))
+        text.set_color(readable_ink(style.colour, PAPER))
         text.set_fontweight("bold")

@@ -17,7 +17,7 @@ class Service(Protocol):
         """Send what is left, and mark the run as finished or failed."""
 
 
-def numbers(record: Record) -> dict[str, float]:
+def numeric_values(record: Record) -> dict[str, float]:
     """The numbers of a record, without `step`: trackers that draw curves take nothing else."""
     known = {name: value for name, value in record.items() if name != "step"}
     return {name: float(value) for name, value in known.items() if isinstance(value, int | float)}

@@ -13,12 +13,12 @@ from rela_cli.store.files import write_atomic
 from rela_cli.store.notices import warn
 from rela_cli.store.secrets import redact
 from rela_cli.terminal import printable
-from rela_cli.training.trackers.base import numbers
+from rela_cli.training.trackers.base import numeric_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LONGEST = 6000  # characters of a parameter that MLflow takes
+LONGEST_VALUE = 6000  # characters of a parameter that MLflow takes
 ID = "mlflow.id"
 
 
@@ -40,7 +40,7 @@ class Mlflow:
 
         client = self.opened()
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, record["step"]) for name, value in numbers(record).items()]
+        metrics = [Metric(name, value, now, record["step"]) for name, value in numeric_values(record).items()]
         client.log_batch(self.run, metrics=metrics)
 
     def finish(self, succeeded: bool) -> None:
@@ -86,7 +86,7 @@ class Mlflow:
         found = client.get_experiment_by_name(project)
         experiment = found.experiment_id if found else client.create_experiment(project)
         run = str(client.create_run(experiment, run_name=printable(self.folder.name)).info.run_id)
-        params = [Param(name, str(value)[:LONGEST]) for name, value in flat(redact(to_tree(self.config)))]
+        params = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in leaves_of(redact(to_tree(self.config)))]
         for start in range(0, len(params), 100):  # MLflow takes 100 in a call
             client.log_batch(run, params=params[start : start + 100])
         write_atomic(self.folder / ID, lambda temporary: temporary.write_text(run, encoding="utf-8"))
@@ -99,10 +99,10 @@ def tracking_uri(config: Config) -> str:
     return config.logger.uri or os.environ.get("MLFLOW_TRACKING_URI") or local
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def leaves_of(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted name, value) of every leaf."""
     leaves: list[tuple[str, Any]] = []
     for name, value in tree.items():
         inner = isinstance(value, dict) and value
-        leaves += flat(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+        leaves += leaves_of(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
     return leaves

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import Config
 from rela_cli.store.secrets import redact
-from rela_cli.training.trackers.base import numbers
+from rela_cli.training.trackers.base import numeric_values
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -27,7 +27,7 @@ class Tensorboard:
         """One point a number. A run that was resumed hides the points that an interrupted part wrote beyond it."""
         if self.writer is None:
             self.writer = self.open(record["step"])
-        for name, value in numbers(record).items():
+        for name, value in numeric_values(record).items():
             self.writer.add_scalar(name, value, record["step"])
         self.writer.flush()
 

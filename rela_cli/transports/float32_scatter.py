@@ -15,14 +15,14 @@ from torch import Tensor
 from rela_cli.numerics.gram import add_gram
 
 ROUNDING = 5e-8  # of the largest eigenvalue, in eigenvalues, by float32 products of ROWS (measured: 1e-8 to 7e-8)
-BEARABLE = 1e-3  # of the weakest kept eigenvalue: 0.0005 in its targets, as much as storing them in fp16 does
+TOLERATED = 1e-3  # of the weakest kept eigenvalue: 0.0005 in its targets, as much as storing them in fp16 does
 ENOUGH_ROWS = 4  # for each dimension, before a spectrum is believed
-TAKEN = (0, 16, 32, 64, 128)  # directions to take out: 64 of 1,024 cost an eighth more
-ROWS = 2048  # to multiply before the sum goes on in float64
+DIRECTIONS = (0, 16, 32, 64, 128)  # directions to take out: 64 of 1,024 cost an eighth more
+PRODUCT_ROWS = 2048  # to multiply before the sum goes on in float64
 DEAD = 1e-10  # a component below this share of the largest eigenvalue carries rounding noise, not data
 
 
-class Room(threading.local):
+class Buffer(threading.local):
     """Memory for float32 copies, kept from one to the next: to ask for it anew costs more than to fill it.
 
     Every thread has its own.
@@ -38,7 +38,7 @@ class Room(threading.local):
         return self.memory[: len(block)].copy_(block)
 
 
-class Deflated:
+class DeflatedScatter:
     """(n, D) -> mean (D,) and scatter (D, D), float64, from float32 products around `pivot` without `top`.
 
     Of the scatter the upper triangle is meant; it is put where there are zeros for it.
@@ -46,17 +46,17 @@ class Deflated:
     """
 
     def __init__(self, pivot: Tensor, top: Tensor) -> None:
-        self.pivot, self.top, self.room = pivot.float(), top.float(), Room()
+        self.pivot, self.top, self.room = pivot.float(), top.float(), Buffer()
 
     @classmethod
-    def where_enough(cls, mean: Tensor, covariance: Tensor, rows: int, keep: int) -> Deflated | None:
+    def where_enough(cls, mean: Tensor, covariance: Tensor, rows: int, keep: int) -> DeflatedScatter | None:
         """With as few directions taken out as do, by the spectrum of the first `rows`; None where none do."""
         if rows < ENOUGH_ROWS * len(covariance):
             return None
         values, vectors = (found.flip(-1) for found in torch.linalg.eigh(covariance.cpu()))
         alive = values[:keep][values[:keep] > DEAD * values[0]]
-        for taken in TAKEN:
-            if len(alive) > taken and ROUNDING * values[taken] <= BEARABLE * alive[-1]:
+        for taken in DIRECTIONS:
+            if len(alive) > taken and ROUNDING * values[taken] <= TOLERATED * alive[-1]:
                 return cls(mean, vectors[:, :taken])
         return None
 
@@ -64,7 +64,7 @@ class Deflated:
         width, taken = self.top.shape
         across, within = torch.zeros(taken, width), torch.zeros(taken, taken)
         gaps = []
-        for rows in block.split(ROWS):  # which stay in the processor's cache from one step to the next
+        for rows in block.split(PRODUCT_ROWS):  # which stay in the processor's cache from one step to the next
             rest = self.room.float32(rows).sub_(self.pivot)
             gaps.append(rest.mean(0))
             rest -= gaps[-1]
@@ -86,7 +86,7 @@ class Deflated:
 
     def merged(self, block: Tensor, gaps: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of the block, and its scatter around that, from those of its pieces around their own means."""
-        counts = torch.tensor([len(rows) for rows in block.split(ROWS)], dtype=torch.float64)[:, None]
+        counts = torch.tensor([len(rows) for rows in block.split(PRODUCT_ROWS)], dtype=torch.float64)[:, None]
         gap = (gaps * counts).sum(0) / counts.sum()
         apart = (gaps - gap) * counts.sqrt()
         return self.pivot.double() + gap, scatter.addmm_(apart.T, apart)
