@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rela_cli.report.style import (
+from rela_cli.report.figures.style import (
     GRID,
     INK,
     SOFT,

@@ -21,7 +21,7 @@ NO_HYDRA = NO_TORCH.replace('("torch",', '("hydra", "omegaconf", "yaml", "rich",
 PIPELINE = """
 import os, sys, types
 from pathlib import Path
-pipeline, table = types.ModuleType("rela_cli.pipeline.pipeline"), types.ModuleType("rela_cli.report.tables")
+pipeline, table = types.ModuleType("rela_cli.pipeline.pipeline"), types.ModuleType("rela_cli.report.tables.tables")
 command = types.ModuleType("rela_cli.commands.table")
 pipeline.STAGES = ("extract", "transport", "train", "probe")
 def run(config, until="probe", command=""):
@@ -46,7 +46,7 @@ def main(argv):
     return 5
 command.main = main
 sys.modules[command.__name__] = command
-sys.modules["rela_cli.pipeline.pipeline"], sys.modules["rela_cli.report.tables"] = pipeline, table
+sys.modules["rela_cli.pipeline.pipeline"], sys.modules["rela_cli.report.tables.tables"] = pipeline, table
 """
 
 

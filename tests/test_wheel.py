@@ -40,7 +40,7 @@ def run(cwd: Path, *words: str, path: Path | None = None) -> str:
 
 
 def test_wheel_ships_the_pages_style(wheel: Path) -> None:
-    assert "rela_cli/report/page.css" in zipfile.ZipFile(wheel).namelist()
+    assert "rela_cli/report/page/page.css" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_wheel_ships_every_yaml(wheel: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError
-from rela_cli.report.collect import collect
+from rela_cli.report.results.collect import collect
 from rela_cli.store.files import read_whole
 
 if TYPE_CHECKING:

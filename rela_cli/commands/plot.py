@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rela_cli.config.arguments import OneOf
 from rela_cli.errors import RelaError
-from rela_cli.report.comparison import Protocol, Result, protocols_of
+from rela_cli.report.differences.paired import AXES
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
-from rela_cli.report.formats import write
-from rela_cli.report.options import Parser, results_at, some_of
-from rela_cli.report.paired import AXES
+from rela_cli.report.grids.screen import write
+from rela_cli.report.results.comparison import Protocol, Result, protocols_of
+from rela_cli.report.results.options import Parser, results_at, some_of
 from rela_cli.store.disk import disk_errors
 from rela_cli.terminal import plural
 
@@ -46,7 +46,7 @@ def draw(
     results: Sequence[Result], protocols: Sequence[Protocol], axis: str, kinds: Sequence[str], out: Path
 ) -> dict[str, Path]:
     """Draw and save; what each plot shows, and its PNG."""
-    from rela_cli.report.style import matplotlib_settings, save_figure
+    from rela_cli.report.figures.style import matplotlib_settings, save_figure
 
     written: dict[str, Path] = {}
     with matplotlib_settings():

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from rela_cli.config.arguments import OneOf, Positive
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.report import formats, transfer, transfer_grids
-from rela_cli.report.between import checked_columns
-from rela_cli.report.comparison import Result, protocols_of
-from rela_cli.report.options import Parser, results_at
-from rela_cli.report.paired import AXES
-from rela_cli.report.tables import FORMATS, Parts, notes_of, show
+from rela_cli.report.differences.between import checked_columns
+from rela_cli.report.differences.paired import AXES
+from rela_cli.report.grids import formats
+from rela_cli.report.results.comparison import Result, protocols_of
+from rela_cli.report.results.options import Parser, results_at
+from rela_cli.report.tables import transfer, transfer_grids
+from rela_cli.report.tables.tables import FORMATS, Parts, notes_of, show
 
 
 def main(argv: Sequence[str]) -> int:

@@ -273,7 +273,7 @@ def _print_table(folders: Sequence[Path]) -> None:
     if not folders:
         return
     try:
-        from rela_cli.report.tables import print_table
+        from rela_cli.report.tables.tables import print_table
 
         print_table(list(dict.fromkeys(folders)))
     except Exception as error:  # the runs are done; their summary must still come

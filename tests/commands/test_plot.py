@@ -13,10 +13,8 @@ from safetensors.numpy import save_file
 
 from rela_cli.commands import plot
 from rela_cli.errors import ConfigError, RelaError
-from rela_cli.report.collect import collect
-from rela_cli.report.comparison import Protocol, Result, results_of
 from rela_cli.report.figures import plots, series, training
-from rela_cli.report.style import (
+from rela_cli.report.figures.style import (
     PRIOR_STYLES,
     SPARE_STYLES,
     lighter,
@@ -26,6 +24,8 @@ from rela_cli.report.style import (
     push_apart,
     style_of,
 )
+from rela_cli.report.results.collect import collect
+from rela_cli.report.results.comparison import Protocol, Result, results_of
 from tests.conftest import NO_TORCH, Rela
 from tests.report.test_tables import Make, make
 

@@ -27,7 +27,7 @@ from rela_cli.commands.reproduce.tables import METHODS, PROFILES, TABLES
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.pipeline.estimate import Cost
-from rela_cli.report.paired import paired
+from rela_cli.report.differences.paired import paired
 from tests import warm
 
 

@@ -26,7 +26,7 @@ FAKE = ("dataset=fake", "learner.width=4", "prior.patches=8", "epochs=2", "batch
 PIPELINE = """
 import json, os, sys, time, types
 from pathlib import Path
-pipeline, table = types.ModuleType("rela_cli.pipeline.pipeline"), types.ModuleType("rela_cli.report.tables")
+pipeline, table = types.ModuleType("rela_cli.pipeline.pipeline"), types.ModuleType("rela_cli.report.tables.tables")
 pipeline.STAGES = ("extract", "transport", "train", "probe")
 def run(config, until="probe", command=""):
     folder = Path(config.paths.outputs) / "runs" / f"{config.budget:g}-{config.seed}"
@@ -39,7 +39,7 @@ def run(config, until="probe", command=""):
     return types.SimpleNamespace(status="run", folder=folder)
 pipeline.run = run
 table.print_table = lambda folders: None
-sys.modules["rela_cli.pipeline.pipeline"], sys.modules["rela_cli.report.tables"] = pipeline, table
+sys.modules["rela_cli.pipeline.pipeline"], sys.modules["rela_cli.report.tables.tables"] = pipeline, table
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rela_cli.errors import RelaError
 from rela_cli.pipeline import pipeline
-from rela_cli.report.collect import collect
+from rela_cli.report.results.collect import collect
 from rela_cli.store.locks import RunLock
 from rela_cli.training.checkpoint import Checkpoints
 from rela_cli.training.trainer import Trainer

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from rela_cli.errors import ConfigError
-from rela_cli.report.equivalence import is_equivalent, larger_p
-from rela_cli.report.paired import marks_of, paired
+from rela_cli.report.differences.equivalence import is_equivalent, larger_p
+from rela_cli.report.differences.paired import marks_of, paired
 from tests.report.test_tables import Make, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture

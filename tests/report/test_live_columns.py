@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rela_cli.report.collect import collect
-from rela_cli.report.comparison import results_of
-from rela_cli.report.paired import cost_on_axis
+from rela_cli.report.differences.paired import cost_on_axis
+from rela_cli.report.results.collect import collect
+from rela_cli.report.results.comparison import results_of
 from tests.report.test_tables import Make, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture

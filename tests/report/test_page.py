@@ -17,12 +17,12 @@ from PIL import Image
 
 from rela_cli.commands.report import command, neighbours
 from rela_cli.errors import RelaError
-from rela_cli.report import html, page
-from rela_cli.report.collect import collect
-from rela_cli.report.comparison import Protocol, results_of
+from rela_cli.report.figures.ink import contrast, readable_ink
 from rela_cli.report.figures.series import groups_of
-from rela_cli.report.ink import contrast, readable_ink
-from rela_cli.report.page import Neighbourhood, Picture
+from rela_cli.report.page import html, page
+from rela_cli.report.page.page import Neighbourhood, Picture
+from rela_cli.report.results.collect import collect
+from rela_cli.report.results.comparison import Protocol, results_of
 from tests.commands.test_plot import project
 from tests.conftest import NO_TORCH, Rela
 from tests.report.test_tables import Make, make

@@ -14,9 +14,9 @@ import pytest
 
 from rela_cli.commands import table
 from rela_cli.errors import ConfigError
-from rela_cli.report import paired
-from rela_cli.report.comparison import results_of
-from rela_cli.report.formats import MINUS
+from rela_cli.report.differences import paired
+from rela_cli.report.grids.cells import MINUS
+from rela_cli.report.results.comparison import results_of
 from tests.report.test_tables import Make, Record, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture

@@ -19,10 +19,11 @@ from rich.console import Console
 
 from rela_cli.commands import table
 from rela_cli.errors import ConfigError, RelaError
-from rela_cli.report import formats, tables
-from rela_cli.report.collect import collect
-from rela_cli.report.comparison import Protocol
-from rela_cli.report.formats import print_rich, speakable
+from rela_cli.report.grids import formats
+from rela_cli.report.grids.screen import print_rich, speakable
+from rela_cli.report.results.collect import collect
+from rela_cli.report.results.comparison import Protocol
+from rela_cli.report.tables import tables
 from rela_cli.store.files import write_json
 from tests.conftest import Rela
 
@@ -728,7 +729,9 @@ def test_ascii_screen(make: Make, tmp_path, form):
 
 
 def test_the_report_needs_neither_torch_nor_hydra():
-    code = "import sys; import rela_cli.report.tables; print([m for m in ('torch', 'hydra') if m in sys.modules])"
+    code = (
+        "import sys; import rela_cli.report.tables.tables; print([m for m in ('torch', 'hydra') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"[]"
 
 

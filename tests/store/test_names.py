@@ -16,7 +16,7 @@ from rela_cli.config.schema import Config
 from rela_cli.learners.cifar_resnet import cifar_resnet
 from rela_cli.pipeline import pipeline
 from rela_cli.pipeline.run import Run
-from rela_cli.report.prior_names import prior_names
+from rela_cli.report.results.prior_names import prior_names
 from rela_cli.store.names import called, run_called, slug
 
 

@@ -11,8 +11,8 @@ import pytest
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import CONF_DIR, HOMES, Part
 from rela_cli.pipeline.run import Run
-from rela_cli.report.older_settings import settings_of_today
-from rela_cli.report.settings import differing, flatten
+from rela_cli.report.results.older_settings import settings_of_today
+from rela_cli.report.results.settings import differing, flatten
 from rela_cli.store.files import fingerprint
 from rela_cli.store.outputs import take
 from rela_cli.store.versions import VERSIONS, is_older

@@ -19,8 +19,8 @@ from rela_cli.config.schema import Config
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline.pipeline import Pipeline
 from rela_cli.pipeline.run import Run
-from rela_cli.report import formats
-from rela_cli.report.formats import MISSING, SEEN, UNKNOWN, Cell, Grid
+from rela_cli.report.grids import cells, formats, screen
+from rela_cli.report.grids.cells import MISSING, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.weights import locate, seen
 
 NEIGHBOURS = 10  # that two priors may agree about
@@ -207,7 +207,7 @@ RANK_COLUMNS: dict[str, Callable[[Scores], Cell]] = {
     "features": lambda score: Cell(str(score.features)),
     "targets": lambda score: Cell(str(score.targets)),
     "ms an\nimage": lambda score: Cell(f"{score.milliseconds:.3g}"),
-    "FLOP an\nimage": lambda score: Cell(formats.si(score.flops)),
+    "FLOP an\nimage": lambda score: Cell(cells.si(score.flops)),
 }
 ON_SCREEN = ("lbfgs", "knn", "stable", "effective\nrank", "features", "ms an\nimage")  # within 80 columns
 LEGEND = (
@@ -225,13 +225,13 @@ def show(found: Sequence[Scores], run: Run, form: str) -> None:
     """Print the order, and who agrees with whom."""
     if form in ("csv", "json"):
         rows = [score_record(score) for score in found]
-        formats.write(formats.to_csv(rows) if form == "csv" else formats.to_json(rows))
+        screen.write(formats.to_csv(rows) if form == "csv" else formats.to_json(rows))
         return
     if form == "rich":
-        formats.print_rich([ranking(found, run, ON_SCREEN)], [])
+        screen.print_rich([ranking(found, run, ON_SCREEN)], [])
         return
     grids = [ranking(found, run, tuple(RANK_COLUMNS)), *([agreement(found)] if len(found) > 1 else [])]
-    formats.write((formats.markdown if form == "md" else formats.latex)(grids, []))
+    screen.write((formats.markdown if form == "md" else formats.latex)(grids, []))
 
 
 def ranking_sentence(found: Sequence[Scores]) -> str:

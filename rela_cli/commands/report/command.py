@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rela_cli.commands.plot import chosen_protocols
 from rela_cli.config.arguments import OneOf
-from rela_cli.report import page
-from rela_cli.report.collect import unfinished
-from rela_cli.report.comparison import Protocol, Result, protocols_of, results_in
+from rela_cli.report.differences.paired import AXES
 from rela_cli.report.figures.series import groups_of
-from rela_cli.report.formats import write
-from rela_cli.report.options import Parser, results_at
-from rela_cli.report.paired import AXES
+from rela_cli.report.grids.screen import write
+from rela_cli.report.page import page
+from rela_cli.report.results.collect import unfinished
+from rela_cli.report.results.comparison import Protocol, Result, protocols_of, results_in
+from rela_cli.report.results.options import Parser, results_at
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import write_atomic
 from rela_cli.store.notices import warn

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Part
 from rela_cli.errors import MissingError, RelaError
-from rela_cli.report.page import Neighbourhood, Picture
-from rela_cli.report.run_files import cached
+from rela_cli.report.page.page import Neighbourhood, Picture
+from rela_cli.report.results.run_files import cached
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import read_json
 

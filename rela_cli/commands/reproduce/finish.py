@@ -12,8 +12,8 @@ from pathlib import Path
 from rela_cli.commands.reproduce.runs import PlannedRuns
 from rela_cli.commands.reproduce.tables import LIVE
 from rela_cli.pipeline.screen import say
-from rela_cli.report.collect import collect
-from rela_cli.report.prior_names import prior_names
+from rela_cli.report.results.collect import collect
+from rela_cli.report.results.prior_names import prior_names
 from rela_cli.store.files import read_json, write_atomic
 
 LINE_WIDTH = 78  # letters of a line of explanation
@@ -104,7 +104,7 @@ def text_of(module: str, words: Sequence[str]) -> str:
 
 def claims(runs: PlannedRuns, protocol: str) -> Iterator[str]:
     """One line a claim: holds, does not hold, or open, with the difference in points and its interval."""
-    from rela_cli.report.paired import paired
+    from rela_cli.report.differences.paired import paired
 
     for claim in runs.table.claims:
         better = scores(runs, claim.section, claim.better, claim.budget, protocol)
@@ -127,7 +127,7 @@ def scores(runs: PlannedRuns, section: int, name: str, budget: float, protocol: 
 
 def standing_text(difference: object, margin: float | None = None) -> str:
     """`holds: +4.1 points [+3.0, +5.2] (n 3)`, as `STANDING` explains it; with a margin, of an equivalence."""
-    from rela_cli.report.paired import Difference
+    from rela_cli.report.differences.paired import Difference
 
     if not isinstance(difference, Difference):
         return "not measured"

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from rela_cli.commands.watch.state import Watcher
-from rela_cli.report import page
+from rela_cli.report.page import page
 
 PAGE_FOLDER = Path(__file__).parent
 HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -131,10 +131,10 @@ def table_html(outputs: Path) -> str:
     from html import escape
 
     from rela_cli.errors import RelaError
-    from rela_cli.report.collect import collect
-    from rela_cli.report.comparison import protocols_of, results_of
-    from rela_cli.report.html import grids_html
-    from rela_cli.report.tables import Parts, grids_of, notes_of
+    from rela_cli.report.page.html import grids_html
+    from rela_cli.report.results.collect import collect
+    from rela_cli.report.results.comparison import protocols_of, results_of
+    from rela_cli.report.tables.tables import Parts, grids_of, notes_of
 
     problems: list[str] = []
     try:

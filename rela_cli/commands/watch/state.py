@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.pipeline.screen import comparison_words, cost
-from rela_cli.report.run_files import is_number, read_jsonl
+from rela_cli.report.results.run_files import is_number, read_jsonl
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.locks import RunLock
 from rela_cli.store.outputs import elsewhere, run_folders, top1_by_protocol

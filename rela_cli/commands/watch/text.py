@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rela_cli.report.tables import duration
+from rela_cli.report.tables.tables import duration
 from rela_cli.store.files import Facts
 from rela_cli.terminal import printable
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rela_cli.report.comparison import Column, Protocol, Row, results_in
+from rela_cli.report.differences.paired import cost_on_axis
 from rela_cli.report.figures.series import (
     RING,
     Group,
@@ -23,9 +23,9 @@ from rela_cli.report.figures.series import (
     series_of,
     spread_log_ticks,
 )
-from rela_cli.report.formats import SEEN
-from rela_cli.report.paired import cost_on_axis
-from rela_cli.report.style import SOFT, margin_figure, margin_labels, number_points, room_for_ticks
+from rela_cli.report.figures.style import SOFT, margin_figure, margin_labels, number_points, room_for_ticks
+from rela_cli.report.grids.cells import SEEN
+from rela_cli.report.results.comparison import Column, Protocol, Row, results_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

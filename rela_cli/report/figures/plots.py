@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from rela_cli.report.comparison import Protocol, Result
 from rela_cli.report.figures.accuracy import accuracy_plots, budget_figure, cost_figure
 from rela_cli.report.figures.series import Plot, file_slug, groups_of
 from rela_cli.report.figures.switch import trace_plots
 from rela_cli.report.figures.training import training_plots
 from rela_cli.report.figures.transport import variance_plots
+from rela_cli.report.results.comparison import Protocol, Result
 
 
 def plots(results: Sequence[Result], protocols: Sequence[Protocol], axis: str, kinds: Iterable[str]) -> Iterator[Plot]:

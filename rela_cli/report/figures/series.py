@@ -10,10 +10,20 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from rela_cli.report.comparison import Column, Protocol, Result, Row, Score, columns_of, label_mark, rows_of, score
-from rela_cli.report.formats import SEEN, UNKNOWN
-from rela_cli.report.settings import OWN_COLUMNS, Settings, differing, settings_text
-from rela_cli.report.style import PAPER, SOFT, Label, PriorStyle, lighter, style_of
+from rela_cli.report.figures.style import PAPER, SOFT, Label, PriorStyle, lighter, style_of
+from rela_cli.report.grids.cells import SEEN, UNKNOWN
+from rela_cli.report.results.comparison import (
+    Column,
+    Protocol,
+    Result,
+    Row,
+    Score,
+    columns_of,
+    label_mark,
+    rows_of,
+    score,
+)
+from rela_cli.report.results.settings import OWN_COLUMNS, Settings, differing, settings_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

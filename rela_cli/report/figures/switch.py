@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rela_cli.report import run_files
-from rela_cli.report.comparison import Protocol, Result, results_in
+from rela_cli.report.figures.ink import readable_ink
 from rela_cli.report.figures.series import Group, Plot, trained_columns
+from rela_cli.report.figures.style import INK, PAPER, SOFT, PriorStyle, new_figure, room_for_ticks, titled
 from rela_cli.report.figures.training import KEY_ROW, START, dot, whole_steps
-from rela_cli.report.ink import readable_ink
-from rela_cli.report.style import INK, PAPER, SOFT, PriorStyle, new_figure, room_for_ticks, titled
+from rela_cli.report.results import run_files
+from rela_cli.report.results.comparison import Protocol, Result, results_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

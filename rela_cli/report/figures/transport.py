@@ -7,10 +7,10 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from rela_cli.report import run_files
-from rela_cli.report.comparison import Protocol, Result
 from rela_cli.report.figures.series import Group, Plot, spread_log_ticks, trained_columns
-from rela_cli.report.style import PAPER, Label, margin_labels, new_figure, room_for_ticks, style_of, titled
+from rela_cli.report.figures.style import PAPER, Label, margin_labels, new_figure, room_for_ticks, style_of, titled
+from rela_cli.report.results import run_files
+from rela_cli.report.results.comparison import Protocol, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

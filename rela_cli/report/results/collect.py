@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.errors import MissingError
-from rela_cli.report.older_settings import settings_of_today
+from rela_cli.report.results.older_settings import settings_of_today
 from rela_cli.store.disk import OUTPUTS
 from rela_cli.store.files import load_json, reason_of
 from rela_cli.store.sealed import BY_HAND, SEAL, Damaged

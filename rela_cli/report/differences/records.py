@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rela_cli.report.comparison import Column, Protocol, Result, Row
-from rela_cli.report.equivalence import larger_p
-from rela_cli.report.paired import (
+from rela_cli.report.differences.equivalence import larger_p
+from rela_cli.report.differences.paired import (
     Difference,
     at_equal_cost,
     cost_share,
@@ -15,6 +14,7 @@ from rela_cli.report.paired import (
     minus_live,
     reach,
 )
+from rela_cli.report.results.comparison import Column, Protocol, Result, Row
 
 
 def comparison_record(

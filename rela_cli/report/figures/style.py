@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rela_cli.errors import MissingError
-from rela_cli.report.ink import readable_ink
+from rela_cli.report.figures.ink import readable_ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

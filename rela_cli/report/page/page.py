@@ -8,16 +8,25 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from rela_cli.report import run_files
-from rela_cli.report.comparison import NETWORKS, Column, Protocol, Result, columns_of, measured_by, results_in, score
-from rela_cli.report.costs import account_of
+from rela_cli.report.differences.paired import AXES, cost_share, difference_at_budget, signed
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
 from rela_cli.report.figures.series import Group, groups_of
-from rela_cli.report.formats import MISSING
-from rela_cli.report.html import dark_shades, details, figure_html, grids_html, section
-from rela_cli.report.paired import AXES, cost_share, difference_at_budget, signed
-from rela_cli.report.settings import TARGET_PARTS, part_of
-from rela_cli.report.tables import Parts, duration, grids_of, notes_of
+from rela_cli.report.grids.cells import MISSING
+from rela_cli.report.page.html import dark_shades, details, figure_html, grids_html, section
+from rela_cli.report.results import run_files
+from rela_cli.report.results.comparison import (
+    NETWORKS,
+    Column,
+    Protocol,
+    Result,
+    columns_of,
+    measured_by,
+    results_in,
+    score,
+)
+from rela_cli.report.results.costs import account_of
+from rela_cli.report.results.settings import TARGET_PARTS, part_of
+from rela_cli.report.tables.tables import Parts, duration, grids_of, notes_of
 from rela_cli.store import files
 from rela_cli.terminal import plural
 
@@ -174,7 +183,7 @@ def tables(found: PageInputs) -> str:
 
 def figures(found: PageInputs) -> str:
     """Every plot as inline SVG in the page's own colours."""
-    from rela_cli.report.style import matplotlib_settings
+    from rela_cli.report.figures.style import matplotlib_settings
 
     with matplotlib_settings():
         every = list(plots(found.results, [found.shown] if found.shown else [], found.axis, PLOT_KINDS))

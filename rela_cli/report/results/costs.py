@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rela_cli.report.comparison import Result
-from rela_cli.report.formats import MISSING
+from rela_cli.report.grids.cells import MISSING
+from rela_cli.report.results.comparison import Result
 from rela_cli.store.versions import STAGES
 
 MAKING = STAGES[:3]  # the stages that make a backbone; the probe judges it

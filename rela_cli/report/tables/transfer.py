@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.errors import ConfigError, RelaError, did_you_mean
-from rela_cli.report.comparison import Protocol, Result, columns_of, measured_by, results_in, rows_of
-from rela_cli.report.formats import SEEN, UNKNOWN
-from rela_cli.report.run_files import read_manifest
+from rela_cli.report.grids.cells import SEEN, UNKNOWN
+from rela_cli.report.results.comparison import Protocol, Result, columns_of, measured_by, results_in, rows_of
+from rela_cli.report.results.run_files import read_manifest
 from rela_cli.store.beside import PRIORS_FOLDER, files_in
 from rela_cli.store.files import load_json, reason_of, section
 from rela_cli.store.sealed import BY_HAND, Damaged

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.errors import RelaError
-from rela_cli.report import formats
-from rela_cli.report.between import between_grids, between_record
-from rela_cli.report.collect import collect
-from rela_cli.report.comparison import (
+from rela_cli.report.differences.between import between_grids, between_record
+from rela_cli.report.differences.paired import comparison_grids
+from rela_cli.report.differences.records import comparison_record
+from rela_cli.report.grids import cells, formats
+from rela_cli.report.grids.cells import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
+from rela_cli.report.results.collect import collect
+from rela_cli.report.results.comparison import (
     Column,
     Protocol,
     Result,
@@ -35,11 +38,8 @@ from rela_cli.report.comparison import (
     seeds_of,
     without_constants,
 )
-from rela_cli.report.costs import ACCOUNT, COST_KEYS, Account, account_of
-from rela_cli.report.difference_records import comparison_record
-from rela_cli.report.formats import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
-from rela_cli.report.paired import comparison_grids
-from rela_cli.report.settings import NAMED_PARTS
+from rela_cli.report.results.costs import ACCOUNT, COST_KEYS, Account, account_of
+from rela_cli.report.results.settings import NAMED_PARTS
 from rela_cli.terminal import plural
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
@@ -156,7 +156,7 @@ def _times(account: Account, has_switch: bool) -> list[Cell]:
 
 
 def _work(account: Account, has_switch: bool) -> list[Cell]:
-    return [Cell(formats.si(account.flops[stage])) for stage in ACCOUNT]
+    return [Cell(cells.si(account.flops[stage])) for stage in ACCOUNT]
 
 
 def _both(time: Cell, work: Cell) -> Cell:
@@ -165,7 +165,7 @@ def _both(time: Cell, work: Cell) -> Cell:
 
 def _sizes(account: Account, has_switch: bool) -> list[Cell]:
     switch = _whole(account.switch_step) if account.switch_step is not None or not has_switch else "never"
-    sizes = (_whole(account.samples_seen), _whole(account.steps), switch, formats.si(account.peak_memory_bytes, "B"))
+    sizes = (_whole(account.samples_seen), _whole(account.steps), switch, cells.si(account.peak_memory_bytes, "B"))
     return [Cell(size) for size in sizes]
 
 
@@ -174,7 +174,7 @@ def duration(seconds: float | None) -> str:
     if not seconds:
         return MISSING
     size, unit = next(((size, unit) for size, unit in ((3600, "h"), (60, "min")) if seconds >= size), (1, "s"))
-    return f"{formats.three(seconds / size)} {unit}"
+    return f"{cells.three(seconds / size)} {unit}"
 
 
 def _whole(value: float | None) -> str:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+from rela_cli.report.figures.ink import readable_ink
 from rela_cli.report.figures.series import Plot
-from rela_cli.report.formats import ABOVE, BEST, Cell, Grid, said_once, without_empty
-from rela_cli.report.ink import readable_ink
-from rela_cli.report.style import GRID, INK, PAPER, PRIOR_STYLES, SOFT
+from rela_cli.report.figures.style import GRID, INK, PAPER, PRIOR_STYLES, SOFT
+from rela_cli.report.grids.cells import ABOVE, BEST, Cell, Grid, without_empty
+from rela_cli.report.grids.screen import said_once
 
 REM_PER_INCH = 7.0  # of a plot: its text is then a little smaller than the page's
 WIDE_REM = 42.0  # rem; wider plots have a row of their own
@@ -69,7 +70,7 @@ def figure_html(plot: Plot) -> str:
     """One plot at the size of the page's text; its title and notes are text of the page."""
     import matplotlib
 
-    from rela_cli.report.style import take_titles
+    from rela_cli.report.figures.style import take_titles
 
     matplotlib.rcParams["svg.hashsalt"] = plot.name  # ids have to differ from plot to plot in one page
     out = io.StringIO()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.errors import ConfigError, did_you_mean
-from rela_cli.report import run_files
+from rela_cli.report.results import run_files
 from rela_cli.store.files import section
 from rela_cli.store.names import called, run_called
 

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rela_cli.errors import ConfigError, did_you_mean
-from rela_cli.report.comparison import (
+from rela_cli.report.differences.paired import Difference, paired, paired_grid
+from rela_cli.report.differences.records import difference_fields
+from rela_cli.report.grids.cells import SEEN, Grid
+from rela_cli.report.results.comparison import (
     Column,
     Protocol,
     Result,
@@ -19,9 +22,6 @@ from rela_cli.report.comparison import (
     rows_to_compare,
     saw_labels,
 )
-from rela_cli.report.difference_records import difference_fields
-from rela_cli.report.formats import SEEN, Grid
-from rela_cli.report.paired import Difference, paired, paired_grid
 
 
 def checked_columns(results: Sequence[Result], one: str, other: str) -> tuple[str, str]:

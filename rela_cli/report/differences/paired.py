@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rela_cli.report.comparison import (
+from rela_cli.report.differences.equivalence import is_equivalent
+from rela_cli.report.grids.cells import BETTER, EQUAL, MINUS, MISSING, WORSE, Cell, Grid
+from rela_cli.report.results.comparison import (
     Column,
     Protocol,
     Result,
@@ -25,10 +27,8 @@ from rela_cli.report.comparison import (
     rows_of,
     rows_to_compare,
 )
-from rela_cli.report.costs import MAKING
-from rela_cli.report.equivalence import is_equivalent
-from rela_cli.report.formats import BETTER, EQUAL, MINUS, MISSING, WORSE, Cell, Grid
-from rela_cli.report.settings import Settings, as_live
+from rela_cli.report.results.costs import MAKING
+from rela_cli.report.results.settings import Settings, as_live
 
 AXES = {"flops": "FLOPs", "seconds": "seconds", "samples": "images seen"}  # what a cost may be counted in
 CONFIDENCE = 0.95

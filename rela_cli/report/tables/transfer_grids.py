@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rela_cli.report.comparison import NETWORKS, Protocol, protocols_legend, without_constants
-from rela_cli.report.difference_records import difference_fields
-from rela_cli.report.formats import BEST, SEEN, UNKNOWN, Cell, Grid
-from rela_cli.report.paired import Difference, paired, paired_grid
-from rela_cli.report.settings import NAMED_PARTS
-from rela_cli.report.tables import MISSING_LEGEND, UNKNOWN_LEGEND, seeds_legend
-from rela_cli.report.transfer import TransferDataset, TransferRow
+from rela_cli.report.differences.paired import Difference, paired, paired_grid
+from rela_cli.report.differences.records import difference_fields
+from rela_cli.report.grids.cells import BEST, SEEN, UNKNOWN, Cell, Grid
+from rela_cli.report.results.comparison import NETWORKS, Protocol, protocols_legend, without_constants
+from rela_cli.report.results.settings import NAMED_PARTS
+from rela_cli.report.tables.tables import MISSING_LEGEND, UNKNOWN_LEGEND, seeds_legend
+from rela_cli.report.tables.transfer import TransferDataset, TransferRow
 from rela_cli.terminal import plural
 
 MEAN = "mean"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rela_cli.errors import ConfigError, RelaError, did_you_mean
-from rela_cli.report.formats import SEEN, UNKNOWN
-from rela_cli.report.prior_names import part_name, prior_names
-from rela_cli.report.settings import (
+from rela_cli.report.grids.cells import SEEN, UNKNOWN
+from rela_cli.report.results.prior_names import part_name, prior_names
+from rela_cli.report.results.settings import (
     LIVE,
     LIVE_KEY,
     NAMED_PARTS,

@@ -1,0 +1,1 @@
+"""One way minus another at the same seed: means, intervals, equivalence."""

@@ -1,0 +1,1 @@
+"""A table as a grid of cells, and its forms: terminal, Markdown, LaTeX, CSV, JSON."""

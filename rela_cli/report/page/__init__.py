@@ -1,0 +1,1 @@
+"""The page of `rela report`: one HTML file."""

@@ -1,0 +1,1 @@
+"""What runs have left: their results and settings, what they cost, and which of them can be compared."""

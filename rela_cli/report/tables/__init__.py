@@ -1,0 +1,1 @@
+"""The tables of `rela table`: accuracies, costs, differences, and results on other data."""
