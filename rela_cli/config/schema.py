@@ -268,6 +268,7 @@ class Probe:
     protocols: tuple[Annotated[str, OneOf((*PROTOCOLS, *WHOLE))], ...]
     network: Annotated[str, OneOf(NETWORKS)]
     baselines: bool
+    in_training: bool | None
     rela_epochs: Count
     rela_lr: Positive
     rela_batch_size: Count

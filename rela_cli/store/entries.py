@@ -98,18 +98,20 @@ class Entry:
             self._set_aside(reason)
         temporary.mkdir(exist_ok=goes_on)
         try:
-            facts = fill(temporary)
-            fault(f"{self.kind}.after_fill")
-            files = _settled(sorted(path for path in temporary.iterdir() if path.name[0] != "."))
-            manifest = {"kind": self.kind, "spec": self.spec, **facts, "files": files, **provenance()}
-            write_json(temporary / "manifest.json", manifest)
+            if damage(temporary, contents=True):  # else an earlier process was killed just before the renaming
+                (temporary / "manifest.json").unlink(missing_ok=True)
+                facts = fill(temporary)
+                fault(f"{self.kind}.after_fill")
+                files = _settled(sorted(path for path in temporary.iterdir() if path.name[0] != "."))
+                manifest = {"kind": self.kind, "spec": self.spec, **facts, "files": files, **provenance()}
+                write_json(temporary / "manifest.json", manifest)
             fault(f"{self.kind}.before_replace")
             os.replace(temporary, self.folder)
             fault(f"{self.kind}.after_replace")
             for notes in self.folder.glob(".*"):
                 notes.unlink()
             sync(self.folder.parent)
-            _remember_made(self.folder, files)
+            _remember_made(self.folder, (self.manifest or {}).get("files", {}))
         finally:
             if not goes_on:
                 with suppress(OSError):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rela_cli.store.files import Facts
+from rela_cli.training.linear_probe import LinearProbe
 
 NOTE_SECONDS = 1.0  # how often the progress line reads the loss, which waits for the device
 
@@ -37,12 +38,13 @@ class Meter:
             yield batch
             started = time.perf_counter()
 
-    def words(self, phase: str) -> str:
+    def words(self, phase: str, linear: LinearProbe | None = None) -> str:
         """For the progress line; read anew once a second."""
         now = time.perf_counter()
         if now - self.noted > NOTE_SECONDS:
             rate = len(self.losses) * self.batch_size / (now - self.started)
-            self.noted, self.note = now, f"{phase}, loss {self.losses[-1].item():.4f}, {rate:.0f} images/s"
+            probe = f", linear {100 * linear.accuracy():.0f} %" if linear else ""
+            self.noted, self.note = now, f"{phase}, loss {self.losses[-1].item():.4f}{probe}, {rate:.0f} images/s"
         return self.note
 
     def read(self) -> Facts:

@@ -19,6 +19,7 @@ from rela_cli.numerics.randomness import stream_key
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
 from rela_cli.training.checkpoint import Checkpoints, Saved
+from rela_cli.training.linear_probe import LinearProbe
 from rela_cli.training.logs import Trace
 from rela_cli.training.meter import Meter
 from rela_cli.training.trainee import Trainee
@@ -45,11 +46,12 @@ class Checkpointing:
         optimizer: torch.optim.Optimizer,
         switch: Switch | None,
         meter: Meter,
+        linear: LinearProbe | None,
         read_every: int,
         device: torch.device,
     ) -> None:
         self.lengths, self.position, self.trainee, self.optimizer = lengths, position, trainee, optimizer
-        self.switch, self.meter, self.read_every, self.device = switch, meter, read_every, device
+        self.switch, self.meter, self.linear, self.read_every, self.device = switch, meter, linear, read_every, device
         self.checkpoints: Checkpoints | None = None  # None: nothing is ever saved
         self.trace: Trace | None = None
         self.started, self.seconds = time.perf_counter(), 0.0  # of this process, and the seconds of those before it
@@ -124,6 +126,7 @@ class Checkpointing:
             **asdict(self.position),
             "traced": self.trace.written if self.trace else 0,
             "meter": self.meter.state(),
+            "linear": self.linear.state() if self.linear else None,
             "random": torch.get_rng_state(),
             "random_gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "seconds": self.seconds_so_far(),
@@ -164,6 +167,8 @@ class Checkpointing:
         if self.trace:
             self.trace.written = state["traced"]
         self.meter.load_state(state["meter"], self.device)
+        if self.linear and state.get("linear"):  # a checkpoint of before there was one has none
+            self.linear.load_state(state["linear"])
         self.seconds, self.peak_before = state["seconds"], state.get("peak_memory", 0)
         if not ranks.is_first():
             torch.manual_seed(rank_seed(config, self.position.step))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 
 import torch
@@ -26,6 +27,7 @@ from rela_cli.optim import Schedule, build_optimizer, forget
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
 from rela_cli.training.checkpoint import Checkpoints, Saved
+from rela_cli.training.linear_probe import linear_probe
 from rela_cli.training.live import LiveTargets
 from rela_cli.training.logs import Metrics, Trace
 from rela_cli.training.meter import Meter
@@ -67,9 +69,11 @@ class Trainer:
         self.threads = torch.get_num_threads()
         self.position = Position(phase=2 if targets is None else 1)
         self.meter = Meter(config.batch_size)
+        self.linear = linear_probe(config, self.trainee.method.backbone, classes, self.device)
         self.watch = Watch(config, lengths, self.position, self.read_every, self.device)
         self.checkpointing = Checkpointing(
-            lengths, self.position, self.trainee, self.optimizer, self.switch, self.meter, self.read_every, self.device
+            *(lengths, self.position, self.trainee, self.optimizer, self.switch, self.meter, self.linear),
+            *(self.read_every, self.device),
         )
         self.views = {1: self.drawing([config.matching.view] * 2), 2: self.drawing(self.trainee.method.views)}
         self.start_phase(self.position.phase)
@@ -119,7 +123,7 @@ class Trainer:
                     self.feed_switch(loss)
                     self.meter.add(loss)
                     self.watch.check_finite()
-                    progress.show(self.position.step, self.meter.words(self.phase_name()))
+                    progress.show(self.position.step, self.meter.words(self.phase_name(), self.linear))
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
                     metrics.write(self.record(epoch))
                     self.meter.restart()
@@ -196,11 +200,15 @@ class Trainer:
 
     def add_gradients(self, views: Sequence[Tensor], rows: Tensor) -> Tensor:
         """Add this part's share of the batch's gradients; its share of the loss."""
-        with tf32(self.is_tf32):
+        with tf32(self.is_tf32), self.probing(rows):
             loss = self.loss_of(views, rows)
             loss = loss / self.config.accumulate if self.config.accumulate > 1 else loss
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def probing(self, rows: Tensor) -> AbstractContextManager[None]:
+        """Inside, the linear probe learns from the views of a pass, where there is one."""
+        return self.linear.watching(self.labels[rows]) if self.linear and self.labels is not None else nullcontext()
 
     def targets_of(self, views: Sequence[Tensor], rows: Tensor) -> Tensor | list[Tensor] | None:
         """In phase 1 (B, k) from the cache, or live one such for each view."""
@@ -249,6 +257,7 @@ class Trainer:
         at = self.position
         rho = self.switch.state[2].item() if self.switch and at.phase == 1 else None
         facts: Facts = {"step": at.step, "epoch": epoch + 1, "phase": at.phase, **self.meter.read(), "rho": rho}
+        facts |= self.linear.read() if self.linear else {}
         facts["lr"] = self.optimizer.param_groups[0]["lr"]
         if self.is_due(epoch, self.config.runtime.eval_every_epochs):
             facts |= self.look_at_representation()

@@ -21,7 +21,7 @@ from rela_cli.store.secrets import redact
 WATCHED_FILES = ("manifest.json", "metrics.jsonl", "result.json")
 AT_WORK = ("running", "trained")  # what the manifest of a run says that somebody should be at
 CURVE_POINTS = 240  # of a curve that is sent to the page; longer ones are thinned
-NEWEST = ("loss", "rho", "lr", "images_per_second", "data_wait", "knn", "effective_rank", "phase", "step")
+NEWEST = ("loss", "rho", "lr", "images_per_second", "data_wait", "knn", "linear", "effective_rank", "phase", "step")
 STATE_ORDER = {
     "running": 0,
     "failed": 1,

@@ -98,6 +98,7 @@ function described(run) {
     ["so far", run.status === "running" && run.began ? duration(state.now - run.began) : ""],
     ["left, about", left(run)],
     ["kNN", percent(run.knn)],
+    ["linear", percent(run.linear)],
     ["rank", three(run.effective_rank)],
     ["rho", three(run.rho)],
     ["left its targets", run.switch_step ? `after ${run.switch_step} steps` : ""],
