@@ -1,4 +1,6 @@
-"""Text on its way to a terminal: names and messages from files may hold escape codes, line ends, broken bytes.
+"""Text for people: numbers with their units, and text made safe for a terminal.
+
+Names and messages from files may hold escape codes, line ends, broken bytes.
 
 `printable` makes them visible, and `guarded` stands behind everything that is printed. Nothing but text gets through;
 what libraries draw (colours, a progress bar) does where the stream is a terminal.
@@ -6,6 +8,7 @@ what libraries draw (colours, a progress bar) does where the stream is a termina
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -29,6 +32,7 @@ WORD_STYLES = {
     **dict.fromkeys(("warn", "running", "stopped", "killed"), "yellow"),
     **dict.fromkeys(("fail", "failed", "damaged"), "red"),
 }
+DURATIONS = ((86400, "days"), (3600, "h"), (60, "min"))
 ESCAPES = {"\n": "\\n", "\r": "\\r"}
 
 
@@ -43,6 +47,40 @@ def printable(text: str, lines: bool = False) -> str:
 def plural(number: int, noun: str, several: str = "") -> str:
     """A number with its noun: `1 run`, `2 runs`; `several` where an s does not make the plural."""
     return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
+def as_duration(seconds: float, exact: bool = False) -> str:
+    """26.4 s, 3.2 min, 1.5 h, 2.1 days; `exact`: three digits, and the next unit as soon as one of it is full."""
+    least = 1 if exact else 2
+    size, unit = next(((size, unit) for size, unit in DURATIONS if seconds >= least * size), (1, "s"))
+    return f"{as_three_digits(seconds / size) if exact else f'{seconds / size:.1f}'} {unit}"
+
+
+def as_size(size: int) -> str:
+    """Bytes: 1.2 GB, 34.5 MB, 6 kB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{math.ceil(size / 1000)} kB"
+
+
+def as_si(value: float, unit: str = "") -> str:
+    """Three digits with an SI prefix: 1.23 GFLOP."""
+    prefixes = ["", "k", "M", "G", "T", "P", "E"]
+    while value >= 999.5 and len(prefixes) > 1:
+        value /= 1000
+        prefixes.pop(0)
+    return f"{as_three_digits(value)} {prefixes[0]}{unit}".rstrip()
+
+
+def as_three_digits(value: float) -> str:
+    """1.23, 12.3, 123, 1,234."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def as_percent(share: object, empty: str = "") -> str:
+    """An accuracy or another share in percent with one digit behind the point; `empty` for what is no number."""
+    return f"{100 * share:.1f}" if isinstance(share, float) else empty
 
 
 def _visible(found: re.Match[str]) -> str:

@@ -10,11 +10,11 @@ from filelock import Timeout
 
 from rela_cli.config.arguments import Parser
 from rela_cli.errors import DiskError
-from rela_cli.store.disk import disk_errors, megabytes
+from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import remove_tree
 from rela_cli.store.locks import NO_LOCKS, lock_problem
 from rela_cli.store.outputs import CacheEntry, Inventory, Leftover, RunFolder, size_text, take
-from rela_cli.terminal import line
+from rela_cli.terminal import as_size, line
 
 EXPLANATION = """\
 Leftovers of killed processes and damaged entries that were set aside always go. Run folders never do.
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         freed = sum(drop_leftover(x, given.dry_run) for x in found.leftovers)
         freed += sum(drop_entry(entry, given.dry_run) for entry in going)
     tell_what_stays(found, going)
-    line(f"{'would free' if given.dry_run else 'freed'} {megabytes(freed)}")
+    line(f"{'would free' if given.dry_run else 'freed'} {as_size(freed)}")
     return 0
 
 
@@ -108,7 +108,7 @@ def tell_what_stays(found: Inventory, going: Sequence[CacheEntry]) -> None:
     ):
         some = [entry for entry in staying if level(entry) == word]
         if some:
-            size = megabytes(sum(entry.bytes for entry in some))
+            size = as_size(sum(entry.bytes for entry in some))
             line(f"  {'stays':<9}{size.rjust(9)}  {len(some)} cache entries; {price} (--{word})")
 
 

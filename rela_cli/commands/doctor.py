@@ -26,10 +26,10 @@ from rela_cli.config.schema import PACKAGE
 from rela_cli.machine import memory
 from rela_cli.machine.network import unreachable
 from rela_cli.machine.processors import cores
-from rela_cli.store.disk import existing, megabytes
+from rela_cli.store.disk import existing
 from rela_cli.store.locks import Lock, cannot_lock, lock_problem
 from rela_cli.store.outputs import size_of, take
-from rela_cli.terminal import item, plural
+from rela_cli.terminal import as_size, item, plural
 from rela_cli.weights.sources import WeightSource
 
 PACKAGES = (
@@ -250,7 +250,7 @@ def cache() -> Check:
         return Check("cache", "ok", "no outputs/ here yet")
     found = take(folder)
     entries = plural(len(found.entries), "entry", "entries")
-    text = f"{plural(len(found.runs), 'run')}, {entries}, {megabytes(sum(e.bytes for e in found.entries))}"
+    text = f"{plural(len(found.runs), 'run')}, {entries}, {as_size(sum(e.bytes for e in found.entries))}"
     damaged = sum(entry.problem is not None for entry in found.entries)
     if damaged or found.leftovers:
         text += f"; {damaged} damaged, {plural(len(found.leftovers), 'leftover')} of killed processes"
@@ -261,7 +261,7 @@ def cache() -> Check:
 def weights() -> Check:
     """Where downloaded weights lie."""
     places = [WeightSource("hf://owner/repository/file").folder.parent, WeightSource("https://host/file").folder]
-    text = ", ".join(f"{place} {megabytes(size_of(place))}" if place.is_dir() else f"{place} empty" for place in places)
+    text = ", ".join(f"{place} {as_size(size_of(place))}" if place.is_dir() else f"{place} empty" for place in places)
     there = existing(places[0])
     if not os.access(there, os.W_OK):
         return Check("weights", "warn", f"{there} cannot be written to", "set HF_HOME to a folder that can be")

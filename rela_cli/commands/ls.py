@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rela_cli.config.arguments import Parser
-from rela_cli.store.disk import megabytes
 from rela_cli.store.outputs import CacheEntry, Inventory, RunFolder, size_text, take, top1_by_protocol
-from rela_cli.terminal import item, line, plural, unbroken
+from rela_cli.terminal import as_size, item, line, plural, unbroken
 
 OLDER = "  older version"
 
@@ -67,13 +66,13 @@ def as_json(found: Inventory) -> dict[str, object]:
 
 def show(found: Inventory, every: bool = False) -> None:
     """One line a run, one an entry of the cache, and the totals; of whole baselines one for all, unless `every`."""
-    line(f"runs  {len(found.runs)}, {megabytes(sum(run.bytes for run in found.runs))}")
+    line(f"runs  {len(found.runs)}, {as_size(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
         item(
             f"  {run.status:<9}{size_text(run.bytes)}  {run.made}", f"{run.title}{top1(run)}{OLDER * run.is_older}", 40
         )
     entries = plural(len(found.entries), "entry", "entries")
-    line(f"cache  {entries}, {megabytes(sum(entry.bytes for entry in found.entries))}")
+    line(f"cache  {entries}, {as_size(sum(entry.bytes for entry in found.entries))}")
     summed = [] if every else [e for e in found.entries if e.kind == "baselines" and not e.problem]
     for entry in (entry for entry in found.entries if entry not in summed):
         state = "damaged" if entry.problem else "whole"
@@ -84,7 +83,7 @@ def show(found: Inventory, every: bool = False) -> None:
         entries = plural(len(summed), "entry", "entries")
         item(f"  {'whole':<9}{size_text(room)}", f"baselines, {entries}{free} (--all lists each)", 40)
     if found.leftovers:
-        size = megabytes(sum(x.bytes for x in found.leftovers))
+        size = as_size(sum(x.bytes for x in found.leftovers))
         line(f"leftovers  {len(found.leftovers)}, {size}: rela clean")
 
 

@@ -17,9 +17,9 @@ from rela_cli.errors import ConfigError
 from rela_cli.machine import memory
 from rela_cli.pipeline.estimate import CostRates, Speed, prior_speed, trial
 from rela_cli.pipeline.run import Run
-from rela_cli.pipeline.screen import say, scaled
+from rela_cli.pipeline.screen import say
 from rela_cli.pipeline.terms import DEVICE, MAPPED, Stage
-from rela_cli.store.disk import megabytes
+from rela_cli.terminal import as_duration, as_si, as_size
 
 if TYPE_CHECKING:
     from rela_cli.pipeline.footprint import Footprint
@@ -186,16 +186,17 @@ def show(config: Config, plan: PlanSizes) -> None:
     """The plan, a line a thing."""
     shared = f" on each of {plan.devices} processes" if plan.devices > 1 else ""
     say(f"{config.prior.name}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
-    checkpoint = scaled(32 * plan.rate.parameters)
+    checkpoint, flops = as_si(32 * plan.rate.parameters, "B"), as_si(plan.seen * plan.rate.flops, "FLOP")
+    an_epoch, of_all = (as_si(plan.image_bytes * images, "B") for images in (plan.subset, plan.images))
     lines = {
         "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
         "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
-        "extract": duration(plan.extract_seconds) if plan.prior else f"nothing: {why_not_extracted(config)}",
-        "train": f"{duration(plan.train_seconds)}{matching_time(plan)}, {scaled(plan.seen * plan.rate.flops)}FLOP",
+        "extract": as_duration(plan.extract_seconds) if plan.prior else f"nothing: {why_not_extracted(config)}",
+        "train": f"{as_duration(plan.train_seconds)}{matching_time(plan)}, {flops}",
         "range": ranged(plan),
         "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
-        "read": f"{scaled(plan.image_bytes * plan.subset)}B an epoch; all is {scaled(plan.image_bytes * plan.images)}B",
-        "disk": f"{scaled(plan.cache_bytes)}B of features, targets and rows; {checkpoint}B a checkpoint",
+        "read": f"{an_epoch} an epoch; all is {of_all}",
+        "disk": f"{as_si(plan.cache_bytes, 'B')} of features, targets and rows; {checkpoint} a checkpoint",
     }
     for name, text in lines.items():
         say(f"  {name:<10}{text}")
@@ -211,7 +212,7 @@ def ranged(plan: PlanSizes) -> str:
     """How sure the times are."""
     if plan.rate.spread == (1.0, 1.0):  # nothing was tried
         return "times are as sure as the rates that are given"
-    least, most = map(duration, plan.range)
+    least, most = map(as_duration, plan.range)
     return f"{least} to {most} in all: by the quickest step tried, and by the slowest, beside what else runs here"
 
 
@@ -219,7 +220,7 @@ def matching_time(plan: PlanSizes) -> str:
     """How long it takes where the switch never leaves matching, if that is known to differ."""
     matching, own = plan.rate.matching * plan.seen / plan.devices, plan.train_seconds
     differs = plan.prior and plan.switch != "never" and abs(matching / own - 1) > NOTABLE
-    return f" ({duration(matching)} if matching never ends)" if differs else ""
+    return f" ({as_duration(matching)} if matching never ends)" if differs else ""
 
 
 def extraction(plan: PlanSizes) -> str:
@@ -232,15 +233,15 @@ def show_memory(stages: Sequence[Stage], devices: int) -> None:
     most = max(stages, key=lambda stage: stage.total())
     shared = f" for each of {devices} processes" if devices > 1 else ""
     free = memory.free()
-    here = f"; {megabytes(free)} are free here" if free is not None else ""
-    say(f"  memory    {megabytes(round(most.total()))} at the most{shared}, to {most.name}{here}")
+    here = f"; {as_size(free)} are free here" if free is not None else ""
+    say(f"  memory    {as_size(round(most.total()))} at the most{shared}, to {most.name}{here}")
     for stage in stages:
         mapped = f"; mapped files: {files}" if (files := stage.words(MAPPED)) else ""
-        say(f"    {stage.name:<10}{megabytes(round(stage.total()))}: {stage.words()}{mapped}")
+        say(f"    {stage.name:<10}{as_size(round(stage.total()))}: {stage.words()}{mapped}")
     if any(stage.total(MAPPED) for stage in stages):
         say("    mapped files come on top as long as there is room; the system takes that back when it needs it")
     if devices > 1 or has_gpu():
-        own = ", ".join(f"{s.name} {megabytes(round(s.total(DEVICE)))}" for s in stages if s.total(DEVICE))
+        own = ", ".join(f"{s.name} {as_size(round(s.total(DEVICE)))}" for s in stages if s.total(DEVICE))
         say(f"    on a GPU so much of it is the GPU's own, if it computes in fp32 as here: {own}")
 
 
@@ -249,11 +250,3 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def duration(seconds: float) -> str:
-    """In the unit that people would use."""
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.1f} s"

@@ -10,8 +10,8 @@ from rela_cli.machine.device import pick_device
 from rela_cli.pipeline.footprint import Footprint, of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.terms import DEVICE, HOST, PROCESS, Stage
-from rela_cli.store.disk import megabytes
 from rela_cli.store.notices import warn
+from rela_cli.terminal import as_size
 
 # Bytes for each byte of float32 images that a step keeps and that a look takes, beyond any that was measured (a ViT
 # with patches of 4 px keeps 2,100). What is small by these need not be counted, which would take a second.
@@ -86,7 +86,7 @@ def to_make(run: Run, of: Footprint, until: str) -> Iterator[Stage]:
 
 def need_text(stage: Stage, needed: float, free: int) -> str:
     """Need and supply."""
-    return f"stage {stage.name} needs {megabytes(round(needed))} of memory and {megabytes(free)} are free"
+    return f"stage {stage.name} needs {as_size(round(needed))} of memory and {as_size(free)} are free"
 
 
 def way_out(stage: Stage, needed: float, free: int, run: Run) -> str:

@@ -17,7 +17,7 @@ from rela_cli.config.schema import Config
 from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.pipeline.run import Run
-from rela_cli.store.disk import megabytes
+from rela_cli.terminal import as_size
 
 if TYPE_CHECKING:
     import torch
@@ -227,9 +227,9 @@ def images_for(taken: Taken, images: int, what: str) -> int:
     free = memory.free()
     by_memory = images if free is None else int(free / 2 / (taken.peak / images))
     if by_memory < LEAST_IMAGES:
-        needed = megabytes(round(LEAST_IMAGES * taken.peak / images))
+        needed = as_size(round(LEAST_IMAGES * taken.peak / images))
         raise RelaError(
-            f"{what} of {LEAST_IMAGES} images would need {needed} of memory, and {megabytes(free or 0)} are free here. "
+            f"{what} of {LEAST_IMAGES} images would need {needed} of memory, and {as_size(free or 0)} are free here. "
             "With train_rate= and prior_rate=, images a second, `rela plan` tries nothing out"
         )
     by_time = int(TRIAL_FLOPS / (taken.flops / images)) if taken.flops else images

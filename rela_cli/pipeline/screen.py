@@ -10,11 +10,10 @@ from rela_cli.distributed import ranks
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.to_do import StageState, similar_finished_run
 from rela_cli.store.files import section
-from rela_cli.terminal import printable
+from rela_cli.terminal import as_si, printable
 
 BRIEF = "RELA_BRIEF"  # set in the cells of a sweep: two lines of plan, numbers and cost
 COMPONENTS_SHOWN = ("16", "64", "512")  # numbers of components whose explained variance is worth a line
-SI_PREFIXES = ("", "K", "M", "G", "T", "P", "E")
 
 
 def show_stages(run: Run, states: Sequence[StageState]) -> None:
@@ -92,7 +91,7 @@ def cost(result: Mapping[str, Any]) -> str:
     )
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     parts = [f"{sum(seconds.values()):.1f} s ({stages})"] if seconds else []
-    return "; ".join([*parts, f"{scaled(sum(flops.values()))}FLOP"] if flops else parts)
+    return "; ".join([*parts, as_si(sum(flops.values()), "FLOP")] if flops else parts)
 
 
 def comparison_words(result: Mapping[str, Any], key: str) -> str:
@@ -102,14 +101,6 @@ def comparison_words(result: Mapping[str, Any], key: str) -> str:
         number = section(section(section(result, "baselines"), name), key.partition("@")[0]).get("top1")
         words += [f"{name.replace('_', ' ')} {100 * number:.1f}"] if isinstance(number, float) else []
     return ", ".join(words)
-
-
-def scaled(value: float) -> str:
-    """Three digits and a unit, such as '1.25 G'."""
-    power = 0
-    while value >= 1000 and power < len(SI_PREFIXES) - 1:
-        value, power = value / 1000, power + 1
-    return f"{value:.3g} {SI_PREFIXES[power]}"
 
 
 def say(line: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rela_cli.store.disk import megabytes
+from rela_cli.terminal import as_size
 
 HOLES = 0.2  # of tensors up to SMALL: what glibc's heap holds beside them; measured 0 to 0.4
 DEVICE, HOST, MAPPED, PROCESS = "device", "host", "mapped", "process"  # places of terms
@@ -51,4 +51,4 @@ class Stage:
     def words(self, *places: str) -> str:
         """Its terms in some places, or in all but what is mapped, the largest first."""
         terms = [term for term in self.terms if term.place in (places or SUPPLIES)]
-        return ", ".join(f"{t.name} {megabytes(round(t.size))}" for t in sorted(terms, key=lambda term: -term.size))
+        return ", ".join(f"{t.name} {as_size(round(t.size))}" for t in sorted(terms, key=lambda term: -term.size))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rela_cli.errors import DiskError
+from rela_cli.terminal import as_size
 
 BROKEN = (errno.EIO, errno.EXDEV, errno.EINVAL, errno.ENOENT, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTSUP)
 
@@ -81,11 +81,11 @@ def _is_about(path: Path, error: OSError) -> bool:
 
 def no_room(path: Path, needed: int | None, why: str, way_out: str = OUTPUTS_KEY) -> str:
     """The message about a full disk: bytes are out, or inodes, of which each file takes one."""
-    wants, free = f"about {megabytes(needed)} needed" if needed else "more is needed", free_bytes(path)
+    wants, free = f"about {as_size(needed)} needed" if needed else "more is needed", free_bytes(path)
     if has_no_inode(path) and (needed or 0) <= free:
         wants = "the file system can hold no more files (no inode is left), whatever their size"
     return (
-        f"no room for {path}: {wants}, {megabytes(free)} free ({why})\n"
+        f"no room for {path}: {wants}, {as_size(free)} free ({why})\n"
         f"make room (`rela clean --dry-run` says what can go), or take another disk: {way_out}\n"
         f"what was complete is intact; the same command goes on from there"
     )
@@ -116,11 +116,3 @@ def existing(path: Path) -> Path:
     """The path itself, or the nearest folder above it that is there."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def megabytes(size: int) -> str:
-    """1.2 GB, 34.5 MB, 6 kB."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{math.ceil(size / 1000)} kB"

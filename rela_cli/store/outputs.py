@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rela_cli.errors import MissingError, did_you_mean
-from rela_cli.store.disk import OUTPUTS, megabytes
+from rela_cli.store.disk import OUTPUTS
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.files import size_of as size_of
 from rela_cli.store.integrity import damage
 from rela_cli.store.locks import Lock, RunLock
 from rela_cli.store.versions import is_older
+from rela_cli.terminal import as_size
 
 CACHE_KINDS = ("images", "features", "targets", "baselines")
 ELSEWHERE = ".elsewhere"  # under runs/: where runs lie that are not there
@@ -234,4 +235,4 @@ def when(facts: Facts) -> str:
 
 def size_text(size: int) -> str:
     """A size, right-aligned for a column."""
-    return megabytes(size).rjust(9)
+    return as_size(size).rjust(9)

@@ -22,10 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rela_cli.errors import RelaError
-from rela_cli.store.disk import ensure_room, megabytes
+from rela_cli.store.disk import ensure_room
 from rela_cli.store.faults import fault
 from rela_cli.store.files import Facts, file_sha256, sync, write_atomic
 from rela_cli.store.notices import warn
+from rela_cli.terminal import as_size
 
 FORMAT = 1  # bump it when what a checkpoint holds is laid out in another way
 KEPT_CHECKPOINTS = 2  # the newest, and the one before it, should the newest turn out to be broken
@@ -73,7 +74,7 @@ class Checkpoints:
             DiskError: they do not.
         """
         coming = max(1, KEPT_CHECKPOINTS + 1 - len(self.found()))
-        why = f"estimated before training: {coming} x {megabytes(size)}, the checkpoints at hand and the next one"
+        why = f"estimated before training: {coming} x {as_size(size)}, the checkpoints at hand and the next one"
         ensure_room(self.folder, coming * size, why)
 
     def save(self, step: int, phase: int, state: Facts) -> Path:

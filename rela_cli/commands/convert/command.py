@@ -12,9 +12,10 @@ from rela_cli.config.overrides import CommandLine, RunParser, parse
 from rela_cli.config.schema import HOMES, Config
 from rela_cli.errors import ConfigError
 from rela_cli.launch.job import Job, Single
-from rela_cli.store.disk import disk_errors, megabytes
+from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts
 from rela_cli.store.locks import Lock
+from rela_cli.terminal import as_size
 
 MB = 1_000_000
 IMAGES = {
@@ -158,7 +159,7 @@ def show(to: Path, facts: Facts) -> None:
     for split, part in facts["splits"].items():
         files = "1 file" if len(part["shards"]) == 1 else f"{len(part['shards'])} files"
         print(f"  {split:<12} {part['samples']} x {part['width']} targets in {files}")
-    size = megabytes(sum(file["bytes"] for file in facts["files"].values()))
+    size = as_size(sum(file["bytes"] for file in facts["files"].values()))
     print(f"  images       {facts['images']}: {IMAGES[facts['images']].partition(' (')[0]}")
     print(f"  files        {len(facts['files']) + 1}, {size}; {to / 'README.md'} is the card")
     more = ["dataset.images=FOLDER"] if facts["images"] == "none" and "root" in facts["dataset"]["options"] else []

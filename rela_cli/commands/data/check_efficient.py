@@ -13,9 +13,8 @@ from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.data.efficient.folder import BEGUN, CARD, FACTS, EfficientFolder
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.machine.progress import with_progress
-from rela_cli.store.disk import megabytes
 from rela_cli.store.files import Facts
-from rela_cli.terminal import line, printable
+from rela_cli.terminal import as_size, line, printable
 
 DIFFERENT_SHOWN = 20  # images that differ, on the screen
 
@@ -58,7 +57,7 @@ def check(root: Path, images: str | None, cache: Path) -> int:
     for split, part in folder.splits.items():
         line(f"  {split:<12} {part['samples']} x {part['width']} targets, {file_count(part)}")
     files = folder.facts["files"]
-    line(f"  files        {len(files) + 1} read, {megabytes(sum(file['bytes'] for file in files.values()))}")
+    line(f"  files        {len(files) + 1} read, {as_size(sum(file['bytes'] for file in files.values()))}")
     if problems and any(not problem.startswith(str(root / CARD)) for problem in problems):
         line("  images       not looked at, since files are damaged")
     else:

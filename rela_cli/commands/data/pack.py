@@ -15,10 +15,10 @@ from rela_cli.config.schema import Config
 from rela_cli.data.base import Dataset
 from rela_cli.data.files.storage import LocalFolder, Storage, storage_of
 from rela_cli.errors import ConfigError
-from rela_cli.store.disk import disk_errors, megabytes
+from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts
 from rela_cli.store.locks import Lock
-from rela_cli.terminal import plural
+from rela_cli.terminal import as_size, plural
 
 MB = 1_000_000
 BOUNDS = {"size": (4, 100_000), "quality": (1, 100), "shard_mb": (1, 1_000_000)}
@@ -106,7 +106,7 @@ def show(config: Config, place: Storage, facts: Facts) -> None:
     for split, part in facts["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"])
         files = plural(len(part["shards"]), "file")
-        print(f"  {split:<12} {plural(part['samples'], 'image')} in {files}, {megabytes(size)}")
+        print(f"  {split:<12} {plural(part['samples'], 'image')} in {files}, {as_size(size)}")
     how = facts["encoding"]
     print(f"  images       {'as they were stored' if how is None else encoded_anew(how)}")
     options = config.dataset.options

@@ -17,13 +17,13 @@ from rela_cli.data.decoding.undecodable import named_few
 from rela_cli.data.files.entries import left_out_text
 from rela_cli.data.files.index import Index, list_images
 from rela_cli.errors import ConfigError, MissingError, did_you_mean
-from rela_cli.store.disk import disk_errors, megabytes
+from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts, file_sha256, fingerprint, provenance, read_json, remove_tree, write_json
 from rela_cli.store.locks import Lock
 from rela_cli.store.notices import warn
 from rela_cli.store.outputs import find_run, run_names
 from rela_cli.store.versions import VERSIONS
-from rela_cli.terminal import line
+from rela_cli.terminal import as_size, line
 from rela_cli.weights import locate
 from rela_cli.weights.run_folder import with_backbone
 
@@ -265,5 +265,5 @@ def show(request: EmbedRequest, facts: Facts, seconds: float) -> None:
     line(f"  network   {facts.get('run') or facts['prior']}, {facts['width']} features, images of {fed['crop']} px")
     if unreadable := facts["unreadable"]:
         line(f"  left out  {len(unreadable):,} that cannot be read: {few_reasons(unreadable)}")
-    line(f"  made      {to}: {facts['count']:,} x {facts['width']}, {megabytes(to.stat().st_size)}, {seconds:.1f} s")
+    line(f"  made      {to}: {facts['count']:,} x {facts['width']}, {as_size(to.stat().st_size)}, {seconds:.1f} s")
     line(f"  how       {facts_file(to)}")

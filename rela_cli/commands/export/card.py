@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from rela_cli import __version__
 from rela_cli.commands.export.backbone import Backbone
@@ -12,6 +11,7 @@ from rela_cli.pipeline.judging import result_lines as on_dataset
 from rela_cli.pipeline.screen import cost
 from rela_cli.store.beside import files_in
 from rela_cli.store.files import Facts, read_json, section
+from rela_cli.terminal import as_percent
 from rela_cli.weights.run_folder import run_config
 
 FRONT = """---
@@ -105,13 +105,8 @@ def row(result: Facts, key: str, number: Facts) -> str:
     """A protocol's line."""
     protocol = key.partition("@")[0]
     compared = [section(section(section(result, "baselines"), name), protocol) for name in ("untrained", "prior_alone")]
-    cells = [percent_or_dash(each.get("top1")) for each in (number, *compared)]
+    cells = [as_percent(each.get("top1"), "-") for each in (number, *compared)]
     return f"| {protocol} | {number.get('network', 'online')} | {' | '.join(cells)} |"
-
-
-def percent_or_dash(value: Any) -> str:
-    """One digit behind the point, or a dash."""
-    return f"{100 * value:.1f}" if isinstance(value, float) else "-"
 
 
 def cost_text(result: Facts) -> str:

@@ -19,8 +19,9 @@ from rela_cli.config.schema import Config
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline.pipeline import Pipeline
 from rela_cli.pipeline.run import Run
-from rela_cli.report.grids import cells, formats, screen
-from rela_cli.report.grids.cells import MISSING, SEEN, UNKNOWN, Cell, Grid
+from rela_cli.report.grids import formats, screen
+from rela_cli.report.grids.cells import MISSING, SEEN, UNKNOWN, Cell, Grid, or_missing
+from rela_cli.terminal import as_si
 from rela_cli.weights import locate, seen
 
 NEIGHBOURS = 10  # that two priors may agree about
@@ -207,7 +208,7 @@ RANK_COLUMNS: dict[str, Callable[[Scores], Cell]] = {
     "features": lambda score: Cell(str(score.features)),
     "targets": lambda score: Cell(str(score.targets)),
     "ms an\nimage": lambda score: Cell(f"{score.milliseconds:.3g}"),
-    "FLOP an\nimage": lambda score: Cell(cells.si(score.flops)),
+    "FLOP an\nimage": lambda score: Cell(or_missing(score.flops, as_si)),
 }
 ON_SCREEN = ("lbfgs", "knn", "stable", "effective\nrank", "features", "ms an\nimage")  # within 80 columns
 LEGEND = (

@@ -18,7 +18,8 @@ from rela_cli.machine import signals
 from rela_cli.machine.processors import visible_gpus
 from rela_cli.pipeline.estimate import Cost, Estimator
 from rela_cli.pipeline.run import Run
-from rela_cli.pipeline.screen import say, scaled
+from rela_cli.pipeline.screen import say
+from rela_cli.terminal import as_duration, as_si
 
 NOTES = {"smoke": "smoke shows that a table comes out; its runs are far too short for their numbers to mean anything"}
 TO_MAKE = ("to do", "waits")  # states of runs that will be made
@@ -173,9 +174,8 @@ def show_plan(runs: PlannedRuns, request: TableRequest) -> None:
         )
         if "not available" in states:
             reasons.setdefault(group[0].missing, []).append(name)
-        say(
-            f"  {name:<26} budget {budget:<5g} {counts(states):<26} {f'about {minutes(took)}' if took else ''}".rstrip()
-        )
+        about = f"about {as_duration(took)}" if took else ""
+        say(f"  {name:<26} budget {budget:<5g} {counts(states):<26} {about}".rstrip())
     if any(planned.state == "waits" for planned in runs):
         say("  waits: its prior is a run of this table, which is trained first")
     for missing, names in reasons.items():
@@ -205,8 +205,8 @@ class Totals:
         if not self.seconds:
             return "  nothing to do"
         return (
-            f"  in all about {minutes(self.seconds / jobs)} with {jobs} at a time, {scaled(self.disk)}B of disk; "
-            f"each run at a time takes {scaled(self.memory)}B of memory to train"
+            f"  in all about {as_duration(self.seconds / jobs)} with {jobs} at a time, "
+            f"{as_si(self.disk, 'B')} of disk; each run at a time takes {as_si(self.memory, 'B')} of memory to train"
         )
 
 
@@ -237,8 +237,3 @@ def counts(states: Sequence[str]) -> str:
     """3 runs: 1 cached, 2 to do."""
     named = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     return named[0] if len(named) == 1 else ", ".join(named)
-
-
-def minutes(seconds: float) -> str:
-    """1.5 min, or 3.2 h."""
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -6,9 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rela_cli.report.tables.tables import duration
 from rela_cli.store.files import Facts
-from rela_cli.terminal import printable
+from rela_cli.terminal import as_duration, as_percent, printable
 
 COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "damaged": "red", "killed": "yellow"}
 AROUND = 6  # lines of the screen that are no runs
@@ -44,7 +43,7 @@ def run_cells(run: Facts, now: float) -> list[Text]:
         run["status"],
         of,
         number_or_blank(run.get("loss"), 3),
-        percent_or_blank(run.get("knn")),
+        as_percent(run.get("knn")),
         number_or_blank(run.get("images_per_second"), 0),
         left(run, now),
         best(run["top1"]),
@@ -64,17 +63,12 @@ def left(run: Facts, now: float) -> str:
     """The time that a running run still takes, if its epochs go on as they went; the stages before count as well."""
     if run["status"] != "running" or not run["epoch"] or not run["epochs"] or run["began"] is None:
         return ""
-    return duration((now - run["began"]) * (run["epochs"] - run["epoch"]) / run["epoch"])
+    return as_duration((now - run["began"]) * (run["epochs"] - run["epoch"]) / run["epoch"])
 
 
 def number_or_blank(value: float | None, digits: int) -> str:
     """Or nothing."""
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def percent_or_blank(value: float | None) -> str:
-    """A share as percent, or nothing."""
-    return "" if value is None else f"{100 * value:.1f}"
 
 
 def best(top1: dict[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 MISSING = "—"
@@ -25,6 +26,11 @@ MARK_STYLES = {
 SEEN = "†"  # a cell whose prior has seen the labels that it is judged by
 
 UNKNOWN = "?"  # a cell of whose prior nobody says which labels it has seen
+
+
+def or_missing(value: float | None, form: Callable[[float], str]) -> str:
+    """A number in words; a dash where there is none."""
+    return form(value) if value else MISSING
 
 
 @dataclass(frozen=True)
@@ -99,19 +105,3 @@ def transposed(grid: Grid) -> Grid:
         labels=tuple((" ".join(head.split()),) for head in grid.heads),
         cells=tuple(zip(*grid.cells, strict=True)),
     )
-
-
-def si(value: float | None, unit: str = "", empty: str = MISSING) -> str:
-    """Three digits with an SI prefix: 1.23 GFLOP."""
-    if not value:
-        return empty
-    prefixes = ["", "k", "M", "G", "T", "P", "E"]
-    while value >= 999.5 and len(prefixes) > 1:
-        value /= 1000
-        prefixes.pop(0)
-    return f"{three(value)} {prefixes[0]}{unit}".rstrip()
-
-
-def three(value: float) -> str:
-    """Three digits."""
-    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 
 from rela_cli.report.differences.paired import AXES, cost_share, difference_at_budget, signed
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
 from rela_cli.report.figures.series import Group, groups_of
-from rela_cli.report.grids.cells import MISSING
+from rela_cli.report.grids.cells import MISSING, or_missing
 from rela_cli.report.page.html import dark_shades, details, figure_html, grids_html, section
 from rela_cli.report.results import run_files
 from rela_cli.report.results.comparison import (
@@ -26,9 +27,9 @@ from rela_cli.report.results.comparison import (
 )
 from rela_cli.report.results.costs import account_of
 from rela_cli.report.results.settings import TARGET_PARTS, part_of
-from rela_cli.report.tables.tables import Parts, duration, grids_of, notes_of
+from rela_cli.report.tables.tables import Parts, grids_of, notes_of
 from rela_cli.store import files
-from rela_cli.terminal import plural
+from rela_cli.terminal import as_duration, plural
 
 BY_BUDGET = ("training", "trace")  # a plot for each budget: the page unfolds the one with most ways to compare
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -276,7 +277,7 @@ def run_line(result: Result, protocol: Protocol | None) -> Iterator[str]:
         str(raw["status"]),
     )
     yield MISSING if top1 is None else f"{100 * top1:.1f}"
-    yield duration(account.seconds["total"]) if account else MISSING
+    yield or_missing(account.seconds["total"] if account else None, partial(as_duration, exact=True))
     yield str(raw.get("switch_step") or MISSING)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from rela_cli.errors import RelaError
 from rela_cli.report.differences.between import between_grids, between_record
 from rela_cli.report.differences.paired import comparison_grids
 from rela_cli.report.differences.records import comparison_record
-from rela_cli.report.grids import cells, formats
-from rela_cli.report.grids.cells import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid
+from rela_cli.report.grids import formats
+from rela_cli.report.grids.cells import ABOVE, BEST, MISSING, SEEN, UNKNOWN, Cell, Grid, or_missing
 from rela_cli.report.results.collect import collect
 from rela_cli.report.results.comparison import (
     Column,
@@ -40,7 +41,7 @@ from rela_cli.report.results.comparison import (
 )
 from rela_cli.report.results.costs import ACCOUNT, COST_KEYS, Account, account_of
 from rela_cli.report.results.settings import NAMED_PARTS
-from rela_cli.terminal import plural
+from rela_cli.terminal import as_duration, as_si, plural
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
 
@@ -152,11 +153,11 @@ def _account(account: Account, has_switch: bool) -> list[Cell]:
 
 
 def _times(account: Account, has_switch: bool) -> list[Cell]:
-    return [Cell(duration(account.seconds[stage])) for stage in ACCOUNT]
+    return [Cell(or_missing(account.seconds[stage], partial(as_duration, exact=True))) for stage in ACCOUNT]
 
 
 def _work(account: Account, has_switch: bool) -> list[Cell]:
-    return [Cell(cells.si(account.flops[stage])) for stage in ACCOUNT]
+    return [Cell(or_missing(account.flops[stage], as_si)) for stage in ACCOUNT]
 
 
 def _both(time: Cell, work: Cell) -> Cell:
@@ -165,16 +166,13 @@ def _both(time: Cell, work: Cell) -> Cell:
 
 def _sizes(account: Account, has_switch: bool) -> list[Cell]:
     switch = _whole(account.switch_step) if account.switch_step is not None or not has_switch else "never"
-    sizes = (_whole(account.samples_seen), _whole(account.steps), switch, cells.si(account.peak_memory_bytes, "B"))
+    sizes = (
+        _whole(account.samples_seen),
+        _whole(account.steps),
+        switch,
+        or_missing(account.peak_memory_bytes, partial(as_si, unit="B")),
+    )
     return [Cell(size) for size in sizes]
-
-
-def duration(seconds: float | None) -> str:
-    """Three digits in the unit that fits: 0.4 s, 12.3 min, 1.25 h."""
-    if not seconds:
-        return MISSING
-    size, unit = next(((size, unit) for size, unit in ((3600, "h"), (60, "min")) if seconds >= size), (1, "s"))
-    return f"{cells.three(seconds / size)} {unit}"
 
 
 def _whole(value: float | None) -> str:
