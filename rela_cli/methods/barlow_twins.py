@@ -39,11 +39,9 @@ class BarlowTwins(Method):
         view1: View,
         view2: View,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, (view1, view2))
         self.projector = projection_head(feature_dim, hidden_dim, projection_dim, projector_layers)
         self.redundancy, self.loss_scale = redundancy, loss_scale
-        self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z1, z2 = (standardize(self.projector(h)) for h in self.represent(views))  # (B, D)

@@ -28,7 +28,13 @@ class Method(nn.Module):
     uses_labels: bool = False  # whether forward wants the samples' labels (B,) too
     progress: float = 0.0  # the share of the run that is done, for methods that note it in `after_step`
     has_idle: bool = False  # whether some trainable parameter gets no gradient at times
-    one_pass: bool = False  # whether views go through a network together; its batch norms must be norm.py's then
+    one_pass: bool = False  # whether views go through a network together; batch norms must be batch_norm.py's then
+
+    def __init__(self, backbone: nn.Module | None = None, views: Sequence[View] = ()) -> None:
+        """A method from elsewhere may also set `backbone` and `views` itself."""
+        super().__init__()
+        if backbone is not None:
+            self.backbone, self.views = backbone, tuple(views)
 
     def represent(self, views: Sequence[Tensor]) -> list[Tensor]:
         """The backbone's representation (B, D) of each view."""

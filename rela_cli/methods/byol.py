@@ -30,13 +30,11 @@ class BYOL(Method):
         view2: View,
         loss: str = "squared_distance",
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, (view1, view2))
         self.projector = BYOLProjectionHead(feature_dim, hidden_dim or 2 * feature_dim, projection_dim)
         self.predictor = BYOLPredictionHead(projection_dim, hidden_dim or 2 * feature_dim, projection_dim)
         self.target = Average(self.online(), ema, ema_schedule)
         self.similarity = NegativeCosineSimilarity()
-        self.views = (view1, view2)
         self.loss = loss
 
     def online(self) -> nn.Sequential:

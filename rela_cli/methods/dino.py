@@ -66,8 +66,7 @@ class DINO(Method):
         teacher_head: str = "copy",
         epochs: int = 1,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, [view1, view2, *[local_view] * local_views])
         sizes = (feature_dim, hidden_dim, projection_dim, prototypes, projector_layers)
         self.head = projection_head(*sizes)
         start = nn.Sequential(backbone, projection_head(*sizes)) if teacher_head == "own" else self.student()
@@ -76,7 +75,6 @@ class DINO(Method):
         self.temperatures = (warmup_teacher_temperature, teacher_temperature)
         self.warmup, self.by, self.epochs = temperature_warmup, temperature_by, epochs
         self.progress = 0.0
-        self.views = (view1, view2, *[local_view] * local_views)
 
     def student(self) -> nn.Sequential:
         """What the teacher is a running average of."""

@@ -32,13 +32,11 @@ class MoCoV3(Method):
         view1: View,
         view2: View,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, (view1, view2))
         self.projector = projection_head(feature_dim, hidden_dim, projection_dim, norm_last=True)
         self.predictor = projection_head(projection_dim, hidden_dim, projection_dim)
         self.target = Average(self.online(), ema, ema_schedule)
         self.temperature = temperature
-        self.views = (view1, view2)
 
     def online(self) -> nn.Sequential:
         """What the momentum encoder is a running average of."""

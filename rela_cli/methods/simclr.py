@@ -25,11 +25,9 @@ class SimCLR(Method):
         view1: View,
         view2: View,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, (view1, view2))
         self.projector = SimCLRProjectionHead(feature_dim, hidden_dim or feature_dim, projection_dim)
         self.temperature = temperature
-        self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z1, z2 = (self.projector(h) for h in self.represent(views))  # (B, projection_dim)

@@ -26,12 +26,10 @@ class SimSiam(Method):
         view1: View,
         view2: View,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, (view1, view2))
         self.projector = projection_head(feature_dim, hidden_dim, projection_dim, projector_layers, norm_last=True)
         self.predictor = SimSiamPredictionHead(projection_dim, predictor_dim, projection_dim)
         self.similarity = NegativeCosineSimilarity()
-        self.views = (view1, view2)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z1, z2 = (self.projector(h) for h in self.represent(views))  # (B, projection_dim)

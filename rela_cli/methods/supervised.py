@@ -17,11 +17,9 @@ class Supervised(Method):
     uses_labels = True
 
     def __init__(self, backbone: nn.Module, feature_dim: int, classes: int, label_smoothing: float, view: View) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, (view,))
         self.classifier = nn.Linear(feature_dim, classes)
         self.label_smoothing = label_smoothing
-        self.views = (view,)
 
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         if labels is None:

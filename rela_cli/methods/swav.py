@@ -36,14 +36,12 @@ class SwAV(Method):
         view1: View,
         view2: View,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, (view1, view2))
         self.projector = SwaVProjectionHead(feature_dim, hidden_dim or feature_dim, projection_dim)
         self.prototypes = nn.Linear(projection_dim, prototypes, bias=False)
         self.loss = SwaVLoss(temperature, sinkhorn_iterations, sinkhorn_epsilon, sinkhorn_gather_distributed=True)
         self.frozen, self.progress = frozen_prototypes, 0.0
         self.has_idle = frozen_prototypes > 0
-        self.views = (view1, view2)
         self.normalize_prototypes()
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from rela_cli.learners.resnet import resnet18, resnet34, resnet50, resnet101
 from rela_cli.numerics.randomness import torch_seed
 from rela_cli.priors import from_transformers
 from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
-from rela_cli.priors.loading import fill_network, load_whole, trimmed
+from rela_cli.priors.loading import WeightsFile, fill_network, load_whole, trimmed
 from rela_cli.priors.reading import read_state
 from rela_cli.store.notices import warn
 
@@ -48,29 +48,24 @@ class Checkpoint(NetworkPrior):
         pool: str = "none",
         channels: str = "rgb",
     ) -> None:
-        size = image_size or PROBE_SIZE
-        if model in WIDTHS:
-            network = filled_resnet(model, stem, weights, trust, prefix, ignore)
-        else:
-            network = filled_library_model(model, size, weights, trust, prefix, ignore)
+        size, file = image_size or PROBE_SIZE, WeightsFile(weights, trust, prefix, ignore)
+        network = filled_resnet(model, stem, file) if model in WIDTHS else filled_library_model(model, size, file)
         fed = Preprocess(image_size, mean, std, crop, interpolation, channels)
         super().__init__(network, fed, model, size, pool)
 
 
-def filled_resnet(
-    model: str, stem: str, weights: str, trust: bool, prefix: str | None, ignore: Sequence[str]
-) -> nn.Module:
+def filled_resnet(model: str, stem: str, file: WeightsFile) -> nn.Module:
     """A ResNet of the file's own width; every other difference is an error."""
-    if weights == RANDOM:
+    if file.weights == RANDOM:
         return resnet(model, stem, WIDTHS[model])
-    path = Path(weights)
+    path = Path(file.weights)
     keys = [name for name, _ in resnet(model, stem, width=4).named_parameters()]
-    state = read_state(path, trust)
-    if found := from_transformers.recognise(state, path, prefix):
+    state = read_state(path, file.trust)
+    if found := from_transformers.recognise(state, path, file.prefix):
         raise ConfigError(f"{path} is {found}: prior.model={model} is another network; {found.prior}")
-    state = trimmed(state, keys, path, prefix)
+    state = trimmed(state, keys, path, file.prefix)
     network = resnet(model, stem, len(state["conv1.weight"]) if "conv1.weight" in state else WIDTHS[model])
-    load_whole(network, state, path, ignore)
+    load_whole(network, state, path, file.ignore)
     return network
 
 
@@ -80,9 +75,7 @@ def resnet(model: str, stem: str, width: int) -> nn.Module:
         return cifar_resnet(FAMILY[model], width) if model in FAMILY else OWN_RESNETS[model](stem, width)
 
 
-def filled_library_model(
-    model: str, image_size: int, weights: str, trust: bool, prefix: str | None, ignore: Sequence[str]
-) -> nn.Module:
+def filled_library_model(model: str, image_size: int, file: WeightsFile) -> nn.Module:
     """`timm:NAME` or `torchvision:NAME` with the weights of a file.
 
     Raises:
@@ -95,7 +88,7 @@ def filled_library_model(
 
         with built_at(model, image_size), torch_seed(0, "prior"):
             network = timm_model(name, image_size, one_size=True)
-        return fill_network(network, weights, trust, prefix, ignore, translation(network))
+        return fill_network(network, file, translation(network))
     if library == "torchvision" and name:
         from rela_cli.learners.torchvision import class_arguments, torchvision_model
         from rela_cli.priors.torchvision import translation as by_torchvision
@@ -107,6 +100,6 @@ def filled_library_model(
                 f"prior.model={model} is taken for a network of your own; with torchvision's published weights it "
                 f"scales its images itself: for those say prior=torchvision prior.model={name} prior.weights=FILE"
             )
-        return fill_network(network, weights, trust, prefix, ignore, by_torchvision(name))
+        return fill_network(network, file, by_torchvision(name))
     allowed = ", ".join((*WIDTHS, *LIBRARY_NAMES))
     raise ConfigError(f"unknown prior.model={model}{did_you_mean(model, WIDTHS)}. Allowed: {allowed}")

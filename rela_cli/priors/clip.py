@@ -17,7 +17,7 @@ from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.learners.build import refused
 from rela_cli.numerics.randomness import torch_seed
 from rela_cli.priors.base import NetworkPrior, Preprocess
-from rela_cli.priors.loading import fill_network
+from rela_cli.priors.loading import WeightsFile, fill_network
 from rela_cli.priors.reading import State
 
 # The text tower is not used and left out of every file we read; this one stands in for it while a model is built.
@@ -60,7 +60,7 @@ class OpenClip(NetworkPrior):
                 device=torch.get_default_device(),
             )
         clip.visual.output_tokens = False  # CoCa's tower gives (pooled, tokens) otherwise
-        fill_network(clip.visual, weights, trust, convert=lambda state: resized(state, clip))
+        fill_network(clip.visual, WeightsFile(weights, trust), lambda state: resized(state, clip))
         own: dict[str, Any] = open_clip.model.get_model_preprocess_cfg(clip) | config
         fed = Preprocess(image_side(clip.visual.image_size), own["mean"], own["std"], 1.0, own["interpolation"])
         asked = fed.instead(image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -160,26 +161,33 @@ def _kind(tensor: Tensor) -> str:
     return kind if _is_plain(tensor) else f"{str(tensor.layout).removeprefix('torch.')} {kind} on {tensor.device}"
 
 
-def fill_network(
-    network: nn.Module,
-    weights: str,
-    trust: bool = False,
-    prefix: str | None = None,
-    ignore: Sequence[str] = (),
-    convert: Callable[[State], State] | None = None,
-) -> nn.Module:
-    """`network` with the weights of a file, or as it is when `weights` is `random`.
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights and how a user wants it read.
+
+    weights: its path, or `random` for none. trust: a file that can run code may be opened. prefix: where the network's
+    keys start. ignore: first names of keys to leave out.
+    """
+
+    weights: str
+    trust: bool = False
+    prefix: str | None = None
+    ignore: Sequence[str] = ()
+
+
+def fill_network(network: nn.Module, file: WeightsFile, convert: Callable[[State], State] | None = None) -> nn.Module:
+    """`network` with the weights of a file, or as it is where they are `random`.
 
     `convert` is the library's own translation of older names and sizes.
 
     Raises:
         ConfigError: weights that do not fit, or a file that needs trust. MissingError: not a file of weights.
     """
-    if weights == RANDOM:
+    if file.weights == RANDOM:
         return network
-    path = Path(weights)
-    state = read_state(path, trust)
-    prefix = prefix and prefix.removesuffix(".") + "."
+    path = Path(file.weights)
+    state = read_state(path, file.trust)
+    prefix = file.prefix and file.prefix.removesuffix(".") + "."
     if found := from_transformers.recognise(state, path, prefix):
         state, prefix = from_transformers.translated(state, found, network, path), None
     state = trimmed(state, [name for name, _ in network.named_parameters()], path, prefix)
@@ -187,7 +195,7 @@ def fill_network(
         with refused(f"{path} does not fit this network: its names and sizes cannot be translated"):
             state = convert({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     try:
-        load_whole(network, state, path, ignore)
+        load_whole(network, state, path, file.ignore)
     except ConfigError as error:
         raise ConfigError(f"{error}\n{path} is {found}; {found.prior}" if found else str(error)) from error
     if found:

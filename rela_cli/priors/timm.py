@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import timm
 from torch import nn
 
-from rela_cli.errors import ConfigError
 from rela_cli.learners.timm import check_name, timm_model
-from rela_cli.numerics.randomness import torch_seed
-from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
-from rela_cli.priors.loading import fill_network
+from rela_cli.priors.base import Preprocess
+from rela_cli.priors.library import LibraryPrior
 from rela_cli.priors.reading import State
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what a timm repository on the hub holds
 
 
-class TimmPrior(NetworkPrior):
-    """timm's `model` without its classifier, pooled: (B, 3, H, W) uint8 -> (B, D).
+class TimmPrior(LibraryPrior):
+    """timm's `model`."""
 
-    Raises:
-        ConfigError: unknown model, or weights that do not fit. MissingError: no readable file.
-    """
+    def published_preprocess(self, model: str, tag: str) -> Preprocess:
+        return own_preprocess(model)
 
-    def __init__(
-        self,
-        model: str,
-        weights: str,
-        trust: bool = False,
-        prefix: str | None = None,
-        ignore: Sequence[str] = (),
-        image_size: int | None = None,
-        crop: float | None = None,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        interpolation: str | None = None,
-        pool: str = "none",
-    ) -> None:
-        preprocess = own_preprocess(model).instead(
-            image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation
-        )
-        if preprocess.image_size is None:
-            raise ConfigError(
-                f"prior.model={model} is made for images that are not square; say prior.image_size=PIXELS"
-            )
-        with built_at(model, preprocess.image_size), torch_seed(0, "prior"):
-            network = timm_model(model, preprocess.image_size, one_size=True)
-        fill_network(network, weights, trust, prefix, ignore, translation(network))
-        super().__init__(network, preprocess, model, pool=pool)
+    def build(self, model: str, image_size: int) -> nn.Module:
+        return timm_model(model, image_size, one_size=True)
+
+    def translation(self, model: str, network: nn.Module) -> Callable[[State], State] | None:
+        return translation(network)
 
     @staticmethod
     def sources(model: str, **_: Any) -> list[str]:

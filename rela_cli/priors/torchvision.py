@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from torch import nn
 from torchvision import models
 
 from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.learners.torchvision import check_name, published_model
-from rela_cli.numerics.randomness import torch_seed
-from rela_cli.priors.base import NetworkPrior, Preprocess, built_at
-from rela_cli.priors.loading import fill_network
+from rela_cli.priors.base import Preprocess
+from rela_cli.priors.library import LibraryPrior
 from rela_cli.priors.reading import State
 
 
-class TorchvisionPrior(NetworkPrior):
-    """torchvision's `model` without its last linear layer: (B, 3, H, W) uint8 -> (B, D).
+class TorchvisionPrior(LibraryPrior):
+    """torchvision's `model`; `tag` is IMAGENET1K_V1, ..., or DEFAULT."""
 
-    `tag` names its weights (IMAGENET1K_V1, ..., DEFAULT), also when `weights` is a file: preprocessing belongs to them.
-
-    Raises:
-        ConfigError: unknown model or tag, or weights that do not fit. MissingError: no readable file.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        tag: str,
-        weights: str,
-        trust: bool = False,
-        prefix: str | None = None,
-        ignore: Sequence[str] = (),
-        image_size: int | None = None,
-        crop: float | None = None,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        interpolation: str | None = None,
-        pool: str = "none",
-    ) -> None:
+    def published_preprocess(self, model: str, tag: str) -> Preprocess:
         own = tag_weights(model, tag).transforms()
         size, side = own.crop_size[0], own.resize_size[0]
-        fed = Preprocess(size, tuple(own.mean), tuple(own.std), size / side, own.interpolation.value)
-        preprocess = fed.instead(image_size=image_size, crop=crop, mean=mean, std=std, interpolation=interpolation)
-        assert preprocess.image_size is not None
-        with built_at(model, preprocess.image_size), torch_seed(0, "prior"):
-            network = published_model(model, preprocess.image_size)
-        fill_network(network, weights, trust, prefix, ignore, translation(model))
-        super().__init__(network, preprocess, model, pool=pool)
+        return Preprocess(size, tuple(own.mean), tuple(own.std), size / side, own.interpolation.value)
+
+    def build(self, model: str, image_size: int) -> nn.Module:
+        return published_model(model, image_size)
+
+    def translation(self, model: str, network: nn.Module) -> Callable[[State], State] | None:
+        return translation(model)
 
     @staticmethod
     def sources(model: str, tag: str, **_: Any) -> list[str]:

@@ -20,7 +20,7 @@ from rela_cli.config.parts import instantiate
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.priors.checkpoint import Checkpoint
 from rela_cli.priors.clip import resized
-from rela_cli.priors.loading import State, fill_network
+from rela_cli.priors.loading import State, WeightsFile, fill_network
 from rela_cli.priors.timm import translation
 from rela_cli.weights.locate import locate, located
 from rela_cli.weights.model_folder import file_in
@@ -192,7 +192,7 @@ def test_timm_gives_the_features_of_the_architecture(tmp_path: Path, family: str
     pooler = {f"{before}pooler.dense.weight": torch.zeros(WIDTH, WIDTH)}
     path = written(tmp_path, made(family, before) | head | pooler)
     network = NETWORKS[family]()
-    fill_network(network, str(path), convert=translation(network))
+    fill_network(network, WeightsFile(str(path)), translation(network))
     with torch.no_grad():
         found = network.eval()(IMAGES)
     assert (found - expected(family, made(family), IMAGES)).abs().max() < 1e-5
@@ -201,7 +201,7 @@ def test_timm_gives_the_features_of_the_architecture(tmp_path: Path, family: str
 def test_open_clip_gives_the_features_of_clip(tmp_path: Path) -> None:
     path = written(tmp_path, made("clip", "vision_model."), hidden_act="quick_gelu", num_attention_heads=HEADS)
     clip = clip_tower()
-    fill_network(clip.visual, str(path), convert=lambda state: resized(state, clip))
+    fill_network(clip.visual, WeightsFile(str(path)), lambda state: resized(state, clip))
     with torch.no_grad():
         found = clip.visual.eval()(IMAGES)
     assert (found - expected("clip", made("clip"), IMAGES)).abs().max() < 1e-5
@@ -267,7 +267,7 @@ def test_what_does_not_fit_says_so(
     state |= {"encoder.layer.0.lambda_1": torch.ones(WIDTH)} if family == "beit" else {}
     path = written(tmp_path, state, **said)
     with pytest.raises(ConfigError, match=f"(?s){message}"):
-        fill_network(asked := network(), str(path), convert=translation(asked))
+        fill_network(asked := network(), WeightsFile(str(path)), translation(asked))
 
 
 def test_a_prior_of_another_kind_names_the_right_one(tmp_path: Path) -> None:
@@ -275,10 +275,10 @@ def test_a_prior_of_another_kind_names_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"of clip, width 32.*prior.model=resnet20 is another network"):
         Checkpoint("resnet20", path, "cifar", 32, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(ConfigError, match=r"unexpected: embeddings\.x"):
-        fill_network(clip_tower().visual, path)
+        fill_network(clip_tower().visual, WeightsFile(path))
     lonely = {key: value for key, value in made("clip").items() if "projection" not in key}
     with pytest.raises(ConfigError, match=r"(?s)missing: proj.*CLIPVisionModelWithProjection has it"):
-        fill_network(clip_tower().visual, str(written(tmp_path, lonely)))
+        fill_network(clip_tower().visual, WeightsFile(str(written(tmp_path, lonely))))
 
 
 def test_one_key_makes_no_prefix(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_one_key_makes_no_prefix(tmp_path: Path) -> None:
     state = {f"embeddings.{key}": value for key, value in {"cls_token": torch.zeros(1, 1, WIDTH)}.items()}
     path = written(tmp_path, state | {f"layers.{i}.weight": torch.zeros(1) for i in range(200)})
     with pytest.raises(ConfigError, match=r"(?s)missing: cls_token.*unexpected: embeddings.cls_token.*201 in all"):
-        fill_network(timm_network(), str(path))
+        fill_network(timm_network(), WeightsFile(str(path)))
 
 
 def test_folders(tmp_path: Path) -> None:
