@@ -76,6 +76,11 @@ def explained(error: BaseException) -> str | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or what kind of error it is where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def has_folder() -> bool:
     """Whether the working directory is there."""
     try:

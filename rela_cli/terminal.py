@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
@@ -47,6 +47,11 @@ def printable(text: str, lines: bool = False) -> str:
 def plural(number: int, noun: str, several: str = "") -> str:
     """A number with its noun: `1 run`, `2 runs`; `several` where an s does not make the plural."""
     return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and dots for the rest."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def as_duration(seconds: float, exact: bool = False) -> str:

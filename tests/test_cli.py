@@ -456,12 +456,12 @@ def test_every_part_says_what_it_is_in_a_sentence() -> None:
 def test_list_names_every_protocol() -> None:
     import typing
 
-    from rela_cli.commands.list import PROTOCOLS
+    from rela_cli.commands.list import PROTOCOL_SENTENCES
     from rela_cli.config.schema import Probe
 
     protocols = typing.get_type_hints(Probe, include_extras=True)["protocols"]
     one_of = typing.get_args(typing.get_args(protocols)[0])[1]
-    assert tuple(PROTOCOLS) == one_of.names
+    assert tuple(PROTOCOL_SENTENCES) == one_of.names
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def probe(
         test, features, labels = (features[held_out], labels[held_out]), features[rest], labels[rest]
     check(*test)
     task = Task(features.cpu().float(), labels.cpu(), test[0].cpu().float(), test[1].cpu())
-    logits, extra = protocols.PROTOCOLS[protocol](task, settings_of(protocol, settings))
+    logits, extra = protocols.FITTERS[protocol](task, settings_of(protocol, settings))
     return {**accuracy(logits, task.test_labels), **extra, "protocol": protocol, "fitted": len(labels),
             "tested": len(task.test)}  # fmt: skip
 

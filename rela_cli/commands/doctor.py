@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 from rela_cli import __version__
 from rela_cli.config.arguments import Parser
 from rela_cli.config.schema import PACKAGE
+from rela_cli.errors import first_line
 from rela_cli.machine import memory
 from rela_cli.machine.network import unreachable
 from rela_cli.machine.processors import cores
@@ -107,7 +108,7 @@ def _safely(part: Callable[[], Check]) -> Check:
     try:
         return part()
     except Exception as error:
-        return Check(part.__name__, "fail", f"{type(error).__name__}: {_first_line(error)}")
+        return Check(part.__name__, "fail", f"{type(error).__name__}: {first_line(error)}")
 
 
 def rela() -> Check:
@@ -162,7 +163,7 @@ def pair() -> Check:
     except Exception as error:
         if "torchvision::nms" not in str(error):
             raise
-        text = f"torchvision was built for another torch than the {ours} here ({_first_line(error)})"
+        text = f"torchvision was built for another torch than the {ours} here ({first_line(error)})"
         return Check("torchvision", "fail", text, reinstall)
     if not SpecifierSet(wanted).contains(ours, prereleases=True):
         return Check(
@@ -324,7 +325,3 @@ def _in_netrc(host: str) -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

@@ -9,7 +9,7 @@ from rela_cli.config.arguments import Parser
 from rela_cli.config.schema import CONF_DIR, GROUPS
 from rela_cli.terminal import item
 
-PROTOCOLS = {
+PROTOCOL_SENTENCES = {
     "rela": "The paper's: a linear layer on raw features, Adam, fixed epochs; test accuracy at the end",
     "lbfgs": "Logistic regression on standardised features, converged; regulariser chosen on held-out train",
     "knn": "Weighted nearest neighbours by cosine; nothing is trained",
@@ -55,7 +55,7 @@ def parser() -> Parser:
 def options(group: str) -> dict[str, str]:
     """Each choice of a group with one sentence about it."""
     if group == "probe":
-        return PROTOCOLS
+        return PROTOCOL_SENTENCES
     return {
         path.stem: first_sentence(path.read_text(encoding="utf-8"))
         for path in sorted((CONF_DIR / group).glob("*.yaml"))

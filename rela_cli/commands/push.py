@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from rela_cli.commands.export import formats
 from rela_cli.commands.export.command import add_licence, add_run, backbone_of, fill_export, identity_of
 from rela_cli.config.arguments import OneOf, Parser
-from rela_cli.errors import ConfigError, RelaError
+from rela_cli.errors import ConfigError, RelaError, first_line
 from rela_cli.store.outputs import size_of, size_text
 from rela_cli.terminal import line
 
@@ -119,7 +119,7 @@ def hub_errors(repository: str) -> Iterator[None]:
         yield
     except Exception as error:  # the library's own, and those of its library for HTTP
         code = getattr(getattr(error, "response", None), "status_code", None)
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         reached = "the same command tries again" if code else "is the hub reachable? --dry-run needs no network"
         way_out = f"the token may not write there: {LOG_IN}" if code in (401, 403) else reached
         raise RelaError(f"{repository} was not uploaded: {why}; {way_out}") from error

@@ -11,10 +11,11 @@ from rela_cli.errors import ConfigError, MissingError
 from rela_cli.report.differences.between import checked_columns
 from rela_cli.report.differences.paired import AXES
 from rela_cli.report.grids import formats
+from rela_cli.report.grids.formats import FORMATS
 from rela_cli.report.results.comparison import Result, protocols_of
 from rela_cli.report.results.options import Parser, results_at
 from rela_cli.report.tables import transfer, transfer_grids
-from rela_cli.report.tables.tables import FORMATS, Parts, notes_of, show
+from rela_cli.report.tables.tables import Parts, notes_of, show
 
 
 def main(argv: Sequence[str]) -> int:

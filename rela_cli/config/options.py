@@ -78,7 +78,7 @@ class PriorOptions:
     mean: tuple[float, float, float] | None
     std: tuple[Positive, Positive, Positive] | None
     run: str
-    network: Annotated[str, OneOf(NETWORKS)]
+    network: Annotated[str, OneOf((*NETWORKS,))]
     patches: Count
     patch_size: Annotated[int, Range(2)]
     pool: Annotated[object, GridOrOneOf(POOLS)]

@@ -76,9 +76,15 @@ EFFICIENT = "rela_cli.priors.efficient.OfDataset"  # the prior whose targets com
 
 PRETRAINED, RANDOM = "pretrained", "random"  # what prior.weights may say instead of a path
 
-NETWORKS = ("online", "target")
+NETWORKS = {"online": "the network that was trained", "target": "the method's slow average of it"}
 
-PROTOCOLS = ("rela", "lbfgs", "knn", "sgd_grid", "few_shot")
+PROTOCOLS = {  # how each measures, in the order of the tables
+    "rela": "linear, by Adam, as in the paper",
+    "lbfgs": "linear, by L-BFGS on standardised features",
+    "knn": "nearest neighbours by cosine",
+    "sgd_grid": "linear, by SGD, best rate on held-out train",
+    "few_shot": "logistic regression on a few labels a class",
+}
 
 WHOLE = ("finetune",)  # protocols that need more than features: of finished runs alone, by `rela probe RUN`
 
@@ -266,7 +272,7 @@ class Probe:
     """How a frozen backbone is judged. Every number carries the protocol's name and the network probed."""
 
     protocols: tuple[Annotated[str, OneOf((*PROTOCOLS, *WHOLE))], ...]
-    network: Annotated[str, OneOf(NETWORKS)]
+    network: Annotated[str, OneOf((*NETWORKS,))]
     baselines: bool
     in_training: bool | None
     rela_epochs: Count

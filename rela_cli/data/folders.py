@@ -12,13 +12,14 @@ import numpy as np
 
 from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import decode_all
-from rela_cli.data.decoding.undecodable import Undecodable, left_out, named_few, say_once, warn_left_out
+from rela_cli.data.decoding.undecodable import Undecodable, left_out, say_once, warn_left_out
 from rela_cli.data.encoded import EncodedDataset
 from rela_cli.data.files.entries import OTHER, left_out_text
 from rela_cli.data.files.index import Index, PathTable, list_images
 from rela_cli.data.label_file import SPLITS, LabelFile, read_labels
 from rela_cli.data.layout import SORT_THEM, Layout, flat_layout, plain_layout, tiny_imagenet_layout
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.terminal import few
 
 NONE = PathTable(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
 
@@ -103,7 +104,7 @@ class ImageFolder(EncodedDataset):
                 f"leaves out classes without images ({len(empty)} here)"
             )
         if empty:
-            say_once(f"classes without an image are left out: {named_few(empty)}")
+            say_once(f"classes without an image are left out: {few(empty)}")
             self.classes = [name for name in self.classes or () if name not in empty]
             self.dropped = frozenset(empty)
         if self.why_unprobed is None and not index.lists[-1]:
@@ -117,7 +118,7 @@ class ImageFolder(EncodedDataset):
             count, *names = found.pop(OTHER)
             rest = [count - 1, *(name for name in names if name != self.label_file.path.name)]
             found |= {OTHER: rest} if rest[0] else {}
-        beside = f"the folders {named_few(self.layout.unused)}" if self.layout.unused else ""
+        beside = f"the folders {few(self.layout.unused)}" if self.layout.unused else ""
         return "; ".join(filter(None, (left_out_text(found), beside)))
 
     def odd(self, index: Index) -> Undecodable:
@@ -135,7 +136,7 @@ class ImageFolder(EncodedDataset):
         odd = self.told_odd(index)
         if odd and self.on_error == "raise":
             way_out = f"say dataset.on_error=skip to leave out what is no image ({len(odd)} in all)"
-            raise MissingError(f"{named_few(odd)}: remove it, or {way_out}")
+            raise MissingError(f"{few(odd)}: remove it, or {way_out}")
 
     def told_odd(self, index: Index) -> list[str]:
         """What cannot be an image: a line each."""

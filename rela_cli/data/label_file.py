@@ -18,9 +18,10 @@ import numpy as np
 
 from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import is_image
-from rela_cli.data.decoding.undecodable import named_few, say_once
+from rela_cli.data.decoding.undecodable import say_once
 from rela_cli.errors import MissingError
 from rela_cli.store.files import file_sha256
+from rela_cli.terminal import few
 
 SPLITS = ("labelled", "test")  # what the labelled images are divided into
 FILE_HEADS = (
@@ -92,7 +93,7 @@ class LabelFile:
         self.refuse(empty, "has rows without a class", "write one, or remove them")
         rows = [(name, kind) for name, kind in self.rows if kind]
         if odd := [f"{name} ({a}, {b})" for name, a, b in twice(rows) if a != b]:
-            raise MissingError(f"{self.path} gives two classes to {named_few(odd)}: leave one of them")
+            raise MissingError(f"{self.path} gives two classes to {few(odd)}: leave one of them")
         if again := [*dict.fromkeys(name for name, _, _ in twice(rows))]:
             say_once(f"{self.path} names {count_and_names(again)} more than once, which count once")
         return dict(rows)
@@ -203,4 +204,4 @@ def twice(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
 
 def count_and_names(names: Sequence[str]) -> str:
     """`3: a.jpg, b.jpg, c.jpg`."""
-    return f"{len(names):,} ({named_few(names)})"
+    return f"{len(names):,} ({few(names)})"

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rela_cli.distributed.pulse import waiting
-from rela_cli.errors import RelaError
+from rela_cli.errors import RelaError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def process_group(device: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if any(word in str(error) for word in LOST):
-            raise RelaError(f"lost touch with another process of this run ({str(error).splitlines()[0]})") from error
+            raise RelaError(f"lost touch with another process of this run ({first_line(error)})") from error
         raise
     distributed.destroy_process_group()  # not after an error: it would wait for those that are gone
 

@@ -204,7 +204,7 @@ def knn_protocol(task: Task, settings: Probe) -> tuple[Tensor, Facts]:
     return votes, retrieval(found, task.test_labels, per_class[task.test_labels])
 
 
-PROTOCOLS: dict[str, Callable[[Task, Probe], tuple[Tensor, Facts]]] = {
+FITTERS: dict[str, Callable[[Task, Probe], tuple[Tensor, Facts]]] = {
     "rela": rela_protocol,
     "lbfgs": lbfgs_protocol,
     "knn": knn_protocol,

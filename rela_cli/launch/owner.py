@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 POLL = 1.0  # seconds between looks
-GRACE = 60.0  # seconds to save and leave in; then the process is ended
+GRACE = 60.0  # seconds that a process which was told to stop has to save and leave; then it is ended
 OWNER = "RELA_OWNER"  # names the owner, for a process that was started by a command line
 
 

@@ -24,12 +24,12 @@ from rela_cli.distributed import pulse
 from rela_cli.distributed.ranks import MEETING
 from rela_cli.errors import RelaError, Stopped
 from rela_cli.launch import owner
+from rela_cli.launch.owner import GRACE
 from rela_cli.machine.signals import collected
 from rela_cli.store.notices import warn
 
 POLL = 0.1  # seconds between looks at the processes
-GRACE = owner.GRACE  # seconds that processes which were told to stop have to end their step and save
-LOST_GRACE = 10.0  # the same where one has failed: the others cannot go on without it, nor save
+LOST_GRACE = 10.0  # seconds where one process has failed: the others can neither go on without it nor save
 STATUS_VARIABLE = "RELA_STATUS"  # names the folder where each process notes its pid
 STOPS = (129, 130, 143)  # exit statuses of a process that a signal has stopped in good order
 

@@ -21,11 +21,11 @@ from filelock import FileLock, Timeout
 
 from rela_cli.config.schema import Config
 from rela_cli.launch import owner
+from rela_cli.launch.owner import GRACE
 from rela_cli.machine.processors import cores, visible_gpus
 
 POLL = 0.2  # seconds between looks at what is free
 
-GRACE = 60.0  # seconds that cells which were told to stop have to save and leave
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rela_cli.errors import ConfigError
+from rela_cli.errors import ConfigError, first_line
 
 SHARED_OPTIONS = (
     "timeout_min",
@@ -41,7 +41,7 @@ def script(launcher: dict[str, Any], folder: Path, cells: int) -> str:
     try:
         executor._internal_update_parameters(**shared, **values)
     except ValueError as error:
-        raise ConfigError(f"hydra/launcher: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"hydra/launcher: {first_line(error)}") from error
     if cells > 1:
         executor.parameters["map_count"] = cells
     return executor._make_submission_file_text(executor._submitit_command_str, "")

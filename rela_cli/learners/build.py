@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Part
-from rela_cli.errors import ConfigError, MissingError, RelaError
+from rela_cli.errors import ConfigError, MissingError, RelaError, first_line
 from rela_cli.numerics.randomness import torch_seed
 from rela_cli.terminal import plural
 from rela_cli.weights.run_folder import backbone_name, check_backbone, run_config, trained
@@ -148,8 +148,3 @@ def load_backbone(folder: str | Path, network: str = "online", allow: Sequence[s
 def feature_dim(backbone: nn.Module) -> int:
     """Width D of a backbone's representation (B, D)."""
     return int(backbone.feature_dim)  # type: ignore[arg-type]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's message, or what kind of error it is."""
-    return ((str(error).strip() or type(error).__name__).splitlines())[0]

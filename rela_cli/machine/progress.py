@@ -1,4 +1,4 @@
-"""How far long work without torch has come: one line on stderr, rewritten on a terminal, now and then elsewhere."""
+"""How far long work has come: a bar on a terminal, elsewhere a line on stderr now and then. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,34 +12,13 @@ from rela_cli.distributed import ranks
 
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 
-DRAWN_SECONDS = 0.5  # between two looks on a terminal
+DRAWN_SECONDS = 0.1  # between two looks at a bar
 
 Item = TypeVar("Item")
 
 
-def with_progress(items: Iterable[Item], title: str, total: int, done: int = 0) -> Iterator[Item]:
-    """Pass the items on and show how many are done; `done` of `total` were finished before this call."""
-    terminal = sys.stderr.isatty()
-    started = said = time.monotonic()
-    number = 0
-    for number, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - said >= (DRAWN_SECONDS if terminal else LINE_SECONDS):
-            said = now
-            show_progress(title, done + number, total, number / (now - started), "\r" if terminal else "\n")
-    if terminal and number:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def show_progress(title: str, done: int, total: int, rate: float, end: str) -> None:
-    """`pack train: 12000 of 50000, 800 a second, 48 s to go`."""
-    left = f", {max(0, total - done) / rate:.0f} s to go" if rate else ""
-    print(f"{title}: {done} of {total}, {rate:.0f} a second{left}", end=end, file=sys.stderr, flush=True)
-
-
 class Progress:
-    """Steps done, on a terminal as a bar with ETA, elsewhere as one plain line every 30 seconds."""
+    """What is done of a total: on a terminal a bar with ETA, elsewhere one plain line every 30 seconds."""
 
     def __init__(self, title: str, total: int) -> None:
         from rich.console import Console
@@ -72,14 +51,17 @@ class Progress:
 
     def show(self, done: int, note: str = "") -> None:
         """`done` of the total, with a few words."""
-        if self.bar:
-            self.bar.update(self.task, completed=done, note=note)
-            return
         now = time.monotonic()
+        if self.bar:
+            if now - self.said >= DRAWN_SECONDS or done == self.total:
+                self.said = now
+                self.bar.update(self.task, completed=done, note=note)
+            return
         self.before = self.before or (done, now)
         if now - self.said >= LINE_SECONDS and not self.quiet:
             self.said = now
-            print(f"{self.title}: {done} of {self.total}{self.eta(done, now)}  {note}", file=sys.stderr, flush=True)
+            line = f"{self.title}: {done} of {self.total}{self.eta(done, now)}  {note}".rstrip()
+            print(line, file=sys.stderr, flush=True)
 
     def eta(self, done: int, now: float) -> str:
         """`, ETA 0:03:20` at the speed so far."""
@@ -88,3 +70,11 @@ class Progress:
             return ""
         seconds = (self.total - done) * (now - began) / (done - first)
         return f", ETA {timedelta(seconds=round(seconds))}"
+
+
+def with_progress(items: Iterable[Item], title: str, total: int, done: int = 0) -> Iterator[Item]:
+    """Pass the items on and show how many are done; `done` of `total` were finished before this call."""
+    with Progress(title, total) as progress:
+        for number, item in enumerate(items, start=done + 1):
+            yield item
+            progress.show(number)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from rela_cli.errors import ConfigError, MissingError
-from rela_cli.learners.build import first_line, refused, width_of
+from rela_cli.errors import ConfigError, MissingError, first_line
+from rela_cli.learners.build import refused, width_of
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.pooling import Pooled
 from rela_cli.priors.reading import library_message, load_script

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rela_cli.errors import ConfigError, MissingError, did_you_mean
+from rela_cli.errors import ConfigError, MissingError, did_you_mean, first_line
 from rela_cli.priors.base import NetworkPrior, Preprocess
 from rela_cli.priors.pooling import Pooled
 from rela_cli.store.notices import warn
@@ -125,7 +125,7 @@ def open_session(path: Path, providers: list[str]) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's own, of many kinds
-        raise MissingError(f"{path} cannot be opened: {str(error).strip().splitlines()[0]}") from error
+        raise MissingError(f"{path} cannot be opened: {first_line(error)}") from error
 
 
 def layout(path: Path, shape: list[Any]) -> str:
@@ -186,7 +186,7 @@ def width(path: Path, network: nn.Module, size: int) -> int:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # onnxruntime's own
-        raise ConfigError(f"{path} cannot take two images of {size} px: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} cannot take two images of {size} px: {first_line(error)}") from error
     if len(shape) != 2 or shape[0] != 2:
         raise ConfigError(f"{path} gives {shape} for two images, not (2, width)")
     return int(shape[1])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.notices import warn
-from rela_cli.terminal import printable
+from rela_cli.terminal import few, printable
 from rela_cli.weights.kinds import ensure_intact, ensure_plausible, is_zip, kind_of, weight_files, weight_map
 
 State = dict[str, Tensor]
@@ -197,5 +197,4 @@ def library_message(error: BaseException) -> str:
 
 def some(names: Sequence[str]) -> str:
     """A few names, and how many there are."""
-    shown = ", ".join(names[:KEYS_SHOWN])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > KEYS_SHOWN else "")
+    return few(names, KEYS_SHOWN) + (f" ({len(names)} in all)" if len(names) > KEYS_SHOWN else "")

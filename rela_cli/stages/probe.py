@@ -19,7 +19,7 @@ from rela_cli.data.base import Dataset
 from rela_cli.data.batches.cache import read_labels, read_split, read_stats
 from rela_cli.distributed import ranks
 from rela_cli.errors import MissingError
-from rela_cli.evaluation.protocols import PROTOCOLS, Task, accuracy
+from rela_cli.evaluation.protocols import FITTERS, Task, accuracy
 from rela_cli.evaluation.representation import representations
 from rela_cli.learners.build import build_backbone, load_state
 from rela_cli.machine.device import count_flops, pick_device
@@ -115,5 +115,5 @@ def probe(task: Task, protocol: str, settings: Probe) -> Facts:
 def fit_protocol(task: Task, protocol: str, settings: Probe) -> Facts:
     """One protocol's number, by whoever asks."""
     started = time.perf_counter()
-    logits, extra = PROTOCOLS[protocol](task, settings)
+    logits, extra = FITTERS[protocol](task, settings)
     return {**accuracy(logits, task.test_labels), **extra, "seconds": time.perf_counter() - started}

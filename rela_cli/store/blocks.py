@@ -22,9 +22,7 @@ from torch import Tensor
 from rela_cli.store.faults import fault
 from rela_cli.store.files import Facts, write_atomic
 from rela_cli.store.notices import warn
-from rela_cli.store.row_file import DTYPE_NAMES, RowFileWriter
-
-DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+from rela_cli.store.row_file import DTYPE_NAMES, DTYPES, RowFileWriter
 
 
 class KeptWriter(RowFileWriter):

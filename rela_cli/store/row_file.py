@@ -21,6 +21,7 @@ from torch.linalg import vector_norm
 HALF_MAX = 6e4  # fp16 ends at 65504; it changes targets by a cosine of 0.99999, bf16 by 0.9998
 ALIGNMENT = 8  # of the data, by spaces behind the header
 DTYPE_NAMES = {torch.float16: "F16", torch.float32: "F32"}
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 def halved(block: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from rela_cli.config.schema import Part
-from rela_cli.errors import ConfigError, MissingError
+from rela_cli.errors import ConfigError, MissingError, first_line
 from rela_cli.machine.network import unreachable
 from rela_cli.weights.run_folder import digest
 
@@ -120,7 +120,7 @@ def _download(prior: Part, sources: list[WeightSource]) -> Path:
         try:
             return source.download()
         except Exception as error:  # every library has its own
-            problems.append((str(error) or type(error).__name__).splitlines()[0])
+            problems.append(first_line(error))
     raise MissingError(_missing(prior, sources[0], "fetching it failed: " + "; ".join(problems)))
 
 

@@ -336,14 +336,14 @@ def test_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch, cores: int, c
 def noted() -> Iterator[list[str]]:
     """The protocols that this process fits meanwhile."""
     fitted: list[str] = []
-    real = dict(protocols.PROTOCOLS)
+    real = dict(protocols.FITTERS)
 
     def counted(name: str) -> Callable[..., Any]:
         return lambda *given: (fitted.append(name), real[name](*given))[1]
 
-    protocols.PROTOCOLS.update({name: counted(name) for name in real})
+    protocols.FITTERS.update({name: counted(name) for name in real})
     yield fitted
-    protocols.PROTOCOLS.update(real)
+    protocols.FITTERS.update(real)
 
 
 def without_seconds(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -357,7 +357,7 @@ def probed() -> tuple[dict[str, Any], list[str]]:
     x = torch.randn(4, 12, generator=random)[labels] + torch.randn(200, 12, generator=random)
     with noted() as fitted:
         numbers = stage.probes(
-            protocols.Task(x, labels, x.flip(0), labels.flip(0)), list(protocols.PROTOCOLS), config().probe
+            protocols.Task(x, labels, x.flip(0), labels.flip(0)), list(protocols.FITTERS), config().probe
         )
     return without_seconds(numbers), fitted
 
@@ -382,7 +382,7 @@ def test_protocols_are_shared_out_and_give_the_numbers_of_one_process(tmp_path: 
     whole, _ = probed()
     torch.set_num_threads(threads)
     (first, by_first), (second, by_second) = on(2, tmp_path, probed)
-    assert first == second == whole and list(first) == list(whole) == list(protocols.PROTOCOLS)
+    assert first == second == whole and list(first) == list(whole) == list(protocols.FITTERS)
     assert (by_first, by_second) == (["knn", "rela", "sgd_grid"], ["knn", "lbfgs", "few_shot"])
 
 

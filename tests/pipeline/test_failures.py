@@ -88,7 +88,7 @@ def test_a_failing_probe_keeps_the_backbone(tmp_path: Path, monkeypatch: pytest.
     from rela_cli.evaluation import protocols
 
     with monkeypatch.context() as broken:
-        broken.setitem(protocols.PROTOCOLS, "knn", lambda *_: 1 / 0)
+        broken.setitem(protocols.FITTERS, "knn", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             go(tmp_path, *WORDS)
     folder = next((tmp_path / "runs").glob("fake-*"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from rela_cli.commands.bench.registry import missing
 from rela_cli.commands.bench.timing import Contestant, Spread, Timings, race, ratios, seconds
+from rela_cli.errors import first_line
 
 Results = Mapping[str, Any]  # what each contestant's last call gave
 
@@ -127,8 +128,3 @@ def times_of(record: Timings) -> dict[str, Any]:
     """Medians by both clocks, and the warm-up, apart."""
     clocks = {by: seconds(record, by).median for by in ("cpu", "wall")}
     return {**clocks, "warm_up_wall": record.warm_up.wall}
-
-
-def first_line(error: Exception) -> str:
-    """Of a message, for one line of ours."""
-    return (str(error) or type(error).__name__).splitlines()[0]

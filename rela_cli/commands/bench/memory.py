@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
-STATUS = Path("/proc/self/status")
+from rela_cli.machine.memory import STATUS
+
 PAUSE = 0.005  # seconds between two looks
 
 

@@ -15,7 +15,7 @@ from rela_cli.commands.bench.paper import probe_epochs
 from rela_cli.commands.bench.timing import Contestant
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Probe
-from rela_cli.evaluation.protocols import PROTOCOLS, Task
+from rela_cli.evaluation.protocols import FITTERS, Task
 from rela_cli.priors.patches import Patches
 
 EPOCHS = 100
@@ -83,7 +83,7 @@ def settings() -> dict[str, Probe]:
 
 def lbfgs(task: Task, how: Probe) -> float:
     """Top-1 by our protocol."""
-    return top1(PROTOCOLS["lbfgs"](task, how)[0], task)
+    return top1(FITTERS["lbfgs"](task, how)[0], task)
 
 
 def tenth(task: Task) -> Task:

@@ -24,12 +24,11 @@ from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.base import Dataset
 from rela_cli.data.decoding.images import Blob, decode, has_sound_exif
-from rela_cli.data.decoding.undecodable import named_few
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import MissingError
 from rela_cli.machine.progress import with_progress
 from rela_cli.store.files import Facts, fingerprint, provenance, read_json, write_json
-from rela_cli.terminal import line, plural, printable
+from rela_cli.terminal import few, line, plural, printable
 
 IMAGES_AT_A_TIME = 2048  # images under way at a time
 PIXELS = 50_000  # images of a dataset that holds pixels, in memory at a time
@@ -228,7 +227,7 @@ def show_notes(split: Facts) -> None:
     if by_range := sum(count for mode, count in split["modes"].items() if mode in ("I", "F")):
         line(f"  {'':<12} {by_range} of 32 bits: white is 1, 255 or 65,535, by the largest value of each")
     if nameless := split.get("exif_unreadable"):
-        names = named_few(nameless)
+        names = few(nameless)
         line(f"  {'':<12} {len(nameless)} with EXIF that cannot be read, taken as they are stored: {names}")
 
 

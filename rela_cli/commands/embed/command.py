@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine, RunParser, parse
 from rela_cli.config.schema import NETWORKS, Config, Part
-from rela_cli.data.decoding.undecodable import named_few
 from rela_cli.data.files.entries import left_out_text
 from rela_cli.data.files.index import Index, list_images
 from rela_cli.errors import ConfigError, MissingError, did_you_mean
@@ -23,7 +22,7 @@ from rela_cli.store.locks import Lock
 from rela_cli.store.notices import warn
 from rela_cli.store.outputs import find_run, run_names
 from rela_cli.store.versions import VERSIONS
-from rela_cli.terminal import as_size, line
+from rela_cli.terminal import as_size, few, line
 from rela_cli.weights import locate
 from rela_cli.weights.run_folder import with_backbone
 
@@ -176,7 +175,7 @@ def list_folder(folder: Path, cache: Path) -> Index:
     if left:
         warn(f"not used in {folder}: {left}")
     if odd := index.odd.get("", {}):
-        warn(f"left out, no images: {named_few([f'{name} {why}'.strip() for name, why in odd.items()])}")
+        warn(f"left out, no images: {few([f'{name} {why}'.strip() for name, why in odd.items()])}")
     return index
 
 
@@ -256,7 +255,7 @@ def facts_of(config: Config, request: EmbedRequest, network: ReadyPrior) -> Fact
 
 def few_reasons(unreadable: Facts) -> str:
     """The first files that cannot be read, with the reasons."""
-    return named_few([f"{name} ({why})" for name, why in unreadable.items()])
+    return few([f"{name} ({why})" for name, why in unreadable.items()])
 
 
 def show(request: EmbedRequest, facts: Facts, seconds: float) -> None:

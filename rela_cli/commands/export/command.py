@@ -59,7 +59,7 @@ def add_run(made: Parser) -> None:
     """The run, its network, and what its config may call."""
     a_run = "a folder, a name or a part of one (default: latest)"
     made.add("run", nargs="?", default="latest", metavar="RUN", help=a_run, offers=run_names)
-    networks = OneOf("--network", NETWORKS)
+    networks = OneOf("--network", (*NETWORKS,))
     made.add_argument("--network", type=networks, default="online", help=f"{' or '.join(NETWORKS)} (default: online)")
     packages = "a package besides rela whose classes the run's config may name; may be given again"
     made.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=packages)

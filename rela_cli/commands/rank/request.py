@@ -15,9 +15,9 @@ from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser, parse
 from rela_cli.config.schema import GROUPS, Config
 from rela_cli.errors import ConfigError, did_you_mean
+from rela_cli.report.grids.formats import FORMATS
 
 RANK_SAMPLE = 2000  # train images looked at, and as many test images for the label-using scores; `n=` changes it
-FORMATS = ("rich", "md", "csv", "json", "latex")
 ALIAS = re.compile(r"[A-Za-z_]\w*")
 SAY_WHICH = "say which: rela rank --priors random,patches,embedded (`rela list priors` shows them)"
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns
-from rela_cli.errors import RelaError, Stopped
+from rela_cli.errors import RelaError, Stopped, first_line
+from rela_cli.launch.owner import GRACE
 from rela_cli.store.files import read_json
 from rela_cli.terminal import plural
 
 POLL = 0.2  # seconds between looks at the processes
-GRACE = 60  # seconds that stopped processes have to save and leave
 
 
 @dataclass
@@ -144,7 +144,7 @@ def why_unfinished(planned: PlannedRun, batch: Batch) -> str:
     try:
         manifest = read_json(planned.run.folder / "manifest.json") or {}
     except RelaError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     if manifest.get("reason"):
         return str(manifest["reason"]).splitlines()[0]
     lines = batch.log.read_text(errors="replace").strip().splitlines()

@@ -10,7 +10,7 @@ from pathlib import Path
 from rela_cli.commands.reproduce.tables import PaperTable, TableColumn
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
-from rela_cli.errors import MissingError, RelaError
+from rela_cli.errors import MissingError, RelaError, first_line
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.to_do import has_work, stage_states
 
@@ -140,7 +140,7 @@ class PlannedRun:
         try:
             states = stage_states(self.run, "probe")
         except MissingError as error:
-            self.missing = str(error).splitlines()[0]
+            self.missing = first_line(error)
             return "not available"
         return "to do" if has_work(states) else "cached"
 

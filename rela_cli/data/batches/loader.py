@@ -5,7 +5,6 @@ Either kind of images has a length and gives some of its rows as (n, 3, S, S) ui
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch import Tensor
 from rela_cli.data.base import Dataset
 from rela_cli.data.decoding.images import Pixels
 from rela_cli.distributed import ranks
+from rela_cli.machine.processors import cores
 from rela_cli.numerics.randomness import permutation, stream_key
 
 JOB = 16  # images that a thread decodes at a time, at most
@@ -33,7 +33,7 @@ class DiskImages:
 
     def __init__(self, dataset: Dataset, split: str, rows: Tensor, size: int) -> None:
         self.dataset, self.split, self.rows, self.size = dataset, split, rows, size
-        self.pool = ThreadPoolExecutor(cores())
+        self.pool = ThreadPoolExecutor(len(cores()))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,7 +57,7 @@ class DiskImages:
 
 def shared_out(count: int) -> list[range]:
     """Rows of a batch for each job: few enough that all threads have some, enough that handing over costs nothing."""
-    step = max(1, min(JOB, count // (4 * cores())))
+    step = max(1, min(JOB, count // (4 * len(cores()))))
     return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
@@ -81,11 +81,6 @@ def decoded_batch(pending: Pending) -> Tensor:
     for job in jobs:
         job.result()
     return batch
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load(images: Images, batches: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

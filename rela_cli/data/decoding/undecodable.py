@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -22,12 +22,11 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import MissingError
 from rela_cli.store.files import fingerprint, read_json, write_atomic
 from rela_cli.store.notices import warn
-from rela_cli.terminal import plural
+from rela_cli.terminal import few, plural
 
 Undecodable = dict[str, dict[str, str]]  # split -> name -> reason
 Named = Iterable[tuple[str, Path | Blob]]
 IMAGES_AT_A_TIME = 2048  # images under way at a time
-NAMES_SHOWN = 3  # names in a message
 
 
 def left_out(splits: Mapping[str, Named], listing: str, cache: Path | None) -> Undecodable:
@@ -62,16 +61,11 @@ def warn_left_out(found: Undecodable, most: int) -> None:
     if len(names) > most:
         raise MissingError(
             f"{plural(len(names), 'image')} cannot be decoded, more than dataset.max_errors={most} allows: "
-            f"{named_few(names)}. `rela data check` names them all"
+            f"{few(names)}. `rela data check` names them all"
         )
     if names:
         count = f"{plural(len(names), 'image')} cannot be decoded and {'is' if len(names) == 1 else 'are'}"
-        warn(f"{count} left out: {named_few(names)} (result.json lists them)")
-
-
-def named_few(names: Sequence[str]) -> str:
-    """The first names, and dots for the rest."""
-    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+        warn(f"{count} left out: {few(names)} (result.json lists them)")
 
 
 @cache

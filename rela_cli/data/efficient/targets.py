@@ -13,9 +13,7 @@ from torch import Tensor
 from rela_cli.data.efficient.folder import MAP, EfficientFolder
 from rela_cli.errors import MissingError
 from rela_cli.store.files import Facts
-from rela_cli.store.row_file import DTYPE_NAMES, RowFileWriter
-
-TYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+from rela_cli.store.row_file import DTYPES, RowFileWriter
 
 
 def mapped(folder: EfficientFolder, split: str) -> list[Tensor]:
@@ -55,7 +53,7 @@ def write_targets(folder: EfficientFolder, place: Path) -> Facts:
         raise MissingError("\n".join(problems))
     for split, facts in folder.splits.items():
         writer = RowFileWriter(place / f"{split}.safetensors", "targets", facts["samples"])
-        writer.dtype = TYPES[facts["type"]]
+        writer.dtype = DTYPES[facts["type"]]
         with writer:
             for part in mapped(folder, split):
                 writer.add(part)

@@ -14,6 +14,7 @@ from rela_cli.report.grids.screen import print_rich, write
 from rela_cli.store.notices import warn
 from rela_cli.terminal import printable
 
+FORMATS = ("rich", "md", "csv", "json", "latex")
 FORMULA = ("=", "+", "-", "@", "\t")  # how text begins that spreadsheets calculate
 
 MARKDOWN = str.maketrans({c: rf"\{c}" for c in "|*`<\\"} | {"\n": " "})

@@ -9,6 +9,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
+from rela_cli.config.schema import NETWORKS
 from rela_cli.report.differences.paired import AXES, cost_share, difference_at_budget, signed
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
 from rela_cli.report.figures.series import Group, groups_of
@@ -16,7 +17,6 @@ from rela_cli.report.grids.cells import MISSING, or_missing
 from rela_cli.report.page.html import dark_shades, details, figure_html, grids_html, section
 from rela_cli.report.results import run_files
 from rela_cli.report.results.comparison import (
-    NETWORKS,
     Column,
     Protocol,
     Result,

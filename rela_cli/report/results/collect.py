@@ -15,7 +15,7 @@ from rela_cli.report.results.older_settings import settings_of_today
 from rela_cli.store.disk import OUTPUTS
 from rela_cli.store.files import load_json, reason_of
 from rela_cli.store.sealed import BY_HAND, SEAL, Damaged
-from rela_cli.terminal import plural, readable
+from rela_cli.terminal import few, plural, readable
 
 RESULT_TYPES = {
     "status": str,
@@ -28,7 +28,6 @@ RESULT_TYPES = {
 }
 NUMBERS = ("budget", "samples_seen", "train_samples", "steps", "switch_step", "target_dim", "peak_memory_bytes")
 ACCOUNTS = ("seconds", "flops")  # numbers by stage
-NAMES_SHOWN = 5  # names spelled out in one warning
 
 
 def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -71,7 +70,7 @@ def _files(paths: Iterable[Path], problems: list[str]) -> Iterator[Path]:
                 elif folder.resolve() not in unfinished:  # `latest` may point to it
                     unfinished.append(folder.resolve())
     if unfinished:
-        names = ", ".join(f.name for f in unfinished[:NAMES_SHOWN]) + (", ..." if len(unfinished) > NAMES_SHOWN else "")
+        names = few([folder.name for folder in unfinished], 5)
         problems.append(f"no result.json yet in {plural(len(unfinished), 'run folder')}: {names}")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rela_cli.config.schema import NETWORKS, PROTOCOLS
 from rela_cli.errors import ConfigError, RelaError, did_you_mean
 from rela_cli.report.grids.cells import SEEN, UNKNOWN
 from rela_cli.report.results.prior_names import part_name, prior_names
@@ -34,19 +35,9 @@ from rela_cli.store.older_results import is_unknown
 
 PRIOR_ORDER = ("random_learner", "random", "patches", "embedded")  # the order of columns; others follow by name
 
-PROTOCOLS = {  # how each protocol measures, in the order of the tables
-    "rela": "linear, by Adam, as in the paper",
-    "lbfgs": "linear, by L-BFGS on standardised features",
-    "knn": "nearest neighbours by cosine",
-    "sgd_grid": "linear, by SGD, best rate on held-out train",
-    "few_shot": "logistic regression on a few labels a class",
-}
-
 FINETUNED = "all weights trained, with this share of the labels"
 
 OTHER = "a probe of its own"
-
-NETWORKS = {"online": "the network that was trained", "target": "the method's slow average of it"}
 
 
 class Protocol(NamedTuple):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rela_cli.config import arguments
 from rela_cli.config.arguments import OneOf
+from rela_cli.config.schema import NETWORKS, PROTOCOLS
 from rela_cli.report.results.collect import collect
-from rela_cli.report.results.comparison import NETWORKS, PROTOCOLS, Result, results_of
+from rela_cli.report.results.comparison import Result, results_of
 from rela_cli.report.results.prior_names import prior_and_name
 
 PATHS = "outputs folder, folder of runs, run folder or result.json (default: outputs)"

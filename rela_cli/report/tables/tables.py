@@ -43,8 +43,6 @@ from rela_cli.report.results.costs import ACCOUNT, COST_KEYS, Account, account_o
 from rela_cli.report.results.settings import NAMED_PARTS
 from rela_cli.terminal import as_duration, as_si, plural
 
-FORMATS = ("rich", "md", "csv", "json", "latex")
-
 STAR_LEGEND = ("plain*", "plain on everything (budget 1), all else equal")
 
 MARK_LEGEND = ((BEST, "best trained cell of its row, all at the same budget"), (ABOVE, "better than plain*"))

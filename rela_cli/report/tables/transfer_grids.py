@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rela_cli.config.schema import NETWORKS
 from rela_cli.report.differences.paired import Difference, paired, paired_grid
 from rela_cli.report.differences.records import difference_fields
 from rela_cli.report.grids.cells import BEST, SEEN, UNKNOWN, Cell, Grid
-from rela_cli.report.results.comparison import NETWORKS, Protocol, protocols_legend, without_constants
+from rela_cli.report.results.comparison import Protocol, protocols_legend, without_constants
 from rela_cli.report.results.settings import NAMED_PARTS
 from rela_cli.report.tables.tables import MISSING_LEGEND, UNKNOWN_LEGEND, seeds_legend
 from rela_cli.report.tables.transfer import TransferDataset, TransferRow

@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from rela_cli.config.schema import Config
+from rela_cli.errors import first_line
 from rela_cli.store.notices import warn
 from rela_cli.training.trackers.base import Record, Service
 
@@ -59,11 +60,6 @@ def _others() -> dict[str, Callable[[Config, Path], Service]]:
     return {"mlflow": Mlflow, "tensorboard": Tensorboard, "trackio": Trackio}
 
 
-def reason(error: BaseException) -> str:
-    """The first line of an error, or its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 class Tracker:
     """Hands records on from a thread of its own, so that a service that fails or hangs does not hold up the run."""
 
@@ -84,7 +80,7 @@ class Tracker:
                 self.service.log(record)
             self.service.finish(self.succeeded)
         except Exception as error:
-            warn(f"{self.name} stopped working ({reason(error)}); metrics.jsonl has everything")
+            warn(f"{self.name} stopped working ({first_line(error)}); metrics.jsonl has everything")
 
     def end(self, succeeded: bool) -> None:
         """Queue the end; returns at once."""

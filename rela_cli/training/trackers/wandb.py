@@ -15,6 +15,7 @@ from typing import Any
 
 from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import Config
+from rela_cli.errors import first_line
 from rela_cli.store.files import write_atomic
 from rela_cli.store.notices import warn
 from rela_cli.store.secrets import redact
@@ -54,7 +55,7 @@ def open_wandb(config: Config, folder: Path) -> Wandb | None:
         try:
             return Wandb(init_wandb(config, folder, mode))
         except Exception as error:  # wandb has many ways to say no
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             later = f"going offline; later: wandb sync {folder}/wandb/offline-run-*"
             warn(f"wandb is not available ({reason}): {later if mode == 'online' else 'metrics.jsonl has everything'}")
     return None
