@@ -79,6 +79,11 @@ class EfficientDataset:
         return bool(self.dataset.folder.facts["transport"]["ordered"])
 
     @property
+    def per_feature(self) -> int:
+        """How many numbers a learner takes for each of its features, where they are ordered."""
+        return int(self.dataset.folder.facts["transport"].get("per_feature", 1))
+
+    @property
     def device(self) -> torch.device:
         """Where targets are given."""
         return torch.device("cpu") if self.moved is None else self.moved.device

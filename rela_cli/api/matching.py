@@ -16,6 +16,7 @@ from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import CONF_DIR, Part
 from rela_cli.learners.build import width_of
 from rela_cli.numerics.randomness import torch_seed
+from rela_cli.transports.base import matched_width
 
 SWITCHES = ("adaptive", "fixed", "never")
 
@@ -137,10 +138,10 @@ def width_by_image(learner: nn.Module, data: EfficientDataset | Tensor) -> int:
 
 
 def target_width(width: int, data: EfficientDataset | Tensor) -> int:
-    """k that a learner of `width` features is matched to: the first min(width, k), where those are the best."""
+    """k that a learner of `width` features is matched to: the first ones, where those are the best."""
     if isinstance(data, Tensor):
         return int(data.shape[1])
-    return min(width, data.width) if data.ordered else data.width
+    return matched_width(width, data.width, data.ordered, data.per_feature)
 
 
 def mean_over_ranks(loss: Tensor) -> Tensor:

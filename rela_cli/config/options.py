@@ -18,6 +18,7 @@ from rela_cli.config.schema import (
     NETWORKS,
     POOLS,
     STEMS,
+    TWICE,
     Count,
     CountOrOneOf,
     GridOrOneOf,
@@ -89,7 +90,7 @@ class PriorOptions:
 @dataclass(frozen=True)
 class TransportOptions:
     max_dim: Count
-    dims: Annotated[object, CountOrOneOf((LEARNER, ALL))]
+    dims: Annotated[object, CountOrOneOf((LEARNER, TWICE, ALL))]
     power: Share
     center: bool
     seed: Seed

@@ -118,7 +118,7 @@ class GridOrOneOf:
         )
 
 
-LEARNER, ALL = "learner", "all"  # what transport.dims may say instead of a number
+LEARNER, TWICE, ALL = "learner", "twice", "all"  # what transport.dims may say instead of a number
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from rela_cli.pipeline.terms import DEVICE, MAPPED, PROCESS, Stage, Taken, Term
 from rela_cli.priors.base import Prior
 from rela_cli.stages.transport import ROWS_AT_A_TIME
 from rela_cli.training.trainee import Trainee, memory_format
-from rela_cli.transports.base import Transport
+from rela_cli.transports.base import Transport, matched_width
 from rela_cli.transports.pca import PCA
 from rela_cli.weights.locate import located
 
@@ -88,10 +88,10 @@ class Footprint:
 
     @cached_property
     def matched(self) -> int:
-        """Components that the learner is matched to: no more than it has features, where the first are the best."""
+        """Components that the learner is matched to: by its features, where the first components are the best."""
         mapping: Transport = instantiate(self.config.transport)
         width = feature_dim(build_backbone(self.config.learner, self.config.seed, self.shape.size))
-        return min(self.targets, width) if mapping.ordered else self.targets
+        return matched_width(width, self.targets, mapping.ordered, mapping.per_feature)
 
     def trainee(self) -> Trainee:
         """The learner with its method and the matching, as stage train has it."""

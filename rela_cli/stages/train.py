@@ -32,15 +32,16 @@ from rela_cli.training.logs import Metrics
 from rela_cli.training.resume import rank_seed
 from rela_cli.training.trainee import compile_networks
 from rela_cli.training.trainer import Trainer
+from rela_cli.transports.base import matched_width
 from rela_cli.weights.run_folder import backbone_name
 
 TRIAL = 64  # images, at most, of a step that is tried out
 
 
 def read_targets(entry: Entry, width: int) -> Tensor:
-    """The learner's targets (N, k) fp16: the first k = min(width, available) components where they are ordered."""
-    targets = load_file(entry.folder / "train.safetensors")["targets"]
-    return targets[:, :width] if (entry.manifest or {})["ordered"] else targets
+    """The learner's targets (N, k) fp16: the first k components where they are ordered, else all."""
+    targets, facts = load_file(entry.folder / "train.safetensors")["targets"], entry.manifest or {}
+    return targets[:, : matched_width(width, targets.shape[1], facts["ordered"], facts.get("per_feature", 1))]
 
 
 def train(

@@ -40,6 +40,7 @@ def transport(config: Config, features_folder: Path, folder: Path | None) -> Fac
         return {}
     judge(write_targets(mapping, train, folder / "train.safetensors"))
     facts: Facts = {"seconds": time.perf_counter() - started, "ordered": mapping.ordered, **mapping.facts()}
+    facts["per_feature"] = mapping.per_feature
     facts["flops"] = fit_flops(*train.shape)
     save_file(mapping.state(), folder / "map.safetensors")
     for path in features_folder.glob("*.safetensors"):

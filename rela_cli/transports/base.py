@@ -7,11 +7,17 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 
+def matched_width(feature_dim: int, components: int, ordered: bool, per_feature: int = 1) -> int:
+    """How many of a transport's components a learner of `feature_dim` features is matched to."""
+    return min(components, per_feature * feature_dim) if ordered else components
+
+
 class Transport:
     """A map (N, D_p) -> (N, k), float64 inside."""
 
     shared: bool = False  # True: every rank sees a share of the features, and all fit the same map
     ordered: bool = False  # True: components come in order of importance, so a learner may take the first few
+    per_feature: int = 1  # where they are ordered: components for each feature that a learner has
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         """See all features once, block by block."""

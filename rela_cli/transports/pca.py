@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from rela_cli.config.schema import ALL, LEARNER
+from rela_cli.config.schema import ALL, LEARNER, TWICE
 from rela_cli.store.notices import warn
 from rela_cli.transports.base import Transport
 from rela_cli.transports.float32_scatter import DEAD, Buffer
@@ -26,8 +26,8 @@ class PCA(Transport):
     - between: weak components count less than strong ones, but more than in PCA. 0.5 is eigenvalue^(-1/4).
 
     dims says how many components there are, the strongest first: "learner" keeps up to `max_dim` of them and each
-    learner takes as many as it has features; "all" gives every learner all that are kept; a number gives it that
-    many. The transfer layer is linear from feature_dim to any number.
+    learner takes as many as it has features; with "twice" it takes twice as many; "all" gives every learner all that
+    are kept; a number gives it that many. The transfer layer is linear from feature_dim to any number.
 
     center False leaves the mean in the targets: axes and scales stay those of the covariance around the mean.
     """
@@ -36,7 +36,8 @@ class PCA(Transport):
 
     def __init__(self, max_dim: int, dims: int | str = LEARNER, center: bool = True) -> None:
         self.number = dims if isinstance(dims, int) else None
-        self.max_dim, self.ordered = self.number or max_dim, dims == LEARNER
+        self.max_dim, self.ordered = self.number or max_dim, dims in (LEARNER, TWICE)
+        self.per_feature = 2 if dims == TWICE else 1
         self.center, self.room = center, Buffer()
 
     def fit(self, blocks: Iterable[Tensor]) -> None:

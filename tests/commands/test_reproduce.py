@@ -106,12 +106,14 @@ def test_the_full_table_1_is_the_papers() -> None:
 def test_the_recipe_changes_what_its_columns_say_and_nothing_else() -> None:
     for section in TABLES["table-recipe"]("mini").sections:
         found = {c.name.rpartition(" with ")[0]: compose([*c.words, "dataset.root=x"]) for c in section.columns}
-        default, three = found["default"], found["the three and never"]
-        assert replace(three, transport=default.transport, matching=default.matching, switch=default.switch) == default
-        assert three.transport.options == default.transport.options | {"power": 0.5, "dims": "all"}
-        assert (three.matching.view.jitter_p, three.matching.view.gray_p, three.switch.name) == (0.0, 0.0, "never")
-        geometric = replace(three.matching.view, jitter_p=0.8, gray_p=0.2)
+        default, best = found["default"], found["best"]
+        assert replace(best, transport=default.transport, matching=default.matching, switch=default.switch) == default
+        assert best.transport.options == default.transport.options | {"power": 0.5, "dims": "twice"}
+        assert (best.matching.view.jitter_p, best.matching.view.gray_p, best.switch.name) == (0.0, 0.0, "never")
+        geometric = replace(best.matching.view, jitter_p=0.8, gray_p=0.2)
         assert geometric == default.matching.view
+        preset = compose(["experiment=best", "dataset=digits"])
+        assert (preset.transport, preset.matching, preset.switch) == (best.transport, best.matching, best.switch)
         assert {c.seeds for c in section.columns} == {(0, 1, 2, 3, 4)}
 
 

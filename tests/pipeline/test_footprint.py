@@ -139,7 +139,7 @@ def test_terms_by_hand(tmp_path: Path) -> None:
     assert of.extract().total(HOST, DEVICE) >= 2 * 256 * 256 * 9 * 4  # two sides of 256 images' responses
 
 
-@pytest.mark.parametrize(("dims", "matched", "kept"), [("learner", 32, 2048), ("all", 2048, 2048), ("48", 48, 48)])
+@pytest.mark.parametrize(("dims", "matched", "kept"), [("learner", 32, 2048), ("twice", 64, 2048), ("48", 48, 48)])
 def test_targets_are_as_wide_as_dims_says(dims: str, matched: int, kept: int, tmp_path: Path) -> None:
     words = ["dataset=fake", f"transport.dims={dims}", f"paths.outputs={tmp_path}"]
     of = of_run(Run(compose([*words, *SMALL])))

@@ -286,7 +286,7 @@ def test_dead_components_stay_zero_at_any_power() -> None:
     assert not y[:, 8:].any()
 
 
-@pytest.mark.parametrize(("dims", "matched"), [("learner", 8), ("all", 24), ("5", 5), ("20", 20)])
+@pytest.mark.parametrize(("dims", "matched"), [("learner", 8), ("twice", 16), ("all", 24), ("5", 5), ("20", 20)])
 def test_dims_say_what_a_learner_of_8_features_is_matched_to(
     dims: str, matched: int, stored: Path, tmp_path: Path
 ) -> None:

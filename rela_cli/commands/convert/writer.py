@@ -195,6 +195,7 @@ class Writer:
                 "target": run.config.transport.target,
                 "options": run.config.transport.options,
                 "ordered": targets["ordered"],
+                "per_feature": targets.get("per_feature", 1),
             },
             "splits": splits,
             "spec": {kind: getattr(run, kind).spec for kind in ("images", "features", "targets")},

@@ -18,11 +18,12 @@ METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicr
 RECIPE = {  # changes of the defaults, one at a time and together; docs/recipe.md
     "default": (),
     "power 0.5": ("transport.power=0.5",),
-    "all components": ("transport.dims=all",),
+    "twice the components": ("transport.dims=twice",),
     "no colour": ("matching=geometric",),
-    "the three": ("transport.power=0.5", "transport.dims=all", "matching=geometric"),
     "never": ("switch=never",),
-    "the three and never": ("transport.power=0.5", "transport.dims=all", "matching=geometric", "switch=never"),
+    "no colour, never": ("matching=geometric", "switch=never"),
+    "best, but switching": ("transport.power=0.5", "transport.dims=twice", "matching=geometric"),
+    "best": ("transport.power=0.5", "transport.dims=twice", "matching=geometric", "switch=never"),
 }
 LIVE = " live"  # how the name of a column with live targets ends
 TRANSPORTS = ("whitening", "pca", "zca", "standardize", "identity", "random_projection")
