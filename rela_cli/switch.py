@@ -15,7 +15,7 @@ from rela_cli.config.schema import KEEP
 
 REFERENCE_TIMES = (1 / -math.log(0.999), 1 / -math.log(0.99))  # steps, of the fast and the slow average
 
-SHARE_TIMES = (1 / 4, 1 / 40)  # the same two as shares of the run: leaves at 0.7 to 0.85 of it (docs/results.md)
+SHARE_TIMES = (1 / 4, 1 / 40)  # the same two as shares of the run: leaves at 0.7 to 0.85 of it (docs/experiments.md)
 
 
 class Switch:

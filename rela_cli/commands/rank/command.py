@@ -2,7 +2,7 @@
 
 Each prior goes through stages extract and transport as in a run, and what is scored are the very targets that the
 learner would be matched to. Where there are labels the order is by the `lbfgs` probe of those targets, elsewhere by
-LABEL_FREE; docs/results.md says how well either foretells the order of the trained learners.
+LABEL_FREE; docs/experiments.md says how well either foretells the order of the trained learners.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def stability(run: Run, width: int) -> float:
     """Mean cosine between an image's targets and those of one of its light views.
 
     Matching pulls views to the image's own target, so this is what the prior itself would reach at it; of the
-    label-free scores it is the one that orders priors as their trained learners come out (docs/results.md).
+    label-free scores it is the one that orders priors as their trained learners come out (docs/experiments.md).
     """
     import torch
     from torch.nn import functional as F
