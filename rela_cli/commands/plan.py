@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rela_cli.config.compose import Composer, compose
 from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser, parse
 from rela_cli.config.schema import Config, Part
-from rela_cli.errors import ConfigError
+from rela_cli.errors import ConfigError, MissingError
 from rela_cli.machine import memory
 from rela_cli.pipeline.estimate import CostRates, Speed, prior_speed, trial
 from rela_cli.pipeline.run import Run
@@ -78,17 +78,28 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ConfigError: a command line that cannot be meant.
+        MissingError: the data are not here, and nobody says how many images they have.
     """
     given, line = read(argv)
-    from rela_cli.pipeline.footprint import of_run
-
     config = Composer(line).check()
-    run = Run(pretended(config, given) if "samples" in given else config)
-    of = of_run(run)
+    run, of = looked_at(config, given)
     stages = of.stages()  # before any trial: what that leaves in memory is none of the run's
     show(config, sizes(run, of, given))
     show_memory(stages, config.runtime.devices)
     return 0
+
+
+def looked_at(config: Config, given: Mapping[str, float]) -> tuple[Run, Footprint]:
+    """The run and its memory; of imaginary data where `samples` says how many there are."""
+    from rela_cli.pipeline.footprint import of_run
+
+    try:
+        run = Run(pretended(config, given) if "samples" in given else config)
+        return run, of_run(run)
+    except MissingError as error:
+        if "samples" in given:
+            raise
+        raise MissingError(f"{error}; to plan without the data say --samples N --size S") from error
 
 
 def parser() -> RunParser:

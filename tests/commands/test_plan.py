@@ -12,7 +12,7 @@ import torch
 
 from rela_cli.commands import plan
 from rela_cli.commands.plan import PlanSizes
-from rela_cli.errors import ConfigError
+from rela_cli.errors import ConfigError, MissingError
 from rela_cli.pipeline import estimate
 from rela_cli.pipeline.estimate import CostRates, Speed, StepTiming
 
@@ -97,6 +97,12 @@ def test_what_has_not_been_read_has_its_own_size(capsys: pytest.CaptureFixture[s
     """The digits have 8 px whether they are in the cache or not: 64 times 3 bytes, and a plan of seconds."""
     plan = printed(capsys, *GIVEN[2:4], *SMALL[:4], f"paths.outputs={tmp_path}")
     assert plan["read"] == "27.5 KB an epoch; all is 345 KB"  # 143 and 1797 of 192 bytes
+
+
+@pytest.mark.parametrize("words", [["dataset=imagenet1k"], ["dataset=image_folder", "dataset.image_size=32"]])
+def test_data_that_are_not_here_need_not_be(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"nowhere.*to plan without the data say --samples N --size S"):
+        plan.main([*words, f"dataset.root={tmp_path}/nowhere"])
 
 
 def test_the_plain_method_extracts_nothing(capsys: pytest.CaptureFixture[str]) -> None:

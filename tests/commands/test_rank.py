@@ -217,6 +217,9 @@ def test_verdicts() -> None:
     assert command.ranking_sentence(unlabelled).startswith("b is ahead by stability: 50.0, before a with 25.0")
     cheat = command.ordered([score("a", 0.5, 9), score("b", 0.9, 1, saw=True)])
     assert command.ranking_sentence(cheat).startswith("a is ahead by lbfgs: 50.0. The strongest")
+    same = [score("b", None, 0.5), score("a", None, 0.5), score("c", None, 0.1), score("d", None, 0.5, saw=True)]
+    said = command.ranking_sentence(command.ordered(same))
+    assert said.startswith("b and a are level by stability: 50.0. The strongest")
     assert "none can be told" in command.ranking_sentence([score("b", 0.9, 1, saw=True)])
 
 

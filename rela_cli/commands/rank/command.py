@@ -241,8 +241,11 @@ def ranking_sentence(found: Sequence[Scores]) -> str:
     if best.saw_labels:
         return "Each of these priors has seen the labels of this dataset, so none can be told to be the best."
     points = [f"{100 * getattr(score, by):.1f}" for score in found]
+    level = [s.prior for s, point in zip(found, points, strict=True) if point == points[0] and not s.saw_labels]
     second = f", before {found[1].prior} with {points[1]}" if len(found) > 1 and not found[1].saw_labels else ""
     lead = f"{best.prior} is ahead by {by}: {points[0]}{second}"
+    if len(level) > 1:
+        lead = f"{', '.join(level[:-1])} and {level[-1]} are level by {by}: {points[0]}"
     return f"{lead}. The strongest prior does not always give the best learner: train with the first two."
 
 
