@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     protocols = protocols_of(results, arguments.protocol or "all", arguments.network)
     pairs = tuple(checked_columns(results, *pair) for pair in arguments.between)
     differences = arguments.differences or bool(arguments.equal_cost) or bool(arguments.within and not pairs)
-    parts = Parts(arguments.cost, differences, arguments.equal_cost, pairs, arguments.within)
+    every = arguments.protocol == "all"
+    parts = Parts(arguments.cost, differences, arguments.equal_cost, pairs, arguments.within, every)
     show(results, protocols, notes_of(results) + problems, arguments.format, parts)
     return 0
 

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from rela_cli.commands import table
 from rela_cli.errors import ConfigError, RelaError
-from rela_cli.report.grids import formats
+from rela_cli.report.grids import cells, formats
 from rela_cli.report.grids.screen import print_rich, speakable
+from rela_cli.report.page import html
 from rela_cli.report.results.collect import collect
 from rela_cli.report.results.comparison import Protocol
 from rela_cli.report.tables import tables
@@ -302,9 +303,9 @@ def test_plain_on_everything_stars_the_rows_of_every_budget(make: Make, tmp_path
     make(0.6, budget=0.1, changes={"epochs": 60})  # all else is not equal
     rows = markdown_rows(shown(tmp_path, capsys, "--format=md"))
     assert [(row["settings"], row["budget"], row[r"plain\*"]) for row in rows] == [
-        ("epochs=30", "0.1", "90.0 ±0.0 (2)"),
+        ("epochs=30", "0.1", "90.0 ±0.0"),
         ("epochs=60", "0.1", "—"),
-        ("epochs=30", "0.5", "90.0 ±0.0 (2)"),
+        ("epochs=30", "0.5", "90.0 ±0.0"),
     ]
 
 
@@ -376,7 +377,7 @@ def test_rich_styles_on_a_terminal_and_marks_elsewhere(make: Make, tmp_path, cap
     grids = tables.score_grids(runs, tables.protocols_of(runs))
     screen = io.StringIO()
     print_rich(grids, [], Console(file=screen, force_terminal=True, color_system="standard", width=120))
-    assert "\x1b[1;4m80.0\x1b[0m" in screen.getvalue() and "\x1b[4m75.0\x1b[0m" in screen.getvalue()
+    assert "\x1b[1;4;32m80.0\x1b[0m" in screen.getvalue() and "\x1b[4m75.0\x1b[0m" in screen.getvalue()
     plain = shown(tmp_path, capsys)
     assert plain.splitlines()[4].split() == ["0.5", "60.0", "80.0", "best", "↑", "75.0", "↑", "70.0"]
     assert "↑: better than plain*" in plain and "bold" not in plain and "underlined" not in plain
@@ -420,7 +421,11 @@ def test_only_what_occurs_has_a_footnote(make: Make, tmp_path, capsys):
     make(0.65, budget=1.0)
     make(0.75, "patches", seed=1, prior_alone=0.5)
     text = shown(tmp_path, capsys)
-    assert [mark for mark in MARKS if mark in text] == ["plain*:", "best:", "↑:", "±", "—:", "(n)"]
+    assert [mark for mark in MARKS if mark in text] == ["plain*:", "best:", "↑:", "±", "—:"]
+    assert "72.5 ±3.5" in text and "over 2 seeds; without ±: 1 seed" in text
+    make(0.77, "patches", 0.2, seed=1, prior_alone=0.5)
+    make(0.78, "patches", 0.2, seed=2, prior_alone=0.5)
+    text = shown(tmp_path, capsys)
     assert "72.5 ±3.5 (2)" in text and "50.0 (" not in text  # no seed moves the prior alone
 
 
@@ -538,10 +543,74 @@ def test_protocols_have_tables_of_their_own_where_one_is_too_wide(make: Make, tm
             for budget in (0.1, 0.2, 1.0):
                 make({"rela": 0.5 + seed / 100, "knn": 0.6 + seed / 100}, prior, budget, seed=seed)
     text = shown(tmp_path, capsys)
+    assert text.count("top-1 % by rela (online)") == 1 and "top-1 % by knn" not in text
+    assert "also measured: knn; --protocol=all shows them too" in text
+    text = shown(tmp_path, capsys, "--protocol=all")
     assert text.count("top-1 % by rela (online)") == text.count("top-1 % by knn (online)") == 1
     assert text.count("±: standard deviation over 2 seeds") == 1  # one footnote for both
     monkeypatch.setenv("COLUMNS", "140")
     assert shown(tmp_path, capsys).count("top-1 %") == 1
+
+
+def mixed(make: Make) -> None:
+    """Ten kinds of runs, as an outputs folder holds them after a week."""
+    three = {"rela": 0.41, "lbfgs": 0.52, "knn": 0.43}
+    for change in ({}, {"matching.targets": "live"}, {"switch": "fixed"}, {"transport": "pca"}):
+        make(three, "patches", changes=change, untrained=0.3, prior_alone=0.9)
+    make(three, "patches", seed=1, untrained=0.3, prior_alone=0.9)
+    make(three, "patches", budget=0.2, untrained=0.3, prior_alone=0.9)
+    make(three, "embedded", prior_alone=0.95)
+    make(three, "embedded", changes={"method": "byol"}, prior_alone=0.95)
+    make({}, "patches", seed=2, status="failed")
+    make(three, "none")
+    make(three, "none", budget=1.0)
+    make(three, "none", changes={"epochs": 60})
+
+
+def test_ten_mixed_runs_have_one_line_a_row_at_80_columns(make: Make, tmp_path, capsys, monkeypatch):
+    mixed(make)
+    text = shown(tmp_path, capsys)
+    table = text[: text.index("best: ")].splitlines()
+    assert max(map(len, text.splitlines())) <= 80
+    assert table[0] == "digits · resnet18 · top-1 % by rela (online)"
+    names = [line.split("  ")[0] for line in table[5:]]
+    assert names == [
+        "plain",
+        "patches live",
+        "patches switch=fixed",
+        "patches",
+        "patches transport=pca",
+        "embedded",
+        "plain*",
+    ]
+    said = " ".join(text.split())
+    assert "unless said otherwise: switch=never transport=whitening epochs=30" in said
+    assert "also measured: lbfgs, knn; --protocol=all shows them too" in said
+    assert "not finished, shown as missing: 1 run (1 failed)" in said
+
+
+def test_what_most_settings_share_is_left_out_on_a_screen_and_kept_in_files(make: Make, tmp_path, capsys):
+    mixed(make)
+    assert "patches switch=never transport=whitening" in shown(tmp_path, capsys, "--format=md")
+    runs = tables.results_of(collect([tmp_path / "outputs"], []))
+    page = html.grids_html(tables.score_grids(runs, tables.protocols_of(runs)))
+    assert "unless said otherwise: switch=never transport=whitening" in page and "<br>switch=never" not in page
+
+
+def test_rows_of_many_labels_stand_below_a_line_that_says_them() -> None:
+    labels = [(method, "epochs=60", budget, run) for method in ("byol", "simclr") for budget in "12" for run in "ab"]
+    found = ((cells.Cell("1,234"), cells.Cell("5.67 min")),) * len(labels)
+    grid = cells.Grid("cost", ("method", "settings", "budget", "run"), ("steps", "time"), tuple(labels), found)
+    screen = io.StringIO()
+    print_rich([grid], [], Console(file=screen, width=46))
+    lines = screen.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines[3:-1:3]] == [
+        "byol · epochs=60 · budget 1",
+        "byol · epochs=60 · budget 2",
+        "simclr · epochs=60 · budget 1",
+        "simclr · epochs=60 · budget 2",
+    ]
+    assert lines[4].split() == ["a", "1,234", "5.67", "min"] and lines[4].startswith("  a")
 
 
 def test_data_sets_have_tables_of_their_own_without_what_is_not_theirs(make: Make, tmp_path, capsys):
@@ -651,7 +720,7 @@ def test_latex_escapes_and_marks(make: Make, tmp_path, capsys):
     make(0.5, changes={"dataset.limit": r"50%_#&{a}~\b^"})
     text = shown(tmp_path, capsys, "--format=latex")
     assert r"random\_learner prior alone" in text
-    assert r"\underline{81.0} $\pm$1.4 (2)" in text
+    assert r"\underline{81.0} $\pm$1.4" in text
     assert r"dataset.limit=50\%\_\#\&\{a\}\textasciitilde{}\textbackslash{}b\textasciicircum{}" in text
     assert r"top-1 \% by" in text and "---" in text and "±" not in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
@@ -725,7 +794,7 @@ def test_ascii_screen(make: Make, tmp_path, form):
     assert done.returncode == 0, done.stderr.decode()
     text = done.stdout.decode("ascii")
     if form in ("rich", "md"):
-        assert "+/-7.1 (2)" in text and "--" in text
+        assert "+/-7.1" in text and "--" in text
 
 
 def test_the_report_needs_neither_torch_nor_hydra():

@@ -16,7 +16,7 @@ MARK_WORDS = {BEST: "best", ABOVE: "↑"} | {mark: mark for mark in (BETTER, WOR
 SPOKEN = (BETTER, WORSE, EQUAL)  # marks that are words in every format
 
 MARK_STYLES = {
-    BEST: "bold",
+    BEST: "bold green",
     ABOVE: "underline",
     BETTER: "bold green",
     WORSE: "bold red",
@@ -52,7 +52,8 @@ class Grid:
     """A titled table: row labels under `label_heads`, then one `Cell` a row under each of `heads`.
 
     A head may have several lines. `legend` is pairs of a mark, or of what a cell may hold, and its meaning; those
-    that do not occur are not shown. `parts` are the same in several grids, for a screen on which the whole has no room.
+    that do not occur are not shown. `parts` are the same in several grids, for a screen on which the whole has no room;
+    with `rest` only the first of them is shown there, and `rest` says how to see the others.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Grid:
     cells: tuple[tuple[Cell, ...], ...]
     legend: tuple[tuple[str, str], ...] = ()
     parts: tuple[Grid, ...] = ()
+    rest: str = ""
 
     def occurs(self, mark: str) -> bool:
         """Whether a cell has the mark, or is MISSING; a legend's other words are there because they are needed."""

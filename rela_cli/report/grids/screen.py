@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rela_cli.report.grids.brief import brief, sectioned
 from rela_cli.report.grids.cells import (
     ABOVE,
     BEST,
@@ -26,7 +28,7 @@ from rela_cli.report.grids.cells import (
 )
 from rela_cli.terminal import printable
 
-LONG_LABEL = 14  # a line of a label with more characters breaks behind its "=" when the screen is narrow
+LABEL_WIDTHS = (28, 20, 14)  # characters of a line of a label where the screen is narrow
 
 ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<=", "↑": "up"})
 
@@ -52,28 +54,49 @@ def write(text: str) -> None:
 def print_rich(grids: Sequence[Grid], notes: Sequence[str], console: Console | None = None) -> None:
     """Print grids so that they stay readable at the console's width; what a mark means after the last that has it."""
     console = console or Console(highlight=False)
-    shown: list[tuple[Grid, list[str]]] = []
-    for whole in grids:
-        grid, gone = without_empty(whole)
-        if grid.cells:
-            shown += [(one, []) for one in ([grid] if not grid.parts or _whole(grid, console) else grid.parts)]
-            shown[-1][1].extend(gone)
+    shown = [found for grid in grids for found in _shown(grid, console)]
     last = {line: number for number, (grid, _) in enumerate(shown) for line in grid.needed}
-    for number, (grid, gone) in enumerate(shown):
+    for number, (grid, more) in enumerate(shown):
         console.print(_text(grid.title, console, "bold"))
         for table in _fitting(grid, console):
             console.print(table)
-        _print_legend([line for line in grid.needed if last[line] == number], gone, console)
+        _print_legend([line for line in grid.needed if last[line] == number], more, console)
     for note in notes:
         console.print(_text(printable(f"note: {note}"), console))
 
 
-def _print_legend(legend: Sequence[tuple[str, str]], gone: Sequence[str], console: Console) -> None:
-    """What the marks mean, and which columns had nothing in them."""
-    names = {BEST: "bold", ABOVE: "underlined"} if _styled(console) else MARK_WORDS
-    words = [f"{names.get(mark, MARK_WORDS.get(mark, mark))}: {meaning}" for mark, meaning in legend]
-    words += [f"no result: {', '.join(gone)}"] * bool(gone)
-    console.print(_text("; ".join(words) + "\n" * bool(words), console, "dim"))
+def _shown(whole: Grid, console: Console) -> Iterator[tuple[Grid, list[str]]]:
+    """A grid, or its parts where it has no room; with what is said below it: empty columns, parts that are left out."""
+    grid, gone = without_empty(whole)
+    if not grid.cells:
+        return
+    grid, more = brief(grid), [f"no result: {', '.join(gone)}"] * bool(gone)
+    if not grid.parts or _whole(grid, console):
+        yield grid, more
+    elif grid.rest:
+        yield grid.parts[0], [*more, grid.rest]
+    else:
+        *first, last = grid.parts
+        yield from ((part, []) for part in first)
+        yield last, more
+
+
+def _print_legend(legend: Sequence[tuple[str, str]], more: Sequence[str], console: Console) -> None:
+    """A line for the marks, a line for the words."""
+    marks = [line for line in legend if line[0] in MARK_WORDS]
+    words = [f"{word}: {meaning}" for word, meaning in legend if word not in MARK_WORDS]
+    text = Text("; ").join(_mark(*line, console) for line in marks)
+    for line in filter(
+        None, (text, _text("; ".join(words), console, "dim"), *(_text(one, console, "dim") for one in more))
+    ):
+        console.print(line)
+    console.print()
+
+
+def _mark(mark: str, meaning: str, console: Console) -> Text:
+    """A mark as it looks in the table, and its meaning."""
+    names = MARK_WORDS | ({BEST: "bold", ABOVE: "underlined"} if _styled(console) else {})
+    return _text(names[mark], console, MARK_STYLES[mark]) + _text(f": {meaning}", console, "dim")
 
 
 def _styled(console: Console) -> bool:
@@ -81,27 +104,39 @@ def _styled(console: Console) -> bool:
     return console.color_system is not None
 
 
+# --------------------------------------------------------------------------------------------------- the widths
+
+
 def _whole(grid: Grid, console: Console) -> Table | None:
     """One table with a line a row, the rows as columns if need be; None if it does not fit on the screen."""
-    tables = (_table(one, range(len(one.heads)), console, tight=False) for one in (grid, transposed(grid)))
+    return _first_fit((grid, transposed(grid)), console, None)
+
+
+def _first_fit(ways: Sequence[Grid], console: Console, *widths: int | None) -> Table | None:
+    tables = (_table(one, range(len(one.heads)), console, width) for width in widths for one in ways)
     return next((table for table in tables if _fits(table, console)), None)
 
 
 def _fitting(grid: Grid, console: Console) -> list[Table]:
-    """One table if it fits on the screen, else one with cells of several lines, else several below one another."""
-    if table := _whole(grid, console):
+    """One table if it fits on the screen, if need be with labels of several lines; else as few as possible."""
+    ways = [grid, transposed(grid)] + [sectioned(grid)] * (len(grid.label_heads) > 1)
+    if table := _first_fit(ways, console, None, *LABEL_WIDTHS):
         return [table]
-    for one in (grid, transposed(grid)):
-        table = _table(one, range(len(one.heads)), console, tight=True)
-        if _fits(table, console):
-            return [table]
+    return min((_blocks(one, console) for one in (grid, transposed(grid))), key=len)
+
+
+def _blocks(grid: Grid, console: Console) -> list[Table]:
+    """As many columns as fit in each; a column that is too wide alone has cells of several lines."""
     tables: list[Table] = []
     start = 0
     while start < len(grid.heads):
         stop = len(grid.heads)
-        while stop > start + 1 and not _fits(_table(grid, range(start, stop), console, tight=True), console):
+        while stop > start + 1 and not _fits(_table(grid, range(start, stop), console, LABEL_WIDTHS[-1]), console):
             stop -= 1
-        tables.append(_table(grid, range(start, stop), console, tight=True))
+        table = _table(grid, range(start, stop), console, LABEL_WIDTHS[-1])
+        tables.append(
+            table if _fits(table, console) else _table(grid, range(start, stop), console, LABEL_WIDTHS[-1], tight=True)
+        )
         start = stop
     return tables
 
@@ -111,19 +146,21 @@ def _fits(table: Table, console: Console) -> bool:
     return console.measure(table, options=unlimited).maximum <= console.width
 
 
-def _table(grid: Grid, columns: Sequence[int], console: Console, tight: bool) -> Table:
-    """The chosen columns; `tight` breaks cells, labels and long heads into lines."""
+def _table(grid: Grid, columns: Sequence[int], console: Console, width: int | None, tight: bool = False) -> Table:
+    """The chosen columns; `width` breaks labels and heads into lines, `tight` breaks cells too."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for head in grid.label_heads:
         table.add_column(_text(head, console), overflow="fold")
     for column in columns:
-        head = _broken(grid.heads[column]) if tight else grid.heads[column]
-        table.add_column(_text(head, console), justify="right", overflow="fold")
+        table.add_column(_text(_broken(grid.heads[column], width), console), justify="right", overflow="fold")
     shown = [_column([row[j] for row in grid.cells], grid.heads[j], console, tight) for j in columns]
     for labels, *cells in zip(said_once(grid.labels), *shown, strict=True):
-        names = [_text(_broken(label) if tight else label, console) for label in labels]
+        names = [_text(_broken(label, width), console) for label in labels]
         table.add_row(*names, *cells)
     return table
+
+
+# ---------------------------------------------------------------------------------------------------- the cells
 
 
 def said_once(every: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -148,7 +185,7 @@ def _column(cells: Sequence[Cell], head: str, console: Console, tight: bool) -> 
     for cell, (value, *behind) in zip(cells, pieces, strict=True):
         text = Text(justify="right" if tight else "left")
         text.append("" if tight else " " * (widths[0] - len(value)))
-        text.append(value, " ".join(MARK_STYLES[mark] for mark in cell.marks))
+        text.append(value, "dim" if cell.text == MISSING else " ".join(MARK_STYLES[mark] for mark in cell.marks))
         for word, width in zip(behind, widths[1:], strict=True):
             style = MARK_STYLES[cell.marks[0]] if word and word in map(MARK_WORDS.get, SPOKEN) else ""
             if tight:
@@ -165,8 +202,18 @@ def _pieces(cell: Cell, console: Console) -> tuple[str, str, str]:
     return cell.text, cell.detail, " ".join(words)
 
 
-def _broken(label: str) -> str:
-    return "\n".join(word.replace("=", "=\n", 1) if len(word) > LONG_LABEL else word for word in label.split())
+def _broken(label: str, width: int | None) -> str:
+    """A label in lines of so many characters; a longer word breaks behind its "="."""
+    if width is None:
+        return label
+    return "\n".join(_filled(line, width) for line in label.split("\n"))
+
+
+def _filled(line: str, width: int) -> str:
+    words = (word.replace("=", "= ", 1) if len(word) > width else word for word in line.split(" "))
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="  " * line.startswith(" "), break_long_words=False)
+    wrapper.break_on_hyphens = False
+    return wrapper.fill(" ".join(words))
 
 
 def _text(text: str, console: Console, style: str = "") -> Text:

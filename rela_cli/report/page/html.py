@@ -10,7 +10,8 @@ from html import escape
 from rela_cli.report.figures.ink import readable_ink
 from rela_cli.report.figures.series import Plot
 from rela_cli.report.figures.style import GRID, INK, PAPER, PRIOR_STYLES, SOFT
-from rela_cli.report.grids.cells import ABOVE, BEST, Cell, Grid, without_empty
+from rela_cli.report.grids.brief import brief
+from rela_cli.report.grids.cells import ABOVE, BEST, Cell, Grid, transposed, without_empty
 from rela_cli.report.grids.screen import said_once
 
 REM_PER_INCH = 7.0  # of a plot: its text is then a little smaller than the page's
@@ -39,7 +40,12 @@ def with_line_breaks(text: str) -> str:
 def grids_html(grids: Sequence[Grid]) -> str:
     """Tables without what is empty in them."""
     shown = [without_empty(grid) for grid in grids]
-    return "".join(grid_html(grid, gone) for grid, gone in shown if grid.cells)
+    return "".join(grid_html(upright(brief(grid)), gone) for grid, gone in shown if grid.cells)
+
+
+def upright(grid: Grid) -> Grid:
+    """The rows of a broad table as columns, where they are fewer: a page is higher than it is broad."""
+    return transposed(grid) if len(grid.heads) > max(BROAD, len(grid.labels)) else grid
 
 
 def grid_html(grid: Grid, gone: Sequence[str] = ()) -> str:

@@ -25,7 +25,6 @@ from rela_cli.report.results.comparison import (
     best_and_above,
     by_dataset,
     columns_of,
-    is_constant,
     label_mark,
     protocols_legend,
     protocols_of,
@@ -45,7 +44,7 @@ from rela_cli.terminal import as_duration, as_si, plural
 
 STAR_LEGEND = ("plain*", "plain on everything (budget 1), all else equal")
 
-MARK_LEGEND = ((BEST, "best trained cell of its row, all at the same budget"), (ABOVE, "better than plain*"))
+MARK_LEGEND = ((BEST, "best trained at its budget"), (ABOVE, "better than plain*"))
 
 MISSING_LEGEND = (MISSING, "no result")
 
@@ -62,15 +61,25 @@ TOTAL_LEGEND = ("total", "extract + transport + train; the prior pass counts als
 # ---------------------------------------------------------------------------------------------------- grids
 
 
-def score_grids(results: Sequence[Result], protocols: Sequence[Protocol]) -> list[Grid]:
-    """A table for each data set; where one with all protocols is too wide for a screen, one for each of them."""
+def score_grids(results: Sequence[Result], protocols: Sequence[Protocol], every: bool = False) -> list[Grid]:
+    """A table for each data set; where one with all protocols is too wide for a screen, the first of them.
+
+    every: then one for each of them.
+    """
     found = []
     for some in by_dataset(results):
         here = [protocol for protocol in protocols if protocol in protocols_of(some)]
         if here:
             parts = tuple(score_grid(some, [protocol]) for protocol in here) if len(here) > 1 else ()
-            found.append(replace(score_grid(some, here), parts=parts))
+            rest = "" if every else others(here[1:])
+            found.append(replace(score_grid(some, here), parts=parts, rest=rest))
     return found
+
+
+def others(protocols: Sequence[Protocol]) -> str:
+    """How to see what a narrow screen leaves out."""
+    names = list(dict.fromkeys(protocol.name for protocol in protocols))
+    return f"also measured: {', '.join(names)}; --protocol=all shows them too" if names else ""
 
 
 def score_grid(results: Sequence[Result], protocols: Sequence[Protocol]) -> Grid:
@@ -84,8 +93,8 @@ def score_grid(results: Sequence[Result], protocols: Sequence[Protocol]) -> Grid
     for (row, _), scores in zip(rows, scores_of, strict=True):
         labels_seen = [label_mark(results, row, column) for column in columns]
         marks = best_and_above(scores, columns, [mark == SEEN for mark in labels_seen])
-        shown = zip(scores, columns, labels_seen, marks, strict=True)
-        cells.append(tuple(_score_cell(*one, counted=len(counts) > 1) for one in shown))
+        shown = zip(scores, labels_seen, marks, strict=True)
+        cells.append(tuple(_score_cell(*one, counted=len(counts - {1}) > 1) for one in shown))
     return Grid(title, heads, tuple(c.head for c in columns), labels, tuple(cells), legend(cells, counts, protocols))
 
 
@@ -94,11 +103,9 @@ def legend(
 ) -> tuple[tuple[str, str], ...]:
     """What the marks and words of a score table mean."""
     every = [cell for line in cells for cell in line]
-    found = protocols_legend(protocols)
+    found = [*MARK_LEGEND, *[seeds_legend(counts)] * bool(counts)]
     found += [STAR_LEGEND] * any(line[-1].text != MISSING for line in cells)
-    found += MARK_LEGEND
-    found += [seeds_legend(counts)] * bool(counts)
-    found += [MISSING_LEGEND]
+    found += [*protocols_legend(protocols), MISSING_LEGEND]
     found += [about for about in (SEEN_LEGEND, UNKNOWN_LEGEND) if any(about[0] in cell.text for cell in every)]
     return tuple(found)
 
@@ -107,16 +114,17 @@ def seeds_legend(counts: set[int]) -> tuple[str, str]:
     """What stands behind ±, said once for all cells where it is the same in all."""
     if counts == {1}:
         return ONE_SEED
-    if len(counts) == 1:
-        return "±", f"standard deviation over {max(counts)} seeds"
-    return "± (n)", "standard deviation over n seeds"
+    alone = "; without ±: 1 seed" * (1 in counts)
+    if len(counts - {1}) == 1:
+        return "±", f"standard deviation over {max(counts)} seeds{alone}"
+    return "± (n)", f"standard deviation over n seeds{alone}"
 
 
-def _score_cell(value: Score | None, column: Column, labels: str, marks: tuple[bool, bool], counted: bool) -> Cell:
+def _score_cell(value: Score | None, labels: str, marks: tuple[bool, bool], counted: bool) -> Cell:
     if value is None:
         return Cell()
     deviation = "" if value.std is None else f"±{100 * value.std:.1f}"
-    count = f" ({len(value.seeds)})" if counted and not is_constant(value, column) else ""
+    count = f" ({len(value.seeds)})" if counted and deviation else ""
     kept = tuple(mark for mark, is_there in zip((BEST, ABOVE), marks, strict=True) if is_there)
     return Cell(f"{100 * value.mean:.1f}{labels}", (deviation + count).strip(), kept)
 
@@ -238,7 +246,7 @@ def _cost_record(results: Sequence[Result], row: Row, column: Column) -> dict[st
 class Parts:
     """What is asked for beside the scores; `axis` is the cost to be equal in, or None; `pairs` are names of columns.
 
-    margin: points within which two ways count as equivalent, or None.
+    margin: points within which two ways count as equivalent, or None. every: all protocols, however narrow the screen.
     """
 
     cost: bool = False
@@ -246,6 +254,7 @@ class Parts:
     axis: str | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     margin: float | None = None
+    every: bool = False
 
 
 def print_table(folders: Sequence[Path]) -> None:
@@ -272,7 +281,7 @@ def notes_of(results: Sequence[Result]) -> list[str]:
 
 def grids_of(results: Sequence[Result], protocols: Sequence[Protocol], parts: Parts) -> list[Grid]:
     """All that is asked for, in the order in which it is shown."""
-    grids = score_grids(results, protocols)
+    grids = score_grids(results, protocols, parts.every)
     for some in by_dataset(results):
         grids += comparison_grids(some, protocols, parts.axis, parts.margin) if parts.differences else []
         grids += [grid for pair in parts.pairs for grid in between_grids(some, protocols, *pair, parts.margin)]
