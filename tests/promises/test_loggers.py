@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -78,6 +79,60 @@ def test_a_tracker_does_not_change_the_weights(tmp_path: Path, monkeypatch: pyte
     assert kept[0].name == kept[1].name
     one, other = ((folder / "backbone.safetensors").read_bytes() for folder in kept if folder)
     assert one == other
+
+
+SERVER = """
+import json, os, signal
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+ANSWERS = {"create": {"experiment_id": "1", "run": {"info": {"run_id": "ab", "run_uuid": "ab", "experiment_id": "1"}}}}
+
+class Mlflow(BaseHTTPRequestHandler):
+    batches = 0
+
+    def do_GET(self):
+        self.answer(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"})
+
+    def do_POST(self):
+        said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        Mlflow.batches += bool(said.get("metrics"))
+        if Mlflow.batches == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.answer(200, ANSWERS.get(self.path.rpartition("/")[2], {}))
+
+    def answer(self, status, body):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *words):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Mlflow)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_an_mlflow_server_killed_in_mid_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It dies at the second epoch, by SIGKILL: the run says so once, and its weights are those of a run without it."""
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        words = ("logger=mlflow", f"logger.uri=http://127.0.0.1:{int(server.stdout.readline())}")
+        tracked = go(tmp_path / "mlflow", *WORDS, "epochs=3", *words).folder
+        server.wait(60)
+    assert server.returncode == -signal.SIGKILL
+    alone = go(tmp_path / "none", *WORDS, "epochs=3").folder
+    assert tracked and alone
+    assert (tracked / "mlflow.id").read_text() == "ab"
+    assert capsys.readouterr().err.count("rela: mlflow stopped working") == 1
+    assert read(tracked / "manifest.json")["status"] == "finished"
+    assert (tracked / "metrics.jsonl").read_text().count("\n") == 3
+    assert (tracked / "backbone.safetensors").read_bytes() == (alone / "backbone.safetensors").read_bytes()
 
 
 def children(pid: int) -> list[int]:
