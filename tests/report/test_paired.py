@@ -214,7 +214,8 @@ def test_n_is_said_once_or_in_every_cell(make: Make, tmp_path: Path, capsys: pyt
     make(0.6, "patches", seed=0)
     make(0.6, "patches", seed=1)
     text = shown(tmp_path, capsys, "--format=md")
-    assert "50.0 (1)" in text and "**60.0** ±0.0 (2)" in text and "1 seed in every cell" not in text
+    assert "**60.0** ±0.0 " in text and "(2)" not in text and "1 seed in every cell" not in text
+    assert "standard deviation over 2 seeds; without ±: 1 seed" in text
     make(0.52, seed=1)
     text = shown(tmp_path, capsys, "--format=md")
     assert "(1)" not in text and "(2)" not in text and "±: standard deviation over 2 seeds" in text
