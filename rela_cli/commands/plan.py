@@ -16,6 +16,7 @@ from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.machine import memory
 from rela_cli.pipeline.estimate import CostRates, Speed, prior_speed, trial
+from rela_cli.pipeline.preflight import BOX_BYTES
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say
 from rela_cli.pipeline.terms import DEVICE, MAPPED, Stage
@@ -47,14 +48,20 @@ class PlanSizes:
     rate: CostRates
     prior: Speed | None  # None without a prior
     switch: str
+    views: int = 0  # of each train image that the prior looks at beside the clean one
 
     @property
     def images(self) -> int:
         return self.samples + self.test_samples
 
     @property
+    def looks(self) -> int:
+        """Images and views that the prior sees."""
+        return self.images + self.views * self.samples
+
+    @property
     def extract_seconds(self) -> float:
-        return self.prior.before + self.images * self.prior.seconds / self.devices if self.prior else 0.0
+        return self.prior.before + self.looks * self.prior.seconds / self.devices if self.prior else 0.0
 
     @property
     def train_seconds(self) -> float:
@@ -69,8 +76,9 @@ class PlanSizes:
 
     @property
     def cache_bytes(self) -> float:
-        """Features and targets in fp16, and row numbers with labels."""
-        return HALF * self.images * (self.width + self.targets) + 2 * WORD * self.images
+        """Features and targets in fp16, and row numbers with labels; where views are cut stands beside both."""
+        boxes = 2 * BOX_BYTES * self.views * self.samples
+        return HALF * self.looks * (self.width + self.targets) + 2 * WORD * self.images + boxes
 
 
 def main(argv: list[str]) -> int:
@@ -165,6 +173,7 @@ def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> PlanSizes:
         rate_of(of, given.get("train_rate")),
         speed_of(of, given.get("prior_rate")) if config.extracts else None,
         "" if config.is_plain else config.switch.name,
+        config.extract.views if config.has_views else 0,
     )
 
 
@@ -202,7 +211,7 @@ def show(config: Config, plan: PlanSizes) -> None:
     lines = {
         "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
         "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
-        "extract": as_duration(plan.extract_seconds) if plan.prior else f"nothing: {why_not_extracted(config)}",
+        "extract": extract_time(plan) if plan.prior else f"nothing: {why_not_extracted(config)}",
         "train": f"{as_duration(plan.train_seconds)}{matching_time(plan)}, {flops}",
         "range": ranged(plan),
         "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
@@ -212,6 +221,12 @@ def show(config: Config, plan: PlanSizes) -> None:
     for name, text in lines.items():
         say(f"  {name:<10}{text}")
     say("  times suppose that processes do not wait for each other, nor for the disk")
+
+
+def extract_time(plan: PlanSizes) -> str:
+    """Time to extract, and what the prior looks at beside the clean images."""
+    views = f", {plan.views} light views of each train image included" if plan.views else ""
+    return as_duration(plan.extract_seconds) + views
 
 
 def why_not_extracted(config: Config) -> str:

@@ -143,6 +143,7 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
         problems.append(f"probe.protocols is empty; allowed are {', '.join(PROTOCOLS)}")
     _check_prior(config.prior, problems)
     _check_brought(config, problems)
+    _check_views(config, problems)
     _check_batch(config, problems)
     for group in PART_GROUPS:
         part: Part = getattr(config, group)
@@ -153,6 +154,20 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
             f"if you trust it say allow=[{target.partition('.')[0]}]"
             for target in part.foreign(("rela_cli", *config.allow))
         ]
+
+
+def _check_views(config: Config, problems: list[str]) -> None:
+    """Cached views are another way to targets of views than a live prior is, and they have to be extracted."""
+    if config.has_views and config.is_live:
+        problems.append(
+            f"extract.views={config.extract.views} caches targets of views and matching.targets=live makes them anew "
+            f"in every step: say one of them"
+        )
+    if config.has_views and not config.extracts:
+        problems.append(
+            f"extract.views={config.extract.views} needs the prior itself, and an efficient dataset brings one target "
+            f"of each image: say prior=NAME transport=whitening, or leave extract.views out"
+        )
 
 
 def _check_brought(config: Config, problems: list[str]) -> None:

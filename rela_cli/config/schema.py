@@ -172,6 +172,7 @@ class Card:
 LATER: dict[str, dict[str, Any]] = {  # keys younger than the artifacts on disks, at what was done before them: no
     # identity has them, so that older artifacts keep their names; by class, or by group where a group names no class
     "matching": {"targets": CACHED},
+    "extract": {"views": 1},
     "ImageFolder": {"labels": None, "test_share": 0.2},
     "Adaptive": {"moments": KEEP, "warmup_epochs": 0.0},
     "Fixed": {"moments": KEEP, "warmup_epochs": 0.0},
@@ -265,6 +266,13 @@ class Matching:
     transfer: Annotated[str, OneOf(("trained", "frozen"))]
     view: View
     targets: Annotated[str, OneOf((CACHED, LIVE))] = CACHED
+
+
+@dataclass(frozen=True)
+class Extract:
+    """What the prior looks at: each clean image; with `views` above 1, so many light views of each train image, too."""
+
+    views: Annotated[int, Range(1, 1000)] = 1
 
 
 @dataclass(frozen=True)
@@ -384,6 +392,7 @@ class Config:
     evaluate: tuple[str, ...]
     resume: Annotated[str, OneOf(("auto", "force", "never"))]
     on_collapse: Annotated[str, OneOf(("warn", "stop"))]
+    extract: Extract = Extract()
 
     @property
     def is_plain(self) -> bool:
@@ -394,6 +403,11 @@ class Config:
     def is_live(self) -> bool:
         """True where the prior looks at every view of phase 1 itself."""
         return self.matching.targets == LIVE and not self.is_plain
+
+    @property
+    def has_views(self) -> bool:
+        """Whether phase 1 matches light views to what the prior made of these very views."""
+        return self.extract.views > 1 and not self.is_plain
 
     @property
     def extracts(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rela_cli.config.schema import PROTOCOLS, WHOLE
 
-OF_MATCHING = ("transport=", "transport.", "matching=", "matching.", "switch=", "switch.")
+OF_MATCHING = ("transport=", "transport.", "matching=", "matching.", "switch=", "switch.", "extract.")
 
 OF_TRACKERS = {"project": ("wandb", "mlflow", "trackio"), "entity": ("wandb",), "mode": ("wandb",), "uri": ("mlflow",)}
 

@@ -116,7 +116,7 @@ class Estimator:
 
     def disk(self, run: Run, rate: CostRates) -> float:
         """Bytes: two networks, and features and targets in fp16 unless they are there."""
-        images = run.lengths.train_samples + run.dataset.count("test")
+        images = run.lengths.train_samples + run.dataset.count("test") + views_to_see(run)
         widths = 0 if run.config.is_plain or run.targets.manifest else 2 * (run.config.prior.card.features or 512)
         return 8.0 * rate.parameters + 2.0 * images * widths
 
@@ -136,16 +136,30 @@ class Estimator:
 
     def extraction(self, run: Run) -> float:
         """Seconds of the prior pass, none where it is cached or another run of the plan makes it."""
-        if not run.config.extracts or run.features.manifest or run.features.hash in self.passed:
+        images = self.images_to_see(run)
+        if not images:
             return 0.0
         from rela_cli.pipeline.footprint import of_run
 
-        self.passed.add(run.features.hash)
-        images = run.lengths.train_samples + run.dataset.count("test")
         key = f"{run.config.prior.identity} {run.shown_size}"
         if key not in self.extracts:
             self.extracts[key] = prior_speed(of_run(run))
         return self.extracts[key].before + images * self.extracts[key].seconds
+
+    def images_to_see(self, run: Run) -> int:
+        """Images and views that a prior still has to look at, but for those of an earlier run of the plan."""
+        if not run.config.extracts:
+            return 0
+        passes = [(run.features, run.lengths.train_samples + run.dataset.count("test"))]
+        passes += [(run.views, views_to_see(run))] if run.config.has_views else []
+        new = {entry.hash: n for entry, n in passes if not entry.manifest and entry.hash not in self.passed}
+        self.passed |= new.keys()
+        return sum(new.values())
+
+
+def views_to_see(run: Run) -> int:
+    """Light views of train images that the prior looks at, whether it has done so or not."""
+    return run.config.extract.views * run.lengths.train_samples if run.config.has_views else 0
 
 
 def timing_key(run: Run) -> str:
@@ -214,7 +228,7 @@ def trial_prior(of: Footprint, images: Tensor, stats: ImageStats) -> LiveTargets
 def one_step(trainer: Trainer, rows: Tensor, images: Tensor) -> None:
     """One update, as `Trainer.fit` does it."""
     trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.loss_of(trainer.make_views(images, rows, 0), rows).backward()
+    trainer.loss_of(trainer.make_views(images, rows, 0), rows, 0).backward()
     trainer.update()
 
 

@@ -30,6 +30,7 @@ from rela_cli.machine.device import pick_device
 from rela_cli.numerics.logistic import MANY
 from rela_cli.optim import build_optimizer, memory_bytes
 from rela_cli.pipeline.counting import count_work, counted_for
+from rela_cli.pipeline.preflight import BOX_BYTES
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.terms import DEVICE, MAPPED, PROCESS, Stage, Taken, Term
 from rela_cli.priors.base import Prior
@@ -247,6 +248,7 @@ class Footprint:
         weights, averages = bytes_of(trainee), sum(map(bytes_of, trainee.averages()))
         trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
         optimizer = memory_bytes(self.config.optimizer, trained)
+        views = self.config.extract.views if self.config.has_views else 0
         step = max((*map(self.step, self.phases), *self.live_looks()), key=lambda taken: taken.peak)
         return self.stage(
             "train",
@@ -258,7 +260,8 @@ class Footprint:
             *self.stepping_or_saving(step, self.copied(trainee, optimizer / sum(p.nbytes for p in trained))),
             Term("drawing an epoch", DRAW * shape.train),
             *self.pixels(shape.train, self.config.batch_size // self.config.runtime.devices),
-            Term("targets", HALF * shape.train * self.targets, MAPPED),
+            Term("targets", HALF * shape.train * self.targets * (views or 1), MAPPED),
+            Term("where views are cut", BOX_BYTES * shape.train * views),
         )
 
     def stepping_or_saving(self, step: Taken, copied: float) -> list[Term]:

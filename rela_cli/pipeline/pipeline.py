@@ -203,7 +203,15 @@ class Pipeline:
     def make_targets(self, until: str) -> None:
         """Images, features and targets, each once for all runs that share them."""
         self.make_images()
-        if self.config.is_plain or (until == "transport" and ranks.agree(is_intact(self.run.targets))):
+        if self.config.is_plain:
+            return
+        self.make_clean_targets(until)
+        if self.config.has_views:
+            self.make_view_targets(until)
+
+    def make_clean_targets(self, until: str) -> None:
+        """Features and targets of the clean view of each image."""
+        if until == "transport" and ranks.agree(is_intact(self.run.targets)):
             return
         if self.run.brought:
             make_together(self.run.targets, self.bring)
@@ -211,6 +219,14 @@ class Pipeline:
         make_together(self.run.features, self.extract, goes_on=True)
         if until == "transport":
             make_together(self.run.targets, self.transport)
+
+    def make_view_targets(self, until: str) -> None:
+        """With extract.views above 1: the same of light views, by the map of the clean ones."""
+        if until == "transport" and ranks.agree(is_intact(self.run.view_targets)):
+            return
+        make_together(self.run.views, self.extract_views, goes_on=True)
+        if until == "transport":
+            make_together(self.run.view_targets, self.transport_views)
 
     def extract(self, folder: Path | None) -> Facts:
         from rela_cli.data.batches.cache import read_split, read_stats
@@ -227,6 +243,22 @@ class Pipeline:
 
         with self.clock("transport"):
             return transport(self.config, self.run.features.folder, folder)
+
+    def extract_views(self, folder: Path | None) -> Facts:
+        from rela_cli.data.batches.cache import read_split, read_stats
+        from rela_cli.stages.extract import extract_views
+
+        images, dataset = self.run.images, self.run.dataset
+        with self.clock("extract"):
+            train = read_split(images, "train", dataset)
+            assert train is not None
+            return extract_views(self.config, train, read_stats(images), dataset.flip, folder)
+
+    def transport_views(self, folder: Path | None) -> Facts:
+        from rela_cli.stages.transport import transport_views
+
+        with self.clock("transport"):
+            return transport_views(self.config, self.run.views.folder, self.run.targets.folder, folder)
 
     def bring(self, folder: Path | None) -> Facts:
         """The targets of an efficient dataset, into the cache."""
@@ -262,13 +294,16 @@ class Pipeline:
     def make_backbone(self, width: int) -> None:
         """Train, and write down that it is done and what it cost."""
         from rela_cli.data.batches.cache import read_split, read_stats
-        from rela_cli.stages.train import read_targets, train
+        from rela_cli.stages.train import read_targets, read_views, train
         from rela_cli.training.logs import Metrics
         from rela_cli.training.trackers.run import open_trackers
 
         split = read_split(self.run.images, "train", self.run.dataset)
         assert split is not None
         targets = None if self.config.is_plain else read_targets(self.run.targets, width)
+        views = None
+        if self.config.has_views and targets is not None:
+            views = read_views(self.run.view_targets, targets.shape[1], self.config.seed)
         checkpoints = self.checkpoints()
         saved = ranks.rank_0_first(lambda: self.resume(checkpoints))
         logs = self.run.folder / "metrics.jsonl" if ranks.is_first() else Path(os.devnull)
@@ -279,7 +314,9 @@ class Pipeline:
         ):
             stats = read_stats(self.run.images)
             live = self.live_targets(split, stats, targets)
-            facts = train(self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics, live)
+            facts = train(
+                self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics, live, views
+            )
         if ranks.is_first():
             facts["files"] = run_folder.recorded(self.run.folder)
         self.record.write("trained", train=facts)

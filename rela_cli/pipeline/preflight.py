@@ -14,6 +14,7 @@ from rela_cli.store.disk import disk_errors, ensure_room, existing
 from rela_cli.store.files import size_of
 
 FLOAT16_BYTES = 2  # bytes of a feature or target
+BOX_BYTES = 10  # that say where a view is cut
 
 
 def check(run: Run, until: str) -> None:
@@ -64,6 +65,18 @@ def needs(run: Run, until: str) -> dict[str, int]:
         )  # some may be there
     if width and until != "extract" and run.targets.manifest is None:
         found["targets"] = FLOAT16_BYTES * components_kept(run.config.transport, width) * sample_count(run)
+    if width and run.config.has_views:
+        found |= needs_of_views(run, until, width)
+    return found
+
+
+def needs_of_views(run: Run, until: str, width: int) -> dict[str, int]:
+    """The same of light views of the train images."""
+    found, count = {}, run.config.extract.views * run.lengths.train_samples
+    if run.views.manifest is None:
+        found["views"] = max(0, (FLOAT16_BYTES * width + BOX_BYTES) * count - size_of(run.views.part))
+    if until != "extract" and run.view_targets.manifest is None:
+        found["view_targets"] = (FLOAT16_BYTES * components_kept(run.config.transport, width) + BOX_BYTES) * count
     return found
 
 

@@ -64,7 +64,15 @@ def costs(run: Run, probe_cost: Facts) -> dict[str, Facts]:
     if not run.config.is_plain:
         made = run.brought.folder.facts["made"]["features"] if run.brought else run.features.manifest
         found |= {"extract": made or {}, "transport": run.targets.manifest or {}}
+    if run.config.has_views:
+        found["extract"] = summed(found["extract"], run.views.manifest or {})
+        found["transport"] = summed(found["transport"], run.view_targets.manifest or {})
     return found
+
+
+def summed(*facts: Facts) -> Facts:
+    """The seconds and FLOPs of several artifacts together."""
+    return {account: sum(one.get(account, 0) for one in facts) for account in ("seconds", "flops")}
 
 
 def result_of(run: Run, prior: Facts, numbers: Numbers, spent: Facts) -> Facts:

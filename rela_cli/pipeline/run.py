@@ -31,7 +31,7 @@ from rela_cli.weights import locate, run_folder
 
 RUN_SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
 HISTORY = ("resumes", "forced")  # keys of a manifest that tell what was done in the folder, under whatever settings
-MATCHING = ("transport", "matching", "switch")  # mean nothing to the plain method, so they do not count there
+MATCHING = ("transport", "matching", "switch", "extract")  # of these none counts for the plain method
 
 
 class Run:
@@ -94,6 +94,19 @@ class Run:
         identity = self.config.transport.identity
         return self.entry("targets", "transport", features=self.features.hash, transport=identity)
 
+    @cached_property
+    def views(self) -> Entry:
+        """With extract.views above 1: the prior's outputs of light views, and the boxes that say what these are."""
+        view, flip = self.config.matching.view, self.dataset.flip
+        cut = {"count": self.config.extract.views, "scale": view.crop_scale, "ratio": view.crop_ratio}
+        spec = {"images": self.images.hash, "prior": self.prior_identity, **self.precision_key}
+        return self.entry("views", "extract", **spec, view={**cut, "flip_p": view.flip_p if flip else 0.0})
+
+    @cached_property
+    def view_targets(self) -> Entry:
+        """What the map that was fitted to the clean views makes of them."""
+        return self.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
+
     def baseline(self, what: str, protocol: str, **of: Any) -> Entry:
         """A protocol's number for something that this run did not train."""
         settings = self.probe_settings(protocol)
@@ -113,7 +126,7 @@ class Run:
         groups = RUN_SETTINGS if self.config.is_plain else RUN_SETTINGS + MATCHING
         return {
             "version": VERSIONS["train"],
-            **{group: identity_of(tree[group], group) for group in groups},
+            **{group: found for group in groups if (found := identity_of(tree[group], group)) != {}},
             **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
             **({} if self.config.is_plain else self.precision_key),
             "prior": self.prior_identity,
@@ -125,6 +138,7 @@ class Run:
         inputs: dict[str, Any] = {"images": self.images.hash, "flip": self.dataset.flip}
         if not self.config.is_plain:
             inputs |= {"targets": self.targets.hash, "read_every_steps": self.config.runtime.read_every_steps}
+            inputs |= {"view_targets": self.view_targets.hash} if self.config.has_views else {}
         return fingerprint({**self.settings, "dataset": inputs})[:8]
 
     @cached_property
@@ -132,7 +146,7 @@ class Run:
         """What a person reads."""
         c, names = self.config, {group: slug(name) for group, name in self.called.items()}
         prior = f"{names['prior']}-random" if c.prior.options.get("weights") == RANDOM else names["prior"]
-        prior += "-live" * c.is_live
+        prior += "-live" * c.is_live + f"-{c.extract.views}views" * c.has_views
         return f"{names['dataset']}-{prior}-{names['learner']}-{c.method.name}-b{c.budget:g}-s{c.seed}"
 
     @cached_property
@@ -200,7 +214,8 @@ class Run:
         if not manifest or manifest.get("hash") == self.hash:
             return {}
         trees = (run_folder.run_config(self.folder), redact(self.tree))
-        pairs = [flattened({g: identity_of(tree.get(g), g) for g in RUN_SETTINGS + MATCHING}) for tree in trees]
+        groups = RUN_SETTINGS + MATCHING
+        pairs = [flattened({g: identity_of(tree.get(g, {}), g) for g in groups}) for tree in trees]
         inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
         return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 
@@ -230,6 +245,7 @@ class Run:
         if found and not (self.folder / "backbone.safetensors").exists():
             return f"step {int(max(found))} of {self.lengths.total_steps}"
         is_begun = not self.config.is_plain and self.features.part.exists()
+        is_begun = is_begun or (self.config.has_views and self.views.part.exists())
         return "the last whole block of the extraction" if is_begun else "the last finished stage"
 
     @property
@@ -281,10 +297,9 @@ class Run:
     @property
     def inputs(self) -> dict[str, str]:
         """The entries of the cache that it is made of."""
-        inputs = {"images": self.images.hash}
-        return (
-            inputs if self.config.is_plain else inputs | {"features": self.features.hash, "targets": self.targets.hash}
-        )
+        kinds = ["images"] if self.config.is_plain else ["images", "features", "targets"]
+        kinds += ["views", "view_targets"] if self.config.has_views else []
+        return {kind: getattr(self, kind).hash for kind in kinds}
 
     @property
     def tree(self) -> dict[str, Any]:

@@ -31,9 +31,10 @@ def stage_states(run: Run, until: str) -> list[StageState]:
     images = f"{n.subset_size} of {plural(n.train_samples, 'image')}"
     counts = f"{plural(n.total_steps, 'step')} of {c.batch_size}; {images} an epoch"
     protocols = ", ".join(c.probe.protocols) if run.can_probe else f"no numbers: {run.dataset.why_unprobed}"
+    views = f"; {c.extract.views} light views" if c.has_views else ""
     states = [
-        prior_state(run, "extract", trained or run.features.manifest is not None, run.called["prior"]),
-        prior_state(run, "transport", trained or run.targets.manifest is not None, c.transport.name),
+        prior_state(run, "extract", trained or is_made(run, "features", "views"), run.called["prior"] + views),
+        prior_state(run, "transport", trained or is_made(run, "targets", "view_targets"), c.transport.name),
         StageState("train", "cached" if run.trained else "to do", f"{counts}, {plural(c.epochs, 'epoch')}"),
         StageState("probe", "to do" if rest else "cached", protocols),
     ]
@@ -47,6 +48,12 @@ def prior_state(run: Run, stage: str, is_done: bool, note: str) -> StageState:
     if run.brought and stage == "extract":
         return StageState(stage, "skip", f"{note}: the efficient dataset brings its targets")
     return StageState(stage, "cached" if is_done else "to do", note)
+
+
+def is_made(run: Run, clean: str, of_views: str) -> bool:
+    """Whether the entries of clean and, where there are any, of light views are there."""
+    kinds = [clean, *([of_views] if run.config.has_views else [])]
+    return all(getattr(run, kind).manifest is not None for kind in kinds)
 
 
 def has_work(states: Sequence[StageState]) -> bool:

@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rela_cli.config.schema import Config, Runtime
+from rela_cli.data.batches.boxes import cut, draw_boxes
 from rela_cli.data.batches.cache import ImageStats, Split
-from rela_cli.data.batches.loader import Images, centre, in_blocks
+from rela_cli.data.batches.loader import Images, centre, in_blocks, in_numbered_blocks, side_of
 from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError
 from rela_cli.machine.device import count_flops
@@ -64,6 +66,48 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     return facts
 
 
+def extract_views(config: Config, train: Split, data: ImageStats, flip: bool, folder: Path | None) -> Facts:
+    """Features of `extract.views` light views of each train image, and boxes.safetensors, which says what these are.
+
+    Row i of train.safetensors is sample i, its K views side by side: (N, K * feature_dim). Blocks are kept as those of
+    the clean view are. facts: as `extract` has them.
+    """
+    started = time.perf_counter()
+    prior, device = fitted_prior(config, train, data)
+    images, runtime, count = train.images, config.runtime, config.extract.views
+    boxes = draw_boxes(config.matching.view, flip, side_of(images), torch.arange(len(images)), count)
+    look = partial(look_at_views, prior, images, boxes, data.size, runtime, device)
+    facts: Facts = {"feature_dim": prior.feature_dim, "views": count, "precision": runtime.extract_precision}
+    if folder is None:
+        deque(look(ranks.agree(0)), maxlen=0)
+        return facts
+    ensure_room(folder, HALF * count * prior.feature_dim * len(images) - size_of(folder))
+    save_file({"boxes": boxes}, folder / "boxes.safetensors")
+    with kept(folder / "train.safetensors", len(images), runtime, device) as features:
+        features.at = started
+        for block in look(ranks.agree(features.blocks)):
+            features.add(block)
+    flops = flops_per_image(prior, centre(images[:1], data.size).to(device))
+    return {**facts, "seconds": features.seconds, "flops": count * flops * len(images)}
+
+
+def look_at_views(
+    prior: Prior, images: Images, boxes: Tensor, size: int, runtime: Runtime, device: torch.device, first: int
+) -> Iterator[Tensor]:
+    """(N, 3, H, W) uint8 and boxes (N, K, 5) -> (N, K * feature_dim) float32, by blocks from `first` on."""
+    count, places = boxes.shape[1], boxes.to(device)
+
+    def look(block: Tensor, rows: Tensor) -> Tensor:
+        return torch.cat([prior(cut(block, places[rows, number], size)) for number in range(count)], dim=1)
+
+    found = in_numbered_blocks(look, images, runtime.block_size, device, first)
+    blocks = checked(found, count * prior.feature_dim, "train views", runtime.extract_precision, first)
+    with Progress(f"extract {count} views", len(images)) as progress:
+        for number, block in enumerate(blocks, first + 1):
+            yield block
+            progress.show(min(number * runtime.block_size, len(images)))
+
+
 @contextmanager
 def continued_file(path: Path, count: int, runtime: Runtime, device: torch.device) -> Iterator[KeptWriter]:
     """A split's file, from where an earlier process has left it, which is said."""
@@ -90,18 +134,22 @@ def run_prior(
     Raises:
         RelaError: when the prior gives NaN or Inf, or something else than one vector of `feature_dim` an image.
     """
-    hint = ": runtime.extract_precision=bf16 or fp32 holds larger numbers" if precision == "fp16" else ""
+    blocks = in_blocks(lambda x: prior(centre(x, size)), images, block_size, device, first)
     with Progress(f"extract {title}", len(images)) as progress:
-        blocks = in_blocks(lambda x: prior(centre(x, size)), images, block_size, device, first)
-        for number, block in enumerate(blocks, first):
-            if block.shape[1:] != (prior.feature_dim,):
-                raise RelaError(
-                    f"the prior gave {tuple(block.shape)} for a block of images, not (B, {prior.feature_dim})"
-                )
-            if not block.isfinite().all():
-                raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {number}{hint}")
+        for number, block in enumerate(checked(blocks, prior.feature_dim, title, precision, first), first + 1):
             yield block
-            progress.show(min((number + 1) * block_size, len(images)))
+            progress.show(min(number * block_size, len(images)))
+
+
+def checked(blocks: Iterator[Tensor], width: int, title: str, precision: str, first: int) -> Iterator[Tensor]:
+    """Blocks of finite numbers, `width` an image."""
+    hint = ": runtime.extract_precision=bf16 or fp32 holds larger numbers" if precision == "fp16" else ""
+    for number, block in enumerate(blocks, first):
+        if block.shape[1:] != (width,):
+            raise RelaError(f"the prior gave {tuple(block.shape)} for a block of images, not (B, {width})")
+        if not block.isfinite().all():
+            raise RelaError(f"the prior gave NaN or Inf for an image of {title}, block {number}{hint}")
+        yield block
 
 
 def flops_per_image(prior: Prior, image: Tensor) -> int:

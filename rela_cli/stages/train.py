@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rela_cli.config.lengths import Lengths
 from rela_cli.config.schema import Config
+from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import side_of
 from rela_cli.distributed import ranks
@@ -44,6 +45,13 @@ def read_targets(entry: Entry, width: int) -> Tensor:
     return targets[:, : matched_width(width, targets.shape[1], facts["ordered"], facts.get("per_feature", 1))]
 
 
+def read_views(entry: Entry, width: int, seed: int) -> CachedViews:
+    """The boxes of light views, and the first `width` components of the targets of each: (N, K, width) fp16."""
+    targets = load_file(entry.folder / "train.safetensors")["targets"]
+    boxes = load_file(entry.folder / "boxes.safetensors")["boxes"]
+    return CachedViews(boxes, targets.unflatten(1, (boxes.shape[1], -1))[..., :width], seed)
+
+
 def train(
     config: Config,
     lengths: Lengths,
@@ -54,10 +62,12 @@ def train(
     saved: Saved | None,
     metrics: Metrics,
     live: LiveTargets | None = None,
+    views: CachedViews | None = None,
 ) -> Facts:
     """Train on images, towards targets (N, k) first if there are any; write the backbones; facts for the manifest.
 
-    With `live` phase 1 matches each view to what the prior makes of that view; of `targets` the width alone counts.
+    With `live` phase 1 matches each view to what the prior makes of that view, with `views` to what it made of it once;
+    of `targets` the width alone counts then.
 
     With a `saved` training it goes on from there. backbone.safetensors is the online network,
     backbone_target.safetensors the target network of methods with one.
@@ -66,7 +76,7 @@ def train(
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
     folder = checkpoints.folder
-    trainer = Trainer(config, lengths, images, targets, data, live)
+    trainer = Trainer(config, lengths, images, targets, data, live, views)
     costs = step_flops(trainer)
     choose_threads(trainer, saved.threads if saved else None)
     memory.give_back()
@@ -145,7 +155,7 @@ def choose_threads(trainer: Trainer, recorded: int | None) -> None:
 
 def try_step(trainer: Trainer, views: Sequence[Tensor], rows: Tensor) -> None:
     """Forward and backward, without an update."""
-    trainer.trainee(views, trainer.targets_of(views, rows), trainer.labels_of(rows)).backward()
+    trainer.trainee(views, trainer.targets_of(views, rows, 0), trainer.labels_of(rows)).backward()
 
 
 @contextmanager

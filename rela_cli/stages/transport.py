@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rela_cli.config.parts import instantiate
@@ -17,7 +17,7 @@ from rela_cli.numerics.side_by_side import map_blocks
 from rela_cli.store.files import Facts
 from rela_cli.store.notices import warn
 from rela_cli.store.row_file import RowFile, RowFileWriter, halved
-from rela_cli.transports.base import Transport
+from rela_cli.transports.base import Transport, taken_up
 
 ROWS_AT_A_TIME = 8192  # rows at a time, so that float64 copies stay small
 LARGEST = 1e15  # of a target: sums of squares of larger ones are infinite in 32 bits
@@ -68,6 +68,31 @@ def judge(largest: float) -> None:
             f"the targets reach {largest:.2g}, and 32 bits do not hold the square of that; "
             f"transport=whitening or transport=standardize brings them to 1"
         )
+
+
+def transport_views(config: Config, features_folder: Path, map_folder: Path, folder: Path | None) -> Facts:
+    """Targets of light views, by the map that was fitted to the clean ones: K of them in a row, (N, K * k) fp16.
+
+    boxes.safetensors comes along, so that this folder says what its targets are of.
+
+    Raises:
+        ConfigError: the transport cannot take up a map that was fitted before.
+    """
+    started = time.perf_counter()
+    if folder is None:
+        return {}
+    features = RowFile(features_folder / "train.safetensors", "features")
+    boxes = load_file(features_folder / "boxes.safetensors")
+    instead = ("extract.views above 1", "extract.views=1")
+    mapping, count = taken_up(config.transport, map_folder / "map.safetensors", *instead), boxes["boxes"].shape[1]
+    with RowFileWriter(folder / "train.safetensors", "targets", len(features)) as targets:
+        for block in features.blocks(max(1, MAPPED // count)):
+            mapped = mapping(block.reshape(len(block) * count, -1)).float()
+            targets.add(halved(mapped.reshape(len(block), -1)))
+    save_file(boxes, folder / "boxes.safetensors")
+    samples, width = features.shape
+    flops = 2 * samples * width * (targets.width // count)
+    return {"seconds": time.perf_counter() - started, "views": count, "dim": targets.width // count, "flops": flops}
 
 
 def write_targets(mapping: Transport, features: RowFile, path: Path) -> float:

@@ -7,7 +7,14 @@ from typing import Any
 
 STAGES = ("extract", "transport", "train", "probe")
 VERSIONS = {"images": 1, "extract": 4, "transport": 3, "train": 2, "probe": 2}  # bump one when its bytes change
-MADE_BY = {"images": "images", "features": "extract", "targets": "transport", "baselines": "probe"}  # entries: stages
+MADE_BY = {  # which stage makes the entries of a kind
+    "images": "images",
+    "features": "extract",
+    "targets": "transport",
+    "views": "extract",
+    "view_targets": "transport",
+    "baselines": "probe",
+}
 
 
 def is_older(kind: str, spec: Mapping[str, Any]) -> bool:

@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import ImageStats, Split
-from rela_cli.errors import ConfigError
 from rela_cli.machine.precision import tf32
 from rela_cli.priors.base import Prior, resize
 from rela_cli.priors.fitting import fitted_prior
 from rela_cli.store.row_file import RowFile
-from rela_cli.transports.base import Transport
+from rela_cli.transports.base import Transport, taken_up
 
 
 class LiveTargets:
@@ -65,11 +62,6 @@ def live_targets(config: Config, train: Split, data: ImageStats, caches: tuple[P
     """
     features, targets = caches
     prior, device = fitted_prior(config, train, data)
-    mapping = instantiate(config.transport)
-    if not hasattr(mapping, "load"):
-        raise ConfigError(
-            f"matching.targets=live needs transport={config.transport.name} to have a method load(state), which takes "
-            "up what state() gave; without it say matching.targets=cached"
-        )
-    mapping.load({name: value.to(device) for name, value in load_file(targets / "map.safetensors").items()})
+    instead = ("matching.targets=live", "matching.targets=cached")
+    mapping = taken_up(config.transport, targets / "map.safetensors", *instead, device)
     return LiveTargets(prior, mapping, width, data, RowFile(features / "train.safetensors", "features").dtype)

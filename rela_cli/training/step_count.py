@@ -127,7 +127,7 @@ def count_parts(loop: trainer.Trainer, given: tuple[Tensor, Tensor], kind: str) 
         if loop.position.phase == 1 and loop.switch is not None:
             part("switch", loop.switch.check)
         views = part("views", lambda: loop.make_views(images, rows, 0))
-        loss = part("forward", lambda: loop.loss_of(views, rows))
+        loss = part("forward", lambda: loop.loss_of(views, rows, 0))
         if kind == "cpu":
             part("backward", loss.backward)
         else:

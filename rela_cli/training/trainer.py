@@ -6,6 +6,7 @@ import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from rela_cli.config.lengths import Lengths
 from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import FRESH, Config, View
+from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load, sent
 from rela_cli.data.batches.subset import batches
@@ -35,6 +37,8 @@ from rela_cli.training.resume import Checkpointing, Position
 from rela_cli.training.trainee import phase_module, prepared_trainee
 from rela_cli.training.watch import Watch, representation_facts
 
+VIEWS = 2  # of an image in phase 1
+
 
 class Trainer:
     """One training run: its parts and the loop. Shapes: B samples of a batch, k target_dim, S pixels."""
@@ -47,6 +51,7 @@ class Trainer:
         targets: Tensor | None,
         data: ImageStats,
         live: LiveTargets | None = None,
+        cached: CachedViews | None = None,
     ) -> None:
         self.config, self.lengths, self.data = config, lengths, data
         self.device = pick_device(config.runtime)
@@ -55,6 +60,7 @@ class Trainer:
         self.labels = None if train.labels is None else train.labels.to(self.device)
         self.targets = targets_near(targets, self.device)
         self.live = live  # gives phase 1 other targets, of the views themselves; None: nobody does
+        self.cached = cached and near(cached, self.device)  # the same, of views that were cut before
         classes = None if train.labels is None else int(train.labels.max()) + 1
         target_dim = None if targets is None else targets.shape[1]
         self.trainee = prepared_trainee(config, data.size, target_dim, classes, self.device)
@@ -75,7 +81,7 @@ class Trainer:
             *(lengths, self.position, self.trainee, self.optimizer, self.switch, self.meter, self.linear),
             *(self.read_every, self.device),
         )
-        self.views = {1: self.drawing([config.matching.view] * 2), 2: self.drawing(self.trainee.method.views)}
+        self.views = {1: self.drawing([config.matching.view] * VIEWS), 2: self.drawing(self.trainee.method.views)}
         self.start_phase(self.position.phase)
 
     def drawing(self, views: Sequence[View]) -> Views:
@@ -115,7 +121,7 @@ class Trainer:
                     self.start_step()
                     self.ask_switch()
                     losses = [
-                        self.add_gradients(self.make_views(pixels, rows, epoch), rows)
+                        self.add_gradients(self.make_views(pixels, rows, epoch), rows, epoch)
                         for rows, pixels in self.parts(batch, images)
                     ]
                     self.update()
@@ -166,7 +172,7 @@ class Trainer:
         """Choose what this phase trains; the backward pass averages its gradients over all ranks."""
         self.position.phase = phase
         if phase == 2:
-            self.live = None  # the prior's weights are not needed any more
+            self.live = self.cached = None  # the prior's weights are not needed any more
         part = phase_module(self.trainee, phase)
         has_idle = phase == 2 and self.trainee.method.has_idle
         self.module: nn.Module = part if ranks.world() == 1 else ranks.data_parallel(part, has_idle)
@@ -186,22 +192,23 @@ class Trainer:
     def make_views(self, images: Tensor, rows: Tensor, epoch: int) -> list[Tensor]:
         """Images (B, 3, S, S) uint8 of the samples `rows` (B,) -> the views of the phase, each (B, 3, H, W)."""
         started = time.perf_counter()
-        views = self.views[self.position.phase](images, rows, epoch)
+        places = self.cached.places(rows, epoch, VIEWS) if self.cached else ()
+        views = self.views[self.position.phase](images, rows, epoch, places)
         if self.device.type == "cpu":  # a GPU makes them later, while the host goes on
             self.meter.waited += time.perf_counter() - started
         return views
 
-    def loss_of(self, views: Sequence[Tensor], rows: Tensor) -> Tensor:
+    def loss_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor:
         """The scalar loss of the phase, of this rank's samples."""
         if self.position.phase == 1:
-            return self.module(views, self.targets_of(views, rows))  # type: ignore[no-any-return]
+            return self.module(views, self.targets_of(views, rows, epoch))  # type: ignore[no-any-return]
         labels = self.labels_of(rows)
         return self.module(views) if labels is None else self.module(views, labels)  # type: ignore[no-any-return]
 
-    def add_gradients(self, views: Sequence[Tensor], rows: Tensor) -> Tensor:
+    def add_gradients(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor:
         """Add this part's share of the batch's gradients; its share of the loss."""
         with tf32(self.is_tf32), self.probing(rows):
-            loss = self.loss_of(views, rows)
+            loss = self.loss_of(views, rows, epoch)
             loss = loss / self.config.accumulate if self.config.accumulate > 1 else loss
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -210,12 +217,14 @@ class Trainer:
         """Inside, the linear probe learns from the views of a pass, where there is one."""
         return self.linear.watching(self.labels[rows]) if self.linear and self.labels is not None else nullcontext()
 
-    def targets_of(self, views: Sequence[Tensor], rows: Tensor) -> Tensor | list[Tensor] | None:
-        """In phase 1 (B, k) from the cache, or live one such for each view."""
+    def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor | list[Tensor] | None:
+        """In phase 1 (B, k) from the cache, or one such for each view."""
         if self.position.phase == 2 or self.targets is None:
             return None
         if self.live is not None:
             return self.live(views)
+        if self.cached is not None:
+            return self.cached.targets_of(rows, epoch, len(views))
         if self.targets.device.type == self.device.type:
             return self.targets[rows].float()
         return sent(self.targets[rows.cpu()], self.device).float()  # too many for the GPU: it is waited for
@@ -273,6 +282,13 @@ class Trainer:
         facts = representation_facts(method.backbone, self.images, self.labels, self.data, block_size)
         self.watch.check_collapse(facts["effective_rank"], facts["deviation"], method.uses_labels)
         return facts
+
+
+def near(cached: CachedViews, device: torch.device) -> CachedViews:
+    """With its boxes on the device, and its targets where they have room."""
+    targets = targets_near(cached.targets, device)
+    assert targets is not None
+    return replace(cached, boxes=cached.boxes.to(device), targets=targets)
 
 
 def targets_near(targets: Tensor | None, device: torch.device) -> Tensor | None:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
+
+from rela_cli.config.parts import instantiate
+from rela_cli.config.schema import Part
+from rela_cli.errors import ConfigError
+
+CPU = torch.device("cpu")
 
 
 def matched_width(feature_dim: int, components: int, ordered: bool, per_feature: int = 1) -> int:
@@ -46,3 +55,19 @@ class Transport:
     def facts(self) -> dict[str, object]:
         """What the manifest should say: dimensions, explained variance, dead components."""
         raise NotImplementedError
+
+
+def taken_up(part: Part, path: Path, what: str, instead: str, device: torch.device = CPU) -> Transport:
+    """A transport with the map that a file holds, as stage transport has written it.
+
+    Raises:
+        ConfigError: it cannot take up a map; `what` asked for that, and `instead` is the way out.
+    """
+    mapping: Transport = instantiate(part)
+    if not hasattr(mapping, "load"):
+        raise ConfigError(
+            f"{what} needs transport={part.name} to have a method load(state), which takes up what state() gave; "
+            f"without it say {instead}"
+        )
+    mapping.load({name: value.to(device) for name, value in load_file(path).items()})
+    return mapping

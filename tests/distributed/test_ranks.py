@@ -204,7 +204,7 @@ def test_accumulated_parts_are_the_mean_of_their_losses() -> None:
         loop.trainee.eval()
         batch, images = next(loop.draw_batches(0))
         for rows, part in loop.parts(batch, images):
-            (loop.loss_of(loop.make_views(part, rows, 0), rows) / parts).backward()
+            (loop.loss_of(loop.make_views(part, rows, 0), rows, 0) / parts).backward()
         gradients.append([p.grad for p in loop.trainee.method.parameters()])
     assert all((a - b).abs().max() < 1e-12 for a, b in zip(*gradients, strict=True))
 

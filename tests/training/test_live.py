@@ -124,7 +124,7 @@ def test_each_view_is_matched_to_its_own_target() -> None:
     rows = torch.arange(16)
     views = loop.make_views(loop.images[rows], rows, 0)  # type: ignore[index]
     loop.trainee.eval()
-    found = loop.loss_of(views, rows)
+    found = loop.loss_of(views, rows, 0)
     assert loop.live is not None and loop.trainee.matching is not None
     losses = [
         1 - F.cosine_similarity(loop.trainee.matching.transfer(loop.trainee.method.backbone(view)), target).mean()
@@ -139,7 +139,7 @@ def test_the_prior_is_not_trained_and_leaves_with_phase_1() -> None:
     live = loop.live
     assert live is not None
     rows = torch.arange(16)
-    loop.loss_of(loop.make_views(loop.images[rows], rows, 0), rows).backward()  # type: ignore[index]
+    loop.loss_of(loop.make_views(loop.images[rows], rows, 0), rows, 0).backward()  # type: ignore[index]
     assert live.prior.factor.grad is None
     assert all(live.prior.factor is not weight for weight in loop.trainable)
     loop.start_phase(2)
@@ -154,7 +154,7 @@ def test_accumulated_parts_match_their_own_views() -> None:
         loop.trainee.eval()
         rows = torch.arange(16)
         for some, images in loop.parts(rows, loop.images[rows]):  # type: ignore[index]
-            (loop.loss_of(loop.make_views(images, some, 0), some) / parts).backward()
+            (loop.loss_of(loop.make_views(images, some, 0), some, 0) / parts).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in loop.trainable if p.grad is not None]))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
 

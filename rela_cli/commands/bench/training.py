@@ -40,7 +40,7 @@ def one_epoch(loop: Trainer, steps: int | None = None) -> float:
     epoch = loop.position.step // loop.lengths.steps_per_epoch
     for rows, images in loop.draw_batches(epoch):
         loop.start_step()
-        loss = loop.loss_of(loop.make_views(images, rows, epoch), rows)
+        loss = loop.loss_of(loop.make_views(images, rows, epoch), rows, epoch)
         loss.backward()
         loop.update()
         losses.append(loss.detach())

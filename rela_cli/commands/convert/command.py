@@ -108,6 +108,10 @@ def check(config: Config, request: ConvertRequest) -> None:
     if not config.extracts:
         what = "prior=none gives no features" if config.is_plain else "an efficient dataset has its targets"
         raise ConfigError(f"{what}: say whose targets are to be made, prior=NAME transport=whitening")
+    if config.has_views:
+        raise ConfigError(
+            f"an efficient dataset holds one target of each image: leave extract.views={config.extract.views} out"
+        )
     if config.dataset.name == "efficient" and request.images != "copy":
         raise ConfigError("the images of an efficient dataset can be copied, and not linked to: say --images copy")
     if request.images != "copy" and not config.dataset.target.startswith(HOMES["dataset"]):

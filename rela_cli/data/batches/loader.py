@@ -130,6 +130,18 @@ def in_blocks(
     """`compute` over blocks of exactly `block_size` images, the last one padded; results on the CPU, in order.
 
     From block `first` on.
+    """
+    return in_numbered_blocks(lambda block, _: compute(block), images, block_size, device, first)
+
+
+def in_numbered_blocks(
+    compute: Callable[[Tensor, Tensor], Tensor],
+    images: Images,
+    block_size: int,
+    device: torch.device,
+    first: int = 0,
+) -> Iterator[Tensor]:
+    """The same for what has to know which images they are: `compute(images, numbers)` of a block.
 
     Borders depend on nothing but the data, so a restart or another machine layout gives the same bits. Of several ranks
     each computes every so manieth block, and all get all results.
@@ -142,14 +154,15 @@ def in_blocks(
     )  # where a rank has no block left, it still takes part in the round
     for number, (rows, block) in enumerate(load(images, [*own, *spare], device)):
         with torch.inference_mode():
-            result = compute(padded(block, block_size))[: len(rows) if number < len(own) else 0]
+            found = compute(padded(block, block_size), padded(rows, block_size))
+            result = found[: len(rows) if number < len(own) else 0]
         for part in ranks.gather_rows(result, block_size):
             if len(part):
                 yield part.cpu()
 
 
 def padded(block: Tensor, size: int) -> Tensor:
-    """A block of exactly `size` images, the last one repeated."""
+    """A block of exactly `size` images, or their numbers, the last one repeated."""
     return torch.cat((block, block[-1:].expand(size - len(block), *block.shape[1:]))) if len(block) < size else block
 
 

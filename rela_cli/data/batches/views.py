@@ -23,6 +23,7 @@ from rela_cli.numerics.randomness import stream_key, uniform
 CANDIDATES = 4  # crop boxes drawn for each sample; torchvision draws up to 10, one after the other
 DRAWS = 2 * CANDIDATES + 16  # random numbers a view takes
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, torchvision's digits
+Place = tuple[Tensor, Tensor, Tensor]  # first pixel and length of (vertical, horizontal), (2, B) each; mirrored (B,)
 TABLE = 2 * 10**9  # bytes, the most that a GPU keeps of an epoch's random numbers
 
 
@@ -82,12 +83,16 @@ class Augment:
         """The random numbers of some samples' views: (B,) -> (B, DRAWS) in [0, 1)."""
         return uniform(stream_key(self.seed, "augment", epoch, self.number), indices, DRAWS)
 
-    def drawn(self, images: Tensor, u: Tensor) -> Tensor:
-        """The views that `u` (B, DRAWS) makes of images; tensors alone go in, which is what torch.compile wants."""
+    def drawn(self, images: Tensor, u: Tensor, place: Place | None = None) -> Tensor:
+        """The views that `u` (B, DRAWS) makes of images; tensors alone go in, which is what torch.compile wants.
+
+        `place` says where they are cut from the images, instead of `u`.
+        """
         box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
         x = images.to(torch.float32) / 255
         limits, grids = self.sides(x.shape[-2:])
-        x = crop_resize(x, *self.crop_boxes(box, limits), grids, flip=box[:, -1] < self.flip_p)
+        start, side, mirrored = place or (*self.crop_boxes(box, limits), box[:, -1] < self.flip_p)
+        x = crop_resize(x, start, side, grids, flip=mirrored)
         x = self.color(x, color)
         if self.view.blur_p > 0:
             low, high = self.view.blur_sigma
@@ -106,18 +111,8 @@ class Augment:
         return self.shapes[shape]
 
     def crop_boxes(self, u: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-        """Random resized crop: first pixel and length of (vertical, horizontal), whole pixels, (2, B) each.
-
-        The first candidate that fits into `limits` (2, 1, 1).
-        """
-        (low, high), (narrow, wide) = self.view.crop_scale, self.view.crop_ratio
-        area = limits.prod() * (low + (high - low) * u[:, :CANDIDATES])
-        ratio = narrow * (wide / narrow) ** u[:, CANDIDATES : 2 * CANDIDATES]
-        sides = torch.stack((area / ratio, area * ratio)).sqrt().round()  # (2, B, CANDIDATES)
-        first = (sides <= limits).all(0).float().argmax(1, keepdim=True).expand(2, -1, 1)
-        side = sides.clamp(min=1).minimum(limits).gather(2, first).squeeze(2)
-        start = u[:, 2 * CANDIDATES : 2 * CANDIDATES + 2].T * (limits.squeeze(2) - side + 1)
-        return start.floor(), side
+        """Where `u` lets its views be cut."""
+        return crop_boxes(self.view, u, limits)
 
     def color(self, x: Tensor, u: Tensor) -> Tensor:
         """Colour jitter with a factor and an order per sample, then grayscale."""
@@ -143,14 +138,17 @@ class Views:
         self.kinds = list(alike(augments)) if is_gpu else [[augment] for augment in augments]
         self.has_table = is_gpu and 4 * DRAWS * samples * len(augments) <= TABLE
 
-    def __call__(self, images: Tensor, rows: Tensor, epoch: int) -> list[Tensor]:
-        """(B, 3, H, W) uint8 of the samples `rows` (B,) -> each view (B, 3, S, S) float32, normalised."""
+    def __call__(self, images: Tensor, rows: Tensor, epoch: int, places: Sequence[Place] = ()) -> list[Tensor]:
+        """(B, 3, H, W) uint8 of the samples `rows` (B,) -> each view (B, 3, S, S) float32, normalised.
+
+        `places` says where each view is cut, instead of the random numbers.
+        """
         every, views = iter(self.draws(rows, epoch)), list[Tensor]()
         for kind in self.kinds:
-            count = len(kind)
+            count, own = len(kind), places[len(views) : len(views) + len(kind)]
             u = [next(every) for _ in kind]
             given = (images, u[0]) if count == 1 else (images.repeat(count, 1, 1, 1), torch.cat(u))
-            views += kind[0].drawn(*given).chunk(count)
+            views += kind[0].drawn(*given, side_by_side(own)).chunk(count)
         return views
 
     def draws(self, rows: Tensor, epoch: int) -> Sequence[Tensor]:
@@ -162,6 +160,29 @@ class Views:
             parts = [torch.cat([a.draws(some, epoch) for some in samples.split(2**17)]) for a in self.augments]
             self.table, self.epoch = torch.cat(parts, dim=1), epoch
         return self.table[rows].split(DRAWS, dim=1)
+
+
+def side_by_side(places: Sequence[Place]) -> Place | None:
+    """The places of several batches as of one; None where there are none."""
+    if not places:
+        return None
+    start, side, mirrored = zip(*places, strict=True)
+    return torch.cat(start, dim=1), torch.cat(side, dim=1), torch.cat(mirrored)
+
+
+def crop_boxes(view: View, u: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """Random resized crop: first pixel and length of (vertical, horizontal), whole pixels, (2, B) each.
+
+    The first candidate that fits into `limits` (2, 1, 1).
+    """
+    (low, high), (narrow, wide) = view.crop_scale, view.crop_ratio
+    area = limits.prod() * (low + (high - low) * u[:, :CANDIDATES])
+    ratio = narrow * (wide / narrow) ** u[:, CANDIDATES : 2 * CANDIDATES]
+    sides = torch.stack((area / ratio, area * ratio)).sqrt().round()  # (2, B, CANDIDATES)
+    first = (sides <= limits).all(0).float().argmax(1, keepdim=True).expand(2, -1, 1)
+    side = sides.clamp(min=1).minimum(limits).gather(2, first).squeeze(2)
+    start = u[:, 2 * CANDIDATES : 2 * CANDIDATES + 2].T * (limits.squeeze(2) - side + 1)
+    return start.floor(), side
 
 
 def alike(augments: Sequence[Augment]) -> list[list[Augment]]:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-VARIANT = ("prior", "transport", "matching", "switch")  # settings that only ReLA has: they make columns
+VARIANT = ("prior", "transport", "matching", "switch", "extract")  # settings that only ReLA has: they make columns
 
 TARGET_PARTS = ("prior", "transport")  # those that the prior alone depends on
 
