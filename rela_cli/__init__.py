@@ -22,6 +22,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Augment": "api.augment",
     "Config": "config.schema",
     "DynamicSubset": "api.subset",
     "EfficientDataset": "api.efficient",

@@ -1,3 +1,4 @@
+from rela_cli.api.augment import Augment as Augment
 from rela_cli.api.efficient import EfficientDataset as EfficientDataset
 from rela_cli.api.efficient import open_folder as open
 from rela_cli.api.features import extract as extract
@@ -17,6 +18,7 @@ from rela_cli.pipeline.pipeline import run as run
 
 __version__: str
 __all__ = [
+    "Augment",
     "Config",
     "DynamicSubset",
     "EfficientDataset",

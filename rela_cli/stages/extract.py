@@ -81,9 +81,9 @@ def extract_views(config: Config, train: Split, data: ImageStats, flip: bool, fo
     if folder is None:
         deque(look(ranks.agree(0)), maxlen=0)
         return facts
-    ensure_room(folder, HALF * count * prior.feature_dim * len(images) - size_of(folder))
+    ensure_room(folder, FLOAT16_BYTES * count * prior.feature_dim * len(images) - size_of(folder))
     save_file({"boxes": boxes}, folder / "boxes.safetensors")
-    with kept(folder / "train.safetensors", len(images), runtime, device) as features:
+    with continued_file(folder / "train.safetensors", len(images), runtime, device) as features:
         features.at = started
         for block in look(ranks.agree(features.blocks)):
             features.add(block)

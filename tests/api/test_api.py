@@ -22,12 +22,14 @@ from rela_cli.config.compose import compose
 from rela_cli.config.lengths import lengths
 from rela_cli.data.batches.subset import batches
 from rela_cli.pipeline.run import Run
+from rela_cli.training.trainee import Trainee
 from tests.conftest import NO_TORCH, ROOT
 from tests.data.test_encoded import photo
 
-NAMES = ["Config", "DynamicSubset", "EfficientDataset", "Matching", "RelaError", "Table", "TrainedRun", "Whitening",
-         "__version__", "compose", "extract", "load_backbone", "open", "probe", "run", "table", "train"]  # fmt: skip
-MODULES = ("efficient", "features", "maps", "matching", "runs", "subset")
+NAMES = ["Augment", "Config", "DynamicSubset", "EfficientDataset", "Matching", "RelaError", "Table", "TrainedRun",
+         "Whitening", "__version__", "compose", "extract", "load_backbone", "open", "probe", "run", "table",
+         "train"]  # fmt: skip
+MODULES = ("augment", "efficient", "features", "maps", "matching", "runs", "subset")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,39 @@ def test_the_names_stay() -> None:
     assert (ROOT / "rela_cli" / "py.typed").exists()
 
 
+OUTSIDE = """
+import torch
+import rela_cli as rela
+
+data = rela.open("efficient")
+learner: torch.nn.Module = torch.nn.Flatten()
+sampler = rela.DynamicSubset(len(data), budget=0.5, seed=0)
+views, matching = rela.Augment(data, seed=0), rela.Matching(learner, data)
+loader = torch.utils.data.DataLoader(data.images(), batch_size=4, sampler=sampler)
+for images, numbers in loader:
+    loss: torch.Tensor = matching.loss([learner(view) for view in views(images, numbers, sampler.epoch)], numbers)
+done: bool = matching.done
+features: torch.Tensor = rela.extract(learner, torch.zeros(4, 3, 8, 8))
+targets: torch.Tensor = rela.Whitening.fit(features)(features)
+top1: float = rela.probe(features, torch.zeros(4, dtype=torch.int64))["top1"]
+run: rela.TrainedRun = rela.train(["budget=0.5"])
+rows: list[dict[str, object]] = [*rela.table("outputs")]
+wrong: str = data.width
+"""
+
+
+def test_mypy_strict_sees_the_types_from_outside(tmp_path: Path) -> None:
+    """A user's file: of it, and nothing else, mypy says what is wrong."""
+    api = pytest.importorskip("mypy.api")
+    (tmp_path / "mine.py").write_text(OUTSIDE)
+    options = ["--strict", "--follow-imports=silent", f"--cache-dir={ROOT / '.mypy_cache' / 'outside'}", "--config-file="]
+    said, _, status = api.run([*options, str(tmp_path / "mine.py")])
+    assert re.findall(r"error: .*", said) == [
+        'error: Incompatible types in assignment (expression has type "int", variable has type "str")  [assignment]'
+    ]
+    assert status == 1
+
+
 def test_importing_it_imports_neither_torch_nor_hydra() -> None:
     code = f"{NO_TORCH}\nimport sys, rela_cli; print({{'hydra', 'numpy', 'yaml'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -67,7 +102,8 @@ def test_the_examples(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(place)
     torch.manual_seed(0)
     module = import_module(f"rela_cli.api.{name}")
-    found = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.ELLIPSIS)
+    known = {"torch": torch, "open_folder": rela.open}
+    found = doctest.testmod(module, extraglobs=known, optionflags=doctest.ELLIPSIS)
     assert found.attempted > 0
     assert found.failed == 0
 
@@ -208,17 +244,62 @@ class Small(torch.nn.Module):
 def test_the_loops_of_the_page(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of docs/api.md, one after the other; shorter, and with a smaller network."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 6
     assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 15
     monkeypatch.chdir(place)
     monkeypatch.setattr("torchvision.models.resnet18", Small)
+    monkeypatch.setattr("timm.create_model", lambda name, num_classes: Small().requires_grad_(num_classes == 0))
     names: dict[str, Any] = {}
     for block in blocks:
-        if "pytorch_lightning" not in block or find_spec("pytorch_lightning"):
+        wanted = next((name for name in ("pytorch_lightning", "accelerate") if name in block), "torch")
+        if find_spec(wanted):
             exec(block.replace("epochs, data = 20", "epochs, data = 1").replace("3, 64, 3", "3, 8, 3"), names)
-    assert names["sampler"].epoch == 0 and 0 < float(names["loss"]) < 1.1
+    assert names["sampler"].epoch == 0 + (2 if find_spec("pytorch_lightning") else 1)
+    assert 0 < float(names["loss"]) < 1.1
     if find_spec("pytorch_lightning"):
         assert names["trainer"].global_step == len(names["loader"])
+    if find_spec("accelerate"):
+        assert names["whole"].epoch == 0 and len(names["batches"]) == len(names["loader"])
+
+
+def test_a_loop_gives_the_weights_of_rela_train(place: Path, data: rela.EfficientDataset) -> None:
+    """From the same initial weights: samples, views, loss and steps are the same, so nothing is missing in the API."""
+    words = ["dataset=efficient", f"dataset.root={place / 'efficient'}", "learner.width=4", "epochs=2", "budget=0.25",
+             "batch_size=32", "switch=never", "runtime=cpu", "runtime.threads=1", "probe.protocols=[knn]",
+             "runtime.eval_every_epochs=0", "seed=3"]  # fmt: skip
+    config = compose(words)
+    trainee = Trainee(config, data.image_size, 32, 10).to(memory_format=torch.channels_last)
+    learner = trainee.method.backbone.train()
+    matching = rela.Matching(learner, data, switch="never")
+    assert trainee.matching is not None
+    matching.layer.load_state_dict(trainee.matching.state_dict())
+    views, sampler = rela.Augment(data, seed=3), rela.DynamicSubset(len(data), budget=0.25, seed=3)
+    loader = torch.utils.data.DataLoader(data.images(), batch_size=32, sampler=sampler, drop_last=True)
+    optimizer = torch.optim.AdamW([*learner.parameters(), *matching.parameters()], lr=1e-3, fused=True)
+    for _ in range(2):
+        for images, numbers in loader:
+            loss = matching.loss([learner(view) for view in views(images, numbers, sampler.epoch)], numbers)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    run = rela.train([*words, f"paths.outputs={place / 'outputs'}"])
+    for name, weight in run.backbone().state_dict().items():
+        torch.testing.assert_close(learner.state_dict()[name], weight, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_views_are_those_of_the_trainer(data: rela.EfficientDataset) -> None:
+    views = rela.Augment(data, seed=7, crop_scale=(0.9, 1.0))
+    images = torch.stack([data.images()[i][0] for i in range(6)])
+    rows = torch.arange(6)
+    whole, part = views(images, rows, 2), views(images[4:], [4, 5], 2)
+    assert all(torch.equal(one[4:], other) for one, other in zip(whole, part, strict=True))
+    assert not torch.equal(whole[0], views(images, rows, 3)[0])
+    with pytest.raises(ValueError, match=r"uint8 \(B, 3, H, W\) with B numbers; these are float32 \(6"):
+        views(images.float(), rows, 0)
+    with pytest.raises(ValueError, match="a view has no setting crop; it has crop_scale, "):
+        rela.Augment(data, crop=0.5)
+    with pytest.raises(ValueError, match="count=0 must be at least 1"):
+        rela.Augment(data, count=0)
 
 
 @pytest.mark.parametrize(

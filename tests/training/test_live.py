@@ -247,7 +247,7 @@ class WithoutLoad:
 def test_a_transport_that_cannot_be_loaded_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = made(cache, "transport=whitening", "matching.targets=live")
     pipeline.run(asked, until="transport")
-    monkeypatch.setattr("rela_cli.training.live.instantiate", lambda part: WithoutLoad())
+    monkeypatch.setattr("rela_cli.transports.base.instantiate", lambda part: WithoutLoad())
     with pytest.raises(ConfigError, match=r"needs transport=whitening to have a method load\(state\)"):
         opened(asked, 8)
 

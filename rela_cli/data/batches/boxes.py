@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rela_cli.config.schema import View
-from rela_cli.data.batches.views import CANDIDATES, Grid, Place, crop_boxes, crop_resize
-from rela_cli.numerics.randomness import key, uniform
+from rela_cli.data.batches.views import CANDIDATES, Place, ResampleGrid, crop_boxes, crop_resize
+from rela_cli.numerics.randomness import stream_key, uniform
 
 NUMBERS = 5  # of a box
 LARGEST = 2**15 - 1  # pixels a side that int16 holds
@@ -30,7 +30,7 @@ def draw_boxes(view: View, flip: bool, side: int, samples: Tensor, count: int) -
 
 def one_box(view: View, flip: bool, limits: Tensor, samples: Tensor, number: int) -> Tensor:
     """The box of one view of each sample: (n, 5) int16."""
-    u = uniform(key(0, "cached view", number), samples, 2 * CANDIDATES + 3)
+    u = uniform(stream_key(0, "cached view", number), samples, 2 * CANDIDATES + 3)
     start, sides = crop_boxes(view, u, limits)
     mirrored = u[:, -1] < (view.flip_p if flip else 0.0)
     return torch.stack((*start, *sides, mirrored.float()), dim=1).to(torch.int16)
@@ -38,7 +38,7 @@ def one_box(view: View, flip: bool, limits: Tensor, samples: Tensor, number: int
 
 def cut(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """The views of images (B, 3, H, H) uint8 by boxes (B, 5), as the uint8 pixels that a prior takes: (B, 3, S, S)."""
-    grid = Grid.of(images.shape[-1], size, images.device)
+    grid = ResampleGrid.of(images.shape[-1], size, images.device)
     start, side, mirrored = parts(boxes)
     shown = crop_resize(images.float() / 255, start, side, [grid], flip=mirrored)
     return (shown * 255).round().clamp(0, 255).to(torch.uint8)
@@ -61,7 +61,7 @@ class CachedViews:
     def chosen(self, rows: Tensor, epoch: int, views: int) -> Tensor:
         """Which of its K views a sample is shown: (B,) -> (views, B) int64; no view twice where there are enough."""
         count = self.boxes.shape[1]
-        first = (uniform(key(self.seed, "cached view", epoch), rows, 1)[:, 0] * count).floor().long()
+        first = (uniform(stream_key(self.seed, "cached view", epoch), rows, 1)[:, 0] * count).floor().long()
         return torch.stack([(first + number) % count for number in range(views)])
 
     def places(self, rows: Tensor, epoch: int, views: int) -> list[Place]:
