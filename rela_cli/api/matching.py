@@ -128,7 +128,7 @@ def width_by_image(learner: nn.Module, data: EfficientDataset | Tensor) -> int:
     """D of a network, by one image of nothing; it is left as it was."""
     if isinstance(data, Tensor):
         raise ValueError("with targets alone say how wide the network's features are: Matching(512, targets)")
-    parameter, was_training = next(learner.parameters()), learner.training
+    parameter, was_training = next(learner.parameters(), torch.zeros(0)), learner.training
     image = torch.zeros(1, 3, data.image_size, data.image_size, device=parameter.device, dtype=parameter.dtype)
     try:
         with torch.no_grad():
