@@ -38,6 +38,9 @@ def show_targets(run: Run) -> None:
     """What the prior and the transport gave: widths, explained variance, dead components, and where they lie."""
     if features := run.features.manifest:
         say(f"  features  {run.lengths.train_samples} x {features['feature_dim']}  {run.features.folder}")
+    if run.config.has_views and (views := run.views.manifest):
+        shape = f"{run.lengths.train_samples} x {views['views']} x {views['feature_dim']}"
+        say(f"  views     {shape}  {run.views.folder}")
     if targets := run.targets.manifest:
         shares = [
             f"{k} {100 * share:.1f} %"

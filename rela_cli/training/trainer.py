@@ -192,8 +192,9 @@ class Trainer:
     def make_views(self, images: Tensor, rows: Tensor, epoch: int) -> list[Tensor]:
         """Images (B, 3, S, S) uint8 of the samples `rows` (B,) -> the views of the phase, each (B, 3, H, W)."""
         started = time.perf_counter()
-        places = self.cached.places(rows, epoch, VIEWS) if self.cached else ()
-        views = self.views[self.position.phase](images, rows, epoch, places)
+        phase = self.position.phase
+        places = self.cached.places(rows, epoch, VIEWS) if self.cached and phase == 1 else ()
+        views = self.views[phase](images, rows, epoch, places)
         if self.device.type == "cpu":  # a GPU makes them later, while the host goes on
             self.meter.waited += time.perf_counter() - started
         return views
