@@ -16,6 +16,7 @@ PROTOCOL_SENTENCES = {
     "sgd_grid": "SGD on raw features, momentum, cosine; the rate from a grid of eight, chosen on held-out train",
     "few_shot": "Logistic regression on a few labelled samples a class, mean over draws",
     "finetune": "All weights and a linear head, on a share of the labels, beside the same network from scratch",
+    "segment": "Mean IoU of a linear head and of an FCN head on the frozen feature map, of datasets with masks",
 }
 CARDED = ("prior", "learner")  # groups whose yamls have a card
 PRIOR_HEADS = ("features", "params", "licence", "labels seen")

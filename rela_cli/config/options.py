@@ -45,6 +45,8 @@ class DatasetOptions:
     unlabelled: bool
     unpack: bool
     class_list: str | None
+    ignore_label: Annotated[int, Range(0, 255)] | None
+    background: Annotated[int, Range(0, 254)] | None
     dataset: str
     hub: str | None
     on_error: Annotated[str, OneOf(("raise", "skip"))]

@@ -86,7 +86,7 @@ PROTOCOLS = {  # how each measures, in the order of the tables
     "few_shot": "logistic regression on a few labels a class",
 }
 
-WHOLE = ("finetune",)  # protocols that need more than features: of finished runs alone, by `rela probe RUN`
+WHOLE = ("finetune", "segment")  # protocols that need more than features: of finished runs, by `rela probe RUN`
 
 FINETUNERS = ("adamw", "sgd")
 
@@ -302,6 +302,9 @@ class Probe:
     finetune_weight_decay: NonNegative | None
     finetune_layer_decay: PositiveShare
     finetune_min_crop: PositiveShare
+    segment_steps: Count
+    segment_batch_size: Count
+    segment_lr: Positive | None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Dataset:
     splits: tuple[str, ...] = ("train", "test")
     classes: list[str] | None = None
     why_unprobed: str | None = None
+    has_masks = False  # whether labels are a class for each pixel
     on_error = "raise"  # or "skip": leave out encoded images that cannot be decoded, up to a limit
     image_size: int | None = None  # what a network is shown, where that is less than what is decoded
 
@@ -79,6 +80,10 @@ class Dataset:
 
     def images(self, split: str, indices: Array) -> Array:
         """The pixels of some samples: (n, S, S, 3) uint8."""
+        raise NotImplementedError
+
+    def masks(self, split: str, indices: Array) -> Array:
+        """Of a dataset with masks those of some samples: (n, S, S) uint8, 255 where nothing counts."""
         raise NotImplementedError
 
     def image(self, split: str, index: int) -> Pixels:

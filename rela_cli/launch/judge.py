@@ -15,10 +15,10 @@ from typing import Any
 
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine
-from rela_cli.config.parts import instantiate
+from rela_cli.config.parts import import_target, instantiate
 from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError
-from rela_cli.pipeline.judging import Judged, Judging
+from rela_cli.pipeline.judging import SEGMENT, Judged, Judging
 from rela_cli.pipeline.run import Run
 from rela_cli.store.beside import PRIORS_FOLDER
 from rela_cli.store.files import fingerprint, section
@@ -47,7 +47,7 @@ def judging_of_run(folder: Path, line: CommandLine, command: str) -> Judging:
     network = config.probe.network
     prior = replace(config.prior, options={**config.prior.options, "network": network})
     config = replace(config, prior=prior, learner=Part.from_tree(tree["learner"]), seed=int(tree["seed"]))
-    return Judging(config, Judged(folder, folder.name, network), command)
+    return Judging(fitting(config, line.overrides), Judged(folder, folder.name, network), command)
 
 
 def judging_of_prior(line: CommandLine, command: str) -> Judging:
@@ -56,13 +56,25 @@ def judging_of_prior(line: CommandLine, command: str) -> Judging:
     Raises:
         ConfigError: words that cannot be meant, or no prior. MissingError: its weights are not there.
     """
-    config = Composer(CommandLine(line.flags, (NO_STEP, *line.overrides))).check()
+    config = fitting(Composer(CommandLine(line.flags, (NO_STEP, *line.overrides))).check(), line.overrides)
     if config.is_plain:
         raise ConfigError("prior=none has no features to judge; say another prior (`rela list priors`)")
     called = Run(config).called["prior"]
     digits = fingerprint(locate.identity(config.prior))[:8]
     folder = Path(config.paths.outputs).expanduser() / PRIORS_FOLDER / f"{slug(called)}-{digits}"
     return Judging(config, Judged(folder, called, "prior alone"), command)
+
+
+def has_masks(dataset: Part) -> bool:
+    """Whether the labels of a dataset are a class for each pixel."""
+    return bool(getattr(import_target(dataset), "has_masks", False))
+
+
+def fitting(config: Config, words: Sequence[str]) -> Config:
+    """With probe.protocols=[segment] for a dataset with masks, unless other protocols were asked for."""
+    if not has_masks(config.dataset) or any(word.lstrip("+").startswith("probe.protocols=") for word in words):
+        return config
+    return replace(config, probe=replace(config.probe, protocols=(SEGMENT,)))
 
 
 def at_the_end(config: Config, line: CommandLine, overrides: Sequence[str]) -> list[CommandLine]:
@@ -78,8 +90,11 @@ def at_the_end(config: Config, line: CommandLine, overrides: Sequence[str]) -> l
         name, _, root = named.partition(":")
         words = [f"dataset={name}", *([f"dataset.root={quoted(root)}"] if root else [])]
         Composer(line).keys("dataset", name)
-        found.append(CommandLine(flags, (*words, *kept)))
         other = Composer(CommandLine(flags, (NO_STEP, *words, *kept))).check()
+        if has_masks(other.dataset):
+            found.append(CommandLine(flags, (*words, *kept, f"probe.protocols=[{SEGMENT}]")))
+            continue
+        found.append(CommandLine(flags, (*words, *kept)))
         if why := instantiate(other.dataset, cache=Path(config.paths.outputs).expanduser() / "cache").why_unprobed:
             raise ConfigError(f"evaluate={named} has no labels to judge by: {why}")
     return found

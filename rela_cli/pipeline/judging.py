@@ -7,11 +7,11 @@ probe.baselines=false, stands the learner of that run before any training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rela_cli.config.schema import PROTOCOLS, Config, Part
 from rela_cli.data.base import Dataset
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rela_cli.evaluation.protocols import Task
+    from rela_cli.stages.segment import Segmenting
 
-FINETUNE = "finetune"
+FINETUNE, SEGMENT = "finetune", "segment"
+HEADS = ("linear", "fcn")  # of segment, each with a number of its own
 RANKED = 2000  # train images whose features are ranked
 VIEWED, VIEWS = 500, 10  # train images, and views of each, that LiDAR looks at
 UNTRAINED_LEARNER = "rela_cli.priors.run.UntrainedLearner"
+MEASURES = {"top-1": "top1", "mIoU": "miou"}  # how numbers are called, and their keys
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Judging:
         self.run = Run(config)
         self.tasks: dict[str, Task] = {}
         self.ranks: dict[str, Facts] = {}  # by side
+        self.dense: tuple[str, Segmenting] | None = None  # of the side that was looked at last
         self.dataset: Dataset = self.run.dataset
 
     @cached_property
@@ -73,7 +77,7 @@ class Judging:
     def wanted(self) -> Iterator[tuple[Side, str]]:
         """Every number that is asked for: finetune without the same from scratch would say little."""
         for side in self.sides:
-            for protocol in self.config.probe.protocols:
+            for protocol in each_number(self.config.probe.protocols):
                 if side.key == "probe" or self.config.probe.baselines or protocol == FINETUNE:
                     yield side, protocol
 
@@ -88,6 +92,9 @@ class Judging:
         if protocol == FINETUNE:
             network = {"network": locate.identity(side.run.config.prior), "seed": self.config.seed}
             return side.run.baseline("finetuned", protocol, **network, flip=self.dataset.flip)
+        if protocol.startswith(SEGMENT):
+            of = {"network": locate.identity(side.run.config.prior), "background": background(self.dataset)}
+            return side.run.baseline("segmented", protocol, **of)
         return side.run.baseline("frozen", protocol, features=side.run.features.hash)
 
     def missing(self) -> Iterator[tuple[Side, str]]:
@@ -126,12 +133,18 @@ class Judging:
 
     def check(self) -> None:
         """Raises what `judge` says."""
-        if not self.run.can_probe:
+        protocols = self.config.probe.protocols
+        if SEGMENT in protocols and not self.dataset.has_masks:
+            raise ConfigError(
+                f"segment needs a mask for each image, and dataset={self.config.dataset.name} has none: say "
+                f"dataset=segmentation dataset.root=FOLDER (images/ and masks/ in it), or dataset=voc"
+            )
+        if not self.run.can_probe and {*protocols} != {SEGMENT}:
             raise ConfigError(
                 f"dataset={self.config.dataset.name} has no labels to judge {self.judged.title} by: "
                 f"{self.dataset.why_unprobed}"
             )
-        if FINETUNE in self.config.probe.protocols and not self.config.prior.options.get("run"):
+        if FINETUNE in protocols and not self.config.prior.options.get("run"):
             raise ConfigError(
                 f"finetune judges the learner of a run, beside itself from scratch: `rela probe RUN`, or one of the "
                 f"protocols {', '.join(PROTOCOLS)} for {self.judged.title}"
@@ -143,6 +156,8 @@ class Judging:
         entry = self.entry(side, protocol)
         if protocol == FINETUNE:
             entry.make(lambda folder: self.finetuned(side, folder), goes_on=True)
+        elif protocol.startswith(SEGMENT):
+            entry.make(lambda _: self.segmented(side, protocol))
         else:
             entry.make(lambda _: self.measured(side, protocol))
         manifest = entry.manifest or {}
@@ -167,6 +182,17 @@ class Judging:
         say(f"  finetune  {self.name(side, FINETUNE)}")
         number = finetune(side.run.config, side.run.images, self.dataset, folder)
         return {"number": {**number, "network": self.name(side, FINETUNE)}}
+
+    def segmented(self, side: Side, protocol: str) -> Facts:
+        """A head on the frozen feature map."""
+        from rela_cli.pipeline.pipeline import Pipeline
+        from rela_cli.stages.segment import Segmenting
+
+        Pipeline(side.run, self.command).make_images()
+        if self.dense is None or self.dense[0] != side.key:
+            self.dense = (side.key, Segmenting(side.run.config, side.run.images, self.dataset))
+        number = self.dense[1].number(protocol.removeprefix(f"{SEGMENT}-"))
+        return {"number": {**number, "network": self.name(side, protocol)}}
 
     def name(self, side: Side, protocol: str) -> str:
         """What the network of a side is called beside its number."""
@@ -230,7 +256,7 @@ class Judging:
         say(f"  to do     {words}" if todo else "  nothing to do")
 
     def show(self, found: Facts) -> None:
-        """top-1 by protocol, with the untrained learner's beside it."""
+        """Each number by protocol, with the untrained learner's beside it."""
         for line in result_lines(found):
             say(f"  {line}")
 
@@ -292,14 +318,39 @@ def features_of_views(run: Run) -> Tensor:
     return torch.stack(found, dim=1)
 
 
+def each_number(protocols: Sequence[str]) -> Iterator[str]:
+    """The protocols, segment as one for each of its heads."""
+    for protocol in protocols:
+        yield from [f"{SEGMENT}-{head}" for head in HEADS] if protocol == SEGMENT else [protocol]
+
+
+def background(dataset: Dataset) -> int | None:
+    """The class of masks that is none of the things."""
+    return getattr(dataset, "background", None)
+
+
+def measure(number: Any) -> tuple[str, float | None]:
+    """What a number is called, and its value; None where there is none."""
+    found = {name: number.get(key) for name, key in MEASURES.items()} if isinstance(number, dict) else {}
+    return next(((name, value) for name, value in found.items() if isinstance(value, float)), ("", None))
+
+
+def dense_words(number: Facts) -> str:
+    """The mean IoU without the background, and pixel accuracy, where a number has them."""
+    names = {"miou_without_background": "without background", "pixel_accuracy": "pixel accuracy"}
+    words = [f"{name} {100 * number[key]:.1f}" for key, name in names.items() if isinstance(number.get(key), float)]
+    return f"  ({', '.join(words)})" if words else ""
+
+
 def result_lines(found: Facts) -> Iterator[str]:
     """The numbers of a file beside a run, a line each."""
     for key, number in section(found, "probe").items():
-        if isinstance(number, dict) and isinstance(number.get("top1"), float):
+        name, value = measure(number)
+        if value is not None:
             beside = section(section(found, "untrained"), key)
-            other = beside.get("top1")
-            compared = f"  {beside.get('network')} {100 * other:.1f}" if isinstance(other, float) else ""
-            yield f"top-1 {100 * number['top1']:5.1f} %  {key} ({number.get('network', '?')}){compared}"
+            other = measure(beside)[1]
+            compared = f"  {beside.get('network')} {100 * other:.1f}" if other is not None else ""
+            yield f"{name} {100 * value:5.1f} %  {key} ({number.get('network', '?')}){compared}{dense_words(number)}"
     for key, ranks in section(found, "ranks").items():
         if isinstance(ranks, dict) and isinstance(ranks.get("rankme"), float):
             whose = "" if key == "probe" else f" ({key})"

@@ -281,7 +281,8 @@ class Run:
         """The keys of the probe group that a protocol's number depends on."""
         tree = to_tree(self.config)["probe"]
         shared = ("label_share",) if protocol == "finetune" else ()
-        wanted = [key for key in tree if key.startswith(f"{protocol}_") or key in shared]
+        named = protocol.partition("-")[0]  # segment-linear and segment-fcn have their keys in common
+        wanted = [key for key in tree if key.startswith(f"{named}_") or key in shared]
         return {key: tree[key] for key in wanted if tree[key] is not None}
 
     def missing_baselines(self) -> bool:

@@ -16,6 +16,7 @@ LOADERS: dict[str, dict[str, tuple[str, ...]]] = {  # group, loader: the keys th
     "dataset": {
         "image_folder": ("root",),
         "packed": ("root",),
+        "segmentation": ("root",),
         "parquet": ("hub", "root"),
         "torchvision": ("dataset",),
     },

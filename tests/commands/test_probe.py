@@ -312,3 +312,38 @@ def test_the_dataset_of_a_run_is_written_as_one_would_type_it() -> None:
     assert from_tree(tree).dataset == config(*FAKE).dataset
     odd = "it's, a [name]=x"
     assert config("dataset=image_folder", f"dataset.root={written(odd)}").dataset.options["root"] == odd
+
+
+def test_segment_stands_beside_the_run_by_head(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a dataset with masks it is what is measured unless other protocols are asked for."""
+    for part, numbers in (("train", range(6)), ("val", range(6, 9))):
+        for number in numbers:
+            for kind, array in (
+                ("images", pixels(1, 8, number)[0].permute(1, 2, 0)),
+                ("masks", pixels(1, 8)[0, 0] % 3),
+            ):
+                place = tmp_path / "shapes" / part / kind
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array.numpy()).save(place / f"{number}.png")
+    run = run_of(outputs)
+    before = contents(run)
+    words = (run.name, "dataset=segmentation", f"dataset.root={tmp_path}/shapes", "runtime.threads=1")
+    fast = ("probe.segment_steps=3", "probe.segment_batch_size=4")
+    call(outputs, *words, *fast)
+    assert contents(run) == before
+    found = on(run, "shapes")
+    assert found["probe"].keys() == found["untrained"].keys() == {"segment-linear", "segment-fcn"}
+    number = found["probe"]["segment-linear"]
+    assert 0 <= number["miou"] <= 1 and number["settings"]["segment_steps"] == 3 and len(number["iou"]) == 3
+    assert found["flops"]["probe"] > 0
+    monkeypatch.setattr("rela_cli.stages.segment.Segmenting", lambda *_: 1 / 0)
+    capsys.readouterr()
+    call(outputs, *words, *fast)
+    out = capsys.readouterr().out
+    assert "nothing to do" in out and "segment-fcn (online)  untrained" in out and "pixel accuracy" in out
+    with pytest.raises(ConfigError, match=r"labels are masks.*probe.protocols=\[segment\]"):
+        call(outputs, *words, "probe.protocols=[knn]")
+    with pytest.raises(ConfigError, match="segment needs a mask for each image, and dataset=fake has none"):
+        call(outputs, run.name, *OTHER, "probe.protocols=[segment]")

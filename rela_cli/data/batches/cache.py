@@ -53,7 +53,7 @@ def write_images(dataset: Dataset, folder: Path) -> Facts:
 def write_pixels(dataset: Dataset, split: str, folder: Path) -> Facts:
     """A split as one array."""
     pixels, labels = dataset.load(split)
-    arrays = {"images": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))}
+    arrays = {"images": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), **masks_of(dataset, split)}
     save_file(arrays if labels is None else {**arrays, "labels": labels}, folder / f"{split}.safetensors")
     facts: Facts = {f"{split}_samples": len(pixels)}
     if split == "train":
@@ -64,7 +64,7 @@ def write_pixels(dataset: Dataset, split: str, folder: Path) -> Facts:
 def write_labels(dataset: Dataset, split: str, folder: Path) -> Facts:
     """Which samples a split has, and their labels; statistics of train from a fixed sample of 2,000 images."""
     chosen, labels = dataset.choose(split)
-    rows = {"rows": np.ascontiguousarray(chosen, dtype=np.int64)}
+    rows = {"rows": np.ascontiguousarray(chosen, dtype=np.int64), **masks_of(dataset, split)}
     save_file(rows if labels is None else {**rows, "labels": labels}, folder / f"{split}.safetensors")
     facts: Facts = {f"{split}_samples": len(chosen)}
     if split == "train":
@@ -76,6 +76,11 @@ def write_labels(dataset: Dataset, split: str, folder: Path) -> Facts:
             ", a fixed sample" if len(seen) == SAMPLE_IMAGES else ""
         )
     return facts
+
+
+def masks_of(dataset: Dataset, split: str) -> dict[str, np.ndarray]:
+    """The masks (N, S, S) uint8 of a dataset that has some."""
+    return {"masks": dataset.masks(split, dataset.choose(split)[0])} if dataset.has_masks else {}
 
 
 def channel_stats(pixels: np.ndarray) -> dict[str, list[float]]:
@@ -111,6 +116,11 @@ def read_labels(entry: Entry, split: str) -> Tensor | None:
     """The labels of a split alone; None where it has none, or is not there."""
     path = entry.folder / f"{split}.safetensors"
     return load_file(path).get("labels") if path.exists() else None
+
+
+def read_masks(entry: Entry, split: str) -> Tensor:
+    """The masks (N, S, S) uint8 of a split, mapped; 255 is ignored."""
+    return load_file(entry.folder / f"{split}.safetensors")["masks"]
 
 
 def read_stats(entry: Entry) -> ImageStats:

@@ -37,6 +37,11 @@ PRIOR_ORDER = ("random_learner", "random", "patches", "embedded")  # the order o
 
 FINETUNED = "all weights trained, with this share of the labels"
 
+SEGMENTED = {  # mean IoU
+    "segment-linear": "mean IoU of a linear head on the frozen feature map",
+    "segment-fcn": "mean IoU of an FCN head on the frozen feature map",
+}
+
 OTHER = "a probe of its own"
 
 
@@ -219,14 +224,19 @@ def _value(result: Result, budget: float, column: Column, protocol: Protocol) ->
 
 
 def measured_by(probe: Any) -> dict[Protocol, float]:
-    """The finite top-1 values of a `probe` mapping, {"lbfgs": ..., "lbfgs@target": ...}."""
+    """The finite top-1 or mean IoU values of a `probe` mapping, {"lbfgs": ..., "lbfgs@target": ...}."""
     measured = {}
     for key, entry in (probe or {}).items():
         name, _, suffix = key.partition("@")
-        top1 = entry.get("top1") if isinstance(entry, Mapping) else None
+        top1 = entry.get("top1", entry.get("miou")) if isinstance(entry, Mapping) else None
         if isinstance(top1, int | float) and math.isfinite(top1):
             measured[Protocol(name, entry.get("network") or suffix or "online")] = float(top1)
     return measured
+
+
+def measure_of(protocol: Protocol) -> str:
+    """What a protocol's numbers are: top-1, or the mean IoU."""
+    return "mIoU" if protocol.name in SEGMENTED else "top-1"
 
 
 def protocols_of(results: Iterable[Result], name: str = "all", network: str = "all") -> list[Protocol]:
@@ -250,7 +260,8 @@ def protocols_of(results: Iterable[Result], name: str = "all", network: str = "a
 def protocols_legend(protocols: Iterable[Protocol]) -> list[tuple[str, str]]:
     """How each of them measures, and on which network."""
     names, networks = (dict.fromkeys(part) for part in zip(*protocols, strict=True))
-    how = [(name, FINETUNED if name.startswith("finetune-") else PROTOCOLS.get(name, OTHER)) for name in names]
+    told = {**PROTOCOLS, **SEGMENTED}
+    how = [(name, FINETUNED if name.startswith("finetune-") else told.get(name, OTHER)) for name in names]
     return how + [(name, NETWORKS.get(name, "a network of the method's")) for name in networks]
 
 

@@ -11,7 +11,7 @@ from rela_cli.config.schema import NETWORKS
 from rela_cli.report.differences.paired import Difference, paired, paired_grid
 from rela_cli.report.differences.records import difference_fields
 from rela_cli.report.grids.cells import BEST, SEEN, UNKNOWN, Cell, Grid
-from rela_cli.report.results.comparison import Protocol, protocols_legend, without_constants
+from rela_cli.report.results.comparison import Protocol, measure_of, protocols_legend, without_constants
 from rela_cli.report.results.settings import NAMED_PARTS
 from rela_cli.report.tables.tables import MISSING_LEGEND, UNKNOWN_LEGEND, seeds_legend
 from rela_cli.report.tables.transfer import TransferDataset, TransferRow
@@ -62,7 +62,7 @@ def grid_on(lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], p
         (*line.labels[:-1], line.labels[-1].replace("untrained", FRESH[is_tuned(protocol)])) for line in shown
     ]
     title, heads, labels = without_constants(TRANSFER_HEADS, every_label, keep=1)
-    what = f"top-1 % by {shown_name(protocol)}"
+    what = f"{measure_of(protocol)} % by {shown_name(protocol)}"
     rows = tuple(zip(*cells, strict=True))
     return Grid(" · ".join([*title, what]), heads, heads_of(datasets), labels, rows, legend_of(rows, counts, protocol))
 
@@ -140,7 +140,9 @@ def difference_grids(
         if not kept:
             continue
         title, heads, labels = without_constants(TRANSFER_HEADS, [pairs[i][0].labels for i in kept], keep=1)
-        what = " · ".join([*title, f"minus {FRESH[is_tuned(protocol)]}, points of top-1 by {shown_name(protocol)}"])
+        what = " · ".join(
+            [*title, f"minus {FRESH[is_tuned(protocol)]}, points of {measure_of(protocol)} by {shown_name(protocol)}"]
+        )
         found.append(
             paired_grid(what, heads, heads_of(datasets), labels, [rows[i] for i in kept], protocols_legend([protocol]))
         )
