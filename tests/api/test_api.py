@@ -242,26 +242,42 @@ class Small(torch.nn.Module):
         return features
 
 
+def seeded() -> torch.nn.Module:
+    """What the page calls resnet18()."""
+    torch.manual_seed(0)
+    return Small()
+
+
+def fresh() -> torch.nn.Module:
+    """The learner of the page's first block before it is trained."""
+    learner = seeded()
+    learner.conv1 = torch.nn.Conv2d(3, 8, 3, 1, 1, bias=False)
+    learner.maxpool, learner.fc = torch.nn.Identity(), torch.nn.Identity()
+    return learner
+
+
 def test_the_loops_of_the_page(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block of docs/api.md, one after the other; shorter, and with a smaller network."""
+    """Each block of docs/api.md, shorter, with a smaller network; Lightning and accelerate give the loop's weights."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), flags=re.DOTALL)
     assert len(blocks) == 6
     assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 15
     monkeypatch.chdir(place)
-    monkeypatch.setattr("torchvision.models.resnet18", Small)
+    monkeypatch.setattr("torchvision.models.resnet18", seeded)
     small = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 8))
     monkeypatch.setattr("timm.create_model", lambda name, num_classes: small)
     names: dict[str, Any] = {}
+    trained = []
     for block in blocks:
         wanted = next((name for name in ("pytorch_lightning", "accelerate") if name in block), "torch")
         if find_spec(wanted):
+            names["learner"] = fresh() if wanted != "torch" else names.get("learner")
             exec(block.replace("epochs, data = 20", "epochs, data = 1").replace("3, 64, 3", "3, 8, 3"), names)
-    assert names["sampler"].epoch == 1  # Lightning has said where it begins
-    assert 0 < float(names["loss"]) < 1.1
-    if find_spec("pytorch_lightning"):
-        assert names["trainer"].global_step == len(names["loader"])
-    if find_spec("accelerate"):
-        assert names["whole"].epoch == 0 and len(names["batches"]) == len(names["loader"])
+            trained += [names["learner"].state_dict()] if wanted != "torch" or block == blocks[0] else []
+    for other in trained[1:]:
+        torch.testing.assert_close(other, trained[0], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(trained[0]["conv1.weight"], fresh().state_dict()["conv1.weight"])
+    assert len(trained) == 1 + sum(find_spec(name) is not None for name in ("pytorch_lightning", "accelerate"))
+    assert 0 < names["loss"].item() < 1.1 and len(small[2].weight.grad) == 8
 
 
 def test_a_loop_gives_the_weights_of_rela_train(place: Path, data: rela.EfficientDataset) -> None:
