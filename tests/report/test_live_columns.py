@@ -1,4 +1,4 @@
-"""Columns of live targets: how they are called, and what stands beside them at equal cost."""
+"""Columns of live targets and of cached views: how they are called, and what stands beside them at equal cost."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def test_a_column_is_called_live(both: Make, tmp_path: Path, capsys: pytest.Capt
 def test_a_live_run_alone_is_called_so_too(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(0.5, "embedded", changes=LIVE)
     assert "embedded live" in shown(tmp_path, capsys, "--format=md")
+
+
+def test_a_column_says_how_many_views(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each number of views has a column of its own, beside that of the clean view alone."""
+    for views, top1 in ((1, 0.5), (2, 0.6), (4, 0.7)):
+        make(top1, "embedded", changes={"extract.views": views} if views > 1 else {})
+    found = records(tmp_path, capsys)
+    labels = {"embedded": 0.5, "embedded 2 views": 0.6, "embedded 4 views": 0.7}
+    assert {record["label"] for record in found if record["kind"] == "prior"} == labels.keys()
+    for label, top1 in labels.items():
+        assert cell(found, label=label, budget=0.5)["mean"] == pytest.approx(top1)
 
 
 def test_cached_minus_live_at_equal_cost(both: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
         *groups, last = key.split(".")
         inner = settings
         for group in groups:
-            inner = inner[group]
+            inner = inner.setdefault(group, {})
         inner[last] = {"name": value} if isinstance(inner.get(last), dict) else value
     return settings
 

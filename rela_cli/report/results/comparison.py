@@ -24,6 +24,7 @@ from rela_cli.report.results.settings import (
     NAMED_PARTS,
     TARGET_PARTS,
     VARIANT,
+    VIEWS_KEY,
     Settings,
     differing,
     flatten,
@@ -183,8 +184,11 @@ def _prior_order(name: str) -> tuple[int, str]:
 
 
 def _head(variant: Settings, keys: set[str]) -> str:
-    live = LIVE * (dict(variant).get(LIVE_KEY) == LIVE)
-    return "\n".join(filter(None, (dict(variant)["prior"], live, settings_text(variant, keys - {LIVE_KEY}, "\n"))))
+    settings = dict(variant)
+    views = f"{settings[VIEWS_KEY]} views" if VIEWS_KEY in settings else ""
+    live = LIVE if settings.get(LIVE_KEY) == LIVE else ""
+    others = settings_text(variant, keys - {LIVE_KEY, VIEWS_KEY}, "\n")
+    return "\n".join(filter(None, (settings["prior"], live, views, others)))
 
 
 def score(results: Iterable[Result], row: Row, column: Column, protocol: Protocol) -> Score | None:

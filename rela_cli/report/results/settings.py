@@ -16,6 +16,8 @@ NAMED_PARTS = ("dataset", "learner", "method")
 
 LIVE_KEY, LIVE = "matching.targets", "live"  # the prior looks at every view: the head of a column says it in a word
 
+VIEWS_KEY = "extract.views"  # how many light views the prior has looked at: the head says that in words, too
+
 OWN_COLUMNS = (*NAMED_PARTS, "prior")  # names that have a place of their own in every table
 
 Settings = tuple[tuple[str, str], ...]  # flat, sorted, written out: comparable and hashable
