@@ -162,6 +162,18 @@ def test_timm_opens_the_folder(tmp_path: Path, form: str, learner: tuple[str, ..
     assert (folder / "README.md").read_text().startswith("---\nlibrary_name: timm") == (form == "huggingface")
 
 
+def test_transformers_opens_the_folder_with_its_timm_wrapper(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not here: pip install transformers")
+    run = trained(tmp_path / "run", *VIT)
+    model = transformers.AutoModel.from_pretrained(export(run, tmp_path / "model", "huggingface")).eval()
+    assert type(model).__name__ == "TimmWrapperModel"
+    images = pixels(3, 32)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        found = model((images / 255 - mean) / std).pooler_output
+    assert close(found, features(run, images))
+
+
 def test_a_real_run_its_card_and_the_second_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ from rela_cli.report.results.comparison import Protocol, results_of
 from tests.commands.test_plot import project
 from tests.conftest import NO_TORCH, Rela
 from tests.report.test_tables import Make, make
+from tests.report.test_transfer import on
 
 __all__ = ["make", "project"]  # fixtures
 
@@ -71,6 +72,16 @@ def test_the_page_is_whole_and_needs_nothing_else(project: Path) -> None:
     assert all(one.startswith(("data:image/png;base64,", "#")) for one in found.references)
     assert not re.search(r"@import|url\((?!#)", text)
     assert found.tags.count("svg") == 6
+
+
+def test_numbers_on_other_data_have_a_part_of_their_own(make: Make, tmp_path: Path) -> None:
+    folder = make(0.9, prior="patches", untrained=0.3)
+    assert "On other data" not in written(tmp_path / "outputs", "--no-neighbours")
+    on(folder, "stl10", 0.614, 0.402)
+    text = written(tmp_path / "outputs", "--no-neighbours")
+    assert "<h2>On other data</h2>" in text and Page(text).open == []
+    part = text.partition("On other data")[2].partition("<section>")[0]
+    assert all(word in part for word in ("stl10", "61.4", "40.2", "untrained"))
 
 
 def test_ids_of_one_plot_are_not_those_of_another(project: Path) -> None:

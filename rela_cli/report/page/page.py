@@ -27,8 +27,10 @@ from rela_cli.report.results.comparison import (
 )
 from rela_cli.report.results.costs import account_of
 from rela_cli.report.results.settings import TARGET_PARTS, part_of
+from rela_cli.report.tables import transfer, transfer_grids
 from rela_cli.report.tables.tables import Parts, grids_of, notes_of
 from rela_cli.store import files
+from rela_cli.store.beside import files_in
 from rela_cli.terminal import as_duration, plural
 
 BY_BUDGET = ("training", "trace")  # a plot for each budget: the page unfolds the one with most ways to compare
@@ -73,6 +75,7 @@ def page(found: PageInputs) -> str:
     body = [
         f"<header><h1>{escape(title)}</h1>{glance(found, groups)}</header>",
         section("Accuracy", tables(found)),
+        section("On other data", on_other_data(found)),
         section("Plots", figures(found)),
         section("Nearest neighbours", neighbours(found.neighbours)),
         section("Cost", grids_html(grids_of(found.results, [], Parts(cost=True)))),
@@ -180,6 +183,17 @@ def tables(found: PageInputs) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- plots
+
+
+def on_other_data(found: PageInputs) -> str:
+    """What `rela probe RUN` has measured of the runs, as `rela table --on all` shows it; nothing where nobody asked."""
+    if not any(files_in(result.folder) for result in found.results):
+        return ""
+    lines = transfer.lines_of(found.results, [], [])
+    transfer.with_one_size(lines)
+    datasets = transfer.chosen_datasets(lines, [transfer.ALL_DATASETS])
+    protocols = transfer.protocols_in(lines, datasets, "all", "all")
+    return grids_html(transfer_grids.grids_on(lines, datasets, protocols))
 
 
 def figures(found: PageInputs) -> str:
