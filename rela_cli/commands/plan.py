@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rela_cli.pipeline.footprint import Footprint
 
 PLAN_KEYS = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
+RATES = 3  # that a fine-tuning chooses among
+ASSUMED_CLASSES = 10  # where the data do not say
 TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
 NOTABLE = 0.1  # of a time, from which on another one is worth its words
 HALF, WORD = 2, 8  # bytes of a feature, and of a row number
@@ -91,10 +93,35 @@ def main(argv: list[str]) -> int:
     given, line = read(argv)
     config = Composer(line).check()
     run, of = looked_at(config, given)
+    tuned = tuning_of(of) if "finetune" in config.probe.protocols else None
     stages = of.stages()  # before any trial: what that leaves in memory is none of the run's
+    stages += [replace(tuned.train(), name="finetune")] if tuned else []
     show(config, sizes(run, of, given))
+    if tuned:
+        say(f"  finetune  {tuning_words(config, tuned, rate_of(tuned, given.get('train_rate')))}")
     show_memory(stages, config.runtime.devices)
     return 0
+
+
+def tuning_of(of: Footprint) -> Footprint:
+    """The memory of probe.protocols=[finetune]: that of supervised training of the same network with some labels."""
+    from rela_cli.pipeline.footprint import Footprint
+
+    probe = of.config.probe
+    batch = min(probe.finetune_batch_size, max(2, round(probe.label_share * of.shape.train)))
+    parts = compose(["method=supervised", "prior=none", f"optimizer={probe.finetune_optimizer}"])
+    config = replace(of.config, method=parts.method, prior=parts.prior, optimizer=parts.optimizer)
+    config = replace(config, batch_size=batch, accumulate=1)
+    return Footprint(config, replace(of.shape, classes=of.shape.classes or ASSUMED_CLASSES))
+
+
+def tuning_words(config: Config, tuned: Footprint, rate: CostRates) -> str:
+    """How long all trainings of a fine-tuning take, and what they compute."""
+    trainings = 2 * (1 if config.probe.finetune_lr else 1 + RATES)
+    steps, batch = config.probe.finetune_steps, tuned.config.batch_size
+    images = trainings * steps * batch
+    time, flops = as_duration(images * rate.seconds), as_si(images * rate.flops, "FLOP")
+    return f"{time}, {flops}: {trainings} trainings of {steps:,} steps of {batch}, half of them from scratch"
 
 
 def looked_at(config: Config, given: Mapping[str, float]) -> tuple[Run, Footprint]:

@@ -37,6 +37,20 @@ def test_a_million_images_that_nobody_has(capsys: pytest.CaptureFixture[str]) ->
     assert plan["rates"] == "1,000 images/s trained on, 2,000 extracted on each of 4 processes"
 
 
+def test_a_fine_tuning_has_its_time_and_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """Four trainings of each of two networks, or one of each where the rate is given."""
+    words = (*GIVEN, *SMALL, "probe.protocols=[finetune]", "probe.finetune_steps=500", "probe.label_share=1e-4")
+    assert plan.main([*words]) == 0
+    out = capsys.readouterr().out
+    assert "finetune  6.7 min, " in out  # 8 * 500 * 100 / 1000 s
+    assert "8 trainings of 500 steps of 100, half of them from scratch" in out
+    (memory,) = re.findall(r"^    finetune  ([\d.]+) MB: .*activations and gradients of 100 images", out, re.MULTILINE)
+    assert float(memory) > 100
+    given = printed(capsys, *words, "probe.finetune_lr=0.01", "probe.label_share=1.0")
+    assert given["finetune"].startswith("2.1 min, ") and "2 trainings of 500 steps of 128" in given["finetune"]
+    assert "finetune" not in printed(capsys, *GIVEN, *SMALL)
+
+
 def test_size_is_what_the_network_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Four times the pixels are four times the operations of a network of convolutions, and the bytes read."""
     small, large = (printed(capsys, *GIVEN[:1], f"size={s}", *GIVEN[2:4], *SMALL, "prior=none") for s in (16, 32))
