@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from rela_cli import cli
 from tests.conftest import ROOT, Rela
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,3 +102,53 @@ def test_every_train_command_of_a_page_composes(page: Path, tmp_path: Path, monk
         if {"-m", "--config-dir", "+bugdet=0.5", "..."} & set(words):
             continue
         compose([word for word in words if not word.startswith("-")])
+
+
+RUN_BY = {"api.md": "tests/api/test_api.py", "extending.md": "tests/test_readme.py", "runs.md": "tests/test_readme.py"}
+
+
+def test_every_block_of_python_is_run_by_a_test() -> None:
+    """Commands are checked here: settings above, options below. What is in Python runs."""
+    assert {page.name for page in PAGES if blocks(page.read_text(encoding="utf-8"), "python")} == set(RUN_BY)
+    said = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for page, place in RUN_BY.items():
+        assert (ROOT / place).exists() and page in said
+
+
+def test_the_weights_of_a_run_load_into_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+    import torch
+    import torchvision
+
+    monkeypatch.chdir(tmp_path)
+    Path("outputs/runs/latest").mkdir(parents=True)
+    trained = torchvision.models.resnet18()
+    trained.fc = torch.nn.Identity()
+    safetensors.torch.save_file(trained.state_dict(), "outputs/runs/latest/backbone.safetensors")
+    (block,) = blocks((ROOT / "docs" / "runs.md").read_text(encoding="utf-8"), "python")
+    names = {"torch": torch, "torchvision": torchvision, "safetensors": safetensors}
+    exec(block, names)
+    assert torch.equal(names["model"].conv1.weight, trained.conv1.weight)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def options() -> Callable[[str], set[str]]:
+    """The options of a command, as its help names them."""
+
+    @cache
+    def of(command: str) -> set[str]:
+        shown = io.StringIO()
+        with redirect_stdout(shown), suppress(SystemExit):
+            cli.main([*command.split(), "--help"])
+        return set(re.findall(r"--[a-z][a-z-]*", shown.getvalue()))
+
+    return of
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_option_of_a_command_of_a_page_is_there(page: Path, options: Callable[[str], set[str]]) -> None:
+    text = "\n".join(blocks(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    for command, words in re.findall(r"^(?:\$ )?rela (data [a-z]+|[a-z-]+)(.*)$", text, flags=re.MULTILINE):
+        if command.split()[0] in cli.OTHER_COMMANDS:
+            named = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", words.partition("  #")[0]))
+            assert named <= options(command), f"{page.name}: rela {command}{words}"
