@@ -94,7 +94,7 @@ def contents() -> list[str]:
     problems += [f"the wheel has {name}" for name in sorted(inside) if name.startswith(("tests/", "outputs/"))]
     problems += [
         f"the source archive lacks {name}"
-        for name in ("Makefile", "docs/runs.md", "tests/conftest.py")
+        for name in ("Makefile", "docs/runs.md", "examples/README.md", "tests/conftest.py")
         if name not in source
     ]
     return problems

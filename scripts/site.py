@@ -35,6 +35,7 @@ def main() -> int:
     for name in TOP:
         shutil.copy(ROOT / name, PAGES / name)
     shutil.copy(ROOT / "README.md", PAGES / "index.md")
+    shutil.copytree(ROOT / "examples", PAGES / "examples")
     (PAGES / "reference.md").write_text(reference(), encoding="utf-8")
     broken = [problem for page in sorted(PAGES.rglob("*.md")) for problem in relinked(page)]
     for problem in broken:
@@ -52,6 +53,8 @@ def relinked(page: Path) -> list[str]:
 
 def target(link: str) -> str:
     """A link between files of the repository as a link between pages, which lie side by side."""
+    if link.startswith("../../"):  # from a folder of examples/
+        return link.replace("../../docs/", "../../", 1)
     name = link.removeprefix("../").removeprefix("docs/")
     return "index.md" if name == "README.md" else name
 
