@@ -16,8 +16,7 @@ from rela_cli.data.decoding.undecodable import Undecodable, left_out, say_once, 
 from rela_cli.data.encoded import EncodedDataset
 from rela_cli.data.files.entries import OTHER, left_out_text
 from rela_cli.data.files.index import Index, PathTable, list_images
-from rela_cli.data.label_file import SPLITS, LabelFile, read_labels
-from rela_cli.data.layout import SORT_THEM, Layout, flat_layout, plain_layout, tiny_imagenet_layout
+from rela_cli.data.layout import SORT_THEM, Layout, labelled_layout, plain_layout, tiny_imagenet_layout
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.terminal import few
 
@@ -56,20 +55,16 @@ class ImageFolder(EncodedDataset):
         self.on_error, self.max_errors = on_error, max_errors
         if not os.path.isdir(self.root):
             raise MissingError(f"dataset.root={root} is not a folder (looked at {os.path.realpath(self.root)})")
-        self.label_file = self.read_label_file(labels, test_share) if labels else None
-        self.splits = ("train", *SPLITS) if self.label_file else self.splits
+        self.label_path, self.test_share = labels, test_share
         self.layout = self.find_layout()
+        self.splits = self.layout.splits
         self.classes, self.why_unprobed = self.layout.classes, self.layout.why_unprobed
 
     def find_layout(self) -> Layout:
         """Where train and test images lie, and what says their classes."""
-        return flat_layout(self.root, self.label_file) if self.label_file else plain_layout(self.root)
-
-    def read_label_file(self, labels: str, test_share: float) -> LabelFile:
-        """The file of labels, by its path from here on, or from the root on."""
-        places = (Path(labels).expanduser(), self.root / labels)
-        path = next((place for place in places if place.is_file()), places[0])
-        return read_labels(path, test_share, self.seed, self.on_error == "skip")
+        if not self.label_path:
+            return plain_layout(self.root)
+        return labelled_layout(self.root, self.label_path, self.test_share, self.seed, self.on_error == "skip")
 
     # -------------------------------------------------------------------------------------------- files
 
@@ -95,9 +90,7 @@ class ImageFolder(EncodedDataset):
         if not index.lists[0]:
             others = left_out_text(index.left())
             raise MissingError(f"no images in {self.layout.train}" + (f", only {others}" if others else ""))
-        if self.label_file:
-            self.classes = self.label_file.find(index.lists[0])
-            return index
+        self.classes = self.layout.classes_in(index.lists[0])
         if (empty := self.empty_classes(index)) and self.on_error == "raise":
             raise MissingError(
                 f"no images in {self.layout.train / empty[0]}: remove the folder or fill it; dataset.on_error=skip "
@@ -114,16 +107,16 @@ class ImageFolder(EncodedDataset):
     def left_out(self, index: Index) -> str:
         """What lies there and does not count, in words."""
         found = {why: names for why, names in index.left().items() if why != OTHER or self.layout.tells_other_files}
-        if self.label_file and self.label_file.path.name in found.get(OTHER, ()):
+        if self.layout.own_file in found.get(OTHER, ()):
             count, *names = found.pop(OTHER)
-            rest = [count - 1, *(name for name in names if name != self.label_file.path.name)]
+            rest = [count - 1, *(name for name in names if name != self.layout.own_file)]
             found |= {OTHER: rest} if rest[0] else {}
         beside = f"the folders {few(self.layout.unused)}" if self.layout.unused else ""
         return "; ".join(filter(None, (left_out_text(found), beside)))
 
     def odd(self, index: Index) -> Undecodable:
         """What cannot be an image, and why, of each split."""
-        folders = {split: folder for split, folder in self.layout.folders.items() if self.is_listed(split)}
+        folders = {split: folder for split, folder in self.layout.folders.items() if self.layout.is_listed(split)}
         found = {split: index.odd.get(relative(folder, self.root), {}) for split, folder in folders.items()}
         return {split: odd for split, odd in found.items() if odd}
 
@@ -145,7 +138,7 @@ class ImageFolder(EncodedDataset):
 
     def empty_classes(self, index: Index) -> list[str]:
         """Class folders of train without an image."""
-        if self.label_file:
+        if not self.layout.in_class_folders:
             return []
         filled = index.filled(index.tops[0])
         return [name for name in self.classes or () if name not in filled]
@@ -159,9 +152,9 @@ class ImageFolder(EncodedDataset):
         """
         if not any(self.skipped.values()):
             return self.all_files
-        of = {split: split if self.is_listed(split) else "train" for split in self.splits}
+        of = {split: split if self.layout.is_listed(split) else "train" for split in self.splits}
         kept = {split: self.without(paths, self.skipped.get(of[split], {})) for split, paths in self.all_files.items()}
-        judged = "labelled" if self.label_file else "train"
+        judged = self.layout.judged
         lost = set(self.layout.class_names(judged, self.all_files[judged])) - set(
             self.layout.class_names(judged, kept[judged])
         )
@@ -178,15 +171,11 @@ class ImageFolder(EncodedDataset):
     def skipped(self) -> Undecodable:  # type: ignore[override]
         if self.on_error == "raise":
             return {}
-        named = {s: self.named(s) for s, paths in self.all_files.items() if paths and self.is_listed(s)}
+        named = {s: self.named(s) for s, paths in self.all_files.items() if paths and self.layout.is_listed(s)}
         found, odd = left_out(named, self.listed.fingerprint, self.cache), self.odd(self.listed)
         found = {split: {**odd.get(split, {}), **found.get(split, {})} for split in {**found, **odd}}
         warn_left_out(found, self.max_errors)
         return found
-
-    def is_listed(self, split: str) -> bool:
-        """Whether a split has files of its own, rather than some of train's."""
-        return self.label_file is None or split == "train"
 
     def named(self, split: str) -> Iterator[tuple[str, Path]]:
         """Every file of a split with the name that it is known by."""
@@ -195,10 +184,7 @@ class ImageFolder(EncodedDataset):
     @cached_property
     def all_files(self) -> dict[str, PathTable]:
         """The images of each split, also those that cannot be decoded: paths below its folder, sorted."""
-        if self.label_file:
-            (paths,) = self.listed.lists
-            return {"train": paths, **{split: paths.take(self.label_file.parts[split]) for split in SPLITS}}
-        lists = dict(zip(self.layout.folders, self.listed.lists, strict=True))
+        lists = self.layout.divided(self.listed.lists)
         return {split: self.select(split, lists.get(split, NONE)) for split in self.splits}
 
     def select(self, split: str, files: PathTable) -> PathTable:
@@ -238,7 +224,7 @@ class ImageFolder(EncodedDataset):
         return {"dataset": self.layout.dataset, **files, **self.sizes, **self.layout.identity}
 
     def labels(self, split: str) -> Array | None:
-        if self.classes is None or split not in self.layout.folders or (self.label_file and split == "train"):
+        if self.classes is None or not self.layout.has_labels(split):
             return None
         number = {name: i for i, name in enumerate(self.classes)}
         names = self.layout.class_names(split, self.files[split])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rela_cli.data.decoding.images import is_image
 from rela_cli.data.files.entries import folders_in
-from rela_cli.data.label_file import SPLITS, LabelFile
+from rela_cli.data.files.index import PathTable
+from rela_cli.data.label_file import SPLITS, LabelFile, read_labels
 from rela_cli.errors import MissingError
 from rela_cli.store.files import file_sha256
 
@@ -61,7 +62,8 @@ class Layout:
         why_unprobed: why nothing can be probed; None where it can.
         unused: names of folders that hold images which do not count.
         tells_other_files: whether files that are no images are named in what is left out.
-        label_file: says the classes of some of the train images; these are then a split `labelled` and a split `test`.
+        splits: the splits that a dataset of this layout has.
+        judged: the split that a probe is fitted on.
     """
 
     dataset: str
@@ -74,20 +76,44 @@ class Layout:
     why_unprobed: str | None = None
     unused: tuple[str, ...] = ()
     tells_other_files: bool = True
-    label_file: LabelFile | None = None
+    splits: tuple[str, ...] = ("train", "test")
+    judged: str = "train"
 
     @cached_property
     def folders(self) -> dict[str, Path]:
         """The folder of each split that counts."""
         found = {"train": self.train}
-        if self.label_file:
-            return found | dict.fromkeys(SPLITS, self.train)
         return found | {"test": self.test} if self.test and self.classes is not None else found
+
+    @property
+    def own_file(self) -> str | None:
+        """The name of a file among the images that says their classes; None where there is none."""
+        return None
+
+    def is_listed(self, split: str) -> bool:
+        """Whether a split has files of its own, rather than some of train's."""
+        return True
+
+    def has_labels(self, split: str) -> bool:
+        """Whether the classes of a split's images are known, where there are classes."""
+        return split in self.folders
+
+    def classes_in(self, paths: Sequence[str]) -> list[str] | None:
+        """The classes of the train images `paths`.
+
+        Raises:
+            MissingError: what says the classes does not fit them.
+        """
+        return self.classes
+
+    def divided(self, lists: Sequence[PathTable]) -> dict[str, PathTable]:
+        """The files of each split, from the list of each folder."""
+        return dict(zip(self.folders, lists, strict=True))
 
     @property
     def in_class_folders(self) -> list[Path]:
         """Folders whose images lie in class folders; images beside these do not count."""
-        if self.classes is None or self.label_file:
+        if self.classes is None:
             return []
         return [folder for split, folder in self.folders.items() if split == "train" or not self.flat_test]
 
@@ -97,8 +123,6 @@ class Layout:
         Raises:
             MissingError: the file of classes says nothing about an image.
         """
-        if self.label_file:
-            return (self.label_file.class_of[path] for path in files)
         if split == "test" and self.class_file:
             return self.class_file.classes_of(files)
         return (path.partition("/")[0] for path in files)
@@ -107,8 +131,48 @@ class Layout:
     def identity(self) -> dict[str, object]:
         """What the layout adds to the dataset's identity."""
         labels: dict[str, object] = {self.class_file.key: file_sha256(self.class_file.path)} if self.class_file else {}
-        labels |= self.label_file.identity if self.label_file else {}
         return {**labels, **({"classes": self.classes} if self.chosen else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledLayout(Layout):
+    """All images below a folder train; a file says the classes of some, which are the splits `labelled` and `test`."""
+
+    label_file: LabelFile
+    splits: tuple[str, ...] = ("train", *SPLITS)
+    judged: str = "labelled"
+
+    @cached_property
+    def folders(self) -> dict[str, Path]:
+        return dict.fromkeys(self.splits, self.train)
+
+    @property
+    def in_class_folders(self) -> list[Path]:
+        return []
+
+    @property
+    def own_file(self) -> str:
+        return self.label_file.path.name
+
+    @property
+    def identity(self) -> dict[str, object]:
+        return self.label_file.identity
+
+    def is_listed(self, split: str) -> bool:
+        return split == "train"
+
+    def has_labels(self, split: str) -> bool:
+        return split in SPLITS
+
+    def classes_in(self, paths: Sequence[str]) -> list[str]:
+        return self.label_file.find(paths)
+
+    def divided(self, lists: Sequence[PathTable]) -> dict[str, PathTable]:
+        (paths,) = lists
+        return {"train": paths, **{split: paths.take(self.label_file.parts[split]) for split in SPLITS}}
+
+    def class_names(self, split: str, files: Iterable[str]) -> Iterator[str]:
+        return (self.label_file.class_of[path] for path in files)
 
 
 def plain_layout(root: Path) -> Layout:
@@ -135,9 +199,12 @@ def plain_layout(root: Path) -> Layout:
     return Layout("image_folder", train, test, classes, why_unprobed=why, unused=unused)
 
 
-def flat_layout(root: Path, label_file: LabelFile) -> Layout:
-    """All images below a folder train; a file says the classes of some of them."""
-    return Layout("image_folder", root, None, label_file.classes, label_file=label_file)
+def labelled_layout(root: Path, labels: str, test_share: float, seed: int, skips: bool) -> Layout:
+    """All images below a folder, and the file `labels`, which lies at that path from here on or from the folder on."""
+    places = (Path(labels).expanduser(), root / labels)
+    path = next((place for place in places if place.is_file()), places[0])
+    label_file = read_labels(path, test_share, seed, skips)
+    return LabelledLayout("image_folder", root, None, label_file.classes, label_file=label_file)
 
 
 def mostly_loose(folder: Path, names: Iterable[str]) -> bool:

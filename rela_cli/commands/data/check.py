@@ -91,8 +91,7 @@ def examine(dataset: Dataset) -> Facts:
     empty, odd, left = [], [], ""
     if isinstance(dataset, ImageFolder):
         index = dataset.listed = dataset.index(afresh=True)  # later starts go by this
-        if dataset.label_file:
-            dataset.classes = dataset.label_file.find(index.lists[0])
+        dataset.classes = dataset.layout.classes_in(index.lists[0])
         empty, odd, left = dataset.empty_classes(index), dataset.told_odd(index), dataset.left_out(index)
     splits = {split: examine_split(dataset, split) for split in dataset.splits if dataset.full_count(split)}
     broken = odd + [problem for split in splits.values() for problem in split.pop("broken")]
