@@ -75,7 +75,6 @@ def train(
     Raises:
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
-    folder = checkpoints.folder
     trainer = Trainer(config, lengths, images, targets, data, live, views)
     costs = step_flops(trainer)
     choose_threads(trainer, saved.threads if saved else None)
@@ -84,16 +83,25 @@ def train(
     compile_networks(trainer.trainee, config.runtime.compile)
     torch.manual_seed(rank_seed(config, 0))
     trainer.begin(checkpoints, saved)
-    if trainer.position.step < lengths.total_steps:
-        optimizer_bytes = memory_bytes(config.optimizer, trainer.trainable)
-        checkpoints.ensure_room(tensor_bytes(trainer.trainee.state_dict()) + optimizer_bytes)
+    ensure_room(trainer, checkpoints)
     trainer.fit(metrics)
     synchronize(trainer.device)
     facts = summary(trainer, costs, trainer.checkpointing.seconds_so_far())
     if ranks.is_first():
         for name, network in trainer.trainee.method.networks().items():
-            write_backbone(network, folder / backbone_name(name))
+            write_backbone(network, checkpoints.folder / backbone_name(name))
     return facts
+
+
+def ensure_room(trainer: Trainer, checkpoints: Checkpoints) -> None:
+    """Before the first step: whether the disk has room for the checkpoints to come.
+
+    Raises:
+        DiskError: it has not.
+    """
+    if trainer.position.step < trainer.lengths.total_steps:
+        optimizer_bytes = memory_bytes(trainer.config.optimizer, trainer.trainable)
+        checkpoints.ensure_room(tensor_bytes(trainer.trainee.state_dict()) + optimizer_bytes)
 
 
 def write_backbone(network: nn.Module, path: Path) -> None:

@@ -66,10 +66,8 @@ class Trainer:
         self.trainee = prepared_trainee(config, data.size, target_dim, classes, self.device)
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, self.trainable)
-        self.switch: Switch | None = None
+        self.switch: Switch | None = None if targets is None else self.make_switch()
         self.trace: Trace | None = None
-        if targets is not None:
-            self.switch = instantiate(config.switch, total_steps=lengths.total_steps, device=self.device)
         self.schedule = Schedule.of(config.optimizer, lengths, self.switch.warmup_epochs if self.switch else 0.0)
         self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
         self.threads = torch.get_num_threads()
@@ -83,6 +81,12 @@ class Trainer:
         )
         self.views = {1: self.drawing([config.matching.view] * VIEWS), 2: self.drawing(self.trainee.method.views)}
         self.start_phase(self.position.phase)
+
+    def make_switch(self) -> Switch:
+        """The rule that ends phase 1."""
+        return instantiate(  # type: ignore[no-any-return]
+            self.config.switch, total_steps=self.lengths.total_steps, device=self.device
+        )
 
     def drawing(self, views: Sequence[View]) -> Views:
         """What draws them; view i of a sample has a stream of its own."""

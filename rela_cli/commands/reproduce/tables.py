@@ -168,49 +168,30 @@ def has_column(name: str, columns: list[TableColumn]) -> bool:
 
 def headline(profile: str) -> PaperTable:
     """The abstract's two claims; in small: a prior that saw much more, and one of another, smaller network."""
-    if profile == "full":
-        shared = full("in1k", (0.1, 0.5))
-        strong, weak = (
-            shared.column("CLIP ViT-B/16", "prior=clip_vitb16"),
-            shared.taught("CF10-T", teacher("cifar10", full)),
-        )
-    elif profile == "mini":
-        shared = mini("cifar10", (0.1, 0.5))
-        strong, weak = shared.column("embedded", "prior=embedded"), shared.taught("CF10-T", teacher("cifar10", mini))
-    else:
-        shared = SMOKE
-        strong, weak = shared.column("patches", "prior=patches"), shared.column("random", "prior=random_learner")
-    low, high = shared.budgets[0], shared.budgets[-1]
-    claims: tuple[Claim, ...] = (
-        Claim(
-            f"{strong.name} at {high:.0%} is above {shared.plain} on everything (abstract)",
-            0,
-            strong.name,
-            high,
-            f"{shared.plain}*",
-            1.0,
-        ),
-        Claim(
-            f"{weak.name} at {low:.0%} is above {shared.plain} there (abstract: by 7.7 points)",
-            0,
-            weak.name,
-            low,
-            shared.plain,
-            low,
-        ),
-    )
-    claims += (
-        Claim(
-            f"{weak.name} at {high:.0%} is equivalent to {shared.plain} on everything, within {EQUAL_POINTS:g} points",
-            0,
-            weak.name,
-            high,
-            f"{shared.plain}*",
-            1.0,
-            EQUAL_POINTS,
-        ),
+    shared, strong, weak = headline_priors(profile)
+    plain, low, high = shared.plain, shared.budgets[0], shared.budgets[-1]
+    above = f"{strong.name} at {high:.0%} is above {plain} on everything (abstract)"
+    there = f"{weak.name} at {low:.0%} is above {plain} there (abstract: by 7.7 points)"
+    equal = f"{weak.name} at {high:.0%} is equivalent to {plain} on everything, within {EQUAL_POINTS:g} points"
+    claims = (
+        Claim(above, 0, strong.name, high, f"{plain}*", 1.0),
+        Claim(there, 0, weak.name, low, plain, low),
+        Claim(equal, 0, weak.name, high, f"{plain}*", 1.0, EQUAL_POINTS),
     )
     return PaperTable("table-headline", (Section(f"Headline, {profile}", shared.framed([strong, weak])),), claims)
+
+
+def headline_priors(profile: str) -> tuple[SharedSettings, TableColumn, TableColumn]:
+    """What the runs share, the strong prior, and the weak one."""
+    if profile == "full":
+        shared = full("in1k", (0.1, 0.5))
+        teachers = teacher("cifar10", full)
+        return shared, shared.column("CLIP ViT-B/16", "prior=clip_vitb16"), shared.taught("CF10-T", teachers)
+    if profile == "mini":
+        shared = mini("cifar10", (0.1, 0.5))
+        taught = shared.taught("CF10-T", teacher("cifar10", mini))
+        return shared, shared.column("embedded", "prior=embedded"), taught
+    return SMOKE, SMOKE.column("patches", "prior=patches"), SMOKE.column("random", "prior=random_learner")
 
 
 def methods(profile: str) -> PaperTable:
