@@ -27,7 +27,7 @@ from rela_cli.report.figures.style import (
 from rela_cli.report.results.collect import collect
 from rela_cli.report.results.comparison import Protocol, Result, results_of
 from tests.conftest import NO_TORCH, Rela
-from tests.report.test_tables import Make, make
+from tests.report.made_runs import Make, make
 
 __all__ = ["make"]  # a fixture
 

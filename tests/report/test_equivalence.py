@@ -13,7 +13,7 @@ from scipy import stats
 from rela_cli.errors import ConfigError
 from rela_cli.report.differences.equivalence import is_equivalent, larger_p
 from rela_cli.report.differences.paired import marks_of, paired
-from tests.report.test_tables import Make, cell, make, records, shown
+from tests.report.made_runs import Make, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture
 

@@ -10,7 +10,7 @@ import pytest
 from rela_cli.report.differences.paired import cost_on_axis
 from rela_cli.report.results.collect import collect
 from rela_cli.report.results.comparison import results_of
-from tests.report.test_tables import Make, cell, make, records, shown
+from tests.report.made_runs import Make, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture
 LIVE = {"matching.targets": "live"}

@@ -25,7 +25,7 @@ from rela_cli.report.results.collect import collect
 from rela_cli.report.results.comparison import Protocol, results_of
 from tests.commands.test_plot import project
 from tests.conftest import NO_TORCH, Rela
-from tests.report.test_tables import Make, make
+from tests.report.made_runs import Make, make
 from tests.report.test_transfer import on
 
 __all__ = ["make", "project"]  # fixtures

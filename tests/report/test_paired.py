@@ -17,7 +17,7 @@ from rela_cli.errors import ConfigError
 from rela_cli.report.differences import paired
 from rela_cli.report.grids.cells import MINUS
 from rela_cli.report.results.comparison import results_of
-from tests.report.test_tables import Make, Record, cell, make, records, shown
+from tests.report.made_runs import Make, Record, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture
 T_975_2 = 4.302652729749462  # 97.5 % point of Student with two degrees of freedom, from printed tables

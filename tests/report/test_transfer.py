@@ -13,7 +13,7 @@ from scipy import stats
 from rela_cli.commands import table
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.store.files import write_json
-from tests.report.test_tables import Make, Record, make, markdown_rows
+from tests.report.made_runs import Make, Record, make, markdown_rows
 
 __all__ = ["make"]
 COUNTS = {"train_samples": 1437, "test_samples": 360}
