@@ -21,7 +21,7 @@ class RelaError(Exception):
 
 
 class ConfigError(RelaError):
-    """The command line or the configuration cannot be meant: nothing has been started."""
+    """The command line or the configuration is wrong; nothing has been started."""
 
     exit_code = 2
     of_all = True

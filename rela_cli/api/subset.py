@@ -16,8 +16,9 @@ class DynamicSubset(Sampler[int]):
     """A new random share of the samples each epoch, in a random order: the very samples of `rela train`.
 
     A function of (seed, epoch): workers, ranks and restarts change nothing. Each pass over it is the next epoch, unless
-    `set_epoch` says another. Of `world` ranks each gets every so manieth sample, all equally many; both are asked of
-    torch.distributed where they are not given. Where the loop shares out batches itself (accelerate), say world=1.
+    `set_epoch` says another. With `world` ranks, rank r gets samples r, r + world, ..., all ranks equally many. Both
+    numbers are torch.distributed's unless they are given. Where the loop shares out batches itself (accelerate), say
+    world=1.
 
     >>> sampler = DynamicSubset(10, budget=0.5, seed=0)
     >>> len(sampler), list(sampler), list(sampler)

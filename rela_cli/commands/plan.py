@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
     """Print the plan of one run.
 
     Raises:
-        ConfigError: a command line that cannot be meant.
+        ConfigError: a command line that is wrong.
         MissingError: the data are not here, and nobody says how many images they have.
     """
     given, line = read(argv)

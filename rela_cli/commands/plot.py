@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     """`rela plot [PATH...]`: draw what the runs found have to show; returns the exit status.
 
     Raises:
-        ConfigError: for a command line that cannot be meant.
+        ConfigError: for a command line that is wrong.
         RelaError: when there is nothing to draw.
     """
     arguments = parser().read(argv)

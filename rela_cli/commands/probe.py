@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Judge the runs named, or the prior.
 
     Raises:
-        ConfigError: a command line that cannot be meant. MissingError: no such run, or none that is finished.
+        ConfigError: a command line that is wrong. MissingError: no such run, or none that is finished.
     """
     line, names, alone = read(argv)
     command = shlex.join(["rela", "probe", *argv])

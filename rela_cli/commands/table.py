@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """`rela table [PATH...]`: print the tables of the runs found; returns the exit status.
 
     Raises:
-        ConfigError: for a command line that cannot be meant.
+        ConfigError: for a command line that is wrong.
         RelaError: when there is nothing to show.
     """
     arguments = parser().read(argv)

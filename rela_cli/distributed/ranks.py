@@ -1,8 +1,8 @@
-"""Several processes that train one run: who is who, and the few things that they say to each other.
+"""Several processes that train one run: which rank this is, and what ranks exchange.
 
-`rela` itself (launch.py) or torchrun starts them and tells each its number, its rank, by environment variables; with
-one process everything here is the identity. Rank 0 alone writes files, holds locks and speaks. A rank that dies takes
-the others with it: whoever started them sees to that. Importing this does not import torch.
+`rela` itself (launch/rank_processes.py) or torchrun starts them and tells each its number, its rank, by environment
+variables. With one process everything here returns what it is given. Rank 0 alone writes files, holds locks and
+prints. When a rank dies, whoever started the ranks ends the others. Importing this does not import torch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """The process group, as long as there is work: NCCL between GPUs, beside gloo for what lies on the CPU.
+    """The process group around the work inside: NCCL between GPUs, and gloo for tensors on the CPU.
 
     Raises:
         RelaError: another rank is gone.
@@ -100,7 +100,7 @@ def meeting_place() -> Any:
 
 
 def rank_0_first(work: Callable[[], T]) -> T:
-    """Rank 0 does it, then the others: what is written on the way is there for them."""
+    """Rank 0 does the work first, then the others, who find what it has written."""
     if is_first():
         result = work()
         agree(None)
@@ -110,18 +110,18 @@ def rank_0_first(work: Callable[[], T]) -> T:
 
 
 def agree(value: T) -> T:
-    """Rank 0's value, for everybody, by way of JSON. What is there on disk is looked at by one alone."""
+    """Rank 0's value, on every rank; it travels as JSON. So one rank alone looks at what is on disk."""
     return broadcast_from(0, value)
 
 
 def gather_objects(value: T) -> list[T]:
-    """Each rank's value, in their order, for everybody, by way of JSON."""
+    """Each rank's value, in the order of ranks, on every rank; values travel as JSON."""
     return [broadcast_from(number, value) for number in range(world())]
 
 
 @waiting()
 def broadcast_from(source: int, value: T) -> T:
-    """One rank's value, for everybody."""
+    """One rank's value, on every rank."""
     if world() == 1:
         return value
     import torch
@@ -157,7 +157,7 @@ def sum_over(value: Tensor) -> Tensor:
 
 @waiting()
 def gather_rows(rows: Tensor, count: int) -> list[Tensor]:
-    """Each rank's rows (n, D), where no rank has more than `count`, which need not be the same: one tensor a rank."""
+    """The rows (n, D) of each rank, one tensor a rank. n may differ between ranks; it is at most `count`."""
     if world() == 1:
         return [rows]
     import torch

@@ -98,7 +98,7 @@ def votes_and_classes(
 ) -> tuple[Tensor, Tensor]:
     """The votes of `knn_logits` (Q, classes), and the classes of the k nearest themselves, nearest first (Q, k).
 
-    Of several ranks each looks at its share of the queries, in blocks, and all get everything.
+    With several ranks each looks at its share of the queries, in blocks; all receive all results.
     """
     bank, k = F.normalize(bank, dim=1), min(k, len(bank))
     blocks = F.normalize(queries, dim=1).split(QUERY_BLOCK)

@@ -34,7 +34,7 @@ def judging_of_run(folder: Path, line: CommandLine, command: str) -> Judging:
     """The judging of a finished run's backbone.
 
     Raises:
-        ConfigError: words that cannot be meant. MissingError: the folder holds no finished run.
+        ConfigError: words that are wrong. MissingError: the folder holds no finished run.
     """
     check_words(line.overrides, folder.name)
     tree, facts = run_folder.run_config(folder), run_folder.run_facts(folder)
@@ -54,7 +54,7 @@ def judging_of_prior(line: CommandLine, command: str) -> Judging:
     """The judging of a prior's own features.
 
     Raises:
-        ConfigError: words that cannot be meant, or no prior. MissingError: its weights are not there.
+        ConfigError: words that are wrong, or no prior. MissingError: its weights are not there.
     """
     config = fitting(Composer(CommandLine(line.flags, (NO_STEP, *line.overrides))).check(), line.overrides)
     if config.is_plain:

@@ -158,7 +158,7 @@ def run(job: Job) -> int:
     """Check every cell, run them all, and say what came of each; the exit status of the whole.
 
     Raises:
-        ConfigError: when a cell cannot be meant; then nothing has been started.
+        ConfigError: when a cell is wrong; then nothing has been started.
     """
     if ranks.world() > 1:
         raise ConfigError("a sweep under torchrun has no meaning; say rela train -m runtime.devices=N for several GPUs")

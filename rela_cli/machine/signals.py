@@ -58,7 +58,7 @@ def is_ignored(signum: int) -> bool:
 def heard(signum: int, awaited: str) -> None:
     """Say at once what a first signal waits for. Not by `print`, which the signal may have interrupted.
 
-    Of several ranks the process that has started them speaks, else the first.
+    With several ranks the process that has started them speaks, else rank 0.
     """
     if ranks.is_first() and ranks.MEETING not in os.environ:
         text = f"rela: {signal.Signals(signum).name}: {awaited}; a second signal ends it at once\n"

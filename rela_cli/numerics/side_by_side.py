@@ -14,33 +14,33 @@ B = TypeVar("B")
 R = TypeVar("R")
 
 
-def map_blocks(work: Callable[[B], R], blocks: Iterable[B], lanes: int = WORKERS) -> Iterator[R]:
-    """`work` of each block; torch's threads are dealt out over up to `lanes` blocks that are worked on side by side.
+def map_blocks(work: Callable[[B], R], blocks: Iterable[B], workers: int = WORKERS) -> Iterator[R]:
+    """Map `work` over blocks, up to `workers` at once, each on a share of torch's threads.
 
-    All threads on one block wait for one whenever something is not a product: reading, rounding, writing. The answers
-    come in order, so what is summed from them does not depend on who was quicker; lanes + 1 are there at a time.
+    Work that uses one thread (reading, rounding, writing) then no longer leaves the others idle. Results come in the
+    order of the blocks, so a sum over them does not depend on speed; at most workers + 1 are in memory.
 
     Raises:
         Exception: the first that `work` raised; blocks not begun are left.
     """
     threads = torch.get_num_threads()
-    lanes = min(lanes, threads)
-    if lanes < 2:
+    workers = min(workers, threads)
+    if workers < 2:
         yield from map(work, blocks)
         return
-    pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,))
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     try:
-        yield from in_order(pool, work, blocks, lanes)
+        yield from in_order(pool, work, blocks, workers)
     finally:
         pool.shutdown()
         torch.set_num_threads(threads)  # what a lane sets for itself is what later threads would start with
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable[[B], R], blocks: Iterable[B], lanes: int) -> Iterator[R]:
-    """The answers; `lanes` blocks are in work while one answer is used."""
+def in_order(pool: ThreadPoolExecutor, work: Callable[[B], R], blocks: Iterable[B], workers: int) -> Iterator[R]:
+    """The answers; `workers` blocks are in work while one answer is used."""
     begun: deque[Future[R]] = deque()
     for block in blocks:
-        done = [begun.popleft().result()] if len(begun) == lanes else []
+        done = [begun.popleft().result()] if len(begun) == workers else []
         begun.append(pool.submit(work, block))
         yield from done
     while begun:

@@ -60,9 +60,8 @@ def needs(run: Run, until: str) -> dict[str, int]:
         found["images"] = size
     width = run.config.prior.card.features if run.config.prior.options.get("weights") == PRETRAINED else None
     if width and run.features.manifest is None:
-        found["features"] = max(
-            0, FLOAT16_BYTES * width * sample_count(run) - size_of(run.features.part)
-        )  # some may be there
+        there = size_of(run.features.part)  # of an extraction that was interrupted
+        found["features"] = max(0, FLOAT16_BYTES * width * sample_count(run) - there)
     if width and until != "extract" and run.targets.manifest is None:
         found["targets"] = FLOAT16_BYTES * components_kept(run.config.transport, width) * sample_count(run)
     if width and run.config.has_views:
@@ -71,7 +70,7 @@ def needs(run: Run, until: str) -> dict[str, int]:
 
 
 def needs_of_views(run: Run, until: str, width: int) -> dict[str, int]:
-    """The same of light views of the train images."""
+    """Bytes of the light views of the train images."""
     found, count = {}, run.config.extract.views * run.lengths.train_samples
     if run.views.manifest is None:
         found["views"] = max(0, (FLOAT16_BYTES * width + BOX_BYTES) * count - size_of(run.views.part))

@@ -180,7 +180,7 @@ class Run:
 
     @property
     def manifest(self) -> Facts:
-        """The run's manifest; empty when there is none. Of another run that is gone on with by force, its history.
+        """The run's manifest; empty when there is none. Of another run that is continued by force, its history.
 
         Raises:
             RelaError: a folder named by hand holds another run, or a damaged manifest cannot be done without.
@@ -226,7 +226,7 @@ class Run:
         return facts if facts and (self.folder / "backbone.safetensors").exists() else None
 
     def check_force(self) -> None:
-        """Before any work: a run that is to be gone on with under other settings has left a checkpoint.
+        """Before any work: a run that is to continue under other settings has left a checkpoint.
 
         Raises:
             RelaError: it has not.

@@ -39,7 +39,7 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     """Features of each split as <split>.safetensors; facts with the cost of the train split.
 
     Stored as fp16 where that can hold them. The other splits are for evaluation only: their seconds are counted apart.
-    Blocks that an earlier process left in `folder` are gone on with, and their seconds count. Ranks without `folder`
+    Blocks that an earlier process left in `folder` are used, and their seconds count. Ranks without `folder`
     compute their share of the blocks and write nothing.
     """
     started = time.perf_counter()

@@ -96,7 +96,7 @@ def task_of(features: dict[str, Tensor], images: Entry) -> Task:
 
 
 def probes(task: Task, protocols: Sequence[str], settings: Probe) -> dict[str, Facts]:
-    """Each protocol's number. Of several ranks all have all of them in the end, and each has fitted its share."""
+    """Each protocol's number. With several ranks each fits its share, and all receive all numbers."""
     found = {protocol: probe(task, protocol, settings) for protocol in protocols if protocol in DISTRIBUTED_PROTOCOLS}
     dealt = [protocol for protocol in protocols if protocol not in DISTRIBUTED_PROTOCOLS][ranks.rank() :: ranks.world()]
     for part in ranks.gather_objects({protocol: fit_protocol(task, protocol, settings) for protocol in dealt}):
@@ -107,7 +107,7 @@ def probes(task: Task, protocols: Sequence[str], settings: Probe) -> dict[str, F
 def probe(task: Task, protocol: str, settings: Probe) -> Facts:
     """One protocol on one task: top1 (and top5) in [0, 1], with the seconds it took.
 
-    Of several ranks the first has the number; the others help where there is something to share, else they return.
+    With several ranks rank 0 has the number; the others help where work is shared, else they return.
     """
     return fit_protocol(task, protocol, settings) if ranks.is_first() or protocol in DISTRIBUTED_PROTOCOLS else {}
 

@@ -62,7 +62,7 @@ class Entry:
         earlier process had done; hidden files there are its own notes. Returns True when this call did the work.
 
         Raises:
-            DiskError: no room, or no leave to write. Nothing of the entry is left then but what is gone on with.
+            DiskError: no room, or no leave to write. Of the entry only what the next process can continue is left.
         """
         if damage(self.folder, contents=True) is None:
             return False

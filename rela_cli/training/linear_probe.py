@@ -89,7 +89,7 @@ class LinearProbe:
 
 
 def linear_probe(config: Config, backbone: nn.Module, classes: int | None, device: torch.device) -> LinearProbe | None:
-    """The one of a run: where there are labels, unless probe.in_training says no. Of several ranks the first has it."""
+    """The one of a run: where there are labels, unless probe.in_training says no. With several ranks rank 0 has it."""
     if classes is None and config.probe.in_training:
         warn_once("probe.in_training=true has no effect: the train images have no labels")
     if classes is None or config.probe.in_training is False or not ranks.is_first():

@@ -23,7 +23,7 @@ DEAD = 1e-10  # a component below this share of the largest eigenvalue carries r
 
 
 class Buffer(threading.local):
-    """Memory for float32 copies, kept from one to the next: to ask for it anew costs more than to fill it.
+    """Memory for float32 copies that is kept between calls: allocating it costs more than filling it.
 
     Every thread has its own.
     """
@@ -41,7 +41,7 @@ class Buffer(threading.local):
 class DeflatedScatter:
     """(n, D) -> mean (D,) and scatter (D, D), float64, from float32 products around `pivot` without `top`.
 
-    Of the scatter the upper triangle is meant; it is put where there are zeros for it.
+    Only the upper triangle of `scatter` is written; pass a matrix of zeros.
     top: (D, r) orthonormal directions, the largest of the features, r >= 0.
     """
 

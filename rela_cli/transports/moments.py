@@ -31,7 +31,7 @@ class Moments:
         self.spare: list[Tensor] = []  # scatters of blocks that were taken in, to be filled anew
 
     def add_all(self, blocks: Iterable[Tensor]) -> None:
-        """Blocks (n, D) of any float type; what is float64 or before `single` is known is not multiplied in float32."""
+        """Add blocks (n, D). Those of float64, and all before `single` is known, are multiplied in float64."""
         rest = iter(blocks)
         first = next(rest)
         self.add(first)

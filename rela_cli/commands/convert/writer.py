@@ -44,7 +44,7 @@ PACK = 1_000_000_000  # bytes of a file of images
 
 
 def made_of(run: Run, images: str, shard_bytes: int) -> Facts:
-    """What has to be the same for an efficient dataset to be gone on with."""
+    """What has to be the same for an unfinished efficient dataset to be continued."""
     return {"targets": run.targets.hash, "flip": run.dataset.flip, "images": images, "shard_bytes": shard_bytes}
 
 

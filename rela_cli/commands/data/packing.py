@@ -95,7 +95,7 @@ class Packer:
 
     @property
     def made_of(self) -> Facts:
-        """What has to be the same for a pack to be gone on with."""
+        """What has to be the same for an unfinished pack to be continued."""
         identity: Facts = json.loads(json.dumps(self.dataset.identity))
         return {"dataset": identity, "encoding": self.encoding.facts, "shard_bytes": self.shard_bytes}
 

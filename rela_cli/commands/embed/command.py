@@ -52,7 +52,7 @@ def main(words: list[str]) -> int:
     """Make the file, go on with one that was begun, or say that it is there.
 
     Raises:
-        ConfigError: a command line that cannot be meant. MissingError: no run, no images, or none that can be read.
+        ConfigError: a command line that is wrong. MissingError: no run, no images, or none that can be read.
     """
     request = read(words)
     config = embedding_config(request)
@@ -101,7 +101,7 @@ def read(words: Sequence[str]) -> EmbedRequest:
     """The command line.
 
     Raises:
-        ConfigError: it cannot be meant.
+        ConfigError: it is wrong.
     """
     from rela_cli.commands.embed.files import check_format
 
@@ -146,7 +146,7 @@ def embedding_config(request: EmbedRequest) -> Config:
     """The config whose prior is the network: the one that was named, or the run's backbone.
 
     Raises:
-        ConfigError: settings that cannot be meant. MissingError: no such run, or one without a backbone.
+        ConfigError: settings that are wrong. MissingError: no such run, or one without a backbone.
     """
     config = Composer(request.line).check()
     if config.runtime.devices > 1:

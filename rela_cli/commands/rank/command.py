@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     """Score the priors named and print them in order.
 
     Raises:
-        ConfigError: no priors named, or a command line that cannot be meant. MissingError: weights that are not there.
+        ConfigError: no priors named, or a command line that is wrong. MissingError: weights that are not there.
     """
     request = read(argv)
     configs = configs_for(request)

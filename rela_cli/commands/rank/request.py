@@ -49,7 +49,7 @@ def read(argv: Sequence[str]) -> RankRequest:
     """Our own keys, and the rest of the line.
 
     Raises:
-        ConfigError: no priors named, two under one name, or a value that cannot be meant.
+        ConfigError: no priors named, two under one name, or a value that is not allowed.
     """
     line = parse(parser().words(argv))
     if line.is_sweep:

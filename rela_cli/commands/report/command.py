@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     """`rela report [PATH...]`: write the page; returns the exit status.
 
     Raises:
-        ConfigError: for a command line that cannot be meant.
+        ConfigError: for a command line that is wrong.
         RelaError: when there is no result at all.
     """
     arguments = parser().read(argv)

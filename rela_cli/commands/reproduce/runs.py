@@ -191,7 +191,7 @@ class PlannedRuns:
 
 
 def check_runs(runs: PlannedRuns) -> None:
-    """Every run that can be composed now is: a table that cannot be meant stops before any work.
+    """Every run that can be composed now is: a table with a wrong setting stops before any work.
 
     Raises:
         RelaError: with the run's words.

@@ -143,8 +143,8 @@ def in_numbered_blocks(
 ) -> Iterator[Tensor]:
     """The same for what has to know which images they are: `compute(images, numbers)` of a block.
 
-    Borders depend on nothing but the data, so a restart or another machine layout gives the same bits. Of several ranks
-    each computes every so manieth block, and all get all results.
+    Borders depend on the data alone, so a restart or another machine layout gives the same bits. With several ranks,
+    rank r computes blocks r, r + world, ...; every rank receives all results.
     """
     blocks = torch.arange(len(images)).split(block_size)[first:]
     rounds = -(-len(blocks) // ranks.world())

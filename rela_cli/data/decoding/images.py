@@ -211,10 +211,10 @@ def decode_into(
 
 
 class ReadingTurns:
-    """One thread reads while the others decode, as long as reading is fast.
+    """Let one thread read while the others decode, as long as reading is fast.
 
-    Opening small files lets go of the interpreter's lock three times a file, for less time than it takes to hand that
-    lock over, so two threads that both read are slower than one. Where files are slow they wait for them side by side.
+    Opening a small file releases Python's lock three times, each time for less than it takes to hand the lock over. So
+    two threads that both read are slower than one. Where files are slow, threads read side by side.
     """
 
     def __init__(self) -> None:
