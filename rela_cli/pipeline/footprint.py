@@ -9,7 +9,7 @@ Sizes are bytes; N images, B batch, S pixels a side, D width of the prior's feat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -41,6 +41,7 @@ from rela_cli.transports.pca import PCA
 from rela_cli.weights.locate import located
 
 MATRICES = 5  # D x D float64 of an eigendecomposition: covariance, eigenvectors, LAPACK's room for two, the map
+SUMS = 2  # D x D float64 while blocks are taken in: of all blocks, and of one
 FEATURE_COPIES = (
     3  # of the features that a probe holds: as they came, standardised, and the pieces they are put together from
 )
@@ -234,13 +235,15 @@ class Footprint:
         return self.stage("extract", Term("weights", outlook.weights, DEVICE), *terms, seen, *pixels)
 
     def transport(self) -> Stage:
-        """Features in blocks, and the eigenvectors of their covariance."""
-        shape = self.shape
-        mapping = import_target(self.config.transport)
-        rows = Term("a block of features", min(ROWS_AT_A_TIME, shape.train) * self.features * (HALF + 2 * DOUBLE))
-        matrices = MATRICES if issubclass(mapping, PCA) else 0
-        eigen = Term("covariance and eigenvectors", matrices * DOUBLE * self.features**2)
-        return self.stage("transport", eigen, rows, Term("features", HALF * shape.train * self.features, MAPPED))
+        """Features in blocks, of which the first is taken in float64; then the eigenvectors of their covariance."""
+        shape, width = self.shape, self.features
+        rows = Term("a block of features", min(ROWS_AT_A_TIME, shape.train) * width * (HALF + 2 * DOUBLE))
+        features = Term("features", HALF * shape.train * width, MAPPED)
+        if not issubclass(import_target(self.config.transport), PCA):
+            return self.stage("transport", rows, features)
+        sums = Term("sums of its products", SUMS * DOUBLE * width**2)
+        eigen = Term("covariance and eigenvectors", MATRICES * DOUBLE * width**2)
+        return self.stage("transport", *max([rows, sums], [eigen], key=bytes_in), features)
 
     def train(self) -> Stage:
         """A step of the phase that takes more, or a checkpoint, which is written between two steps."""
@@ -320,6 +323,11 @@ def weightless(prior: Part) -> Part:
     if prior.options.get("weights") == PRETRAINED:
         return replace(prior, options={**prior.options, "weights": RANDOM})
     return located(prior)
+
+
+def bytes_in(terms: Iterable[Term]) -> float:
+    """What terms take together."""
+    return sum(term.size for term in terms)
 
 
 def bytes_of(module: nn.Module) -> int:

@@ -20,10 +20,11 @@ from rela_cli.machine import memory
 from rela_cli.machine.device import count_flops
 from rela_cli.pipeline import enough_memory, pipeline
 from rela_cli.pipeline.counting import count_work, counted_for
-from rela_cli.pipeline.footprint import Footprint, Shape, of_run
+from rela_cli.pipeline.footprint import Footprint, Outlook, Shape, of_run
 from rela_cli.pipeline.run import Run
-from rela_cli.pipeline.terms import DEVICE, HOST, MAPPED
+from rela_cli.pipeline.terms import DEVICE, HOST, MAPPED, Taken
 from rela_cli.training.trainee import Trainee
+from rela_cli.transports.pca import Whitening
 from tests import warm
 
 SMALL = ("learner.width=4", "batch_size=32", "epochs=1", "budget=0.1", "runtime.threads=1")
@@ -144,6 +145,19 @@ def test_targets_are_as_wide_as_dims_says(dims: str, matched: int, kept: int, tm
     words = ["dataset=fake", f"transport.dims={dims}", f"paths.outputs={tmp_path}"]
     of = of_run(Run(compose([*words, *SMALL])))
     assert (of.matched, of.targets) == (matched, kept)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(8192, 256), (300, 512)])
+def test_a_transport_takes_its_blocks_or_its_eigenvectors(rows: int, width: int, tmp_path: Path) -> None:
+    """Not both at a time: the plan is about what its tensors are, and less than a third above that."""
+    config = compose(["dataset=fake", "dataset.size=8", f"paths.outputs={tmp_path}", *SMALL])
+    of = Footprint(config, Shape(rows, 10, 8, 8, False, 2))
+    of.__dict__["outlook"] = Outlook(width, 0, Taken(0, 0), Taken(0, 0))
+    planned = of.transport().total(HOST)
+    blocks = iter([torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).half()])
+    held = count_work(lambda: Whitening(2048).fit(block.clone() for block in blocks), nn.Identity()).peak
+    assert held <= planned * 1.1
+    assert planned < 1.33 * held
 
 
 # ------------------------------------------------------------------------------------------------ what is measured
