@@ -161,7 +161,10 @@ class Segmentation(EncodedDataset):
         numbers = read_mask(path)
         if (size := upright_size(image)) != numbers.shape[::-1]:
             seen = f"{numbers.shape[1]}x{numbers.shape[0]}"
-            raise MissingError(f"{path} is {seen} pixels and its image {image} is {size[0]}x{size[1]}: they must agree")
+            raise MissingError(
+                f"{path} is {seen} pixels and its image {image} is {size[0]}x{size[1]}: save it "
+                f"in the size of its image, by nearest neighbour"
+            )
         self.check_numbers(split, path, numbers)
         kept = np.where(numbers == self.ignore_label, 255, numbers) if self.ignore_label is not None else numbers
         side = self.image_size

@@ -55,7 +55,10 @@ class Segmenting:
         """The network and what it is fed."""
         prior = instantiate(located(self.config.prior), data=self.stats, allow=self.config.allow)
         if not isinstance(prior, NetworkPrior):
-            raise ConfigError(f"prior={self.config.prior.name} is no network with a feature map, which segment needs")
+            raise ConfigError(
+                f"prior={self.config.prior.name} is no network with a feature map, which segment needs: say one "
+                f"that is, such as prior=embedded"
+            )
         return prior.backbone.to(self.device).eval(), prior
 
     # ------------------------------------------------------------------------------------------------------- maps

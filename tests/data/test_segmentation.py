@@ -122,7 +122,10 @@ def broken(root: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "colours": (rgb, r"a.png is RGB, which holds colours and no class numbers: save a grey or palette PNG"),
-    "another size": (other_size, r"a.png is 8x8 pixels and its image .*a.png is 8x10: they must agree"),
+    "another size": (
+        other_size,
+        r"a.png is 8x8 pixels and its image .*a.png is 8x10: save it in the size of its image",
+    ),
     "a label outside": (strange, r"b.png has the label 7; the train masks have 0 to 1.*dataset.ignore_label=7"),
     "no mask": (gone, r"a.png has no mask: .*masks/a.png is not there \(1 of 1 images have none\)"),
     "no picture": (broken, r"the mask .*a.png cannot be read: Pillow knows no image format"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +50,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def segmenting(shapes: Path, *words: str) -> Segmenting:
     data = ("dataset=segmentation", f"dataset.root={shapes}", f"dataset.image_size={SIZE}", "batch_size=2")
-    fast = ("probe.segment_steps=120", "probe.segment_batch_size=8", "prior=random", "prior.width=8")
-    run = Run(config(*data, *fast, *words, f"paths.outputs={shapes}/outputs"))
+    fast = ("probe.segment_steps=120", "probe.segment_batch_size=8")
+    prior = () if any(word.startswith("prior=") for word in words) else ("prior=random", "prior.width=8")
+    run = Run(config(*data, *fast, *prior, *words, f"paths.outputs={shapes}/outputs"))
     Pipeline(run, "").make_images()
     return Segmenting(run.config, run.images, run.dataset)
 
@@ -146,10 +146,4 @@ def test_a_batch_without_a_pixel_that_counts_moves_nothing() -> None:
 
 def test_a_prior_without_a_map_is_named(shapes: Path) -> None:
     with pytest.raises(ConfigError, match="prior=patches is no network with a feature map"):
-        patches(shapes)
-
-
-def patches(shapes: Path) -> Any:
-    data = ("dataset=segmentation", f"dataset.root={shapes}", f"dataset.image_size={SIZE}", "batch_size=2")
-    run = Run(config(*data, "prior=patches", "prior.patches=8", f"paths.outputs={shapes}/outputs"))
-    return Segmenting(run.config, run.images, run.dataset)
+        segmenting(shapes, "prior=patches", "prior.patches=8")
