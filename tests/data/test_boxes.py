@@ -70,5 +70,7 @@ def test_which_view_is_shown_when() -> None:
     for target, (start, _, _), which in zip(found, places, cached.chosen(rows, 3, 2), strict=True):
         assert torch.equal(target, targets[rows, which].float())
         assert torch.equal(start.T, boxes[rows, which][:, :2].float())
+    zero = CachedViews(boxes, targets, seed=0).chosen(ROWS, 0, 1)[0].double()  # says nothing of how the view is cut
+    assert torch.corrcoef(torch.stack((zero, boxes[:, 0, 2].double())))[0, 1].abs() < 0.2
     other = CachedViews(boxes, targets, seed=2).chosen(ROWS, 0, 2)
     assert not torch.equal(other, cached.chosen(ROWS, 0, 2))

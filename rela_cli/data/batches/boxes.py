@@ -15,9 +15,6 @@ from rela_cli.config.schema import View
 from rela_cli.data.batches.views import CANDIDATES, Place, ResampleGrid, crop_boxes, crop_resize
 from rela_cli.numerics.randomness import stream_key, uniform
 
-NUMBERS = 5  # of a box
-LARGEST = 2**15 - 1  # pixels a side that int16 holds
-
 
 def draw_boxes(view: View, flip: bool, side: int, samples: Tensor, count: int) -> Tensor:
     """`count` boxes of each sample (n,), as a random resized crop and a flip draw them: (n, count, 5) int16.
@@ -61,7 +58,7 @@ class CachedViews:
     def chosen(self, rows: Tensor, epoch: int, views: int) -> Tensor:
         """Which of its K views a sample is shown: (B,) -> (views, B) int64; no view twice where there are enough."""
         count = self.boxes.shape[1]
-        first = (uniform(stream_key(self.seed, "cached view", epoch), rows, 1)[:, 0] * count).floor().long()
+        first = (uniform(stream_key(self.seed, "which view", epoch), rows, 1)[:, 0] * count).floor().long()
         return torch.stack([(first + number) % count for number in range(views)])
 
     def places(self, rows: Tensor, epoch: int, views: int) -> list[Place]:
