@@ -87,7 +87,7 @@ def in_double(loop: Trainer) -> None:
     for memory in loop.optimizer.state.values():
         memory.update({k: v.double() for k, v in memory.items()})
     loop.targets = None if loop.targets is None else loop.targets.double()
-    loop.targets_of = lambda _, batch: loop.targets[batch] if loop.position.phase == 1 else None  # type: ignore[method-assign, index]
+    loop.targets_of = lambda _, batch, epoch: loop.targets[batch] if loop.position.phase == 1 else None  # type: ignore[method-assign, index]
     make_views = loop.make_views
     loop.make_views = lambda *given: [view.double() for view in make_views(*given)]  # type: ignore[method-assign]
     loop.start_phase(loop.position.phase)
