@@ -31,6 +31,7 @@ class LinearProbe:
     def __init__(self, backbone: nn.Module, width: int, classes: int, device: torch.device) -> None:
         self.head = torch.zeros(width + 1, classes, device=device)
         self.memory = torch.zeros_like(self.head)
+        self.numbers = torch.arange(classes, device=device)
         self.right = torch.zeros((), dtype=torch.int64, device=device)
         self.seen = 0  # views since the last record
         self.found: list[Tensor] | None = None  # representations of a step, while one is listened to
@@ -60,7 +61,7 @@ class LinearProbe:
         shares = torch.softmax(x @ self.head, dim=1)
         self.right += (shares.argmax(1) == labels).sum()
         self.seen += len(labels)
-        shares.scatter_(1, labels[:, None], -1.0, reduce="add")
+        shares -= (labels[:, None] == self.numbers).float()  # scatter would not be deterministic on a GPU
         self.memory.mul_(MOMENTUM).addmm_(x.T, shares, alpha=1 / len(labels))
         self.head.sub_(self.memory, alpha=RATE)
 
