@@ -103,7 +103,7 @@ def test_quickstart_notebook(
     assert first == "%pip install -q rela-cli"
     names: dict[str, Any] = {"__name__": "notebook"}
     for cell in cells:
-        exec(compile(cell.replace("EPOCHS = 10", "EPOCHS = 2"), "quickstart.ipynb", "exec"), names)
+        exec(compile(cell.replace("EPOCHS = 60", "EPOCHS = 2"), "quickstart.ipynb", "exec"), names)
     assert names["near"].shape == (10, 6)
     assert names["near"][:, 0].tolist() == list(range(10)), "each image is nearest to itself"
     assert capsys.readouterr().out.count("patches") >= 3
