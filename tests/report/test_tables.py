@@ -203,12 +203,15 @@ def test_ten_mixed_runs_have_one_line_a_row_at_80_columns(make: Make, tmp_path, 
     assert "not finished, shown as missing: 1 run (1 failed)" in said
 
 
-def test_what_most_settings_share_is_left_out_on_a_screen_and_kept_in_files(make: Make, tmp_path, capsys):
+def test_what_most_settings_share_is_left_out_on_a_screen_and_kept_in_files(make: Make, tmp_path, capsys, monkeypatch):
     mixed(make)
     assert "patches switch=never transport=whitening" in shown(tmp_path, capsys, "--format=md")
     runs = tables.results_of(collect([tmp_path / "outputs"], []))
     page = html.grids_html(tables.score_grids(runs, tables.protocols_of(runs)))
     assert "unless said otherwise: switch=never transport=whitening" in page and "<br>switch=never" not in page
+    assert page.count("<h3>") == 3, "a broad table is one for each protocol"
+    monkeypatch.setattr(html, "BROAD", 20)
+    assert html.grids_html(tables.score_grids(runs, tables.protocols_of(runs))).count("<h3>") == 1
 
 
 def test_rows_of_many_labels_stand_below_a_line_that_says_them() -> None:

@@ -40,7 +40,12 @@ def with_line_breaks(text: str) -> str:
 def grids_html(grids: Sequence[Grid]) -> str:
     """Tables without what is empty in them."""
     shown = [without_empty(grid) for grid in grids]
-    return "".join(grid_html(upright(brief(grid)), gone) for grid, gone in shown if grid.cells)
+    return "".join(grid_html(upright(one), gone) for grid, gone in shown if grid.cells for one in pieces(brief(grid)))
+
+
+def pieces(grid: Grid) -> tuple[Grid, ...]:
+    """A broad table of several protocols as a table for each of them."""
+    return grid.parts if grid.rest and len(grid.heads) > BROAD else (grid,)
 
 
 def upright(grid: Grid) -> Grid:
