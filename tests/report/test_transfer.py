@@ -138,3 +138,16 @@ def test_what_is_not_there_is_said(make: Make, tmp_path: Path, capsys: pytest.Ca
     assert "left out, it cannot be used" in " ".join(text(tmp_path, capsys, "--on=stl10").split())
     with pytest.raises(MissingError):
         table.main([str(tmp_path / "nothing"), "--on=stl10"])
+
+
+def test_mean_iou_has_its_own_name(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make(0.9, prior="patches", **COUNTS)
+    on(folder, "voc", 0.5)
+    (path,) = folder.glob("on_voc-*.json")
+    facts = json.loads(path.read_text())
+    facts["probe"] = {"segment-linear": {"miou": 0.314, "pixel_accuracy": 0.8, "network": "online"}}
+    facts["untrained"] = {"segment-linear": {"miou": 0.2, "network": "untrained"}}
+    write_json(path, facts)
+    out = text(tmp_path, capsys, "--on=voc", "--format=md", "--differences")
+    assert "mIoU % by segment-linear (online)" in out and "points of mIoU by segment-linear" in out
+    assert "31.4" in out and "mean IoU of a linear head" in out and "top-1" not in out

@@ -278,6 +278,7 @@ def paired_grid(
     found: Sequence[Sequence[Difference | str | Cell | None]],
     legend: Sequence[tuple[str, str]],
     margin: float | None = None,
+    measure: str = "top-1",
 ) -> Grid:
     """A grid of paired differences; how many seeds there are is said once if they are as many in all cells.
 
@@ -295,7 +296,7 @@ def paired_grid(
         else ("[low, high]" + " (n)" * (len(counts) > 1), f"95 % t interval of the mean over {n}, paired seed by seed")
     )
     meanings = (
-        ("points", "percentage points of top-1"),
+        ("points", f"percentage points of {measure}"),
         (BETTER, "the whole interval lies above 0"),
         (WORSE, "the whole interval lies below 0"),
         *([(EQUAL, f"within {margin:g} points, by two one-sided t tests at 5 % each")] if margin else []),

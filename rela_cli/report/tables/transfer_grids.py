@@ -144,7 +144,10 @@ def difference_grids(
             [*title, f"minus {FRESH[is_tuned(protocol)]}, points of {measure_of(protocol)} by {shown_name(protocol)}"]
         )
         found.append(
-            paired_grid(what, heads, heads_of(datasets), labels, [rows[i] for i in kept], protocols_legend([protocol]))
+            paired_grid(
+                *(what, heads, heads_of(datasets), labels, [rows[i] for i in kept], protocols_legend([protocol])),
+                measure=measure_of(protocol),
+            )
         )
     return found
 
