@@ -5,9 +5,11 @@ Each command line is composed and checked once before any work.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
@@ -48,9 +50,24 @@ def hand_over(command: str, line: CommandLine, task: Callable[[DictConfig], Any]
     sys.argv = [f"rela {command}", *extra, *line.words]
     hydra_internal.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
     try:
-        hydra.main(config_path=str(CONF_DIR), config_name="rela", **keywords)(task)()
+        with unchecked_help():
+            hydra.main(config_path=str(CONF_DIR), config_name="rela", **keywords)(task)()
     finally:
         sys.argv, hydra_internal.ConfigLoaderImpl = before  # type: ignore[attr-defined]
+
+
+@contextmanager
+def unchecked_help() -> Iterator[None]:
+    """Python 3.14 checks the help of an option as it is added; one of Hydra 1.3's is no text before it is shown."""
+    parsers: Any = argparse._ActionsContainer
+    check = getattr(parsers, "_check_help", None)
+    if check:
+        parsers._check_help = lambda *_: None
+    try:
+        yield
+    finally:
+        if check:
+            parsers._check_help = check
 
 
 class Composer:
