@@ -110,7 +110,7 @@ def test_nothing_is_tried_out_where_both_rates_are_given(
 def test_what_has_not_been_read_has_its_own_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The digits have 8 px whether they are in the cache or not: 64 times 3 bytes, and a plan of seconds."""
     plan = printed(capsys, *GIVEN[2:4], *SMALL[:4], f"paths.outputs={tmp_path}")
-    assert plan["read"] == "27.5 KB an epoch; all is 345 KB"  # 143 and 1797 of 192 bytes
+    assert plan["read"] == "27.5 kB an epoch; all is 345 kB"  # 143 and 1797 of 192 bytes
 
 
 @pytest.mark.parametrize("words", [["dataset=imagenet1k"], ["dataset=image_folder", "dataset.image_size=32"]])
