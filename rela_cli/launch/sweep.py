@@ -27,7 +27,6 @@ from rela_cli.launch.news import failure, failures_shown
 from rela_cli.launch.shares import Shares, divide, launcher_kind, note_pid, pass_signal_on, requeued, settings
 from rela_cli.launch.together import together
 from rela_cli.machine import signals
-from rela_cli.pipeline.screen import BRIEF
 from rela_cli.store.files import read_json, write_atomic
 from rela_cli.store.notices import warn
 from rela_cli.store.secrets import redact
@@ -112,6 +111,8 @@ class CellTask:
         try:
             where = ""
             _begun.add(number)
+            from rela_cli.pipeline.screen import BRIEF  # brings the datasets, which a config error should not wait for
+
             os.environ[BRIEF] = "1"
             if self.shares:
                 note_pid(self.folder, number)
