@@ -181,6 +181,15 @@ class Footprint:
         look = self.look(self.prior, torch.uint8, self.images_a_pass)
         return [replace(look, peak=look.peak + views)]
 
+    def glances(self) -> list[Taken]:
+        """The backbone looking at a block of images while it trains, where it is asked to (training/watch.py)."""
+        return [self.block_look] if self.config.runtime.eval_every_epochs else []
+
+    @cached_property
+    def block_look(self) -> Taken:
+        """The backbone looking at one block of images, for a probe or while it trains."""
+        return self.look(lambda: self.trainee().method.backbone, torch.float32)
+
     def look(self, make: Callable[[], nn.Module], dtype: torch.dtype, images: int | None = None) -> Taken:
         """A network looking at some images, else at one block of them, without gradients."""
 
@@ -252,7 +261,12 @@ class Footprint:
         trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
         optimizer = memory_bytes(self.config.optimizer, trained)
         views = self.config.extract.views if self.config.has_views else 0
-        step = max((*map(self.step, self.phases), *self.live_looks()), key=lambda taken: taken.peak)
+        steps = [
+            (f"activations and gradients of {self.images_a_pass} images", step) for step in map(self.step, self.phases)
+        ]
+        looks = [("the prior's look at views", look) for look in self.live_looks()]
+        glances = [(f"a block of {self.config.runtime.block_size} images", look) for look in self.glances()]
+        name, step = max((*steps, *looks, *glances), key=lambda named: named[1].peak)
         return self.stage(
             "train",
             Term("weights", weights - averages, DEVICE),
@@ -260,19 +274,20 @@ class Footprint:
             Term("optimizer", optimizer, DEVICE),
             Term("a copy of the weights while steps are tried", max(0, weights - optimizer), DEVICE),
             Term("the prior", self.outlook.weights if self.config.is_live and self.outlook else 0, DEVICE),
-            *self.stepping_or_saving(step, self.copied(trainee, optimizer / sum(p.nbytes for p in trained))),
+            *self.stepping_or_saving(
+                step.terms(name), self.copied(trainee, optimizer / sum(p.nbytes for p in trained))
+            ),
             Term("drawing an epoch", DRAW * shape.train),
             *self.pixels(shape.train, self.config.batch_size // self.config.runtime.devices),
             Term("targets", HALF * shape.train * self.targets * (views or 1), MAPPED),
             Term("where views are cut", BOX_BYTES * shape.train * views),
         )
 
-    def stepping_or_saving(self, step: Taken, copied: float) -> list[Term]:
+    def stepping_or_saving(self, stepping: list[Term], copied: float) -> list[Term]:
         """What takes more: a step, or the copies that a checkpoint takes, in the heap that steps have left."""
-        stepping = step.terms(f"activations and gradients of {self.images_a_pass} images")
-        if copied <= sum(term.size for term in stepping):
+        if copied <= bytes_in(stepping):
             return stepping
-        return [Term("a checkpoint's copies", copied), *step.terms("")[1:]]
+        return [Term("a checkpoint's copies", copied), *stepping[1:]]
 
     def copied(self, trainee: Trainee, memories: float) -> float:
         """Bytes of the tensors that a checkpoint has to copy: on a GPU all; else those that do not lie in one piece.
@@ -295,8 +310,7 @@ class Footprint:
         curved = classes * width**2 if classes * width**2 <= MANY else width**2
         curvature = Term("curvature", 2 * WORD * curved if "lbfgs" in self.config.probe.protocols else 0)
         near = Term("neighbours", QUERY_BLOCK * shape.train * WORD if "knn" in self.config.probe.protocols else 0)
-        block = self.look(lambda: self.trainee().method.backbone, torch.float32)
-        looked = block.terms(f"a block of {self.config.runtime.block_size} images")
+        looked = self.block_look.terms(f"a block of {self.config.runtime.block_size} images")
         weights = Term("weights", bytes_of(network), DEVICE)
         return self.stage(
             "probe",

@@ -17,6 +17,7 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import CollapseError, NonFiniteError
 from rela_cli.evaluation.measures import dimension_std, effective_rank, knn_top1
 from rela_cli.evaluation.representation import representations
+from rela_cli.machine import memory
 from rela_cli.optim import non_finite
 from rela_cli.store.files import Facts
 from rela_cli.training.resume import Position
@@ -110,7 +111,9 @@ def representation_facts(
     It looks at 2,000 train images at most, evenly spaced; kNN is asked about a tenth of them, the rest is its bank.
     """
     rows = evenly(len(images), WATCHED_IMAGES)
+    memory.give_back()  # what a step has freed would count on top of a block, and what a block has on top of a step
     features = representations(backbone, images[rows], data, block_size)
+    memory.give_back()
     facts: Facts = {
         "effective_rank": round(effective_rank(features), 3),
         "deviation": round(dimension_std(features), 4),

@@ -147,6 +147,19 @@ def test_targets_are_as_wide_as_dims_says(dims: str, matched: int, kept: int, tm
     assert (of.matched, of.targets) == (matched, kept)
 
 
+@pytest.mark.parametrize(
+    ("every", "named"), [(5, "a block of 256 images"), (0, "activations and gradients of 2 images")]
+)
+def test_a_glance_while_it_trains_may_take_more_than_a_step(every: int, named: str, tmp_path: Path) -> None:
+    small = [word for word in SMALL if not word.startswith("batch_size")]
+    words = ["dataset=fake", "dataset.size=16", "batch_size=2", f"runtime.eval_every_epochs={every}"]
+    of = of_run(Run(compose([*words, *small, f"paths.outputs={tmp_path}"])))
+    sizes = {term.name: term.size for term in of.train().terms}
+    assert named in sizes
+    if every:
+        assert sizes[named] == next(term.size for term in of.probe().terms if term.name == named) > of.step(2).peak
+
+
 @pytest.mark.parametrize(("rows", "width"), [(8192, 256), (300, 512)])
 def test_a_transport_takes_its_blocks_or_its_eigenvectors(rows: int, width: int, tmp_path: Path) -> None:
     """Not both at a time: the plan is about what its tensors are, and less than a third above that."""
