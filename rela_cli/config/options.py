@@ -8,6 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from rela_cli.config.ranges import (
+    Count,
+    CountOrOneOf,
+    GridOrOneOf,
+    NonNegative,
+    OneOf,
+    Positive,
+    PositiveShare,
+    Range,
+    Seed,
+    Share,
+)
 from rela_cli.config.schema import (
     ALL,
     CHANNELS,
@@ -19,16 +31,6 @@ from rela_cli.config.schema import (
     POOLS,
     STEMS,
     TWICE,
-    Count,
-    CountOrOneOf,
-    GridOrOneOf,
-    NonNegative,
-    OneOf,
-    Positive,
-    PositiveShare,
-    Range,
-    Seed,
-    Share,
     View,
 )
 

@@ -25,7 +25,7 @@ from rela_cli.pipeline import preflight
 from rela_cli.pipeline.making import is_intact, make_together
 from rela_cli.pipeline.probing import Probing
 from rela_cli.pipeline.result import Numbers, prior_facts, result_of
-from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.run import Run, check_forceable
 from rela_cli.pipeline.run_record import RunRecord, point_latest, set_aside
 from rela_cli.pipeline.screen import say, show_result, show_stages, show_targets
 from rela_cli.pipeline.to_do import has_work, stage_states
@@ -93,7 +93,7 @@ def open_run(config: Config, until: str) -> Run:
 def folder_with_work(config: Config, until: str) -> Path | None:
     """The folder of a run that has work to do, else None: then no further processes have to be started."""
     run = Run(config)
-    run.check_force()
+    check_forceable(run)
     return run.folder if config.resume == "never" or has_work(stage_states(run, until)) else None
 
 
@@ -103,7 +103,7 @@ def is_to_start(run: Run, until: str) -> bool:
     Raises:
         RelaError: something is to be done and cannot be: no checkpoint for resume=force, no room on the disk.
     """
-    run.check_force()
+    check_forceable(run)
     states = stage_states(run, until)
     show_stages(run, states)
     if labels := seen.note(run.config.prior, run.dataset):

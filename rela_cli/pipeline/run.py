@@ -225,20 +225,6 @@ class Run:
         facts = section(self.manifest, "train")
         return facts if facts and (self.folder / "backbone.safetensors").exists() else None
 
-    def check_force(self) -> None:
-        """Before any work: a run that is to continue under other settings has left a checkpoint.
-
-        Raises:
-            RelaError: it has not.
-        """
-        if self.config.resume != "force" or not self.differences() or [*self.folder.glob("checkpoint-*.safetensors")]:
-            return
-        raise RelaError(
-            f"{self.folder} has no checkpoint to go on from. A run that is finished keeps one only with "
-            "checkpoint.keep=true: with that, epochs=N resume=force prolongs it. resume=never sets the folder aside "
-            "and starts again"
-        )
-
     def standing(self) -> str:
         """From where the same command would go on; told by names alone, in the middle of anything."""
         found = [path.name.split("-")[1] for path in self.folder.glob("checkpoint-*-*.safetensors")]
@@ -313,6 +299,21 @@ def yaml_ready(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: yaml_ready(v) for k, v in value.items()}
     return [yaml_ready(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def check_forceable(run: Run) -> None:
+    """Before any work: a run that is to continue under other settings has left a checkpoint.
+
+    Raises:
+        RelaError: it has not.
+    """
+    if run.config.resume != "force" or not run.differences() or [*run.folder.glob("checkpoint-*.safetensors")]:
+        return
+    raise RelaError(
+        f"{run.folder} has no checkpoint to go on from. A run that is finished keeps one only with "
+        "checkpoint.keep=true: with that, epochs=N resume=force prolongs it. resume=never sets the folder aside "
+        "and starts again"
+    )
 
 
 def check_replaceable(folder: Path, by_hand: bool, reason: str) -> None:
