@@ -139,14 +139,14 @@ MEMORY = """
 import sys
 from pathlib import Path
 import torch
-from rela_cli.store.row_file import Rows, RowWriter
+from rela_cli.store.row_file import RowFile, RowFileWriter
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
-with RowWriter(folder / "x", "features", count) as rows:
+with RowFileWriter(folder / "x", "features", count) as rows:
     for start in range(0, count, 1000):
         rows.add(torch.randn(min(1000, count - start), 256))
-with RowWriter(folder / "y", "features", count) as rows:
-    for block in Rows(folder / "x", "features").blocks(1000):
+with RowFileWriter(folder / "y", "features", count) as rows:
+    for block in RowFile(folder / "x", "features").blocks(1000):
         rows.add(block.float())
 status = Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
