@@ -11,7 +11,6 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -55,6 +54,9 @@ class Kept(Fallen):
             f"{self.preset} sets {keys} for {self.group}={self.written_for}; "
             f"{self.group}={self.chosen} takes that, too, unless you say something else"
         )
+
+
+composed: dict[tuple[str | None, ...], DictConfig] = {}  # trees of parts alone, which are only read, by what made them
 
 
 class Loader(ConfigLoaderImpl):
@@ -103,9 +105,12 @@ class Loader(ConfigLoaderImpl):
             f"{key}={split_words(value)[0]}" for key, _, value in (w.partition("=") for w in words) if is_choice(key)
         ]
 
-        @cache
         def parts() -> DictConfig:
-            return super(Loader, self).load_configuration(self.config_name, chosen, RunMode.MULTIRUN, True, False)
+            known = (str(self.config_search_path), self.config_name, *chosen)
+            if known not in composed:
+                load = super(Loader, self).load_configuration
+                composed[known] = load(self.config_name, chosen, RunMode.MULTIRUN, True, False)
+            return composed[known]
 
         return [as_typed(word, lambda key: is_text(node_at(parts(), key))) for word in words]
 
