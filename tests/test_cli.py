@@ -421,7 +421,7 @@ def test_list(rela: Rela) -> None:
     assert re.search(r"^ \* digits +scikit-learn's 1,797 real handwritten digits", done.stdout, re.MULTILINE)
     one = rela("list", "probes", "switches", stub=NO_HYDRA, kind="fresh").stdout
     assert re.findall(r"^(\w+) \(", one, re.MULTILINE) == ["switches", "probes"]
-    protocols = ["rela", "lbfgs", "knn", "sgd_grid", "few_shot", "finetune"]
+    protocols = ["rela", "lbfgs", "knn", "sgd_grid", "few_shot", "finetune", "segment"]
     assert re.findall(r"^ \* (\w+)", one, re.MULTILINE) == ["adaptive", *protocols]
 
 

@@ -176,6 +176,8 @@ def run(job: Job) -> int:
     if is_elsewhere:
         print(f"{plural(len(cells), 'cell')}; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
     stop, trouble = 0, ""
+    _begun.clear()  # both are of an earlier sweep of this process
+    _unwritten.clear()
     try:
         news = failures_shown(folder, len(cells)) if is_elsewhere else nullcontext()
         with news, signals.between(partial(pass_signal_on, folder) if shares else None):

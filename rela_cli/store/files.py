@@ -45,6 +45,16 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
+TEMPORARIES = (".*.tmp", ".tmp*")  # how half-written files are called: by `write_atomic`, and by safetensors
+
+
+def remove_temporaries(folder: Path) -> None:
+    """What a killed process has left half-written in a folder; the caller holds its lock."""
+    for pattern in TEMPORARIES:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def write_atomic(
     path: Path,
     write: Callable[[Path], object],

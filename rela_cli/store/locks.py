@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from rela_cli.errors import DiskError, RelaError
 from rela_cli.store.disk import disk_errors
-from rela_cli.store.files import provenance, read_json
+from rela_cli.store.files import provenance, read_json, remove_temporaries
 from rela_cli.store.notices import warn
 from rela_cli.store.secrets import redact
 
@@ -134,8 +134,7 @@ class RunLock(Lock):
             except Timeout:
                 words = f"{self.folder} is in use by {self.holder()}. Wait for it, or stop it{self.way_out()}"
                 raise RelaError(words) from None
-        for leftover in self.folder.glob(".*.tmp"):  # of a killed process; we hold the lock
-            leftover.unlink()
+        remove_temporaries(self.folder)
 
     def __exit__(self, *_: object) -> None:
         self.release()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rela_cli.errors import MissingError, did_you_mean
 from rela_cli.store.disk import OUTPUTS
-from rela_cli.store.files import Facts, read_json, section
+from rela_cli.store.files import TEMPORARIES, Facts, read_json, section
 from rela_cli.store.files import size_of as size_of
 from rela_cli.store.integrity import damage
 from rela_cli.store.locks import Lock, RunLock
@@ -195,7 +195,7 @@ def leftovers(outputs: Path) -> list[Leftover]:
     for path in sorted(outputs.glob("cache/*/*.corrupt")):
         found.append(Leftover(path, "damaged, set aside", size_of(path)))
     for pattern, why in (
-        (".*.tmp", "half-written by a killed process"),
+        *((pattern, "half-written by a killed process") for pattern in TEMPORARIES),
         ("*.corrupt", "damaged, set aside"),
     ):
         for path in (path for folder in run_folders(outputs) for path in sorted(folder.glob(pattern))):

@@ -44,8 +44,9 @@ def test_a_fine_tuning_has_its_time_and_its_memory(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "finetune  6.7 min, " in out  # 8 * 500 * 100 / 1000 s
     assert "8 trainings of 500 steps of 100, half of them from scratch" in out
-    (memory,) = re.findall(r"^    finetune  ([\d.]+) MB: .*activations and gradients of 100 images", out, re.MULTILINE)
-    assert float(memory) > 100
+    row = r"^    finetune  ([\d.]+) (.B): .*activations and gradients of 100 images"
+    ((memory, unit),) = re.findall(row, out, re.MULTILINE)
+    assert float(memory) * {"MB": 1, "GB": 1000}[unit] > 100
     given = printed(capsys, *words, "probe.finetune_lr=0.01", "probe.label_share=1.0")
     assert given["finetune"].startswith("2.1 min, ") and "2 trainings of 500 steps of 128" in given["finetune"]
     assert "finetune" not in printed(capsys, *GIVEN, *SMALL)

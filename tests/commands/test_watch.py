@@ -239,7 +239,7 @@ def test_long_names_lose_their_middle_at_80_columns(tmp_path: Path) -> None:
 
 def test_the_time_that_is_left() -> None:
     run = {"status": "running", "epoch": 10, "epochs": 40, "began": 1000.0}
-    assert left(run, now=1060.0) == "3 min"
+    assert left(run, now=1060.0) == "3.0 min"
     assert left({**run, "status": "finished"}, now=1060.0) == ""
     assert left({**run, "epoch": 0}, now=1060.0) == ""
 

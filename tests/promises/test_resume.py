@@ -136,7 +136,7 @@ TENSORS = fields()
 
 def test_these_are_all_fields_there_are() -> None:
     loop = delicate()
-    assert {*TOP, "trainee", "random_gpu"} == loop.checkpointing.state().keys()
+    assert {*TOP, "trainee", "random_gpu", "linear"} == loop.checkpointing.state().keys()
     assert set().union(*TENSORS.values()) == loop.trainee.state_dict().keys()  # type: ignore[arg-type]
     kinds = [name for name in TENSORS if "teacher" in name or "loss" in name or "matching" in name]
     assert len(TENSORS) >= 6 and len(kinds) >= 3

@@ -13,7 +13,7 @@ from rela_cli.config.schema import HOMES, Config
 from rela_cli.errors import ConfigError
 from rela_cli.launch.job import Job, Single
 from rela_cli.store.disk import disk_errors
-from rela_cli.store.files import Facts
+from rela_cli.store.files import Facts, remove_temporaries
 from rela_cli.store.locks import Lock
 from rela_cli.terminal import as_size
 
@@ -152,8 +152,7 @@ def write(config: Config, request: ConvertRequest) -> None:
     with disk_errors(request.to, way_out=WAY_OUT):
         request.to.mkdir(parents=True, exist_ok=True)
         with Lock(request.to / ".lock", f"the efficient dataset {request.to}").held():
-            for leftover in request.to.glob(".*.tmp"):  # of a killed process; we hold the lock
-                leftover.unlink()
+            remove_temporaries(request.to)
             facts = Writer(Run(config), request.to, request.images, request.shard_bytes).run()
     show(request.to, facts)
 

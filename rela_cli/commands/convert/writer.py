@@ -32,7 +32,16 @@ from rela_cli.machine.progress import with_progress
 from rela_cli.pipeline.result import run_of
 from rela_cli.pipeline.run import Run
 from rela_cli.store.disk import ensure_room
-from rela_cli.store.files import Facts, file_sha256, load_json, provenance, section, write_atomic, write_json
+from rela_cli.store.files import (
+    Facts,
+    file_sha256,
+    load_json,
+    provenance,
+    remove_temporaries,
+    section,
+    write_atomic,
+    write_json,
+)
 from rela_cli.store.integrity import file_damage
 from rela_cli.store.notices import warn
 from rela_cli.store.sealed import Damaged
@@ -171,8 +180,7 @@ class Writer:
         """The images, as a pack in a folder of its own; it goes on by itself."""
         place = self.to / IMAGES
         place.mkdir(exist_ok=True)
-        for leftover in place.glob(".*.tmp"):
-            leftover.unlink()
+        remove_temporaries(place)
         Packer(self.run_.dataset, Place(str(place)), Encoding(), PACK).run()
         for path in sorted(place.iterdir()):
             if path.name[0] != "." and f"{IMAGES}/{path.name}" not in self.files:
