@@ -77,7 +77,8 @@ clean:  ## caches and built things; .venv and outputs stay
 	find rela_cli tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The paper's tables: DATA=FOLDER [PROFILE=mini|full|smoke] [DRY_RUN=1] [LIVE=1] [JOBS=2] [OUT=FOLDER] [LAUNCHER=joblib]
-ASKED = --profile=$(PROFILE) --data="$(DATA)" --out="$(OUT)" --jobs="$(TABLE_JOBS)" --launcher="$(LAUNCHER)" \
+ASKED = --profile=$(PROFILE) $(if $(DATA),--data="$(DATA)") $(if $(OUT),--out="$(OUT)") \
+	$(if $(TABLE_JOBS),--jobs="$(TABLE_JOBS)") $(if $(LAUNCHER),--launcher="$(LAUNCHER)") \
 	$(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run) $(if $(filter-out 0 no false,$(LIVE)),--live)
 
 table1-cifar10: ## DATA=FOLDER [PROFILE=mini|full|smoke]: the paper's Table 1 on CIFAR-10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from rela_cli.errors import ConfigError, MissingError
 from rela_cli.pipeline.estimate import Cost
 from rela_cli.report.differences.paired import paired
 from tests import warm
+
+PROJECT = Path(__file__).parents[2]
 
 
 def folder_of_classes(root: Path, classes: int, images: int = 1) -> Path:
@@ -55,6 +58,27 @@ def few_images() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- what tables hold
+
+
+@pytest.mark.parametrize(
+    ("said", "jobs", "launcher", "dry_run"),
+    [((), command.default_jobs(), "", False), (("JOBS=3", "LAUNCHER=joblib", "DRY_RUN=1"), 3, "joblib", True)],
+)
+@pytest.mark.parametrize("name", TABLES)
+def test_make_types_what_the_command_takes(
+    name: str, said: tuple[str, ...], jobs: int, launcher: str, dry_run: bool, tmp_path: Path
+) -> None:
+    """`make -n` prints the command of each table; without a word from the user the command decides."""
+    data = tmp_path / "my photos"
+    data.mkdir()
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "JOBS"))}
+    words = ["make", "-n", "-o", ".venv/.stamp-dev", name, "PROFILE=smoke", f"DATA={data}", *said]
+    done = subprocess.run(words, cwd=PROJECT, env=plain, capture_output=True, text=True, check=True)
+    rela, verb, *typed = shlex.split(done.stdout)
+    assert (rela, verb) == (".venv/bin/rela", "reproduce")
+    asked = read(typed)
+    assert (asked.table.name, asked.profile, asked.data) == (name, "smoke", data)
+    assert (asked.jobs, asked.launcher, asked.dry_run) == (jobs, launcher, dry_run)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
