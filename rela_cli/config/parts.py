@@ -23,7 +23,13 @@ def instantiate(part: Part, **context: Any) -> Any:
         ConfigError: when there is no such object, or its keywords do not fit the yaml's keys.
     """
     target = import_target(part)
-    return target(**part.options, **asked_for(target, context))
+    keywords = {**part.options, **asked_for(target, context)}
+    try:
+        inspect.signature(target).bind(**keywords)
+    except TypeError as error:
+        keys = ", ".join(part.options) or "none"
+        raise ConfigError(f"{part.name}: {part.target} does not fit the keys of its yaml ({keys}): {error}") from error
+    return target(**keywords)
 
 
 def import_target(part: Part) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from rela_cli.data.decoding.images import Blob, Pixels
 from rela_cli.data.decoding.undecodable import Undecodable
 from rela_cli.data.labels import label_set
+from rela_cli.errors import ConfigError
 from rela_cli.store.files import fingerprint
 
 Array = np.ndarray
@@ -109,8 +110,12 @@ class Dataset:
         return None
 
     def identity_of_images(self) -> dict[str, Any]:
-        """What identifies the images themselves, read cheaply at each start."""
-        raise NotImplementedError
+        """What identifies the images themselves, read cheaply at each start.
+
+        Raises:
+            ConfigError: a class from outside does not say it.
+        """
+        raise ConfigError(f"{type(self).__name__} needs a method identity_of_images(); before 0.2 it was source()")
 
     @property
     def label_set(self) -> str | None:

@@ -12,6 +12,7 @@ import struct
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from safetensors.torch import load_file
 
 from rela_cli.config.compose import compose
 from rela_cli.config.lengths import lengths
+from rela_cli.config.parts import instantiate
+from rela_cli.config.schema import Part
 from rela_cli.data import imagenet
+from rela_cli.data.base import Dataset
 from rela_cli.data.files.downloads import quick_to_fail
 from rela_cli.data.folders import TinyImagenet
 from rela_cli.data.imagenet import Imagenet1k, Imagenet100
@@ -614,3 +618,19 @@ def test_presets_of_large_images_carry_the_reference_batch(name: str) -> None:
     assert config.dataset.options["image_size"] == 224
     with pytest.raises(ConfigError, match=r"batch_size=512 is larger than the subset.*Say batch_size=160"):
         lengths(config, 160)
+
+
+class FromOutside(Dataset):
+    """A class as somebody wrote it for an older version."""
+
+    def source(self) -> dict[str, Any]:
+        return {"dataset": "old"}
+
+
+def test_a_class_from_outside_that_does_not_fit_is_named_with_what_it_lacks() -> None:
+    part = Part("old", f"{__name__}.FromOutside", {"limit": None, "seed": 0, "flip": True})
+    with pytest.raises(ConfigError, match=r"old: .*FromOutside does not fit .* \(limit, seed, flip\): .*test_limit"):
+        instantiate(part)
+    fits = instantiate(replace(part, options={**part.options, "test_limit": None}))
+    with pytest.raises(ConfigError, match=r"FromOutside needs a method identity_of_images\(\); .* source\(\)"):
+        _ = fits.identity
