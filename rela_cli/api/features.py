@@ -75,8 +75,9 @@ def probe(
 ) -> dict[str, Any]:
     """What features (N, D) with labels (N,) are worth: top1 in [0, 1], as the protocol of `rela train` measures it.
 
-    `test` are other features and labels to judge by; without them a tenth of each class is held out, always the same.
-    `settings` are keys of the probe group without the protocol's name: `probe(..., protocol="knn", k=20)`.
+    It is fitted on the device that the features lie on. `test` are other features and labels to judge by; without them
+    a tenth of each class is held out, always the same. `settings` are keys of the probe group without the protocol's
+    name: `probe(..., protocol="knn", k=20)`.
 
     >>> labels = torch.arange(200) % 4
     >>> features = torch.nn.functional.one_hot(labels, 8).float() + 0.1 * torch.randn(200, 8)
@@ -91,10 +92,11 @@ def probe(
         raise ValueError(f"protocol={protocol!r} must be one of {', '.join(PROTOCOLS)}")
     check(features, labels)
     if test is None:
-        rest, held_out = nine_tenths(labels.cpu())
+        labels = labels.cpu()
+        rest, held_out = nine_tenths(labels)
         test, features, labels = (features[held_out], labels[held_out]), features[rest], labels[rest]
     check(*test)
-    task = Task(features.cpu().float(), labels.cpu(), test[0].cpu().float(), test[1].cpu())
+    task = Task(features.float(), labels.cpu(), test[0].to(features.device).float(), test[1].cpu())
     logits, extra = protocols.FITTERS[protocol](task, settings_of(protocol, settings))
     return {**accuracy(logits, task.test_labels), **extra, "protocol": protocol, "fitted": len(labels),
             "tested": len(task.test)}  # fmt: skip

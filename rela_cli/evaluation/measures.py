@@ -1,4 +1,4 @@
-"""Measures of representations that need no training: kNN, rank, spread and similarity."""
+"""Measures of representations that need no training: kNN, rank, spread and similarity; each where its tensors lie."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lidar(features: Tensor) -> float:
     apart, around = centres - centres.mean(0), (x - centres[:, None]).flatten(0, 1)
     between = apart.T @ apart / (len(x) - 1)
     within = around.T @ around / (len(x) * (x.shape[1] - 1))
-    within += LIDAR_DELTA * torch.eye(x.shape[2], dtype=x.dtype)
+    within += LIDAR_DELTA * torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
     values, vectors = torch.linalg.eigh(within)
     whitener = vectors * values.rsqrt()
     found = torch.linalg.eigvalsh(whitener.T @ between @ whitener).clamp(min=0)
@@ -82,7 +82,7 @@ def nearest_others(features: Tensor, k: int) -> Tensor:
     found = []
     for start, block in enumerate(unit.split(QUERY_BLOCK)):
         similarity = block @ unit.T
-        rows = torch.arange(len(block))
+        rows = torch.arange(len(block), device=block.device)
         similarity[rows, start * QUERY_BLOCK + rows] = -2
         found.append(similarity.topk(min(k, len(unit) - 1), dim=1).indices)
     return torch.cat(found)
@@ -108,7 +108,7 @@ def votes_and_classes(
     for block in own:
         similarity, nearest = (block @ bank.T).topk(k, dim=1)
         weights = torch.softmax(similarity / temperature, dim=1)  # exp(cos / T) but for a factor a query, at any T
-        own_votes = torch.zeros(len(block), classes).scatter_add_(1, labels[nearest], weights)
+        own_votes = weights.new_zeros(len(block), classes).scatter_add_(1, labels[nearest], weights)
         votes += ranks.gather_rows(own_votes, QUERY_BLOCK)
         found += ranks.gather_rows(labels[nearest], QUERY_BLOCK)
     return torch.cat(votes), torch.cat(found)

@@ -1,16 +1,20 @@
-"""Representations of a frozen backbone, and two measures that need no training: kNN and effective rank."""
+"""Representations of a frozen backbone, put together block by block where they are wanted."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from rela_cli.data.batches.cache import ImageStats
-from rela_cli.data.batches.loader import Images, centre, in_blocks
+from rela_cli.data.batches.loader import CPU, Images, centre, in_blocks
 
 
-def representations(backbone: nn.Module, images: Images, data: ImageStats, block_size: int) -> Tensor:
-    """(N, 3, H, W) uint8, of which the middle is shown -> (N, D) float32 on the CPU, in eval mode.
+def representations(
+    backbone: nn.Module, images: Images, data: ImageStats, block_size: int, place: torch.device = CPU
+) -> Tensor:
+    """(N, 3, H, W) uint8, of which the middle is shown -> (N, D) float32 on `place`, in eval mode.
 
     The backbone's own mode is put back.
     """
@@ -20,6 +24,18 @@ def representations(backbone: nn.Module, images: Images, data: ImageStats, block
     backbone.eval()
     try:
         shown = lambda x: (centre(x, data.size).float() / 255 - mean) / std  # noqa: E731
-        return torch.cat(list(in_blocks(lambda x: backbone(shown(x)), images, block_size, device))).float()
+        blocks = in_blocks(lambda x: backbone(shown(x)), images, block_size, device, place=place)
+        return gathered(blocks, len(images), place)
     finally:
         backbone.train(was_training)
+
+
+def gathered(blocks: Iterable[Tensor], count: int, place: torch.device = CPU) -> Tensor:
+    """Blocks (n, ...), `count` rows in all, as one float32 tensor; no more than one of them is held beside it."""
+    found, filled = torch.empty(0, 0, device=place), 0
+    for block in blocks:
+        if not filled:
+            found = torch.empty(count, *block.shape[1:], device=place)
+        found[filled : filled + len(block)] = block
+        filled += len(block)
+    return found

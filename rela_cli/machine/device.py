@@ -15,6 +15,8 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError
 from rela_cli.machine import memory
 from rela_cli.machine.precision import set_backends
+from rela_cli.store.notices import warn_once
+from rela_cli.terminal import as_size
 
 
 def pick_device(runtime: Runtime) -> torch.device:
@@ -63,6 +65,18 @@ def restart_peak_memory(device: torch.device) -> None:
     """Forget the GPU's peak of what this process did before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def with_room(device: torch.device, size: int, what: str, is_shared: bool = True) -> torch.device:
+    """The GPU, where `size` bytes have room on it, else the CPU, which is said; `is_shared`: the same for all ranks."""
+    if device.type == "cpu":
+        return device
+    torch.cuda.empty_cache()
+    free = int(torch.cuda.mem_get_info(device)[0])
+    if all(ranks.gather_objects(size <= free)) if is_shared else size <= free:
+        return device
+    warn_once(f"{what} would take {as_size(size)}, and the GPU has {as_size(free)} free: it is done on the CPU")
+    return torch.device("cpu")
 
 
 def synchronize(device: torch.device) -> None:

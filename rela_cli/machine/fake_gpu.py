@@ -73,9 +73,11 @@ def copied(self: Tensor, memory: dict[int, Any]) -> Tensor:
 class Counted(TorchDispatchMode):
     """Counts the operators that launch at least one kernel, and notes where the host waits for the device."""
 
-    def __init__(self, device: str = "cuda") -> None:
+    def __init__(self, device: str = "cuda", number: float | None = None, truth: bool = False) -> None:
+        """`number` and `truth` are what a host that reads is told; without a number a read ends the work."""
         super().__init__()
-        self.device, self.operators, self.waits = device, Counter[str](), list[str]()
+        self.device, self.number, self.truth = device, number, truth
+        self.operators, self.waits = Counter[str](), list[str]()
         self.lines = Counter[str]()
 
     @property
@@ -92,6 +94,8 @@ class Counted(TorchDispatchMode):
         if name.startswith("_fused_"):  # in place, and torch does not know them without values
             self.operators[name] += 1
             return None
+        if name == "_local_scalar_dense" and self.number is not None and isinstance(given[0], FakeTensor):
+            return self.told(given[0])
         result = func(*args, **kwargs)
         made = [leaf for leaf in trees.tree_leaves(result) if isinstance(leaf, Tensor)]
         if self.is_here(given) or self.is_here(made):
@@ -100,6 +104,13 @@ class Counted(TorchDispatchMode):
                 self.lines[code_place()] += 1
             self.note_copies(name, given, made, args, kwargs)
         return result
+
+    def told(self, asked: Tensor) -> float | int | bool:
+        """What the host gets for a number that is not there."""
+        assert self.number is not None
+        if asked.dtype is torch.bool:
+            return self.truth
+        return self.number if asked.is_floating_point() else int(self.number)
 
     def is_here(self, tensors: list[Tensor]) -> bool:
         """Whether one of them is on the device."""

@@ -208,7 +208,7 @@ class Judging:
         pipeline = Pipeline(side.run, self.command)
         pipeline.check_memory("extract")
         pipeline.make_targets("extract")
-        return features_task(side.run.features, side.run.images)
+        return features_task(side.run.features, side.run.images, side.run.config.runtime)
 
     def changed(self, facts: Facts, fresh: list[tuple[Side, str, Facts]]) -> Facts:
         """The file's content with some numbers more."""

@@ -46,7 +46,7 @@ class Probing:
         if not self.config.is_plain:
             self.make_targets()
             dim = (self.run.trained or {})["target_dim"]
-            prior = partial(prior_task, self.run.targets, dim, self.run.images)
+            prior = partial(prior_task, self.run.targets, dim, self.run.images, self.config.runtime)
             found["prior_alone"] |= self.baseline("prior_alone", prior, targets=self.run.targets.hash, dim=dim)
 
     def baseline(self, what: str, make_task: Callable[[], tuple[Any, Facts]], **of: Any) -> Facts:

@@ -112,7 +112,7 @@ def representation_facts(
     """
     rows = evenly(len(images), WATCHED_IMAGES)
     memory.give_back()  # what a step has freed would count on top of a block, and what a block has on top of a step
-    features = representations(backbone, images[rows], data, block_size)
+    features = representations(backbone, images[rows], data, block_size, next(backbone.parameters()).device)
     memory.give_back()
     facts: Facts = {
         "effective_rank": round(effective_rank(features), 3),
@@ -120,9 +120,9 @@ def representation_facts(
     }
     if labels is None:
         return facts
-    labels = labels.cpu()[rows]
-    query = torch.arange(len(labels)) % 10 == 0
-    facts["knn"] = knn_top1(features[~query], labels[~query], features[query], labels[query], WATCHED_K, 0.1)
+    labels, every = labels[rows.to(labels.device)], torch.arange(len(features), device=features.device)
+    query, bank = every[::10], every[every % 10 != 0]
+    facts["knn"] = knn_top1(features[bank], labels[bank], features[query], labels[query], WATCHED_K, 0.1)
     return facts
 
 

@@ -24,6 +24,7 @@ def matched_width(feature_dim: int, components: int, ordered: bool, per_feature:
 class Transport:
     """A map (N, D_p) -> (N, k), float64 inside."""
 
+    follows_device: bool = False  # True: it is fitted, and maps, on whatever device the features lie on
     shared: bool = False  # True: every rank sees a share of the features, and all fit the same map
     ordered: bool = False  # True: components come in order of importance, so a learner may take the first few
     per_feature: int = 1  # where they are ordered: components for each feature that a learner has

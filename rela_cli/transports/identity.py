@@ -13,6 +13,8 @@ from rela_cli.transports.base import Transport
 class Identity(Transport):
     """No map at all: targets are features, all of them."""
 
+    follows_device = True
+
     def fit(self, blocks: Iterable[Tensor]) -> None:
         self.dim = next(iter(blocks)).shape[1]
 

@@ -1,4 +1,7 @@
-"""Mean and covariance of a stream of features."""
+"""Mean and covariance of a stream of features, on the device that its blocks lie on.
+
+A GPU multiplies in float64 throughout; the way by float32 is for the processor, which is slow at that.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,7 @@ class Moments:
 
     def __init__(self, diagonal: bool = False, keep: int = 0) -> None:
         self.n, self.diagonal, self.keep = 0, diagonal, keep
-        self.mean = torch.zeros(1, dtype=torch.float64)
-        self.scatter = torch.zeros(1, dtype=torch.float64)  # its upper triangle counts
+        self.mean = self.scatter = torch.zeros(1, dtype=torch.float64)  # of the scatter the upper triangle counts
         self.single: DeflatedScatter | None = None
         self.spare: list[Tensor] = []  # scatters of blocks that were taken in, to be filled anew
 
@@ -35,13 +37,17 @@ class Moments:
         rest = iter(blocks)
         first = next(rest)
         self.add(first)
+        if first.is_cuda:
+            for block in rest:
+                self.add(block)
+            return
         for part in map_blocks(self.part, rest, WORKERS if first.shape[1] <= WIDE_FEATURES else 1):
             self.merge(*part)
 
     def add(self, block: Tensor) -> None:
         """(n, D) of any float type."""
         self.merge(*self.part(block))
-        if self.n == len(block) and self.keep and block.dtype is not torch.float64:
+        if self.n == len(block) and self.keep and block.dtype is not torch.float64 and not block.is_cuda:
             self.single = DeflatedScatter.where_enough(self.mean, self.covariance, self.n, self.keep)
 
     def part(self, block: Tensor) -> tuple[int, Tensor, Tensor]:
@@ -51,6 +57,8 @@ class Moments:
 
     def merge(self, count: int, mean: Tensor, own: Tensor) -> None:
         """Take in one block's."""
+        if not self.n:
+            self.mean = torch.zeros_like(mean)
         gap, n = mean - self.mean, self.n + count
         weight = self.n * count / n
         own = own.add_(gap.square(), alpha=weight) if self.diagonal else own.addr_(gap, gap, alpha=weight)

@@ -33,6 +33,7 @@ class PCA(Transport):
     """
 
     power = 0.0
+    follows_device = True
 
     def __init__(self, max_dim: int, dims: int | str = LEARNER, center: bool = True) -> None:
         self.number = dims if isinstance(dims, int) else None
@@ -45,8 +46,8 @@ class PCA(Transport):
         moments.add_all(blocks)
         if self.shared:
             moments.pool()
-        values, vectors = torch.linalg.eigh(moments.covariance.cpu())
-        mean, self.values = moments.mean.cpu(), values.flip(0).clamp(min=0)
+        values, vectors = torch.linalg.eigh(moments.covariance)
+        mean, self.values = moments.mean, values.flip(0).clamp(min=0)
         self.mean = mean if self.center else torch.zeros_like(mean)
         axes = vectors.flip(1)[:, : self.max_dim]
         if self.number and axes.shape[1] < self.number:
@@ -72,7 +73,7 @@ class PCA(Transport):
 
     def rounded(self, features: Tensor) -> Tensor:
         """Components whose scale does not magnify rounding are mapped in float32: (N, k) float32."""
-        if features.dtype is torch.float64:
+        if features.dtype is torch.float64 or features.is_cuda:
             return self(features).float()
         mean, axes, moved = self.single
         y = torch.addmm(moved, self.room.float32(features).sub_(mean), axes)

@@ -18,7 +18,7 @@ class RandomProjection(Transport):
     `ordered`, because the first few columns of a random projection are a random projection too.
     """
 
-    ordered = True
+    ordered = follows_device = True
 
     def __init__(self, max_dim: int, seed: int) -> None:
         self.max_dim, self.seed = max_dim, seed
@@ -30,7 +30,8 @@ class RandomProjection(Transport):
             moments.pool()
         self.mean, width = moments.mean, len(moments.mean)
         with torch_seed(self.seed, "random projection"):
-            self.axes = torch.randn(self.max_dim, width, dtype=torch.float64).T / width**0.5
+            axes = torch.randn(self.max_dim, width, dtype=torch.float64).T / width**0.5
+        self.axes = axes.to(self.mean.device)
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features.double() - self.mean) @ self.axes

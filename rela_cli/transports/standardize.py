@@ -15,6 +15,8 @@ from rela_cli.transports.moments import Moments
 class Standardize(Transport):
     """(z - mean) / deviation, over N - 1; a feature that does not vary gives exactly zero."""
 
+    follows_device = True
+
     def fit(self, blocks: Iterable[Tensor]) -> None:
         moments = Moments(diagonal=True)
         moments.add_all(blocks)

@@ -166,7 +166,7 @@ def label_scores(run: Run, width: int) -> dict[str, float]:
         return {}
     from rela_cli.stages.probe import prior_task, probe
 
-    task = prior_task(run.targets, width, run.images)[0]
+    task = prior_task(run.targets, width, run.images, run.config.runtime)[0]
     return {name: probe(task, name, run.config.probe)["top1"] for name in ("lbfgs", "knn")}
 
 

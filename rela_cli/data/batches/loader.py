@@ -22,6 +22,7 @@ from rela_cli.numerics.randomness import permutation, stream_key
 JOB = 16  # images that a thread decodes at a time, at most
 BATCHES_AHEAD = 3  # batches that are being decoded while one is used
 SAMPLE_IMAGES = 2000  # images that statistics and priors look at where not all are in memory
+CPU = torch.device("cpu")
 Pending = tuple[Tensor, "list[Future[None]]"]  # a batch, and what still has to be decoded into it
 
 
@@ -125,13 +126,18 @@ def ahead(images: DiskImages, batches: Iterable[Tensor]) -> Iterator[tuple[Tenso
 
 
 def in_blocks(
-    compute: Callable[[Tensor], Tensor], images: Images, block_size: int, device: torch.device, first: int = 0
+    compute: Callable[[Tensor], Tensor],
+    images: Images,
+    block_size: int,
+    device: torch.device,
+    first: int = 0,
+    place: torch.device = CPU,
 ) -> Iterator[Tensor]:
-    """`compute` over blocks of exactly `block_size` images, the last one padded; results on the CPU, in order.
+    """`compute` over blocks of exactly `block_size` images, the last one padded; results on `place`, in order.
 
     From block `first` on.
     """
-    return in_numbered_blocks(lambda block, _: compute(block), images, block_size, device, first)
+    return in_numbered_blocks(lambda block, _: compute(block), images, block_size, device, first, place)
 
 
 def in_numbered_blocks(
@@ -140,6 +146,7 @@ def in_numbered_blocks(
     block_size: int,
     device: torch.device,
     first: int = 0,
+    place: torch.device = CPU,
 ) -> Iterator[Tensor]:
     """The same for what has to know which images they are: `compute(images, numbers)` of a block.
 
@@ -158,7 +165,7 @@ def in_numbered_blocks(
             result = found[: len(rows) if number < len(own) else 0]
         for part in ranks.gather_rows(result, block_size):
             if len(part):
-                yield part.cpu()
+                yield part.to(place)
 
 
 def padded(block: Tensor, size: int) -> Tensor:
