@@ -26,6 +26,7 @@ NEEDS = {  # what a choice cannot do without
     "prior=torchvision": ["prior.model=mobilenet_v3_small"],
     "prior=efficient": ["dataset=efficient"],
     "transport=efficient": ["prior=efficient", "dataset=efficient"],
+    "prior=ensemble": ["prior.members=[patches,random]"],
     "prior=rela_run": ["prior.run=some/run"],
 }
 SMALL = ("dataset=fake", "learner.width=4", "runtime.threads=1", "runtime.device=cpu", "runtime.eval_every_epochs=0")

@@ -35,6 +35,7 @@ LIKE_OTHERS = {  # built as well, and not run: the same code runs with fewer lay
 UNTRAINED = {
     "embedded",
     "efficient",
+    "ensemble",
     "none",
     "rela_run",
     "exported",

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from rela_cli.api.maps import Map
+from rela_cli.api.maps import JoinedMap, Map
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.data.efficient.folder import MAP
 from rela_cli.data.efficient.targets import ShardedTargets, mapped
@@ -171,7 +171,8 @@ class EfficientDataset:
     def map(self) -> Map:
         """The fitted map: mean (D,), axes (D, k), scale (k,), eigenvalues (D,), where the transport has them."""
         target = str(self.dataset.folder.facts["transport"]["target"])
-        return Map(load_file(self.folder / MAP), is_turned_back=target.endswith(".ZCA"))
+        state = load_file(self.folder / MAP)
+        return (JoinedMap if "widths" in state else Map)(state, is_turned_back=target.endswith(".ZCA"))
 
     def verify(self) -> list[str]:
         """Read every file; a line for each that is not what `rela convert` wrote."""

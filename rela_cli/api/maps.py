@@ -65,6 +65,25 @@ class Map:
         write_atomic(Path(path), lambda temporary: save_file(state, temporary), "another path")
 
 
+class JoinedMap(Map):
+    """The maps of the members of an ensemble, for their features in a row: (n, D_1 + D_2 + ...) -> (n, k)."""
+
+    def __init__(self, state: dict[str, Tensor], is_turned_back: bool = False) -> None:
+        super().__init__(state, is_turned_back)
+        self.maps = [
+            Map(
+                {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{i}.")},
+                is_turned_back,
+            )
+            for i in range(len(state["widths"]))
+        ]
+
+    def mapped(self, features: Tensor) -> Tensor:
+        parts = features.split(self.state["widths"].tolist(), dim=1)
+        found = torch.cat([one.mapped(part) for one, part in zip(self.maps, parts, strict=True)], dim=1)
+        return (found[:, self.state["columns"]] * self.state["factors"]).float()
+
+
 class Whitening(Map):
     """PCA whitening (ReLA-D in the paper): components of unit variance, the most important first.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rela_cli.config.compose import Composer, compose
 from rela_cli.config.overrides import CONFIG_FLAGS, RunParser, parse
 from rela_cli.config.parts import instantiate
-from rela_cli.config.schema import PRETRAINED, Config
+from rela_cli.config.schema import PRETRAINED, Config, Part
 from rela_cli.weights import locate, run_folder
 
 
@@ -24,8 +24,8 @@ def main(argv: list[str]) -> int:
         configs = [compose(cell, line.flags.get("--config-dir")) for cell in cells]
     else:
         configs = [composer.check()]
-    for config in configs:
-        fetch_weights(config)
+    for prior in (prior for config in configs for prior in config.prior.singles):
+        fetch_weights(prior)
     for config in {str(config.dataset.identity): config for config in configs}.values():
         fetch_data(config)
     return 0
@@ -41,16 +41,14 @@ def parser() -> RunParser:
     )
 
 
-def fetch_weights(config: Config) -> None:
+def fetch_weights(prior: Part) -> None:
     """The prior's file, and where it lies."""
-    path = locate.locate(config.prior)
+    path = locate.locate(prior)
     if path is None:
-        print(f"prior={config.prior.name} needs no weights")
+        print(f"prior={prior.name} needs no weights")
         return
-    how = "" if config.prior.options.get("weights") == PRETRAINED else " (yours)"
-    print(
-        f"prior={config.prior.name}{how}: {path}, {path.stat().st_size / 1e6:.1f} MB, sha256 {run_folder.digest(path)}"
-    )
+    how = "" if prior.options.get("weights") == PRETRAINED else " (yours)"
+    print(f"prior={prior.name}{how}: {path}, {path.stat().st_size / 1e6:.1f} MB, sha256 {run_folder.digest(path)}")
 
 
 def fetch_data(config: Config) -> None:

@@ -51,6 +51,7 @@ class PlanSizes:
     prior: Speed | None  # None without a prior
     switch: str
     views: int = 0  # of each train image that the prior looks at beside the clean one
+    joined: int = 0  # components that an ensemble stores once more, side by side
 
     @property
     def images(self) -> int:
@@ -80,7 +81,7 @@ class PlanSizes:
     def cache_bytes(self) -> float:
         """Features and targets in fp16, and row numbers with labels; where views are cut stands beside both."""
         boxes = 2 * BOX_BYTES * self.views * self.samples
-        return HALF * self.looks * (self.width + self.targets) + 2 * WORD * self.images + boxes
+        return HALF * self.looks * (self.width + self.targets + self.joined) + 2 * WORD * self.images + boxes
 
 
 def main(argv: list[str]) -> int:
@@ -201,6 +202,7 @@ def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> PlanSizes:
         speed_of(of, given.get("prior_rate")) if config.extracts else None,
         "" if config.is_plain else config.switch.name,
         config.extract.views if config.has_views else 0,
+        of.targets if config.prior.members else 0,
     )
 
 
@@ -232,7 +234,7 @@ def pretended(config: Config, given: Mapping[str, float]) -> Config:
 def show(config: Config, plan: PlanSizes) -> None:
     """The plan, a line a thing."""
     shared = f" on each of {plan.devices} processes" if plan.devices > 1 else ""
-    say(f"{config.prior.name}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
+    say(f"{prior_name(config)}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
     checkpoint, flops = as_si(32 * plan.rate.parameters, "B"), as_si(plan.seen * plan.rate.flops, "FLOP")
     an_epoch, of_all = (as_si(plan.image_bytes * images, "B") for images in (plan.subset, plan.images))
     lines = {
@@ -248,6 +250,11 @@ def show(config: Config, plan: PlanSizes) -> None:
     for name, text in lines.items():
         say(f"  {name:<10}{text}")
     say("  times suppose that processes do not wait for each other, nor for the disk")
+
+
+def prior_name(config: Config) -> str:
+    """`patches+embedded` of an ensemble."""
+    return "+".join(prior.name for prior in config.prior.singles)
 
 
 def extract_time(plan: PlanSizes) -> str:

@@ -1,9 +1,10 @@
-"""Hydra's config loader with two rules of ours, for every tree that is composed: by us, by hydra.main, by a launcher.
+"""Hydra's config loader with rules of ours, for every tree that is composed: by us, by hydra.main, by a launcher.
 
 Text keys keep what was typed (`text`). And what a preset sets for a part holds for the part that it was written for:
 `experiment=table1_cifar10 switch=never` chooses a switch that has no key `constants`, which the preset sets. Where the
 part that is chosen lacks one of these keys, all of the preset's keys for that part fall away, and `fallen` says so.
-Where it has them all they hold, and `kept` says that: a rate that suits adamw is seldom one for sgd.
+Where it has them all they hold, and `kept` says that: a rate that suits adamw is seldom one for sgd. And each member of
+an ensemble of priors becomes what that prior's yaml says (`members`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, StringNode, ValueNode, open_dict
 
+from rela_cli.config.members import resolve_members
 from rela_cli.config.schema import GROUPS, OWN_KEYS, PART_GROUPS
 from rela_cli.config.text import as_typed, holds_text, quoted_values, split_words
 from rela_cli.errors import ConfigError, did_you_mean
@@ -95,6 +97,10 @@ class Loader(ConfigLoaderImpl):
         tree = compose(words)
         if run_mode is RunMode.MULTIRUN:
             type_params(tree)
+        else:
+            found = self.fallen, self.kept
+            resolve_members(tree, self.get_group_options("prior"), lambda name: self.parts([f"prior={name}"]).prior)
+            self.fallen, self.kept = found
         return tree
 
     # ---------------------------------------------------------------------------------------------------- text
@@ -105,14 +111,14 @@ class Loader(ConfigLoaderImpl):
             f"{key}={split_words(value)[0]}" for key, _, value in (w.partition("=") for w in words) if is_choice(key)
         ]
 
-        def parts() -> DictConfig:
-            known = (str(self.config_search_path), self.config_name, *chosen)
-            if known not in composed:
-                load = super(Loader, self).load_configuration
-                composed[known] = load(self.config_name, chosen, RunMode.MULTIRUN, True, False)
-            return composed[known]
+        return [as_typed(word, lambda key: is_text(node_at(self.parts(chosen), key))) for word in words]
 
-        return [as_typed(word, lambda key: is_text(node_at(parts(), key))) for word in words]
+    def parts(self, chosen: list[str]) -> DictConfig:
+        """The tree of some choices alone; it is only read."""
+        known = (str(self.config_search_path), self.config_name, *chosen)
+        if known not in composed:
+            composed[known] = super().load_configuration(self.config_name, chosen, RunMode.MULTIRUN, True, False)
+        return composed[known]
 
     # ------------------------------------------------------------------------------------------------- presets
 

@@ -31,6 +31,7 @@ from rela_cli.config.schema import (
     POOLS,
     STEMS,
     TWICE,
+    Part,
     View,
 )
 
@@ -89,6 +90,7 @@ class PriorOptions:
     pool: Annotated[object, GridOrOneOf(POOLS)]
     channels: Annotated[str, OneOf(CHANNELS)]
     output: str | None
+    members: tuple[Part, ...]
 
 
 @dataclass(frozen=True)

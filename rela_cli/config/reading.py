@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from rela_cli.config.options import OPTIONS
 from rela_cli.config.schema import (
     EFFICIENT,
+    ENSEMBLE,
     HOMES,
     OWN_KEYS,
     PART_GROUPS,
@@ -20,6 +21,7 @@ from rela_cli.config.schema import (
     Card,
     Config,
     Part,
+    without_members,
 )
 from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, did_you_mean
@@ -49,10 +51,8 @@ def to_tree(config: Config) -> dict[str, Any]:
     """The plain tree of a config, in the form that `from_tree` takes and config.yaml shows."""
     tree = dataclasses.asdict(config)
     for group in PART_GROUPS:
-        part = tree[group]
-        card = {key: value for key, value in part["card"].items() if value is not None}
-        tree[group] = {"name": part["name"], "_target_": part["target"], **part["options"]}
-        tree[group] |= {"card": card} if card else {}
+        part: Part = getattr(config, group)
+        tree[group] = {**part.tree, **tree[group]["options"]}
     return tree
 
 
@@ -77,11 +77,13 @@ def _part(value: Mapping[str, Any], group: str, problems: list[str]) -> Part | N
     if lacking:
         problems.append(f"{group} has no {' and no '.join(lacking)}: its yaml must say both")
         return None
-    hints = typing.get_type_hints(OPTIONS[group], include_extras=True)
-    options = {}
+    hints = typing.get_type_hints(OPTIONS[group.partition(".")[0]], include_extras=True)
+    options: dict[str, Any] = {}
     for key, option in value.items():
         if key not in OWN_KEYS:
             options[key] = _checked(hints[key], option, f"{group}.{key}", problems) if key in hints else option
+    if value["_target_"] == ENSEMBLE:
+        options["members"] = [part.tree for part in options.get("members", ()) if isinstance(part, Part)]
     card = _record(Card, value.get("card") or {}, f"{group}.card", problems)
     return Part(value["name"], value["_target_"], options, card)
 
@@ -141,7 +143,9 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     """Rules that tie several keys together; those that need the dataset's size stand in `Lengths`."""
     if not config.probe.protocols:
         problems.append(f"probe.protocols is empty; allowed are {', '.join(PROTOCOLS)}")
-    _check_prior(config.prior, problems)
+    for prior in config.prior.singles:
+        _check_prior(prior, problems)
+    _check_members(config.prior, problems)
     _check_brought(config, problems)
     _check_views(config, problems)
     _check_batch(config, problems)
@@ -200,6 +204,25 @@ def _check_batch(config: Config, problems: list[str]) -> None:
             f"batch_size={config.batch_size} cannot be shared out evenly over {processes} "
             f"times accumulate={config.accumulate}; say batch_size={near}"
         )
+
+
+def _check_members(prior: Part, problems: list[str]) -> None:
+    """An ensemble is of several priors of ours or of the user's, each once."""
+    if prior.target != ENSEMBLE:
+        return
+    found = [f"{member.identity} {member.options}" for member in prior.members]
+    if len(found) < 2:
+        problems.append("prior=ensemble needs two priors or more, such as prior.members=[patches,embedded]")
+    problems += [
+        f"prior.members has {member.name} twice with the same keys: its targets would stand there twice"
+        for number, member in enumerate(prior.members)
+        if found[number] in found[:number]
+    ]
+    for member in prior.members:
+        if reason := without_members(member.target):
+            problems.append(f"prior.members has {member.name}: {reason}")
+        elif member.target.startswith("rela_cli.") and not member.target.startswith(HOMES["prior"]):
+            problems.append(f"prior.members names {member.target}, but a prior is one of {HOMES['prior']}*")
 
 
 def _check_prior(prior: Part, problems: list[str]) -> None:

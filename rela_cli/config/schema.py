@@ -6,8 +6,8 @@ once. Nothing below ever sees the tree, nobody writes to a `Config`, and nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,12 @@ GROUPS = (*PART_GROUPS, "matching", "probe", "runtime", "logger", "experiment", 
 # ------------------------------------------------------------------------------------------- names of choices
 
 EFFICIENT = "rela_cli.priors.efficient.OfDataset"  # the prior whose targets come with dataset=efficient
+ENSEMBLE = "rela_cli.priors.ensemble.Ensemble"  # the prior that is several
+NO_MEMBERS = {  # priors that an ensemble cannot have, and why
+    ENSEMBLE: "an ensemble has no ensembles as members; name the priors of both in one list",
+    EFFICIENT: "an efficient dataset brings targets and no features; name the prior itself",
+    "rela_cli.priors.none.NoPrior": "prior=none gives no features; leave it out",
+}
 
 PRETRAINED, RANDOM = "pretrained", "random"  # what prior.weights may say instead of a path
 
@@ -133,6 +139,11 @@ def targets_in(value: Any) -> list[str]:
     return [target for inner in value for target in targets_in(inner)] if isinstance(value, list | tuple) else []
 
 
+def without_members(target: str) -> str:
+    """Why a prior of this class cannot be a member of an ensemble; empty where it can."""
+    return NO_MEMBERS.get(target, "")
+
+
 def class_name(target: str) -> str:
     """How an identity names a class: ours by its own name, unique in its group; anyone else's by its whole path."""
     return target.rpartition(".")[2] if target.startswith("rela_cli.") else target
@@ -171,6 +182,29 @@ class Part:
         return cls(tree["name"], tree["_target_"], {k: v for k, v in tree.items() if k not in OWN_KEYS})
 
     @property
+    def tree(self) -> dict[str, Any]:
+        """The part as a yaml has it, and as `from_tree` of the whole config takes it."""
+        card = {key: value for key, value in vars(self.card).items() if value is not None}
+        return {"name": self.name, "_target_": self.target, **self.options, **({"card": card} if card else {})}
+
+    @property
+    def members(self) -> tuple[Part, ...]:
+        """The priors that an ensemble is made of; none of any other part."""
+        return tuple(map(member_of, self.options["members"])) if self.target == ENSEMBLE else ()
+
+    @property
+    def singles(self) -> tuple[Part, ...]:
+        """The priors that look at images: the members of an ensemble, else the part itself."""
+        return self.members or (self,)
+
+    def each(self, change: Callable[[Part], Part]) -> Part:
+        """The part changed, or of an ensemble each of its members."""
+        if self.target != ENSEMBLE:
+            return change(self)
+        trees = [change(member).tree for member in self.members]
+        return replace(self, options={**self.options, "members": trees})
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a fingerprint has to cover: name, class and options. A class of ours may move to another module."""
         return {"name": self.name, **identity_of({"_target_": self.target, **self.options})}
@@ -180,6 +214,13 @@ class Part:
         return [
             target for target in (self.target, *targets_in(self.options)) if target.partition(".")[0] not in packages
         ]
+
+
+def member_of(tree: Mapping[str, Any]) -> Part:
+    """A member of an ensemble, whose tree was checked with the config."""
+    told: dict[str, Any] = tree.get("card") or {}
+    card: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    return replace(Part.from_tree(tree), card=Card(**card))
 
 
 @dataclass(frozen=True)

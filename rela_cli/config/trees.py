@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rela_cli.config.environment import hidden
 from rela_cli.config.loader import Loader
+from rela_cli.config.members import as_dict as as_dict
 from rela_cli.config.overrides import CommandLine
 from rela_cli.config.reading import from_tree
 from rela_cli.config.schema import CONF_DIR, Config
@@ -107,13 +108,6 @@ def hydra_message(error: BaseException) -> str:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     key = getattr(cause, "full_key", None)
     return (f"{key}: " if key else "") + (lines[0] if lines else type(cause).__name__)
-
-
-def as_dict(tree: DictConfig) -> dict[str, Any]:
-    """A node as a plain mapping, its references unresolved."""
-    plain = OmegaConf.to_container(tree)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rela_cli.config.schema import Config
 from rela_cli.errors import RelaError
 from rela_cli.machine import memory
+from rela_cli.pipeline.artifacts import Artifacts
 from rela_cli.pipeline.run import Run
 from rela_cli.terminal import as_size
 
@@ -117,7 +118,9 @@ class Estimator:
     def disk(self, run: Run, rate: CostRates) -> float:
         """Bytes: two networks, and features and targets in fp16 unless they are there."""
         images = run.lengths.train_samples + run.dataset.count("test") + views_to_see(run)
-        widths = 0 if run.config.is_plain or run.targets.manifest else 2 * (run.config.prior.card.features or 512)
+        priors = () if run.config.is_plain or run.targets.manifest else run.config.prior.singles
+        times = 3 if len(priors) > 1 else 2  # an ensemble's targets are stored side by side as well
+        widths = times * sum(prior.card.features or 512 for prior in priors)
         return 8.0 * rate.parameters + 2.0 * images * widths
 
     def rate(self, run: Run) -> CostRates:
@@ -136,22 +139,25 @@ class Estimator:
 
     def extraction(self, run: Run) -> float:
         """Seconds of the prior pass, none where it is cached or another run of the plan makes it."""
-        images = self.images_to_see(run)
+        return sum(self.extraction_by(one, run) for one in run.artifacts.singles) if run.config.extracts else 0.0
+
+    def extraction_by(self, one: Artifacts, run: Run) -> float:
+        """The same of one prior."""
+        images = self.images_to_see(one, run)
         if not images:
             return 0.0
-        from rela_cli.pipeline.footprint import of_run
+        from rela_cli.pipeline.footprint import Footprint, of_run
 
-        key = f"{run.config.prior.identity} {run.shown_size}"
+        key = f"{one.prior.identity} {run.shown_size}"
         if key not in self.extracts:
-            self.extracts[key] = prior_speed(of_run(run))
+            of = of_run(run)
+            self.extracts[key] = prior_speed(Footprint(replace(of.config, prior=one.prior), of.shape))
         return self.extracts[key].before + images * self.extracts[key].seconds
 
-    def images_to_see(self, run: Run) -> int:
+    def images_to_see(self, one: Artifacts, run: Run) -> int:
         """Images and views that a prior still has to look at, but for those of an earlier run of the plan."""
-        if not run.config.extracts:
-            return 0
-        passes = [(run.features, run.lengths.train_samples + run.dataset.count("test"))]
-        passes += [(run.views, views_to_see(run))] if run.config.has_views else []
+        passes = [(one.features, run.lengths.train_samples + run.dataset.count("test"))]
+        passes += [(one.views, views_to_see(run))] if run.config.has_views else []
         new = {entry.hash: n for entry, n in passes if not entry.manifest and entry.hash not in self.passed}
         self.passed |= new.keys()
         return sum(new.values())

@@ -85,6 +85,7 @@ class Footprint:
         build_optimizer(config.optimizer, [nn.Parameter(torch.zeros(1))])  # which imports torch's compiler
         import_target(config.learner), import_target(config.method), import_target(config.prior)
         self.libraries = memory.held()
+        self.members = [Footprint(replace(config, prior=member), shape) for member in config.prior.members]
 
     # ------------------------------------------------------------------------------------------ the networks
 
@@ -140,11 +141,15 @@ class Footprint:
         """D; what the prior's card says where the prior cannot be built here; 0 without a prior."""
         if self.config.is_plain:
             return 0
+        if self.members:
+            return sum(member.features for member in self.members)
         return self.outlook.features if self.outlook else self.config.prior.card.features or FEATURES
 
     @property
     def targets(self) -> int:
         """k that are kept; 0 without a prior."""
+        if self.members:
+            return sum(member.targets for member in self.members)
         return components_kept(self.config.transport, self.features)
 
     @cached_property
@@ -233,7 +238,9 @@ class Footprint:
         return [Term("images", images * 3 * side**2, MAPPED)]
 
     def extract(self) -> Stage:
-        """The prior over blocks of images; fitted first, which is another peak."""
+        """The prior over blocks of images; fitted first, which is another peak. Of an ensemble one after the other."""
+        if self.members:
+            return max((member.extract() for member in self.members), key=Stage.total)
         shape, outlook = self.shape, self.outlook
         pixels = self.pixels(shape.train + shape.test, self.config.runtime.block_size)
         if outlook is None:
@@ -245,6 +252,8 @@ class Footprint:
 
     def transport(self) -> Stage:
         """Features in blocks, of which the first is taken in float64; then the eigenvectors of their covariance."""
+        if self.members:
+            return max((member.transport() for member in self.members), key=Stage.total)
         shape, width = self.shape, self.features
         rows = Term("a block of features", min(ROWS_AT_A_TIME, shape.train) * width * (HALF + 2 * DOUBLE))
         features = Term("features", HALF * shape.train * width, MAPPED)
@@ -334,9 +343,13 @@ def of_run(run: Run) -> Footprint:
 
 def weightless(prior: Part) -> Part:
     """The prior with random weights if its own would have to be fetched; else with its files named by their paths."""
-    if prior.options.get("weights") == PRETRAINED:
-        return replace(prior, options={**prior.options, "weights": RANDOM})
-    return located(prior)
+
+    def light(one: Part) -> Part:
+        if one.options.get("weights") == PRETRAINED:
+            return replace(one, options={**one.options, "weights": RANDOM})
+        return located(one)
+
+    return prior.each(light)
 
 
 def bytes_in(terms: Iterable[Term]) -> float:

@@ -12,7 +12,8 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from rela_cli.distributed import pulse, ranks
 from rela_cli.machine import memory
 from rela_cli.machine.signals import stoppable
 from rela_cli.pipeline import preflight
+from rela_cli.pipeline.artifacts import Artifacts
 from rela_cli.pipeline.making import is_intact, make_together
 from rela_cli.pipeline.probing import Probing
 from rela_cli.pipeline.result import Numbers, prior_facts, result_of
@@ -216,19 +218,45 @@ class Pipeline:
         if self.run.brought:
             make_together(self.run.targets, self.bring)
             return
-        make_together(self.run.features, self.extract, goes_on=True)
-        if until == "transport":
-            make_together(self.run.targets, self.transport)
+        for one in self.run.artifacts.singles:
+            make_together(one.features, partial(self.extract, one), goes_on=True)
+            if until == "transport":
+                make_together(one.targets, partial(self.transport, one))
+        if self.run.artifacts.members:
+            self.join(until)
 
     def make_view_targets(self, until: str) -> None:
         """With extract.views above 1: the same of light views, by the map of the clean ones."""
         if until == "transport" and ranks.agree(is_intact(self.run.view_targets)):
             return
-        make_together(self.run.views, self.extract_views, goes_on=True)
-        if until == "transport":
-            make_together(self.run.view_targets, self.transport_views)
+        for one in self.run.artifacts.singles:
+            make_together(one.views, partial(self.extract_views, one), goes_on=True)
+            if until == "transport":
+                make_together(one.view_targets, partial(self.transport_views, one))
+        if self.run.artifacts.members:
+            self.join_views(until)
 
-    def extract(self, folder: Path | None) -> Facts:
+    def join(self, until: str) -> None:
+        """The features and targets of an ensemble, of those of its members."""
+        from rela_cli.stages.ensemble import joined_features, joined_targets
+
+        run, members = self.run, self.run.artifacts.members
+        features, targets = [one.features for one in members], [one.targets for one in members]
+        make_together(run.features, lambda folder: joined_features(features) if folder else {})
+        if until == "transport":
+            make_together(run.targets, lambda folder: joined_targets(targets, features, folder) if folder else {})
+
+    def join_views(self, until: str) -> None:
+        """The same of light views."""
+        from rela_cli.stages.ensemble import joined_features, joined_views
+
+        run, members = self.run, self.run.artifacts.members
+        views, targets = [one.views for one in members], [one.view_targets for one in members]
+        make_together(run.views, lambda folder: joined_features(views) if folder else {})
+        if until == "transport":
+            make_together(run.view_targets, lambda folder: joined_views(targets, run.targets, folder) if folder else {})
+
+    def extract(self, one: Artifacts, folder: Path | None) -> Facts:
         from rela_cli.data.batches.cache import read_split, read_stats
         from rela_cli.stages.extract import extract
 
@@ -236,15 +264,15 @@ class Pipeline:
         with self.clock("extract"):
             dataset = self.run.dataset
             splits = {name: split for name in dataset.splits if (split := read_split(images, name, dataset))}
-            return extract(self.config, splits, read_stats(images), folder)
+            return extract(replace(self.config, prior=one.prior), splits, read_stats(images), folder)
 
-    def transport(self, folder: Path | None) -> Facts:
+    def transport(self, one: Artifacts, folder: Path | None) -> Facts:
         from rela_cli.stages.transport import transport
 
         with self.clock("transport"):
-            return transport(self.config, self.run.features.folder, folder)
+            return transport(self.config, one.features.folder, folder)
 
-    def extract_views(self, folder: Path | None) -> Facts:
+    def extract_views(self, one: Artifacts, folder: Path | None) -> Facts:
         from rela_cli.data.batches.cache import read_split, read_stats
         from rela_cli.stages.extract import extract_views
 
@@ -252,13 +280,14 @@ class Pipeline:
         with self.clock("extract"):
             train = read_split(images, "train", dataset)
             assert train is not None
-            return extract_views(self.config, train, read_stats(images), dataset.flip, folder)
+            config = replace(self.config, prior=one.prior)
+            return extract_views(config, train, read_stats(images), dataset.flip, folder)
 
-    def transport_views(self, folder: Path | None) -> Facts:
+    def transport_views(self, one: Artifacts, folder: Path | None) -> Facts:
         from rela_cli.stages.transport import transport_views
 
         with self.clock("transport"):
-            return transport_views(self.config, self.run.views.folder, self.run.targets.folder, folder)
+            return transport_views(self.config, one.views.folder, one.targets.folder, folder)
 
     def bring(self, folder: Path | None) -> Facts:
         """The targets of an efficient dataset, into the cache."""
@@ -328,8 +357,8 @@ class Pipeline:
             return None
         from rela_cli.training.live import live_targets
 
-        caches = (self.run.features.folder, self.run.targets.folder)
-        return live_targets(self.config, split, stats, caches, targets.shape[1])
+        caches = (self.run.features.folders, self.run.targets.folder)
+        return live_targets(self.config, split, stats, *caches, targets.shape[1])
 
     def checkpoints(self) -> Checkpoints:
         from rela_cli.training.checkpoint import Checkpoints

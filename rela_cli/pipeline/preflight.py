@@ -9,8 +9,10 @@ from rela_cli.config.lengths import components_kept
 from rela_cli.config.parts import import_target
 from rela_cli.config.schema import PRETRAINED, WHOLE, Config
 from rela_cli.errors import ConfigError, DiskError
+from rela_cli.pipeline.artifacts import Artifacts
 from rela_cli.pipeline.run import Run
 from rela_cli.store.disk import disk_errors, ensure_room, existing
+from rela_cli.store.entries import Entry
 from rela_cli.store.files import size_of
 
 FLOAT16_BYTES = 2  # bytes of a feature or target
@@ -58,25 +60,38 @@ def needs(run: Run, until: str) -> dict[str, int]:
     found = {}
     if run.images.manifest is None and (size := image_bytes(run)):
         found["images"] = size
-    width = run.config.prior.card.features if run.config.prior.options.get("weights") == PRETRAINED else None
-    if width and run.features.manifest is None:
-        there = size_of(run.features.part)  # of an extraction that was interrupted
-        found["features"] = max(0, FLOAT16_BYTES * width * sample_count(run) - there)
-    if width and until != "extract" and run.targets.manifest is None:
-        found["targets"] = FLOAT16_BYTES * components_kept(run.config.transport, width) * sample_count(run)
-    if width and run.config.has_views:
-        found |= needs_of_views(run, until, width)
+    for one in run.artifacts.singles if run.config.extracts else ():
+        width = one.prior.card.features if one.prior.options.get("weights") == PRETRAINED else None
+        for kind, size in needs_of(one, run, until, width).items() if width else ():
+            found[kind] = found.get(kind, 0) + size
     return found
 
 
-def needs_of_views(run: Run, until: str, width: int) -> dict[str, int]:
+def needs_of(one: Artifacts, run: Run, until: str, width: int) -> dict[str, int]:
+    """Bytes of what one prior makes; the targets of a member of an ensemble lie in those of the ensemble, too."""
+    found, kept = {}, components_kept(run.config.transport, width)
+    if one.features.manifest is None:
+        there = size_of(one.features.part)  # of an extraction that was interrupted
+        found["features"] = max(0, FLOAT16_BYTES * width * sample_count(run) - there)
+    if until != "extract" and (times := missing(one.targets, run.targets)):
+        found["targets"] = times * FLOAT16_BYTES * kept * sample_count(run)
+    return found | (needs_of_views(one, run, until, width) if run.config.has_views else {})
+
+
+def needs_of_views(one: Artifacts, run: Run, until: str, width: int) -> dict[str, int]:
     """Bytes of the light views of the train images."""
     found, count = {}, run.config.extract.views * run.lengths.train_samples
-    if run.views.manifest is None:
-        found["views"] = max(0, (FLOAT16_BYTES * width + BOX_BYTES) * count - size_of(run.views.part))
-    if until != "extract" and run.view_targets.manifest is None:
-        found["view_targets"] = (FLOAT16_BYTES * components_kept(run.config.transport, width) + BOX_BYTES) * count
+    if one.views.manifest is None:
+        found["views"] = max(0, (FLOAT16_BYTES * width + BOX_BYTES) * count - size_of(one.views.part))
+    if until != "extract" and (times := missing(one.view_targets, run.view_targets)):
+        size = FLOAT16_BYTES * components_kept(run.config.transport, width) + BOX_BYTES
+        found["view_targets"] = times * size * count
     return found
+
+
+def missing(*entries: Entry) -> int:
+    """How many different entries are not there."""
+    return sum(entry.manifest is None for entry in {entry.hash: entry for entry in entries}.values())
 
 
 def sample_count(run: Run) -> int:

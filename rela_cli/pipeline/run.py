@@ -14,10 +14,11 @@ from typing import Any
 from rela_cli.config.lengths import Lengths, lengths
 from rela_cli.config.parts import instantiate
 from rela_cli.config.reading import to_tree
-from rela_cli.config.schema import RANDOM, Config, identity_of
+from rela_cli.config.schema import RANDOM, Config, Part, identity_of
 from rela_cli.data.base import Dataset
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.errors import MissingError, RelaError
+from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, Source, artifacts
 from rela_cli.pipeline.brought import Brought, settled
 from rela_cli.pipeline.differences import differences_text, different, flattened
 from rela_cli.store.entries import Entry
@@ -67,12 +68,20 @@ class Run:
         return None
 
     @cached_property
+    def artifacts(self) -> Artifacts:
+        """What the prior makes of the images, in the cache."""
+        view, flip = self.config.matching.view, self.dataset.flip
+        cut = {"count": self.config.extract.views, "scale": view.crop_scale, "ratio": view.crop_ratio}
+        seen = {**cut, "flip_p": view.flip_p if flip else 0.0}
+        made_of = (self.images.hash, self.precision_key, self.config.transport.identity, seen)
+        return artifacts(Source(self.outputs / "cache", *made_of), self.config.prior, self.prior_identity)
+
+    @cached_property
     def features(self) -> Entry:
-        """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
+        """The prior's outputs."""
         if self.brought:
             return Entry("features", self.brought.folder.spec["features"], self.outputs / "cache")
-        images = self.images.hash
-        return self.entry("features", "extract", images=images, prior=self.prior_identity, **self.precision_key)
+        return self.artifacts.features
 
     @cached_property
     def prior_identity(self) -> dict[str, Any]:
@@ -91,21 +100,17 @@ class Run:
         """What a learner is matched to. The same for every learner: each takes its first components."""
         if self.brought:
             return Entry("targets", self.brought.folder.spec["targets"], self.outputs / "cache")
-        identity = self.config.transport.identity
-        return self.entry("targets", "transport", features=self.features.hash, transport=identity)
+        return self.artifacts.targets
 
     @cached_property
     def views(self) -> Entry:
         """With extract.views above 1: the prior's outputs of light views, and the boxes that say what these are."""
-        view, flip = self.config.matching.view, self.dataset.flip
-        cut = {"count": self.config.extract.views, "scale": view.crop_scale, "ratio": view.crop_ratio}
-        spec = {"images": self.images.hash, "prior": self.prior_identity, **self.precision_key}
-        return self.entry("views", "extract", **spec, view={**cut, "flip_p": view.flip_p if flip else 0.0})
+        return self.artifacts.views
 
     @cached_property
     def view_targets(self) -> Entry:
         """What the map that was fitted to the clean views makes of them."""
-        return self.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
+        return self.artifacts.view_targets
 
     def baseline(self, what: str, protocol: str, **of: Any) -> Entry:
         """A protocol's number for something that this run did not train."""
@@ -158,8 +163,9 @@ class Run:
             found["dataset"] = self.dataset.told["called"]
         if self.brought:
             return found | {"prior": self.brought.prior_told["called"]}
-        run = self.config.prior.name == "rela_run" and run_folder.run_name(self.config.prior)
-        return found | ({"prior": run_called(run)} if run else {})
+        return found | (
+            {} if self.config.is_plain else {"prior": "+".join(map(prior_called, self.config.prior.singles))}
+        )
 
     @cached_property
     def folder(self) -> Path:
@@ -230,8 +236,8 @@ class Run:
         found = [path.name.split("-")[1] for path in self.folder.glob("checkpoint-*-*.safetensors")]
         if found and not (self.folder / "backbone.safetensors").exists():
             return f"step {int(max(found))} of {self.lengths.total_steps}"
-        is_begun = not self.config.is_plain and self.features.part.exists()
-        is_begun = is_begun or (self.config.has_views and self.views.part.exists())
+        singles = () if self.config.is_plain or self.brought else self.artifacts.singles
+        is_begun = any(one.features.part.exists() or one.views.part.exists() for one in singles)
         return "the last whole block of the extraction" if is_begun else "the last finished stage"
 
     @property
@@ -289,9 +295,22 @@ class Run:
         return {kind: getattr(self, kind).hash for kind in kinds}
 
     @property
+    def member_inputs(self) -> dict[str, list[str]]:
+        """Of an ensemble the entries of its members, of which its own are made."""
+        members = () if self.config.is_plain or self.brought else self.artifacts.members
+        kinds = [*CLEAN, *(VIEWS if self.config.has_views else ())] if members else []
+        return {kind: [getattr(member, kind).hash for member in members] for kind in kinds}
+
+    @property
     def tree(self) -> dict[str, Any]:
         """The config as config.yaml has it."""
         return dict(yaml_ready(to_tree(self.given)))
+
+
+def prior_called(prior: Part) -> str:
+    """What one prior is called: a run of ours by that run's name."""
+    run = prior.name == "rela_run" and run_folder.run_name(prior)
+    return run_called(run) if run else called("prior", prior.name, prior.options)
 
 
 def yaml_ready(value: Any) -> Any:

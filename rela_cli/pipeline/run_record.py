@@ -124,7 +124,8 @@ def write_manifest(run: Run, status: str, command: str, **facts: Any) -> None:
     command = command or " ".join(sys.argv)
     register_elsewhere(run)
     keep_damaged(run.folder / "manifest.json")
-    fresh = {"hash": run.hash, "status": status, "command": command, "inputs": run.inputs}
+    fresh: Facts = {"hash": run.hash, "status": status, "command": command, "inputs": run.inputs}
+    fresh |= {"members": run.member_inputs or None}  # an ensemble's
     manifest = {**run.manifest, **fresh, "versions": versions(), **provenance(), **facts}
     kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
     content = yaml.safe_dump(redact(run.tree), sort_keys=False).encode()

@@ -24,6 +24,7 @@ from rela_cli.evaluation.protocols import FITTERS, Task, accuracy
 from rela_cli.evaluation.representation import gathered, representations
 from rela_cli.learners.build import build_backbone, feature_dim, load_state
 from rela_cli.machine.device import count_flops, pick_device, with_room
+from rela_cli.stages.ensemble import read_features
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts
 from rela_cli.store.notices import warn_once
@@ -88,6 +89,10 @@ def prior_task(targets: Entry, dim: int, images: Entry, runtime: Runtime) -> tup
 
 def features_task(features: Entry, images: Entry, runtime: Runtime) -> Task:
     """A prior's features of the images that the probe is fitted on, and of test."""
+    if features.is_joined:
+        found = {split: read_features(features, split) for split in probed(images)}
+        place = place_for(runtime, sum(map(len, found.values())), found["test"].shape[1])
+        return task_of({split: rows.to(place) for split, rows in found.items()}, images)
     return stored_task(features, "features", images, runtime)
 
 

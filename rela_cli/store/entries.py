@@ -49,6 +49,16 @@ class Entry:
         return self.root / self.kind / self.hash
 
     @property
+    def is_joined(self) -> bool:
+        """Whether it is made of other entries of its kind, which its spec names."""
+        return "members" in self.spec
+
+    @property
+    def folders(self) -> list[Path]:
+        """Its folder, or those of the entries that it is made of."""
+        return [self.root / self.kind / name for name in self.spec.get("members", ())] or [self.folder]
+
+    @property
     def manifest(self) -> Facts | None:
         """The facts of an entry that is there, as far as its files' sizes tell; else None."""
         manifest = read_json(self.folder / "manifest.json")

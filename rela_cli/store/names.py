@@ -38,6 +38,8 @@ LONGEST_NAME = 40  # characters of one name in a folder's name
 
 def called(group: str, name: str, options: Mapping[str, Any]) -> str:
     """The name of what a part loads, or the part's own; `options` are its keys, as in a config or in a result."""
+    if group == "prior" and isinstance(members := options.get("members"), list | tuple):
+        return "+".join(called(group, str(member["name"]), member) for member in members)
     for key in LOADERS.get(group, {}).get(name, ()):
         value = str(options.get(key) or "")
         found = last_name(value) if key in PATH_KEYS else value.rpartition(":")[2].rpartition("/")[2]

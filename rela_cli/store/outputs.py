@@ -67,7 +67,8 @@ class RunFolder:
             return True
         inputs = section(self.facts, "inputs")
         if entry.kind in inputs:
-            return bool(inputs[entry.kind] == entry.folder.name)
+            of_members = section(self.facts, "members").get(entry.kind) or ()
+            return entry.folder.name in (inputs[entry.kind], *of_members)
         spec = section(entry.facts, "spec")  # a baseline: of the same targets, or of the same images
         of = "targets" if "targets" in spec else "images"
         return entry.kind == "baselines" and spec.get(of) is not None and spec.get(of) == inputs.get(of)

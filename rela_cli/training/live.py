@@ -51,17 +51,19 @@ class LiveTargets:
         return resize(pixels, self.size, "bilinear").to(torch.uint8)
 
 
-def live_targets(config: Config, train: Split, data: ImageStats, caches: tuple[Path, Path], width: int) -> LiveTargets:
+def live_targets(
+    config: Config, train: Split, data: ImageStats, features: Sequence[Path], targets: Path, width: int
+) -> LiveTargets:
     """The prior of a config, and the map that stage transport has fitted.
 
-    caches: the folders of the features and of the targets. The map needs the cached features: it is fitted to them.
+    features, targets: folders of the cache; of an ensemble the features of each member. The map was fitted to them.
 
     Raises:
         ConfigError: the transport cannot be loaded from what it has saved.
         RelaError: the prior's files are not there any more.
     """
-    features, targets = caches
     prior, device = fitted_prior(config, train, data)
     instead = ("matching.targets=live", "matching.targets=cached")
     mapping = taken_up(config.transport, targets / "map.safetensors", *instead, device)
-    return LiveTargets(prior, mapping, width, data, RowFile(features / "train.safetensors", "features").dtype)
+    dtypes = [RowFile(folder / "train.safetensors", "features").dtype for folder in features]
+    return LiveTargets(prior, mapping, width, data, max(dtypes, key=lambda dtype: dtype.itemsize))

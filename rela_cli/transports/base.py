@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -58,6 +58,42 @@ class Transport:
         raise NotImplementedError
 
 
+class SideBySide(Transport):
+    """Several maps, each of the features of its own prior: (N, D_1 + D_2 + ...) -> (N, k_1 + k_2 + ...).
+
+    Where components come in order of importance they alternate between the maps, so that the first n of them are the
+    first n / M of each of M maps; else the targets of one map follow those of another.
+    """
+
+    def __init__(self, maps: Sequence[Transport], widths: Sequence[int], columns: Tensor, factors: Tensor) -> None:
+        """widths: D of each map. columns (k,) int64: which of all targets in a row is the i-th. factors: (k,)."""
+        self.maps, self.widths, self.columns, self.factors = maps, widths, columns, factors
+        self.ordered, self.per_feature = maps[0].ordered, maps[0].per_feature
+
+    @classmethod
+    def read(cls, maps: Sequence[Transport], state: Mapping[str, Tensor]) -> SideBySide:
+        """From what `state` gave; the maps are not fitted yet."""
+        for number, one in enumerate(maps):
+            one.load({key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{number}.")})
+        return cls(maps, state["widths"].tolist(), state["columns"], state["factors"])
+
+    def __call__(self, features: Tensor) -> Tensor:
+        parts = features.split(list(self.widths), dim=1)
+        found = torch.cat([one(part) for one, part in zip(self.maps, parts, strict=True)], dim=1)
+        return found[:, self.columns] * self.factors
+
+    def state(self) -> dict[str, Tensor]:
+        own = {"widths": torch.tensor(self.widths), "columns": self.columns, "factors": self.factors}
+        return own | {f"{i}.{key}": value for i, one in enumerate(self.maps) for key, value in one.state().items()}
+
+
+def column_order(widths: Sequence[int], ordered: bool) -> Tensor:
+    """The columns of several targets side by side, (k_1 + k_2 + ...,) int64: alternating where they are ordered."""
+    starts = [sum(widths[:number]) for number in range(len(widths))]
+    columns = [(i * ordered, start + i) for start, width in zip(starts, widths, strict=True) for i in range(width)]
+    return torch.tensor([column for _, column in sorted(columns, key=lambda column: column[0])])
+
+
 def taken_up(part: Part, path: Path, what: str, instead: str, device: torch.device = CPU) -> Transport:
     """A transport with the map that a file holds, as stage transport has written it.
 
@@ -70,5 +106,8 @@ def taken_up(part: Part, path: Path, what: str, instead: str, device: torch.devi
             f"{what} needs transport={part.name} to have a method load(state), which takes up what state() gave; "
             f"without it say {instead}"
         )
-    mapping.load({name: value.to(device) for name, value in load_file(path).items()})
+    state = {name: value.to(device) for name, value in load_file(path).items()}
+    if "widths" in state:
+        return SideBySide.read([instantiate(part) for _ in state["widths"]], state)
+    mapping.load(state)
     return mapping

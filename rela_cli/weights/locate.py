@@ -24,7 +24,7 @@ NEUTRAL = {"pool": "none", "channels": "rgb"}  # change nothing; fingerprints fr
 
 
 def locate(prior: Part) -> Path | None:
-    """The file with a prior's weights, fetched if need be; None for a prior without a file.
+    """The file with a prior's weights, fetched if need be; None for a prior without a file, and for an ensemble.
 
     Raises:
         MissingError: it is not there and cannot be fetched, or what is there is something else; with the ways out.
@@ -47,7 +47,12 @@ def locate(prior: Part) -> Path | None:
 
 
 def located(prior: Part) -> Part:
-    """The prior with its weights named by a path on this disk."""
+    """The prior with its weights named by a path on this disk; of an ensemble each member."""
+    return prior.each(located_alone)
+
+
+def located_alone(prior: Part) -> Part:
+    """The same of a prior that is one network."""
     if prior.options.get("run"):
         return Part(prior.name, prior.target, {**prior.options, "run": str(run_folder(prior))}, prior.card)
     path = locate(prior)
@@ -57,7 +62,9 @@ def located(prior: Part) -> Part:
 
 
 def identity(prior: Part) -> dict[str, Any]:
-    """What a fingerprint covers of a prior: what its files hold, not where they lie."""
+    """What a fingerprint covers of a prior: what its files hold, not where they lie; of an ensemble of each member."""
+    if prior.members:
+        return prior.identity | {"members": [identity(member) for member in prior.members]}
     found = prior.identity | {"name": shown_name(prior)}
     found.pop("trust", None)
     for key, value in NEUTRAL.items():

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 def labels_seen(prior: Part) -> tuple[str, ...] | None:
     """The label sets that the prior's training used; None when neither its card nor its run says.
 
-    A run of ours passes on what its own prior had seen.
+    A run of ours passes on what its own prior had seen. An ensemble has seen what its members have.
     """
+    if prior.members:
+        found = [labels_seen(member) for member in prior.members]
+        return None if None in found else union(found)
     weights, card = prior.options.get("weights"), prior.card
     if weights == RANDOM:
         return ()
@@ -50,13 +53,19 @@ def is_published(prior: Part) -> bool:
 
 def label_facts(prior: Part, dataset: Dataset, own: Sequence[str] = ()) -> Facts:
     """What result.json says of it; `own` are label sets that the method itself trains with, which a run passes on."""
-    seen = labels_seen(prior)
+    found = [labels_seen(single) for single in prior.singles]
+    seen = union(found)  # of some members it may be known
     return {
-        "prior_labels_seen": [*(seen or ())],
-        "labels_seen": [*(seen or ()), *own],
-        "labels_unknown": seen is None,
-        "prior_saw_labels": dataset.label_set is not None and dataset.label_set in (seen or ()),
+        "prior_labels_seen": [*seen],
+        "labels_seen": [*seen, *own],
+        "labels_unknown": None in found,
+        "prior_saw_labels": dataset.label_set is not None and dataset.label_set in seen,
     }
+
+
+def union(found: Sequence[Sequence[str] | None]) -> tuple[str, ...]:
+    """Every label set once."""
+    return tuple(dict.fromkeys(name for names in found for name in names or ()))
 
 
 def is_right(result: Facts, prior: Part, dataset: Dataset) -> bool:
@@ -74,6 +83,12 @@ def note(prior: Part, dataset: Dataset) -> str | None:
         ConfigError: the card names a label set that nobody knows, and is close to one that is known.
     """
     check(prior)
+    lines = [line for single in prior.singles if (line := note_of(single, dataset, bool(prior.members)))]
+    return "; ".join(lines) or None
+
+
+def note_of(prior: Part, dataset: Dataset, is_member: bool) -> str | None:
+    """The line about one prior."""
     facts = label_facts(prior, dataset)
     if not dataset.label_set:
         return None
@@ -82,15 +97,18 @@ def note(prior: Part, dataset: Dataset) -> str | None:
     if facts["labels_unknown"]:
         own_file = prior.card.pretrained_labels_seen is not None  # the card is about other weights than these
         whose = f" prior.weights={prior.options['weights']}" if own_file else ""
+        key = (
+            f"{{name: {prior.name}, card.labels_seen: [cifar10]}}" if is_member else "prior.card.labels_seen=[cifar10]"
+        )
         return (
             f"unknown: nobody says which labels prior={prior.name}{whose} was trained with, so tables mark it; "
-            f"say prior.card.labels_seen=[cifar10], or [] for none"
+            f"say {key}, or [] for none"
         )
     return None
 
 
 def check(prior: Part) -> None:
     """Raises what `note` says."""
-    for name in prior.card.labels_seen or ():
+    for name in (name for single in prior.singles for name in single.card.labels_seen or ()):
         if name not in KNOWN and (close := did_you_mean(name, KNOWN)):
             raise ConfigError(f"prior.card.labels_seen=[{name}]{close} (known: {', '.join(KNOWN)})")

@@ -170,7 +170,7 @@ def test_a_plan_says_disk_and_time_before(tmp_path: Path) -> None:
     assert many.extract_seconds - one.extract_seconds == pytest.approx(K * 48 / 10)
     width, kept = many.width, many.targets
     assert many.cache_bytes - one.cache_bytes == K * 48 * (2 * (width + kept) + 2 * 10)
-    asked = needs_of_views(runs[1], "transport", width)
+    asked = needs_of_views(runs[1].artifacts, runs[1], "transport", width)
     pipeline.run(runs[1].given, until="transport")
     for kind in ("views", "view_targets"):
         assert size_of(getattr(runs[1], kind).folder) == pytest.approx(asked[kind], abs=1500)  # manifest, headers

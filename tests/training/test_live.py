@@ -47,7 +47,7 @@ def opened(made: Config, width: int) -> tuple[LiveTargets, Tensor]:
     run = Run(made)
     split, data = read_split(run.images, "train", run.dataset), read_stats(run.images)
     assert split is not None and isinstance(split.images, Tensor)
-    return live_targets(made, split, data, (run.features.folder, run.targets.folder), width), split.images
+    return live_targets(made, split, data, run.features.folders, run.targets.folder, width), split.images
 
 
 def normalised(images: Tensor, of: LiveTargets) -> Tensor:

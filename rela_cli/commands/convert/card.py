@@ -16,6 +16,7 @@ SIZE_CATEGORIES = (
     (10**7, "1M<n<10M"),
 )
 COSTS = ("seconds", "flops")
+MAPS = "; 0. and so on before the names say of which prior, columns and factors how their targets are joined"
 IMAGES_IN_WORDS = {  # what stands of the images, in words
     "copy": "The images are in images/, as a pack that `dataset=packed` reads too. Their own licence holds for them.",
     "link": "The images are not in this folder; efficient.json says where they lay.",
@@ -97,7 +98,9 @@ def title(facts: Facts) -> str:
 
 
 def weights(prior: Facts) -> Any:
-    """The sha256 of the prior's weights, or what stands for them; None for a prior without any."""
+    """The sha256 of the prior's weights, or what stands for them; None for a prior without any; of an ensemble each."""
+    if members := prior["identity"].get("members"):
+        return {member["name"]: weights({"identity": member}) for member in members}
     return prior["identity"].get("weights") or prior["identity"].get("run")
 
 
@@ -111,10 +114,11 @@ def body(facts: Facts) -> str:
     prior, train, made = facts["prior"], facts["splits"]["train"], facts["made"]
     licence, trained = prior["licence"], prior["trained_on"]
     seen = prior["labels_seen"]
+    is_joined = "members" in prior["identity"]
     seconds = {stage: made[kind].get("seconds") or 0.0 for stage, kind in STAGE_ARTIFACTS.items()}
     names = {
         "*-00000-of-*.safetensors": "some samples of a split, in order: the columns below",
-        MAP: "the fitted map: mean, axes, scale, and the spectrum (eigenvalues) where it has one",
+        MAP: "the fitted map: mean, axes, scale, and the spectrum (eigenvalues) where it has one" + MAPS * is_joined,
         FACTS: "all facts, with the sha256 of each file and of itself",
         **({f"{IMAGES}/": "the images"} if facts["images"] == "copy" else {}),
     }

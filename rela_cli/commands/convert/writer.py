@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rela_cli.commands.convert.card import card_text
 from rela_cli.commands.data.packing import Encoding, Packer
-from rela_cli.config.schema import Config
+from rela_cli.config.schema import Config, Part
 from rela_cli.data.base import Array
 from rela_cli.data.efficient.contents import Sample, has_files, samples
 from rela_cli.data.efficient.folder import BEGUN, CARD, FACTS, FORMAT, IMAGES, MAP
@@ -254,11 +254,18 @@ class Writer:
             "identity": self.run_.prior_identity,
             "features": features.get("feature_dim"),
             "precision": self.run_.config.runtime.extract_precision,
-            "licence": prior.card.licence,
-            "source": prior.card.source,
-            "trained_on": prior.card.trained_on,
+            **{key: of_each(prior, key) for key in ("licence", "source", "trained_on")},
             "labels_seen": None if labels is None else list(labels),
         }
+
+
+def of_each(prior: Part, key: str) -> str | None:
+    """What a prior's card says; of an ensemble what each member's does, by name; None where none does."""
+    if not prior.members:
+        found: str | None = getattr(prior.card, key)
+        return found
+    told = {one.name: getattr(one.card, key) for one in prior.members}
+    return "; ".join(f"{name}: {text or 'not known'}" for name, text in told.items()) if any(told.values()) else None
 
 
 def shard_columns(targets: Tensor, rows: Array, labels: Array | None, contents: Iterator[Sample]) -> dict[str, Tensor]:

@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
     configs = configs_for(request)
     for config in configs:
         seen.check(config.prior)
-        locate.locate(config.prior)  # all that is missing is said before anything is computed
+        for prior in config.prior.singles:
+            locate.locate(prior)  # all that is missing is said before anything is computed
     runs = [made_targets(config) for config in configs]
     found = [scores(entry, run) for entry, run in zip(request.entries, runs, strict=True)]
     add_agreement(found, runs)
@@ -97,7 +98,7 @@ def scores(entry: Candidate, run: Run) -> Scores:
     by_labels = label_scores(run, width)
     labels, images = seen.label_facts(run.config.prior, run.dataset), run.lengths.train_samples
     return Scores(
-        prior=entry.name if entry.is_named else prior_name(run),
+        prior=entry.name if entry.is_named or entry.members else prior_name(run),
         saw_labels=labels["prior_saw_labels"],
         labels_unknown=labels["labels_unknown"],
         features=features["feature_dim"],
@@ -142,7 +143,6 @@ def stability(run: Run, width: int) -> float:
     from rela_cli.data.batches.views import Augment
     from rela_cli.priors.fitting import fitted_prior
     from rela_cli.stages.extract import run_prior
-    from rela_cli.stages.transport import row_blocks
 
     split, data = read_split(run.images, "train", run.dataset), read_stats(run.images)
     assert split is not None
@@ -150,14 +150,26 @@ def stability(run: Run, width: int) -> float:
     images = split.images[:VIEWED]
     draw = Augment(run.config.matching.view, data.size, torch.zeros(3), torch.ones(3), 0, 0, run.dataset.flip)
     views = (draw(images, torch.arange(len(images)), 0) * 255).round().clamp(0, 255).to(torch.uint8)
-    mapping = instantiate(run.config.transport)
-    mapping.fit(row_blocks(train_features(run)))
+    mapping = fitted_map(run)
     size = run.config.runtime.block_size
     clean, seen = (
         mapping(torch.cat(list(run_prior(prior, x, data.size, size, device, "views"))).half())[:, :width].float()
         for x in (images, views)
     )
     return float(F.cosine_similarity(clean, seen, dim=1).mean())
+
+
+def fitted_map(run: Run) -> Any:
+    """The transport of a run: fitted to its features, or of an ensemble as it was fitted to those of each member."""
+    from rela_cli.stages.transport import row_blocks
+    from rela_cli.transports.base import taken_up
+
+    if run.config.prior.members:
+        instead = ("an ensemble in rela rank", "its members one by one")
+        return taken_up(run.config.transport, run.targets.folder / "map.safetensors", *instead)
+    mapping = instantiate(run.config.transport)
+    mapping.fit(row_blocks(train_features(run)))
+    return mapping
 
 
 def label_scores(run: Run, width: int) -> dict[str, float]:
@@ -185,9 +197,9 @@ def add_agreement(found: Sequence[Scores], runs: Sequence[Run]) -> None:
 
 def train_features(run: Run) -> Any:
     """(n, D_p) float32."""
-    from safetensors.torch import load_file
+    from rela_cli.stages.ensemble import read_features
 
-    return load_file(run.features.folder / "train.safetensors")["features"].float()
+    return read_features(run.features, "train")
 
 
 def ordered(found: Sequence[Scores]) -> list[Scores]:

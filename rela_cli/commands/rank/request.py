@@ -2,6 +2,7 @@
 
 `--priors a=checkpoint,b=checkpoint a.weights=one.pth b.weights=two.pth dataset.root=FOLDER`: a key under an entry's
 name is a key of that prior alone; `prior.KEY=` is for a key that one of them has; everything else is every run's.
+`a+b` is the ensemble of two entries of the list with their keys, or of the priors with these names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser, parse
 from rela_cli.config.schema import GROUPS, Config
+from rela_cli.config.text import holds_text, quoted_values
 from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.report.grids.formats import FORMATS
 
@@ -32,7 +34,12 @@ class Candidate:
     @property
     def is_named(self) -> bool:
         """Whether the user gave it a name of its own."""
-        return self.name != self.prior
+        return self.name != self.prior and not self.members
+
+    @property
+    def members(self) -> list[str]:
+        """The priors of an ensemble that is written as patches+embedded."""
+        return self.name.split("+") if "+" in self.name else []
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,11 @@ that the learner would be matched to. Nothing is trained.
 
   checkpoint.weights=FILE  a.model=M   a key of that prior alone, under its name in the list
   prior.KEY=VALUE                      the same, where one prior of the list has the key
+  a+b in the list                      the ensemble of both, with the keys that a and b have in the list
   dataset.root=FOLDER ...              everything else is for all of them""",
         [
             "rela rank --priors random,patches,embedded dataset=image_folder dataset.root=photos dataset.image_size=64",
+            "rela rank --priors patches,embedded,patches+embedded",
             "rela rank --priors a=checkpoint,b=checkpoint a.weights=one.pth b.weights=two.pth b.model=resnet50 --n 500",
         ],
         (*CONFIG_FLAGS, "--multirun"),
@@ -102,7 +111,7 @@ def entries_of(text: str) -> tuple[Candidate, ...]:
     entries = []
     for item in filter(None, re.split(r"[\s,]+", text.strip("[]() "))):
         name, equals, prior = _pair(item)
-        entries.append(Candidate(name, prior if equals else name))
+        entries.append(Candidate(name, prior if equals else "ensemble" if "+" in name else name))
     for entry in entries:
         if entry.is_named and (not ALIAS.fullmatch(entry.name) or entry.name in (*GROUPS, "runtime", "paths")):
             raise ConfigError(f"priors: {entry.name} cannot be a name; say one such as a={entry.prior}")
@@ -128,7 +137,11 @@ def configs_for(request: RankRequest) -> list[Config]:
     ]
     small = [] if names_key(common, "batch_size") else ["batch_size=2"]  # no step is taken
     shared = (*common, *sample, *small)
-    return [candidate_config(entry, request.line.flags, (*shared, *own[entry.name])) for entry in request.entries]
+    chosen = {entry.name: words_of(entry, request.entries, own) for entry in request.entries}
+    return [
+        candidate_config(entry, request.line.flags, (*chosen[entry.name], *shared, *own[entry.name]))
+        for entry in request.entries
+    ]
 
 
 def command(request: RankRequest, entry: Candidate) -> str:
@@ -136,13 +149,28 @@ def command(request: RankRequest, entry: Candidate) -> str:
     composer = Composer(request.line)
     own, common = dealt(request.line.overrides, {e.name: composer.keys("prior", e.prior) for e in request.entries})
     flags = [f"{flag}={value}" for flag, value in request.line.flags.items() if value]
-    return shlex.join(["rela", "train", f"prior={entry.prior}", *own[entry.name], *common, *flags])
+    chosen = words_of(entry, request.entries, own)
+    return shlex.join(["rela", "train", *chosen, *own[entry.name], *common, *flags])
+
+
+def words_of(entry: Candidate, entries: Sequence[Candidate], own: dict[str, list[str]]) -> list[str]:
+    """The overrides that choose an entry's prior; members of an ensemble come with the keys that they have alone."""
+    priors = {other.name: other.prior for other in entries}
+    members = [member_text(priors.get(name, name), own.get(name, [])) for name in entry.members]
+    return [f"prior={entry.prior}", *([f"prior.members=[{','.join(members)}]"] if members else [])]
+
+
+def member_text(prior: str, words: Sequence[str]) -> str:
+    """A member of an ensemble in Hydra's grammar."""
+    pairs = [(key.removeprefix("prior."), key, value) for key, _, value in map(_pair, words)]
+    texts = [f"{short}: {quoted_values(value) if holds_text(key) else value}" for short, key, value in pairs]
+    return f"{{name: {prior}, {', '.join(texts)}}}" if texts else prior
 
 
 def candidate_config(entry: Candidate, flags: dict[str, str | None], words: Sequence[str]) -> Config:
     """The config of one entry; what is wrong with it is said under its name."""
     try:
-        return Composer(CommandLine(flags, (f"prior={entry.prior}", *words))).check()
+        return Composer(CommandLine(flags, tuple(words))).check()
     except ConfigError as error:
         raise ConfigError(f"{entry.name}: {error}" if entry.is_named else str(error)) from error
 

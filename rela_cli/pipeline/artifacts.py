@@ -1,0 +1,102 @@
+"""What a prior makes of a run's images, as entries of the cache: runs that share images and prior share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rela_cli.config.schema import Part
+from rela_cli.store.entries import Entry
+from rela_cli.store.versions import VERSIONS
+
+CLEAN, VIEWS = ("features", "targets"), ("views", "view_targets")  # kinds of entries
+
+
+@dataclass(frozen=True)
+class Source:
+    """What all entries of a run are made of besides the prior."""
+
+    cache: Path
+    images: str  # hash
+    precision: dict[str, str]
+    transport: dict[str, Any]
+    view: dict[str, Any]
+
+    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
+        """An entry that a certain version of a stage makes."""
+        return Entry(kind, {"version": VERSIONS[stage], **spec}, self.cache)
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Features and targets by one prior, of clean images and with extract.views above 1 of light views."""
+
+    source: Source
+    prior: Part
+    identity: dict[str, Any]
+    members: tuple[Artifacts, ...] = ()
+
+    @cached_property
+    def features(self) -> Entry:
+        """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
+        source = self.source
+        return source.entry("features", "extract", images=source.images, prior=self.identity, **source.precision)
+
+    @cached_property
+    def targets(self) -> Entry:
+        """What a learner is matched to. The same for every learner: each takes its first components."""
+        made_of = {"features": self.features.hash, "transport": self.source.transport}
+        return self.source.entry("targets", "transport", **made_of)
+
+    @cached_property
+    def views(self) -> Entry:
+        """The prior's outputs of light views, and the boxes that say what these are."""
+        source, spec = self.source, {"images": self.source.images, "prior": self.identity}
+        return source.entry("views", "extract", **spec, **source.precision, view=source.view)
+
+    @cached_property
+    def view_targets(self) -> Entry:
+        """What the map that was fitted to the clean views makes of them."""
+        return self.source.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
+
+    @property
+    def singles(self) -> tuple[Artifacts, ...]:
+        """What is made by one prior alone: that of each member of an ensemble, else all of it."""
+        return self.members or (self,)
+
+
+@dataclass(frozen=True)
+class Joined(Artifacts):
+    """Those of an ensemble: the entries of its members, which are the members' own, and what is joined of them.
+
+    Its features say no more than which entries they are; its targets are those of the members side by side.
+    """
+
+    def joined(self, kind: str, stage: str) -> Entry:
+        return self.source.entry(kind, stage, members=[getattr(member, kind).hash for member in self.members])
+
+    @cached_property
+    def features(self) -> Entry:
+        return self.joined("features", "extract")
+
+    @cached_property
+    def targets(self) -> Entry:
+        return self.joined("targets", "transport")
+
+    @cached_property
+    def views(self) -> Entry:
+        return self.joined("views", "extract")
+
+    @cached_property
+    def view_targets(self) -> Entry:
+        return self.source.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
+
+
+def artifacts(source: Source, prior: Part, identity: dict[str, Any]) -> Artifacts:
+    """Those of a prior; of an ensemble with those of its members, whose identities stand in its own."""
+    if not prior.members:
+        return Artifacts(source, prior, identity)
+    members = zip(prior.members, identity["members"], strict=True)
+    return Joined(source, prior, identity, tuple(Artifacts(source, *member) for member in members))
