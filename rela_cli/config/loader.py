@@ -99,7 +99,9 @@ class Loader(ConfigLoaderImpl):
             type_params(tree)
         else:
             found = self.fallen, self.kept
-            resolve_members(tree, self.get_group_options("prior"), lambda name: self.parts([f"prior={name}"]).prior)
+            resolve_members(
+                tree, lambda: self.get_group_options("prior"), lambda name: self.parts([f"prior={name}"]).prior
+            )
             self.fallen, self.kept = found
         return tree
 

@@ -14,7 +14,7 @@ from rela_cli.errors import ConfigError, did_you_mean
 WRITTEN = "a member is the name of a prior, or {name: NAME, KEY: VALUE}"
 
 
-def resolve_members(tree: DictConfig, names: Sequence[str], load: Callable[[str], DictConfig]) -> None:
+def resolve_members(tree: DictConfig, names: Callable[[], Sequence[str]], load: Callable[[str], DictConfig]) -> None:
     """Put the yaml of each member in its place, with the keys that the member sets; other trees stay as they are.
 
     names: those of all priors. load: a prior by its name, as its yaml has it.
@@ -28,7 +28,7 @@ def resolve_members(tree: DictConfig, names: Sequence[str], load: Callable[[str]
     members = prior._get_node("members")
     if not isinstance(members, ListConfig):
         raise ConfigError(f"prior.members={prior.members} must be a list, such as prior.members=[patches,embedded]")
-    made = [member(item, names, load) for item in OmegaConf.to_container(members)]  # type: ignore[union-attr]
+    made = [member(item, names(), load) for item in OmegaConf.to_container(members)]  # type: ignore[union-attr]
     with open_dict(prior):
         prior.members = made
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding import sizes
@@ -12,6 +15,7 @@ from rela_cli.data.decoding.images import DECODER, Blob, Pixels, decode, decode_
 from rela_cli.errors import ConfigError
 
 MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
+BLOBS_AT_A_TIME = 1024  # images whose encoded bytes are in memory at a time
 DECODE_MARGIN = 256 / 224  # side of what is decoded, to what is cropped from it, where images stay on disk
 
 
@@ -90,3 +94,28 @@ class EncodedDataset(Dataset):
                 f"dataset.image_size=SIZE, the side of what a network is shown, such as {suited(self.first_side)}"
             )
         return round(self.image_size * DECODE_MARGIN)
+
+
+class BlobDataset(EncodedDataset):
+    """Encoded images that are parts of large files, each of which is read by itself."""
+
+    def blobs(self, split: str, indices: Array) -> list[Blob]:
+        """Some encoded images; nothing else is read."""
+        raise NotImplementedError
+
+    def encoded(self, split: str, index: int) -> Blob:
+        return self.blobs(split, np.array([index]))[0]
+
+    def images(self, split: str, indices: Array) -> Array:
+        size = self.decode_size
+        if size is None:
+            return decode_all(self.blobs(split, indices), None)
+        pixels = np.empty((len(indices), size, size, 3), dtype=np.uint8)
+        for start in range(0, len(indices), BLOBS_AT_A_TIME):
+            part = slice(start, start + BLOBS_AT_A_TIME)
+            pixels[part] = decode_all(self.blobs(split, indices[part]), size)
+        return pixels
+
+    def encoded_images(self, split: str) -> Iterator[Blob]:
+        for start in range(0, self.full_count(split), BLOBS_AT_A_TIME):
+            yield from self.blobs(split, np.arange(start, min(start + BLOBS_AT_A_TIME, self.full_count(split))))

@@ -13,7 +13,7 @@ The arrays are mapped and only the bytes of the images asked for are read. `rela
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import sha256
@@ -22,18 +22,17 @@ from typing import Any
 import numpy as np
 
 from rela_cli.data.base import Array
-from rela_cli.data.decoding.images import Blob, Pixels, decode, decode_all
-from rela_cli.data.encoded import EncodedDataset
+from rela_cli.data.decoding.images import Blob, Pixels, decode
+from rela_cli.data.encoded import BlobDataset
 from rela_cli.data.files.storage import RemoteFolder, checked_length, storage_of
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.files import Facts, fingerprint
 
 FORMAT = 1
-BLOBS_AT_A_TIME = 1024  # images whose encoded bytes are in memory at a time
 READERS = 4  # batches that are asked for at the same time from afar
 
 
-class Packed(EncodedDataset):
+class Packed(BlobDataset):
     """A pack, read as a folder of its images would be.
 
     Raises:
@@ -120,23 +119,6 @@ class Packed(EncodedDataset):
                 f"the dataset again"
             )
         return labels.astype(np.int64)
-
-    def encoded(self, split: str, index: int) -> Blob:
-        return self.blobs(split, np.array([index]))[0]
-
-    def images(self, split: str, indices: Array) -> Array:
-        size = self.decode_size
-        if size is None:
-            return decode_all(self.blobs(split, indices), None)
-        pixels = np.empty((len(indices), size, size, 3), dtype=np.uint8)
-        for start in range(0, len(indices), BLOBS_AT_A_TIME):
-            part = slice(start, start + BLOBS_AT_A_TIME)
-            pixels[part] = decode_all(self.blobs(split, indices[part]), size)
-        return pixels
-
-    def encoded_images(self, split: str) -> Iterator[Blob]:
-        for start in range(0, self.full_count(split), BLOBS_AT_A_TIME):
-            yield from self.blobs(split, np.arange(start, min(start + BLOBS_AT_A_TIME, self.full_count(split))))
 
     def prefetch(self, split: str, indices: Array) -> Callable[[int], Pixels]:
         if self.readers is None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
@@ -13,19 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from rela_cli.data.base import Array, Dataset
+from rela_cli.data.base import Array
 from rela_cli.data.decoding import sizes
 from rela_cli.data.decoding.images import DECODER, Blob, decode_all
-from rela_cli.data.decoding.undecodable import Undecodable, left_out, say_once, warn_left_out
+from rela_cli.data.decoding.undecodable import Undecodable, left_out, warn_left_out
+from rela_cli.data.files.splits import split_files
+from rela_cli.data.label_column import LabelColumn, described_names
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.store.files import fingerprint
-from rela_cli.terminal import plural
-
-MOST_CLASSES = 1_000_000  # where nothing but the numbers says how many there are
-PATTERNS = {"train": r"train", "test": r"(test|val|valid|validation)"}  # how file or folder names start
 
 
-class Parquet(Dataset):
+class Parquet(LabelColumn):
     """Files such as data/train-00000-of-00002.parquet, decoded into memory once.
 
     `hub` names a dataset of the Hugging Face hub, fetched below `root` when there are no files yet. Rows stand in
@@ -51,69 +47,28 @@ class Parquet(Dataset):
         self.on_error, self.max_errors = on_error, max_errors
         if hub and not any(self.root.rglob("*.parquet")):
             fetch_from_hub(hub, self.root)
-        self.columns: dict[str, Array] = {}  # labels that were read
-        self.files = {split: self.find(split) for split in PATTERNS}
+        self.numbers = {}
+        self.files = split_files(self.root, ".parquet")
         if not self.files["train"]:
             raise MissingError(f"no train*.parquet in dataset.root={root} (looked below {self.root.resolve()})")
         if not sum(self.rows[path] for path in self.files["train"]):
             raise MissingError(f"{self.files['train'][0]} holds no rows")
-        self.read_classes()
+        self.settle_columns()
 
-    def find(self, split: str) -> list[Path]:
-        """A split's files: by their own name, else by the folder below root that they lie in."""
-        found = [p for p in sorted(self.root.rglob("*.parquet")) if not is_hidden(p.relative_to(self.root))]
-        mine = [path for path in found if split_of(path.relative_to(self.root)) == split]
-        if odd := [path for path in mine if not path.is_file()]:
-            raise MissingError(f"{odd[0]} is no file (a link to nothing, a pipe, or a folder): remove it")
-        return mine
-
-    def read_classes(self) -> None:
-        """Class names from the files' own description, else the numbers that occur."""
+    def settle_columns(self) -> None:
+        """The images' column is there; class names from the files' own description, else the numbers that occur."""
         columns = open_file(self.files["train"][0]).schema_arrow
         if self.image_column not in columns.names:
             raise ConfigError(
                 f"{self.files['train'][0]} has no column {self.image_column!r} ({', '.join(columns.names)}); "
                 "say dataset.image_column=NAME"
             )
-        if self.label_column not in columns.names:
-            others = ", ".join(columns.names)
-            self.why_unprobed = (
-                f"{self.files['train'][0]} has no column {self.label_column!r} ({others}); for numbers say "
-            )
-            self.why_unprobed += "dataset.label_column=NAME"
-            return
-        if self.is_unlabelled("train"):
-            self.why_unprobed = f"column {self.label_column!r} of train holds no class: all its numbers are below 0"
-            return
-        named = described_names(columns.metadata or {}, self.label_column)
-        self.check_labels(len(named) if named else MOST_CLASSES)
-        self.classes = named or [str(i) for i in range(int(self.column_of("train").max()) + 1)]
-        self.check_labels(len(self.classes))
-        if not self.files["test"]:
-            self.why_unprobed = (
-                f"{self.root} has no test*.parquet or validation*.parquet; without one nothing is probed"
-            )
-        elif self.is_unlabelled("test"):
-            self.why_unprobed = f"column {self.label_column!r} of test holds no class: all its numbers are below 0"
+        no_test = f"{self.root} has no test*.parquet or validation*.parquet; without one nothing is probed"
+        named = lambda: described_names(columns.metadata or {}, self.label_column)  # noqa: E731
+        self.read_classes(columns.names, named, no_test)
 
-    def is_unlabelled(self, split: str) -> bool:
-        """Whether all labels of a split are below 0, which is how the hub says that there are none."""
-        return bool((self.column_of(split) < 0).all())
-
-    def check_labels(self, classes: int) -> None:
-        """Labels number the classes from 0 on.
-
-        Raises:
-            ConfigError: one does not, with its row.
-        """
-        for split, files in self.files.items():
-            labels = self.column_of(split) if files else np.empty(0)
-            wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-            if len(wrong) and not self.is_unlabelled(split):
-                raise ConfigError(
-                    f"column {self.label_column!r} holds {labels[wrong[0]]} in row {wrong[0]} of {split} "
-                    f"({plural(len(wrong), 'row')} of this kind); class numbers must be from 0 to {classes - 1}"
-                )
+    def read_column(self, split: str) -> Array:
+        return np.concatenate([read_column(path, self.label_column) for path in self.files[split]])
 
     def full_count(self, split: str) -> int:
         return sum(self.rows[path] for path in self.files[split]) - len(self.skipped.get(split, {}))
@@ -127,7 +82,7 @@ class Parquet(Dataset):
     def skipped(self) -> Undecodable:  # type: ignore[override]
         if self.on_error == "raise":
             return {}
-        named = {split: self.named(split) for split in PATTERNS if self.files[split]}
+        named = {split: self.named(split) for split in self.files if self.files[split]}
         found = left_out(named, self.listing, self.cache)
         warn_left_out(found, self.max_errors)
         return found
@@ -147,21 +102,8 @@ class Parquet(Dataset):
         return facts | ({"skipped": skipped} if skipped else {})
 
     def labels(self, split: str) -> Array | None:
-        if self.classes is None or not self.files[split] or self.is_unlabelled(split):
-            return None
-        return np.delete(self.column_of(split), [int(row) for row in self.skipped.get(split, {})])
-
-    def column_of(self, split: str) -> Array:
-        """The label column of a split: (N,) int64."""
-        if split not in self.columns:
-            labels = np.concatenate([read_column(path, self.label_column) for path in self.files[split]])
-            if not np.issubdtype(labels.dtype, np.integer):
-                raise ConfigError(
-                    f"column {self.label_column!r} of {split} does not hold class numbers in every row but "
-                    f"{labels.dtype}; say dataset.label_column=NAME"
-                )
-            self.columns[split] = labels.astype(np.int64)
-        return self.columns[split]
+        labels = self.all_labels(split)
+        return None if labels is None else np.delete(labels, [int(row) for row in self.skipped.get(split, {})])
 
     def check_sizes(self) -> None:
         if self.image_size is None:
@@ -215,34 +157,6 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # it has exceptions of many kinds
         raise MissingError(f"{path} cannot be read as parquet: {error or type(error).__name__}") from error
-
-
-def described_names(metadata: Mapping[bytes, bytes], column: str) -> list[str] | None:
-    """Class names from the description that the hub puts into a file; None where there is none that can be read."""
-    if b"huggingface" not in metadata:
-        return None
-    try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"][column].get("names")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        names = [None]
-    if names is None or (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-        return names
-    say_once(f"the description of column {column!r} in the parquet files cannot be read: classes are called by number")
-    return None
-
-
-def split_of(path: Path) -> str | None:
-    """The split that a file's own name says, else the nearest folder's; None where no name says any."""
-    for name in reversed(path.parts):
-        for split, pattern in PATTERNS.items():
-            if re.match(rf"{pattern}(\b|[-_.])", name, re.IGNORECASE):
-                return split
-    return None
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a part of a relative path begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)
 
 
 def as_blob(value: Any, place: str, on_error: str = "raise") -> Blob:

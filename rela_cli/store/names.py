@@ -18,6 +18,8 @@ LOADERS: dict[str, dict[str, tuple[str, ...]]] = {  # group, loader: the keys th
         "packed": ("root",),
         "segmentation": ("root",),
         "parquet": ("hub", "root"),
+        "hf": ("hub", "root"),
+        "webdataset": ("root",),
         "torchvision": ("dataset",),
     },
     "prior": {

@@ -23,8 +23,9 @@ from PIL import Image
 
 from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding.images import Blob, decode
+from rela_cli.data.encoded import BLOBS_AT_A_TIME
 from rela_cli.data.files.storage import Storage
-from rela_cli.data.packed import BLOBS_AT_A_TIME, FORMAT
+from rela_cli.data.packed import FORMAT
 from rela_cli.errors import RelaError
 from rela_cli.machine.progress import with_progress
 from rela_cli.store.files import Facts, provenance

@@ -1,0 +1,37 @@
+"""Which split a file belongs to: its own name says it, else the nearest folder's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rela_cli.errors import MissingError
+
+PATTERNS = {"train": r"train", "test": r"(test|val|valid|validation)"}  # how file or folder names start
+
+
+def split_files(root: Path, suffix: str) -> dict[str, list[Path]]:
+    """The files of each split below `root`, in the order of their paths; hidden ones do not count.
+
+    Raises:
+        MissingError: something that is no file has such a name.
+    """
+    found = [p for p in sorted(root.rglob(f"*{suffix}")) if not is_hidden(p.relative_to(root))]
+    files = {split: [p for p in found if split_of(p.relative_to(root)) == split] for split in PATTERNS}
+    if odd := [path for paths in files.values() for path in paths if not path.is_file()]:
+        raise MissingError(f"{odd[0]} is no file (a link to nothing, a pipe, or a folder): remove it")
+    return files
+
+
+def split_of(path: Path) -> str | None:
+    """The split that a file's own name says, else the nearest folder's; None where no name says any."""
+    for name in reversed(path.parts):
+        for split, pattern in PATTERNS.items():
+            if re.match(rf"{pattern}(\b|[-_.])", name, re.IGNORECASE):
+                return split
+    return None
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a part of a relative path begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
