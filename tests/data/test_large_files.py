@@ -223,7 +223,8 @@ def test_a_damaged_shard_is_named(fault: str, tmp_path: Path) -> None:
     whole = path.read_bytes()
     messages = {"cut": "is cut short", "end": "the zeros that end a tar file are not there",
                 "header": "no header of a file", "garbage": "cannot be read as a tar",
-                "empty": "cannot be read as a tar", "compressed": "compressed shards", "name": r"holds no train\*\.tar"}  # fmt: skip
+                "empty": "cannot be read as a tar", "compressed": "compressed shards",
+                "name": r"holds no train\*\.tar"}  # fmt: skip
     end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
     if fault in ("cut", "end"):
         path.write_bytes(whole[: len(whole.rstrip(b"\0")) - 100] if fault == "cut" else whole[:end])
