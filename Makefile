@@ -3,6 +3,7 @@ PYTHON ?= python3
 JOBS ?= 2
 TABLE_JOBS = $(if $(filter command line environment,$(origin JOBS)),$(JOBS))
 PROFILE ?= mini
+EXTRAS ?= dev,parallel
 VENV := .venv
 BIN := $(VENV)/bin
 RELA := $(BIN)/rela
@@ -26,7 +27,7 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || \
 		{ echo "$(PYTHON) has no venv or no ensurepip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,parallel]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: WORDS = runtime.threads=1
