@@ -12,10 +12,14 @@ from torch import Tensor
 from rela_cli.api.efficient import EfficientDataset
 from rela_cli.config.schema import CONF_DIR, View
 from rela_cli.data.batches import views
+from rela_cli.data.batches.boxes import CachedViews
 
 
 class Augment:
     """Light views of batches of images, the very ones that `rela train` shows a learner in phase 1 (matching.view).
+
+    With `cached` the light views are those that the prior has looked at (data.views of each image, by
+    `rela convert extract.views=K`), cut and mirrored as it saw them; `Matching` with `cached` takes their own targets.
 
     Crop, flip (unless the dataset says flip=false), colour jitter and grey, then normalised by the dataset's mean and
     deviation. Each sample has random numbers of its own, a function of (seed, epoch, sample, view): workers, ranks,
@@ -29,16 +33,20 @@ class Augment:
     (torch.Size([4, 3, 8, 8]), torch.float32, False)
     """
 
-    def __init__(self, data: EfficientDataset, count: int = 2, seed: int = 0, **settings: Any) -> None:
+    def __init__(
+        self, data: EfficientDataset, count: int = 2, seed: int = 0, cached: bool = False, **settings: Any
+    ) -> None:
         """`count` views of each image.
 
         Raises:
-            ValueError: fewer than one view, or a key that a view does not have.
+            ValueError: fewer than one view, or a key that a view does not have. ConfigError: `cached`, and there are no
+            light views.
         """
         if count < 1:
             raise ValueError(f"count={count} must be at least 1")
         self.view, self.size, self.count, self.seed = view_of(settings), data.image_size, count, seed
         self.mean, self.std, self.flip = torch.tensor(data.mean), torch.tensor(data.std), data.dataset.flip
+        self.cached = CachedViews(data.boxes, data.boxes[:0], seed) if cached else None
         self.made: dict[torch.device, views.Views] = {}
         self.samples = len(data)
 
@@ -54,7 +62,8 @@ class Augment:
             raise ValueError(f"images must be uint8 (B, 3, H, W) with B numbers; these are {found} with {len(rows)}")
         if images.device not in self.made:
             self.made[images.device] = self.on(images.device)
-        return self.made[images.device](images, rows, epoch)
+        places = self.cached.places(rows, epoch, self.count) if self.cached else ()
+        return self.made[images.device](images, rows, epoch, places)
 
     def on(self, device: torch.device) -> views.Views:
         """What draws them on a device."""

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from rela_cli.api.maps import JoinedMap, Map
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.data.efficient.folder import MAP
-from rela_cli.data.efficient.targets import ShardedTargets, mapped
+from rela_cli.data.efficient.targets import ShardedTargets, mapped, mapped_views
 from rela_cli.errors import ConfigError, MissingError, did_you_mean
 
 Key = int | slice | str | Sequence[int] | Sequence[str] | Tensor
@@ -162,6 +162,40 @@ class EfficientDataset:
         []
         """
         return self.dataset.folder.card
+
+    @property
+    def views(self) -> int:
+        """K, the light views of each train image that have targets of their own (extract.views); else 0.
+
+        >>> open_folder("efficient").views
+        0
+        """
+        return int((self.dataset.folder.views or {"count": 0})["count"]) if self.split == "train" else 0
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """Where light views are cut, (N, K, 5) int16: top, left, height, width in pixels of `images()`, is mirrored."""
+        return self.view_rows[1]
+
+    @cached_property
+    def view_rows(self) -> tuple[ShardedTargets, Tensor]:
+        """The targets of all light views, (N, K * k), and their boxes.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not self.views:
+            raise ConfigError(
+                f"{self.folder} holds no light views of {self.split}: rela convert extract.views=4 makes some"
+            )
+        parts, boxes = mapped_views(self.dataset.folder)
+        return ShardedTargets(parts), boxes
+
+    def targets_of_views(self, numbers: Tensor | Sequence[int], which: Tensor) -> Tensor:
+        """The targets of one light view of each sample: numbers (n,), which (n,) from 0 to K - 1 -> (n, k) float32."""
+        rows = self.numbers(torch.as_tensor(numbers))
+        found = self.view_rows[0][rows].unflatten(1, (self.views, -1))
+        return found[torch.arange(len(rows)), which.cpu()].float()
 
     def transport(self, features: Tensor) -> Tensor:
         """Features of new images, by the same prior, into the space of the targets: (n, D) -> (n, k) float32."""

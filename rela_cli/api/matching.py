@@ -14,6 +14,7 @@ from rela_cli.api.efficient import EfficientDataset
 from rela_cli.api.subset import is_distributed
 from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import CONF_DIR, Part
+from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.learners.build import width_of
 from rela_cli.numerics.randomness import torch_seed
 from rela_cli.transports.base import matched_width
@@ -47,31 +48,46 @@ class Matching(nn.Module):
         total_steps: int | None = None,
         transfer: str = "trained",
         seed: int = 0,
+        cached: bool = False,
         **settings: Any,
     ) -> None:
         """`transfer` "frozen" keeps the layer at its random initialisation, which `seed` decides.
 
+        With `cached`, and the same `seed` as `Augment`, each view is matched to its own target.
+
         Raises:
-            ValueError: an unknown switch, one that needs `total_steps`, or a learner that gives no (B, D).
+            ValueError: an unknown switch, one that needs `total_steps`, a learner that gives no (B, D); `cached`, and
+            targets alone. ConfigError: `cached`, and there are no light views.
         """
         super().__init__()
         if transfer not in ("trained", "frozen"):
             raise ValueError(f"transfer={transfer!r} must be trained or frozen")
         width = learner if isinstance(learner, int) else width_by_image(learner, data)
         self.data = data
+        if cached and isinstance(data, Tensor):
+            raise ValueError("cached=True needs an efficient dataset with light views, not targets alone")
+        self.cached = CachedViews(data.boxes, data.boxes[:0], seed) if cached and not isinstance(data, Tensor) else None
         self.columns = target_width(width, data)
         with torch_seed(seed, "init", "matching"):
             self.layer = matching.Matching(width, self.columns, transfer)
         self.switch = built_switch(switch, total_steps, settings)
         self.is_asked = False  # whether the switch has been told that a step begins
 
-    def loss(self, features: Tensor | Sequence[Tensor], indices: Tensor | Sequence[int]) -> Tensor:
+    def loss(
+        self, features: Tensor | Sequence[Tensor], indices: Tensor | Sequence[int], epoch: int | None = None
+    ) -> Tensor:
         """1 - cosine, averaged over samples and views: features (B, D) of one view, or of several, -> scalar.
 
         `indices` (B,) are the samples' numbers in the dataset. Several ranks show the switch the mean of their losses.
+        With `cached` say the `epoch`, too, which `Augment` was given: it says which views these are.
+
+        Raises:
+            ValueError: `cached`, and no epoch.
         """
         views = [features] if isinstance(features, Tensor) else list(features)
-        targets = self.targets(indices).to(views[0].device)
+        targets: Tensor | list[Tensor] = self.targets(indices).to(views[0].device)
+        if self.cached is not None:
+            targets = [target.to(views[0].device) for target in self.targets_of_views(indices, epoch, len(views))]
         self.begin_step()
         loss: Tensor = self.layer(views, targets)
         self.switch.observe(mean_over_ranks(loss.detach()).to(self.switch.state.device))
@@ -98,6 +114,14 @@ class Matching(nn.Module):
             return self.data[indices][:, : self.columns]
         rows = torch.as_tensor(indices, device=self.data.device)
         return self.data[rows].float()
+
+    def targets_of_views(self, indices: Tensor | Sequence[int], epoch: int | None, count: int) -> list[Tensor]:
+        """Of each of `count` views (B, k) float32: what the prior made of that very view."""
+        if epoch is None or self.cached is None or isinstance(self.data, Tensor):
+            raise ValueError("cached views: say loss(features, indices, epoch), with the epoch that Augment was given")
+        rows = torch.as_tensor(indices).cpu()
+        chosen = self.cached.chosen(rows, epoch, count)
+        return [self.data.targets_of_views(rows, which)[:, : self.columns] for which in chosen]
 
     def get_extra_state(self) -> Tensor:
         """The switch's state, (6,) float64: it stands in `state_dict`."""

@@ -161,16 +161,11 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
 
 
 def _check_views(config: Config, problems: list[str]) -> None:
-    """Cached views are another way to targets of views than a live prior is, and they have to be extracted."""
+    """Cached views are another way to targets of views than a live prior is."""
     if config.has_views and config.is_live:
         problems.append(
             f"extract.views={config.extract.views} caches targets of views and matching.targets=live makes them anew "
             f"in every step: say one of them"
-        )
-    if config.has_views and not config.extracts:
-        problems.append(
-            f"extract.views={config.extract.views} needs the prior itself, and an efficient dataset brings one target "
-            f"of each image: say prior=NAME transport=whitening, or leave extract.views out"
         )
 
 

@@ -5,6 +5,7 @@ The run is the one that these had given: the same settings, the same hash, the s
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from rela_cli.config.schema import EFFICIENT, HOMES, Card, Config, Part
 from rela_cli.data.base import Dataset
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.data.efficient.folder import EfficientFolder
+from rela_cli.errors import ConfigError
 from rela_cli.store.files import Facts
 
 WEIGHTLESS = ("name", "class", "run", "built", "network")  # of a prior's identity: no keys of its class, or of a run
@@ -52,6 +54,26 @@ class Brought:
         ours = HOMES["transport"]
         target = told["target"] if str(told["target"]).startswith(ours) else f"{ours}efficient.OfDataset"
         return Part(told["name"], target, told["options"])
+
+    def check_views(self, count: int, cut: Facts) -> None:
+        """The light views that a run asks for are those that the folder holds.
+
+        Raises:
+            ConfigError: it holds none, or others.
+        """
+        there = self.folder.views
+        if there is None or there["count"] != count:
+            has = f"{there['count']} light views" if there else "no light views"
+            way = f"say extract.views={there['count']}" if there else "leave extract.views out"
+            raise ConfigError(
+                f"extract.views={count}: {self.folder.root} holds {has} of each image; {way}, or convert again with "
+                f"extract.views={count}"
+            )
+        if there["cut"] != json.loads(json.dumps(cut)):
+            raise ConfigError(
+                f"matching.view cuts other views ({cut}) than those that {self.folder.root} holds ({there['cut']}): "
+                f"leave it as it was, or convert again"
+            )
 
     @property
     def result_facts(self) -> dict[str, Any]:

@@ -229,6 +229,9 @@ class Pipeline:
         """With extract.views above 1: the same of light views, by the map of the clean ones."""
         if until == "transport" and ranks.agree(is_intact(self.run.view_targets)):
             return
+        if self.run.brought:
+            make_together(self.run.view_targets, self.bring_views)
+            return
         for one in self.run.artifacts.singles:
             make_together(one.views, partial(self.extract_views, one), goes_on=True)
             if until == "transport":
@@ -296,6 +299,14 @@ class Pipeline:
         assert self.run.brought is not None
         with self.clock("transport"):
             return write_targets(self.run.brought.folder, folder) if folder else {}
+
+    def bring_views(self, folder: Path | None) -> Facts:
+        """The targets of light views, where it has any."""
+        from rela_cli.data.efficient.targets import write_view_targets
+
+        assert self.run.brought is not None
+        with self.clock("transport"):
+            return write_view_targets(self.run.brought.folder, folder) if folder else {}
 
     # --------------------------------------------------------------------------------------------- stage 3
 

@@ -65,7 +65,8 @@ def costs(run: Run, probe_cost: Facts) -> dict[str, Facts]:
         made = run.brought.folder.facts["made"]["features"] if run.brought else run.features.manifest
         found |= {"extract": made or {}, "transport": run.targets.manifest or {}}
     if run.config.has_views:
-        found["extract"] = summed(found["extract"], run.views.manifest or {})
+        made = run.brought.folder.facts["made"]["views"] if run.brought else run.views.manifest
+        found["extract"] = summed(found["extract"], made or {})
         found["transport"] = summed(found["transport"], run.view_targets.manifest or {})
     return found
 

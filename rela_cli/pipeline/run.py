@@ -47,6 +47,8 @@ class Run:
         self.dataset: Dataset = instantiate(config.dataset, cache=self.outputs / "cache")
         self.brought = Brought.of(config, self.dataset)
         self.given, self.config = config, settled(config, self.dataset, self.brought)
+        if self.brought and self.config.has_views:
+            self.brought.check_views(self.config.extract.views, self.cut_of_views)
         self.lengths: Lengths = lengths(config, self.dataset.count("train"))
         if self.images.manifest is None:
             self.dataset.check_sizes()
@@ -67,21 +69,23 @@ class Run:
             return self.dataset.image_size or self.dataset.side
         return None
 
+    @property
+    def cut_of_views(self) -> dict[str, Any]:
+        """With extract.views above 1: how many light views are cut of an image, and how."""
+        view, flip = self.config.matching.view, self.dataset.flip
+        cut = {"count": self.config.extract.views, "scale": view.crop_scale, "ratio": view.crop_ratio}
+        return {**cut, "flip_p": view.flip_p if flip else 0.0}
+
     @cached_property
     def artifacts(self) -> Artifacts:
         """What the prior makes of the images, in the cache."""
-        view, flip = self.config.matching.view, self.dataset.flip
-        cut = {"count": self.config.extract.views, "scale": view.crop_scale, "ratio": view.crop_ratio}
-        seen = {**cut, "flip_p": view.flip_p if flip else 0.0}
-        made_of = (self.images.hash, self.precision_key, self.config.transport.identity, seen)
+        made_of = (self.images.hash, self.precision_key, self.config.transport.identity, self.cut_of_views)
         return artifacts(Source(self.outputs / "cache", *made_of), self.config.prior, self.prior_identity)
 
     @cached_property
     def features(self) -> Entry:
         """The prior's outputs."""
-        if self.brought:
-            return Entry("features", self.brought.folder.spec["features"], self.outputs / "cache")
-        return self.artifacts.features
+        return self.brought_entry("features") if self.brought else self.artifacts.features
 
     @cached_property
     def prior_identity(self) -> dict[str, Any]:
@@ -98,19 +102,22 @@ class Run:
     @cached_property
     def targets(self) -> Entry:
         """What a learner is matched to. The same for every learner: each takes its first components."""
-        if self.brought:
-            return Entry("targets", self.brought.folder.spec["targets"], self.outputs / "cache")
-        return self.artifacts.targets
+        return self.brought_entry("targets") if self.brought else self.artifacts.targets
+
+    def brought_entry(self, kind: str) -> Entry:
+        """An entry by the name that it had where the efficient dataset was made."""
+        assert self.brought is not None
+        return Entry(kind, self.brought.folder.spec[kind], self.outputs / "cache")
 
     @cached_property
     def views(self) -> Entry:
         """With extract.views above 1: the prior's outputs of light views, and the boxes that say what these are."""
-        return self.artifacts.views
+        return self.brought_entry("views") if self.brought else self.artifacts.views
 
     @cached_property
     def view_targets(self) -> Entry:
         """What the map that was fitted to the clean views makes of them."""
-        return self.artifacts.view_targets
+        return self.brought_entry("view_targets") if self.brought else self.artifacts.view_targets
 
     def baseline(self, what: str, protocol: str, **of: Any) -> Entry:
         """A protocol's number for something that this run did not train."""

@@ -305,6 +305,40 @@ def test_a_loop_gives_the_weights_of_rela_train(place: Path, data: rela.Efficien
         torch.testing.assert_close(learner.state_dict()[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_a_loop_on_cached_views_gives_the_weights_of_rela_train(tmp_path: Path) -> None:
+    """Each view is cut where the prior saw it, and matched to its own target; the mirror is not forgotten."""
+    words = ["dataset=fake", "dataset.n=64", "dataset.size=16", "prior=random", "prior.width=4", "extract.views=3"]
+    made = ["convert", *words, "runtime=cpu", "batch_size=16", "--to", str(tmp_path / "eff"), "--images", "copy"]
+    assert cli.main([*made, f"--outputs={tmp_path / 'outputs'}"]) == 0
+    words = ["dataset=efficient", f"dataset.root={tmp_path / 'eff'}", "learner.width=4", "epochs=2", "budget=0.5",
+             "batch_size=16", "switch=never", "runtime=cpu", "runtime.threads=1", "probe.protocols=[knn]",
+             "probe.knn_k=5", "runtime.eval_every_epochs=0", "seed=3", "extract.views=3"]  # fmt: skip
+    data = rela.open(tmp_path / "eff")
+    assert data.views == 3 and data.boxes.shape == (64, 3, 5)
+    trainee = Trainee(compose(words), data.image_size, 32, 10).to(memory_format=torch.channels_last)
+    learner = trainee.method.backbone.train()
+    matching = rela.Matching(learner, data, switch="never", seed=3, cached=True)
+    assert trainee.matching is not None
+    matching.layer.load_state_dict(trainee.matching.state_dict())
+    views, sampler = rela.Augment(data, seed=3, cached=True), rela.DynamicSubset(len(data), budget=0.5, seed=3)
+    loader = torch.utils.data.DataLoader(data.images(), batch_size=16, sampler=sampler, drop_last=True)
+    optimizer = torch.optim.AdamW([*learner.parameters(), *matching.parameters()], lr=1e-3, fused=True)
+    for _ in range(2):
+        for images, numbers in loader:
+            epoch = sampler.epoch
+            loss = matching.loss([learner(view) for view in views(images, numbers, epoch)], numbers, epoch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    run = rela.train([*words, f"paths.outputs={tmp_path / 'outputs'}"])
+    for name, weight in run.backbone().state_dict().items():
+        torch.testing.assert_close(learner.state_dict()[name], weight, rtol=1e-3, atol=1e-5, msg=name)
+    with pytest.raises(ValueError, match=r"say loss\(features, indices, epoch\)"):
+        matching.loss(torch.zeros(2, 32), [0, 1])
+    with pytest.raises(rela.RelaError, match="holds no light views of test"):
+        rela.Augment(rela.open(tmp_path / "eff", split="test"), cached=True)
+
+
 def test_views_are_those_of_the_trainer(data: rela.EfficientDataset) -> None:
     views = rela.Augment(data, seed=7, crop_scale=(0.9, 1.0))
     images = torch.stack([data.images()[i][0] for i in range(6)])
@@ -326,6 +360,7 @@ def test_views_are_those_of_the_trainer(data: rela.EfficientDataset) -> None:
         ({"switch": "always"}, "switch='always' must be one of adaptive, fixed, never"),
         ({"switch": "fixed"}, "switch='fixed' needs total_steps="),
         ({"at": 0.5}, "switch='adaptive' has no setting at"),
+        ({"cached": True}, "cached=True needs an efficient dataset with light views"),
         ({"transfer": "thawed"}, "transfer='thawed' must be trained or frozen"),
     ],
 )

@@ -95,6 +95,30 @@ def test_the_run_is_the_one_that_the_cache_gives(kind: str, tmp_path: Path, caps
     assert (tmp_path / "new" / "cache" / "features").exists() is False
 
 
+def test_light_views_come_along(tmp_path: Path, capsys: Screen) -> None:
+    """The run of the cache with three views, from a folder; other views than these are refused."""
+    views, folder, outputs = "extract.views=3", tmp_path / "eff", f"--outputs={tmp_path / 'outputs'}"
+    assert rela("train", *PIXELS, *PRIOR, *RUN, views, outputs) == 0
+    assert rela("convert", *PIXELS, *PRIOR, views, f"--to={folder}", "--images=copy", "--shard-mb=1", outputs) == 0
+    assert "3 light views of each train image" in capsys.readouterr().out
+    assert rela("data", "check", str(folder)) == 0
+    words = ("train", "dataset=efficient", f"dataset.root={shutil.move(folder, tmp_path / 'away')}", *RUN)
+    assert rela(*words, views, f"--outputs={tmp_path / 'new'}") == 0
+    assert_same(backbone(tmp_path / "outputs"), backbone(tmp_path / "new"))
+    one, other = (json.loads((tmp_path / o / "runs/latest/result.json").read_text()) for o in ("outputs", "new"))
+    assert one["fingerprint"] == other["fingerprint"] and one["flops"] == other["flops"]
+    assert one["seconds"]["extract"] == other["seconds"]["extract"]
+    capsys.readouterr()
+    assert rela(*words, "extract.views=2", f"--outputs={tmp_path / 'new'}") == 2
+    assert "holds 3 light views of each image; say extract.views=3" in capsys.readouterr().err
+    assert rela(*words, views, "matching.view.crop_scale=[0.3,1.0]", f"--outputs={tmp_path / 'new'}") == 2
+    assert "matching.view cuts other views" in capsys.readouterr().err
+    assert rela(*words, f"--outputs={tmp_path / 'new'}") == 0  # the clean ones are there, too
+    flip(tmp_path / "away" / "train-views-00000-of-00001.safetensors")
+    assert call(tmp_path, *words, views, f"--outputs={tmp_path / 'newer'}") == 3
+    assert "train-views-00000-of-00001.safetensors" in (tmp_path / "err").read_text()
+
+
 def test_the_plain_method_trains_on_its_images(tmp_path: Path) -> None:
     folder = tmp_path / "eff"
     assert rela("convert", *PIXELS, *PRIOR, f"--to={folder}", "--images=copy", f"--outputs={tmp_path / 'a'}") == 0

@@ -286,6 +286,23 @@ def test_several_go_on_with_what_one_has_begun(tmp_path: Path, capfd: pytest.Cap
     assert "extract train: resumed at block 3 of 8" in capfd.readouterr().out
 
 
+def joined_views(outputs: str) -> list[bytes]:
+    """Targets of two light views by an ensemble of two priors, and where the views are cut."""
+    words = ["dataset=fake", "dataset.n=64", "dataset.size=8", "prior=ensemble", "runtime.block_size=8"]
+    words += ["prior.members=[{name: random, width: 4},{name: patches, patches: 4, patch_size: 4}]", "extract.views=2"]
+    work = Run(config(*words, f"paths.outputs={outputs}", "runtime.device=cpu"))
+    Pipeline(work, "transport").make_targets("transport")
+    return [(work.view_targets.folder / f"{name}.safetensors").read_bytes() for name in ("train", "boxes")]
+
+
+def test_two_ranks_make_the_views_of_one(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = joined_views(str(tmp_path / "alone"))
+    torch.set_num_threads(threads)
+    assert on(2, tmp_path / "ranks", joined_views, str(tmp_path / "together")) == [alone, alone]
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_torch() -> None:
     with pytest.raises(ConfigError, match=r"batch_size=17 cannot be shared out evenly over 2 processes.*batch_size=16"):
         config("runtime.devices=2", "batch_size=17")

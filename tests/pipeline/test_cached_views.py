@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from rela_cli import cli
 from rela_cli.commands.plan import sizes
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import parse
@@ -179,8 +178,6 @@ def test_a_plan_says_disk_and_time_before(tmp_path: Path) -> None:
 def test_what_cannot_be_meant() -> None:
     with pytest.raises(ConfigError, match=r"matching\.targets=live makes them anew in every step: say one of them"):
         config("extract.views=2", "matching.targets=live")
-    with pytest.raises(ConfigError, match=r"an efficient dataset brings one target of each image"):
-        config("dataset=efficient", "dataset.root=x", "extract.views=2")
     with pytest.raises(ConfigError, match=r"extract\.views=0 must be at least 1"):
         config("extract.views=0")
 
@@ -189,8 +186,3 @@ def test_without_a_prior_it_has_no_effect() -> None:
     composer = Composer(parse(["prior=none", "extract.views=2"]))
     assert not composer.check().has_views
     assert list(composer.notes) == ["extract.views=2 has no effect: prior=none is the method by itself"]
-
-
-def test_an_efficient_dataset_has_one_target_of_each_image(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["convert", "dataset=fake", "extract.views=2", "--to", "nowhere"]) == 2
-    assert "holds one target of each image: leave extract.views=2 out" in capsys.readouterr().err

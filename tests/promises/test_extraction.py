@@ -55,6 +55,38 @@ def test_killed_it_goes_on(tmp_path: Path, expected: dict[str, bytes], point: st
     assert found == expected
 
 
+VIEWS = (*WORDS, "extract.views=2")
+
+
+def made_of_views(folder: Path) -> dict[str, bytes]:
+    """Features and targets of the light views, and their boxes."""
+    found = [
+        path for kind in ("views", "view_targets") for path in folder.glob(f"outputs/cache/{kind}/*/*.safetensors")
+    ]
+    return {f"{path.parent.parent.name}/{path.name}": path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def expected_views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("views")
+    assert call(folder, "transport", *VIEWS) == 0
+    return made_of_views(folder)
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [("rows.after_line:14", "3 of 8"), ("rows.before_line:14", "2 of 8"), ("views.after_fill", "8 of 8"),
+     ("view_targets.before_replace", "")],
+)  # fmt: skip
+def test_light_views_go_on_too(tmp_path: Path, expected_views: dict[str, bytes], point: str, said: str) -> None:
+    """The clean images come first: 8 blocks and 3."""
+    assert call(tmp_path, "transport", *VIEWS, env={"RELA_FAULT": point}) == -signal.SIGKILL
+    assert call(tmp_path, "transport", *VIEWS, env={"RELA_FAULT": ""}) == 0
+    resumed = [line for line in (tmp_path / "out").read_text().splitlines() if "resumed" in line]
+    assert [line.partition("at block ")[2] for line in resumed] == [said] * bool(said)
+    assert len(expected_views) == 4 and made_of_views(tmp_path) == expected_views
+
+
 @pytest.mark.parametrize("kind", ["a link to nothing", "a file"])
 def test_a_beginning_that_is_no_folder_is_let_go(tmp_path: Path, expected: dict[str, bytes], kind: str) -> None:
     assert call(tmp_path, "extract", *WORDS, env={"RELA_FAULT": "rows.after_line:3"}) == -signal.SIGKILL

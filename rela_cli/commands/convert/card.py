@@ -16,6 +16,11 @@ SIZE_CATEGORIES = (
     (10**7, "1M<n<10M"),
 )
 COSTS = ("seconds", "flops")
+MIRROR = "An image and its mirror image have the same target: match both to it."
+VIEWS_TEXT = """
+- Beside it {count} light views of each train image have targets of their own, in `train-views-*.safetensors`: `targets`
+  (n, {count} x {width}), and `boxes` (n, {count}, 5) int16, which are top, left, height, width and whether the view is
+  mirrored, in pixels of the stored image. Match a view that is cut and mirrored so to its own target."""
 MAPS = "; 0. and so on before the names say of which prior, columns and factors how their targets are joined"
 IMAGES_IN_WORDS = {  # what stands of the images, in words
     "copy": "The images are in images/, as a pack that `dataset=packed` reads too. Their own licence holds for them.",
@@ -43,7 +48,7 @@ data = rela.open("FOLDER")     # data[3], data[torch.tensor([3, 5])]: targets; d
 - Labels that the prior's training used: {seen}
 - Cost: {cost}
 - {kept}
-- An image and its mirror image have the same target: match both to it.
+- {mirror}
 
 | file | what is in it |
 | --- | --- |
@@ -114,6 +119,7 @@ def body(facts: Facts) -> str:
     prior, train, made = facts["prior"], facts["splits"]["train"], facts["made"]
     licence, trained = prior["licence"], prior["trained_on"]
     seen = prior["labels_seen"]
+    views = facts.get("views")
     is_joined = "members" in prior["identity"]
     seconds = {stage: made[kind].get("seconds") or 0.0 for stage, kind in STAGE_ARTIFACTS.items()}
     names = {
@@ -136,4 +142,5 @@ def body(facts: Facts) -> str:
         kept=IMAGES_IN_WORDS[facts["images"]],
         table="\n".join(f"| `{name}` | {what} |" for name, what in names.items()),
         columns="\n".join(f"- `{name}`: {what}" for name, what in SHARD_COLUMNS.items()),
+        mirror=MIRROR + (VIEWS_TEXT.format(**views) if views else ""),
     )

@@ -108,10 +108,6 @@ def check(config: Config, request: ConvertRequest) -> None:
     if not config.extracts:
         what = "prior=none gives no features" if config.is_plain else "an efficient dataset has its targets"
         raise ConfigError(f"{what}: say whose targets are to be made, prior=NAME transport=whitening")
-    if config.has_views:
-        raise ConfigError(
-            f"an efficient dataset holds one target of each image: leave extract.views={config.extract.views} out"
-        )
     if config.dataset.name == "efficient" and request.images != "copy":
         raise ConfigError("the images of an efficient dataset can be copied, and not linked to: say --images copy")
     if request.images != "copy" and not config.dataset.target.startswith(HOMES["dataset"]):
@@ -162,6 +158,8 @@ def show(to: Path, facts: Facts) -> None:
     for split, part in facts["splits"].items():
         files = "1 file" if len(part["shards"]) == 1 else f"{len(part['shards'])} files"
         print(f"  {split:<12} {part['samples']} x {part['width']} targets in {files}")
+    if views := facts.get("views"):
+        print(f"  {'views':<12} {views['count']} light views of each train image")
     size = as_size(sum(file["bytes"] for file in facts["files"].values()))
     print(f"  images       {facts['images']}: {IMAGES[facts['images']].partition(' (')[0]}")
     print(f"  files        {len(facts['files']) + 1}, {size}; {to / 'README.md'} is the card")

@@ -6,6 +6,7 @@ than the one it was at; efficient.json comes last.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rela_cli.commands.convert.card import card_text
@@ -29,6 +30,7 @@ from rela_cli.data.files.storage import LocalFolder as Place
 from rela_cli.errors import RelaError
 from rela_cli.machine.device import versions
 from rela_cli.machine.progress import with_progress
+from rela_cli.pipeline.artifacts import CLEAN, VIEWS
 from rela_cli.pipeline.result import run_of
 from rela_cli.pipeline.run import Run
 from rela_cli.store.disk import ensure_room
@@ -44,6 +46,7 @@ from rela_cli.store.files import (
 )
 from rela_cli.store.integrity import file_damage
 from rela_cli.store.notices import warn
+from rela_cli.store.row_file import DTYPE_NAMES, RowFile
 from rela_cli.store.sealed import Damaged
 from rela_cli.store.versions import VERSIONS
 from rela_cli.weights import seen
@@ -54,7 +57,9 @@ PACK = 1_000_000_000  # bytes of a file of images
 
 def made_of(run: Run, images: str, shard_bytes: int) -> Facts:
     """What has to be the same for an unfinished efficient dataset to be continued."""
-    return {"targets": run.targets.hash, "flip": run.dataset.flip, "images": images, "shard_bytes": shard_bytes}
+    of_views = {"view_targets": run.view_targets.hash} if run.config.has_views else {}
+    common = {"flip": run.dataset.flip, "images": images, "shard_bytes": shard_bytes}
+    return {"targets": run.targets.hash, **of_views, **common}
 
 
 def finished_folder(config: Config, to: Path, images: str, shard_bytes: int) -> Facts | None:
@@ -100,9 +105,10 @@ class Writer:
         self.note()
         self.put(MAP, lambda path: shutil.copyfile(self.run_.targets.folder / "map.safetensors", path))
         splits = {name: self.split(name) for name in self.run_.dataset.splits if self.run_.dataset.count(name)}
+        views = self.views() if self.run_.config.has_views else None
         if self.images == "copy":
             self.pack()
-        facts = self.facts(splits)
+        facts = self.facts(splits, views)
         self.put(CARD, lambda path: path.write_text(card_text(facts, self.files), encoding="utf-8"), anew=True)
         facts |= {"files": dict(sorted(self.files.items())), "created": provenance()["created"]}
         write_json(self.to / FACTS, facts)
@@ -176,6 +182,22 @@ class Writer:
             "shards": names,
         }
 
+    def views(self) -> Facts:
+        """All shards of the light views of train: their targets, and where each is cut."""
+        targets = RowFile(self.run_.view_targets.folder / "train.safetensors", "targets")
+        boxes = load_file(self.run_.view_targets.folder / "boxes.safetensors")["boxes"]
+        count, row_bytes = boxes.shape[1], targets.shape[1] * targets.dtype.itemsize + 2 * boxes[0].numel()
+        step = max(1, self.shard_bytes // row_bytes)
+        total = -(-len(targets) // step)
+        names = [f"train-views-{i:05d}-of-{total:05d}.safetensors" for i in range(total)]
+        ensure_room(self.to, row_bytes * step * sum(name not in self.files for name in names))
+        for i, (name, block) in enumerate(zip(names, targets.blocks(step), strict=True)):
+            piece = {"targets": block.contiguous(), "boxes": boxes[i * step : (i + 1) * step].contiguous()}
+            self.put(name, lambda path, piece=piece: save_file(piece, path))  # type: ignore[misc]
+        cut = json.loads(json.dumps(self.run_.artifacts.source.view))
+        width = targets.shape[1] // count
+        return {"count": count, "width": width, "type": DTYPE_NAMES[targets.dtype], "cut": cut, "shards": names}
+
     def pack(self) -> None:
         """The images, as a pack in a folder of its own; it goes on by itself."""
         place = self.to / IMAGES
@@ -189,10 +211,11 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------- the facts
 
-    def facts(self, splits: dict[str, Facts]) -> Facts:
+    def facts(self, splits: dict[str, Facts], views: Facts | None) -> Facts:
         """Everything that a run, a person or another program needs to know of it."""
         run = self.run_
         features, targets = run.features.manifest or {}, run.targets.manifest or {}
+        kinds = ("images", *CLEAN, *(VIEWS if views else ()))
         return {
             "format": FORMAT,
             "made_of": self.made_of,
@@ -206,12 +229,9 @@ class Writer:
                 "per_feature": targets.get("per_feature", 1),
             },
             "splits": splits,
-            "spec": {kind: getattr(run, kind).spec for kind in ("images", "features", "targets")},
-            "made": {
-                "images": portable_facts(run.images.manifest),
-                "features": portable_facts(features),
-                "targets": portable_facts(targets),
-            },
+            **({"views": views} if views else {}),
+            "spec": {kind: getattr(run, kind).spec for kind in kinds},
+            "made": {kind: portable_facts(getattr(run, kind).manifest) for kind in kinds},
             "images": self.images,
             "versions": {**versions(), "stages": VERSIONS},
         }

@@ -68,6 +68,16 @@ class EfficientFolder:
         """What images, features and targets are made of, as the cache's names have it."""
         return dict(self.facts["spec"])
 
+    @property
+    def views(self) -> Facts | None:
+        """Of light views: how many of each train image, where they were cut, their shards; None without any."""
+        found: Facts | None = self.facts.get("views")
+        return found
+
+    def view_shards(self) -> list[Path]:
+        """The files of the light views, in order."""
+        return [self.root / name for name in (self.views or {}).get("shards", ())]
+
     def shards(self, split: str) -> list[Path]:
         """The files of a split, in order."""
         return [self.root / name for name in self.splits[split]["shards"]]

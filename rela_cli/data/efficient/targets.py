@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rela_cli.data.efficient.folder import MAP, EfficientFolder
@@ -19,6 +20,12 @@ from rela_cli.store.row_file import DTYPES, RowFileWriter
 def mapped(folder: EfficientFolder, split: str) -> list[Tensor]:
     """The targets of each shard, (n, k) fp16 or fp32, mapped from disk: what is not used is not read."""
     return [safe_open(path, "pt").get_tensor("targets") for path in folder.shards(split)]
+
+
+def mapped_views(folder: EfficientFolder) -> tuple[list[Tensor], Tensor]:
+    """Of the light views of train: the targets of each shard, (n, K * k), mapped, and all boxes (N, K, 5) int16."""
+    files = [safe_open(path, "pt") for path in folder.view_shards()]
+    return [file.get_tensor("targets") for file in files], torch.cat([file.get_tensor("boxes") for file in files])
 
 
 class ShardedTargets:
@@ -40,6 +47,24 @@ class ShardedTargets:
             here, first = shards == number, int(self.ends[number]) - len(self.parts[number])
             found[here] = self.parts[number][rows[here] - first]
         return found
+
+
+def write_view_targets(folder: EfficientFolder, place: Path) -> Facts:
+    """The same of light views: what stage transport had made of them.
+
+    Raises:
+        MissingError: a file of theirs is not what was written; all such files are named.
+    """
+    if problems := list(folder.problems(contents=True, names={path.name for path in folder.view_shards()})):
+        raise MissingError("\n".join(problems))
+    parts, boxes = mapped_views(folder)
+    writer = RowFileWriter(place / "train.safetensors", "targets", len(boxes))
+    writer.dtype = DTYPES[(folder.views or {})["type"]]
+    with writer:
+        for part in parts:
+            writer.add(part)
+    save_file({"boxes": boxes}, place / "boxes.safetensors")
+    return dict(folder.facts["made"]["view_targets"])
 
 
 def write_targets(folder: EfficientFolder, place: Path) -> Facts:
