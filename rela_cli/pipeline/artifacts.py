@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rela_cli.config.schema import Part
+from rela_cli.config.schema import Config, Part
 from rela_cli.store.entries import Entry
 from rela_cli.store.versions import VERSIONS
 
@@ -92,6 +93,39 @@ class Joined(Artifacts):
     @cached_property
     def view_targets(self) -> Entry:
         return self.source.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
+
+
+@dataclass(frozen=True)
+class Given(Artifacts):
+    """Those that an efficient dataset brings, by the names that they had where it was made."""
+
+    specs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    def given(self, kind: str) -> Entry:
+        return Entry(kind, self.specs[kind], self.source.cache)
+
+    @cached_property
+    def features(self) -> Entry:
+        return self.given("features")
+
+    @cached_property
+    def targets(self) -> Entry:
+        return self.given("targets")
+
+    @cached_property
+    def views(self) -> Entry:
+        return self.given("views")
+
+    @cached_property
+    def view_targets(self) -> Entry:
+        return self.given("view_targets")
+
+
+def cut_of_views(config: Config, flip: bool) -> dict[str, Any]:
+    """With extract.views above 1: how many light views are cut of an image, and how."""
+    view = config.matching.view
+    cut = {"count": config.extract.views, "scale": view.crop_scale, "ratio": view.crop_ratio}
+    return {**cut, "flip_p": view.flip_p if flip else 0.0}
 
 
 def artifacts(source: Source, prior: Part, identity: dict[str, Any]) -> Artifacts:

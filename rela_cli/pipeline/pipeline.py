@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,17 +23,17 @@ from rela_cli.distributed import pulse, ranks
 from rela_cli.machine import memory
 from rela_cli.machine.signals import stoppable
 from rela_cli.pipeline import preflight
-from rela_cli.pipeline.artifacts import Artifacts
-from rela_cli.pipeline.making import is_intact, make_together
+from rela_cli.pipeline.making import make_together
 from rela_cli.pipeline.probing import Probing
 from rela_cli.pipeline.result import Numbers, prior_facts, result_of
 from rela_cli.pipeline.run import Run, check_forceable
 from rela_cli.pipeline.run_record import RunRecord, point_latest, set_aside
 from rela_cli.pipeline.screen import say, show_result, show_stages, show_targets
-from rela_cli.pipeline.to_do import has_work, stage_states
+from rela_cli.pipeline.target_making import TargetMaking
+from rela_cli.pipeline.to_do import has_work, stage_states, standing
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.entries import sweep_up
-from rela_cli.store.files import Facts, keep_damaged, provenance, write_json
+from rela_cli.store.files import keep_damaged, provenance, write_json
 from rela_cli.store.locks import RunLock
 from rela_cli.store.versions import STAGES
 from rela_cli.weights import run_folder, seen
@@ -129,7 +129,7 @@ class Pipeline:
 
     def execute(self, until: str) -> None:
         """All stages up to `until`. Interrupted or failed, the manifest says so, and finished stages stay."""
-        with stoppable(self.run.standing):
+        with stoppable(partial(standing, self.run)):
             if until in ("extract", "transport"):
                 self.check_memory(until)
                 self.make_targets(until)
@@ -205,108 +205,8 @@ class Pipeline:
     def make_targets(self, until: str) -> None:
         """Images, features and targets, each once for all runs that share them."""
         self.make_images()
-        if self.config.is_plain:
-            return
-        self.make_clean_targets(until)
-        if self.config.has_views:
-            self.make_view_targets(until)
-
-    def make_clean_targets(self, until: str) -> None:
-        """Features and targets of the clean view of each image."""
-        if until == "transport" and ranks.agree(is_intact(self.run.targets)):
-            return
-        if self.run.brought:
-            make_together(self.run.targets, self.bring)
-            return
-        for one in self.run.artifacts.singles:
-            make_together(one.features, partial(self.extract, one), goes_on=True)
-            if until == "transport":
-                make_together(one.targets, partial(self.transport, one))
-        if self.run.artifacts.members:
-            self.join(until)
-
-    def make_view_targets(self, until: str) -> None:
-        """With extract.views above 1: the same of light views, by the map of the clean ones."""
-        if until == "transport" and ranks.agree(is_intact(self.run.view_targets)):
-            return
-        if self.run.brought:
-            make_together(self.run.view_targets, self.bring_views)
-            return
-        for one in self.run.artifacts.singles:
-            make_together(one.views, partial(self.extract_views, one), goes_on=True)
-            if until == "transport":
-                make_together(one.view_targets, partial(self.transport_views, one))
-        if self.run.artifacts.members:
-            self.join_views(until)
-
-    def join(self, until: str) -> None:
-        """The features and targets of an ensemble, of those of its members."""
-        from rela_cli.stages.ensemble import joined_features, joined_targets
-
-        run, members = self.run, self.run.artifacts.members
-        features, targets = [one.features for one in members], [one.targets for one in members]
-        make_together(run.features, lambda folder: joined_features(features) if folder else {})
-        if until == "transport":
-            make_together(run.targets, lambda folder: joined_targets(targets, features, folder) if folder else {})
-
-    def join_views(self, until: str) -> None:
-        """The same of light views."""
-        from rela_cli.stages.ensemble import joined_features, joined_views
-
-        run, members = self.run, self.run.artifacts.members
-        views, targets = [one.views for one in members], [one.view_targets for one in members]
-        make_together(run.views, lambda folder: joined_features(views) if folder else {})
-        if until == "transport":
-            make_together(run.view_targets, lambda folder: joined_views(targets, run.targets, folder) if folder else {})
-
-    def extract(self, one: Artifacts, folder: Path | None) -> Facts:
-        from rela_cli.data.batches.cache import read_split, read_stats
-        from rela_cli.stages.extract import extract
-
-        images = self.run.images
-        with self.clock("extract"):
-            dataset = self.run.dataset
-            splits = {name: split for name in dataset.splits if (split := read_split(images, name, dataset))}
-            return extract(replace(self.config, prior=one.prior), splits, read_stats(images), folder)
-
-    def transport(self, one: Artifacts, folder: Path | None) -> Facts:
-        from rela_cli.stages.transport import transport
-
-        with self.clock("transport"):
-            return transport(self.config, one.features.folder, folder)
-
-    def extract_views(self, one: Artifacts, folder: Path | None) -> Facts:
-        from rela_cli.data.batches.cache import read_split, read_stats
-        from rela_cli.stages.extract import extract_views
-
-        images, dataset = self.run.images, self.run.dataset
-        with self.clock("extract"):
-            train = read_split(images, "train", dataset)
-            assert train is not None
-            config = replace(self.config, prior=one.prior)
-            return extract_views(config, train, read_stats(images), dataset.flip, folder)
-
-    def transport_views(self, one: Artifacts, folder: Path | None) -> Facts:
-        from rela_cli.stages.transport import transport_views
-
-        with self.clock("transport"):
-            return transport_views(self.config, one.views.folder, one.targets.folder, folder)
-
-    def bring(self, folder: Path | None) -> Facts:
-        """The targets of an efficient dataset, into the cache."""
-        from rela_cli.data.efficient.targets import write_targets
-
-        assert self.run.brought is not None
-        with self.clock("transport"):
-            return write_targets(self.run.brought.folder, folder) if folder else {}
-
-    def bring_views(self, folder: Path | None) -> Facts:
-        """The targets of light views, where it has any."""
-        from rela_cli.data.efficient.targets import write_view_targets
-
-        assert self.run.brought is not None
-        with self.clock("transport"):
-            return write_view_targets(self.run.brought.folder, folder) if folder else {}
+        if not self.config.is_plain:
+            TargetMaking(self.run, self.clock).make(until)
 
     # --------------------------------------------------------------------------------------------- stage 3
 

@@ -18,7 +18,7 @@ from rela_cli.config.schema import RANDOM, Config, Part, identity_of
 from rela_cli.data.base import Dataset
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.errors import MissingError, RelaError
-from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, Source, artifacts
+from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, Given, Source, artifacts, cut_of_views
 from rela_cli.pipeline.brought import Brought, settled
 from rela_cli.pipeline.differences import differences_text, different, flattened
 from rela_cli.store.entries import Entry
@@ -48,7 +48,7 @@ class Run:
         self.brought = Brought.of(config, self.dataset)
         self.given, self.config = config, settled(config, self.dataset, self.brought)
         if self.brought and self.config.has_views:
-            self.brought.check_views(self.config.extract.views, self.cut_of_views)
+            self.brought.check_views(self.config.extract.views, cut_of_views(config, self.dataset.flip))
         self.lengths: Lengths = lengths(config, self.dataset.count("train"))
         if self.images.manifest is None:
             self.dataset.check_sizes()
@@ -69,23 +69,35 @@ class Run:
             return self.dataset.image_size or self.dataset.side
         return None
 
-    @property
-    def cut_of_views(self) -> dict[str, Any]:
-        """With extract.views above 1: how many light views are cut of an image, and how."""
-        view, flip = self.config.matching.view, self.dataset.flip
-        cut = {"count": self.config.extract.views, "scale": view.crop_scale, "ratio": view.crop_ratio}
-        return {**cut, "flip_p": view.flip_p if flip else 0.0}
-
     @cached_property
     def artifacts(self) -> Artifacts:
         """What the prior makes of the images, in the cache."""
-        made_of = (self.images.hash, self.precision_key, self.config.transport.identity, self.cut_of_views)
-        return artifacts(Source(self.outputs / "cache", *made_of), self.config.prior, self.prior_identity)
+        cut = cut_of_views(self.config, self.dataset.flip)
+        made_of = (self.images.hash, self.precision_key, self.config.transport.identity, cut)
+        source, prior = Source(self.outputs / "cache", *made_of), self.config.prior
+        if self.brought:
+            return Given(source, prior, self.prior_identity, specs=self.brought.folder.spec)
+        return artifacts(source, prior, self.prior_identity)
 
-    @cached_property
+    @property
     def features(self) -> Entry:
         """The prior's outputs."""
-        return self.brought_entry("features") if self.brought else self.artifacts.features
+        return self.artifacts.features
+
+    @property
+    def targets(self) -> Entry:
+        """What a learner is matched to. The same for every learner: each takes its first components."""
+        return self.artifacts.targets
+
+    @property
+    def views(self) -> Entry:
+        """With extract.views above 1: the prior's outputs of light views, and the boxes that say what these are."""
+        return self.artifacts.views
+
+    @property
+    def view_targets(self) -> Entry:
+        """What the map that was fitted to the clean views makes of them."""
+        return self.artifacts.view_targets
 
     @cached_property
     def prior_identity(self) -> dict[str, Any]:
@@ -98,26 +110,6 @@ class Run:
         told = self.brought and self.brought.prior_told["precision"]
         precision = told or self.config.runtime.extract_precision
         return {} if precision == "fp32" else {"extract_precision": precision}
-
-    @cached_property
-    def targets(self) -> Entry:
-        """What a learner is matched to. The same for every learner: each takes its first components."""
-        return self.brought_entry("targets") if self.brought else self.artifacts.targets
-
-    def brought_entry(self, kind: str) -> Entry:
-        """An entry by the name that it had where the efficient dataset was made."""
-        assert self.brought is not None
-        return Entry(kind, self.brought.folder.spec[kind], self.outputs / "cache")
-
-    @cached_property
-    def views(self) -> Entry:
-        """With extract.views above 1: the prior's outputs of light views, and the boxes that say what these are."""
-        return self.brought_entry("views") if self.brought else self.artifacts.views
-
-    @cached_property
-    def view_targets(self) -> Entry:
-        """What the map that was fitted to the clean views makes of them."""
-        return self.brought_entry("view_targets") if self.brought else self.artifacts.view_targets
 
     def baseline(self, what: str, protocol: str, **of: Any) -> Entry:
         """A protocol's number for something that this run did not train."""
@@ -238,15 +230,6 @@ class Run:
         facts = section(self.manifest, "train")
         return facts if facts and (self.folder / "backbone.safetensors").exists() else None
 
-    def standing(self) -> str:
-        """From where the same command would go on; told by names alone, in the middle of anything."""
-        found = [path.name.split("-")[1] for path in self.folder.glob("checkpoint-*-*.safetensors")]
-        if found and not (self.folder / "backbone.safetensors").exists():
-            return f"step {int(max(found))} of {self.lengths.total_steps}"
-        singles = () if self.config.is_plain or self.brought else self.artifacts.singles
-        is_begun = any(one.features.part.exists() or one.views.part.exists() for one in singles)
-        return "the last whole block of the extraction" if is_begun else "the last finished stage"
-
     @property
     def result(self) -> Facts | None:
         """result.json, once there is one; one that is damaged counts as none, which is said."""
@@ -304,7 +287,7 @@ class Run:
     @property
     def member_inputs(self) -> dict[str, list[str]]:
         """Of an ensemble the entries of its members, of which its own are made."""
-        members = () if self.config.is_plain or self.brought else self.artifacts.members
+        members = () if self.config.is_plain else self.artifacts.members
         kinds = [*CLEAN, *(VIEWS if self.config.has_views else ())] if members else []
         return {kind: [getattr(member, kind).hash for member in members] for kind in kinds}
 

@@ -56,6 +56,17 @@ def is_made(run: Run, clean: str, of_views: str) -> bool:
     return all(getattr(run, kind).manifest is not None for kind in kinds)
 
 
+def standing(run: Run) -> str:
+    """From where the same command would go on; told by names alone, in the middle of anything."""
+    found = [path.name.split("-")[1] for path in run.folder.glob("checkpoint-*-*.safetensors")]
+    if found and not (run.folder / "backbone.safetensors").exists():
+        return f"step {int(max(found))} of {run.lengths.total_steps}"
+    kinds = ["features", *(["views"] if run.config.has_views else [])]
+    singles = () if run.config.is_plain else run.artifacts.singles
+    is_begun = any(getattr(one, kind).part.exists() for one in singles for kind in kinds)
+    return "the last whole block of the extraction" if is_begun else "the last finished stage"
+
+
 def has_work(states: Sequence[StageState]) -> bool:
     """Whether any stage is still to be done."""
     return any(state.state == "to do" for state in states)

@@ -1,0 +1,134 @@
+"""Stages 1 and 2 of a run: features and targets, of clean images and of light views, each made once for all runs.
+
+Of an ensemble of priors each member's are made as those of a run with this prior alone, and then joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from rela_cli.distributed import ranks
+from rela_cli.pipeline.artifacts import Artifacts
+from rela_cli.pipeline.making import is_intact, make_together
+from rela_cli.pipeline.run import Run
+from rela_cli.store.files import Facts
+
+
+class TargetMaking:
+    """Makes what is missing of a run's features and targets; its images are there. `clock` counts a stage's seconds."""
+
+    def __init__(self, run: Run, clock: Callable[[str], AbstractContextManager[None]]) -> None:
+        self.run, self.config, self.clock = run, run.config, clock
+
+    def make(self, until: str) -> None:
+        """Up to stage `until`, extract or transport; for later ones up to transport."""
+        self.make_clean(until)
+        if self.config.has_views:
+            self.make_views(until)
+
+    def make_clean(self, until: str) -> None:
+        """Features and targets of the clean view of each image."""
+        if until == "transport" and ranks.agree(is_intact(self.run.targets)):
+            return
+        if self.run.brought:
+            make_together(self.run.targets, self.bring)
+            return
+        for one in self.run.artifacts.singles:
+            self.make_single(one, until)
+        if self.run.artifacts.members:
+            self.join(until)
+
+    def make_single(self, one: Artifacts, until: str) -> None:
+        """The same by one prior."""
+        make_together(one.features, partial(self.extract, one), goes_on=True)
+        if until == "transport":
+            make_together(one.targets, partial(self.transport, one))
+
+    def make_views(self, until: str) -> None:
+        """With extract.views above 1: the same of light views, by the map of the clean ones."""
+        if until == "transport" and ranks.agree(is_intact(self.run.view_targets)):
+            return
+        if self.run.brought:
+            make_together(self.run.view_targets, self.bring_views)
+            return
+        for one in self.run.artifacts.singles:
+            make_together(one.views, partial(self.extract_views, one), goes_on=True)
+            if until == "transport":
+                if not ranks.agree(is_intact(one.targets)):  # of a member, whose map is wanted
+                    self.make_single(one, until)
+                make_together(one.view_targets, partial(self.transport_views, one))
+        if self.run.artifacts.members:
+            self.join_views(until)
+
+    def join(self, until: str) -> None:
+        """The features and targets of an ensemble, of those of its members."""
+        from rela_cli.stages.ensemble import joined_features, joined_targets
+
+        run, members = self.run, self.run.artifacts.members
+        features, targets = [one.features for one in members], [one.targets for one in members]
+        make_together(run.features, lambda folder: joined_features(features) if folder else {})
+        if until == "transport":
+            make_together(run.targets, lambda folder: joined_targets(targets, features, folder) if folder else {})
+
+    def join_views(self, until: str) -> None:
+        """The same of light views."""
+        from rela_cli.stages.ensemble import joined_features, joined_views
+
+        run, members = self.run, self.run.artifacts.members
+        views, targets = [one.views for one in members], [one.view_targets for one in members]
+        make_together(run.views, lambda folder: joined_features(views) if folder else {})
+        if until == "transport":
+            make_together(run.view_targets, lambda folder: joined_views(targets, run.targets, folder) if folder else {})
+
+    def extract(self, one: Artifacts, folder: Path | None) -> Facts:
+        from rela_cli.data.batches.cache import read_split, read_stats
+        from rela_cli.stages.extract import extract
+
+        images = self.run.images
+        with self.clock("extract"):
+            dataset = self.run.dataset
+            splits = {name: split for name in dataset.splits if (split := read_split(images, name, dataset))}
+            return extract(replace(self.config, prior=one.prior), splits, read_stats(images), folder)
+
+    def transport(self, one: Artifacts, folder: Path | None) -> Facts:
+        from rela_cli.stages.transport import transport
+
+        with self.clock("transport"):
+            return transport(self.config, one.features.folder, folder)
+
+    def extract_views(self, one: Artifacts, folder: Path | None) -> Facts:
+        from rela_cli.data.batches.cache import read_split, read_stats
+        from rela_cli.stages.extract import extract_views
+
+        images, dataset = self.run.images, self.run.dataset
+        with self.clock("extract"):
+            train = read_split(images, "train", dataset)
+            assert train is not None
+            config = replace(self.config, prior=one.prior)
+            return extract_views(config, train, read_stats(images), dataset.flip, folder)
+
+    def transport_views(self, one: Artifacts, folder: Path | None) -> Facts:
+        from rela_cli.stages.transport import transport_views
+
+        with self.clock("transport"):
+            return transport_views(self.config, one.views.folder, one.targets.folder, folder)
+
+    def bring(self, folder: Path | None) -> Facts:
+        """The targets of an efficient dataset, into the cache."""
+        from rela_cli.data.efficient.targets import write_targets
+
+        assert self.run.brought is not None
+        with self.clock("transport"):
+            return write_targets(self.run.brought.folder, folder) if folder else {}
+
+    def bring_views(self, folder: Path | None) -> Facts:
+        """The targets of light views, where it has any."""
+        from rela_cli.data.efficient.targets import write_view_targets
+
+        assert self.run.brought is not None
+        with self.clock("transport"):
+            return write_view_targets(self.run.brought.folder, folder) if folder else {}
