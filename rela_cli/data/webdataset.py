@@ -117,18 +117,19 @@ class WebDataset(BlobDataset):
                 f"dataset.label_column=EXTENSION, or json.KEY for a key of its JSON file"
             )
             return
-        words = {split: self.words(split) for split in self.files if self.files[split]}
-        self.classes = class_names(words["train"])
-        if "test" not in words:
+        self.classes = class_names(self.words["train"])
+        if not self.files["test"]:
             self.why_unprobed = f"{self.root} has no test or validation shards; without one nothing is probed"
         elif not self.has_labels("test"):
             self.why_unprobed = f"no sample of {self.files['test'][0]} has a label .{self.label_column}"
-        elif odd := sorted(set(words["test"].tolist()) - {name.encode() for name in self.classes}):
+        elif odd := sorted(set(self.words["test"].tolist()) - {name.encode() for name in self.classes}):
             raise ConfigError(f"test has classes that train does not have: {few([name.decode() for name in odd], 3)}")
 
-    def words(self, split: str) -> Array:
-        """The labels of a split as they stand there, (N,) bytes."""
-        return np.concatenate([index.label for index in self.indices[split]])
+    @cached_property
+    def words(self) -> dict[str, Array]:
+        """The labels of each split as they stand there, (N,) bytes."""
+        found = {split: [index.label for index in indices] for split, indices in self.indices.items()}
+        return {split: np.concatenate(labels) for split, labels in found.items() if labels}
 
     def has_labels(self, split: str) -> bool:
         """Whether the samples of a split have labels.
@@ -136,7 +137,7 @@ class WebDataset(BlobDataset):
         Raises:
             ConfigError: some have and others do not.
         """
-        labels = self.words(split)
+        labels = self.words[split]
         if 0 < (lacking := int((labels == b"").sum())) < len(labels):
             blob = self.blobs(split, np.flatnonzero(labels == b"")[:1])[0]
             raise ConfigError(f"{blob.name} has no label .{self.label_column}, and neither have {lacking - 1} others")
@@ -146,7 +147,7 @@ class WebDataset(BlobDataset):
         if self.classes is None or not self.files.get(split) or not self.has_labels(split):
             return None
         numbers = {name.encode(): number for number, name in enumerate(self.classes)}
-        return np.array([numbers[word] for word in self.words(split).tolist()], dtype=np.int64)
+        return np.array([numbers[word] for word in self.words[split].tolist()], dtype=np.int64)
 
     # ----------------------------------------------------------------------------------------- the contract
 

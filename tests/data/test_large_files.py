@@ -173,6 +173,17 @@ def test_a_tenth_of_the_budget_reads_a_tenth_of_the_bytes(tmp_path: Path, monkey
     assert sum(read) < 0.12 * sum(map(len, images))
 
 
+def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-0.tar", {"a.jpg": jpeg(1), "a.cls": b"0", "b.jpg": jpeg(3), "b.cls": b"1"})
+    expected = bytes_in(shards(tmp_path, cache=tmp_path / "cache"), "train")
+    (path,) = (tmp_path / "cache" / "index" / "tars").iterdir()
+    whole = path.read_bytes()
+    for damaged in (whole[:-40], whole.replace(b"start", b"stort"), b"", whole[:200] + b"!" + whole[201:]):
+        path.write_bytes(damaged)
+        assert bytes_in(shards(tmp_path, cache=tmp_path / "cache"), "train") == expected
+        assert path.read_bytes() == whole or damaged == whole
+
+
 def test_a_shard_that_was_written_again_is_read_again(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "train-0.tar", {"a.jpg": jpeg(1), "a.cls": b"0"})
     first = shards(tmp_path, cache=tmp_path / "cache").identity

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -143,7 +144,7 @@ def label_in(sample: Sample, of_json: str, path: Path) -> bytes:
 
 def remembered(path: Path | None) -> TarIndex | None:
     """What an earlier start found, if it was written down and is whole."""
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
         if path and path.is_file():
             with np.load(path) as file:
                 return TarIndex(file["start"], file["length"], file["name"], file["label"])
