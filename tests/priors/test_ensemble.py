@@ -27,6 +27,7 @@ from rela_cli.pipeline import pipeline
 from rela_cli.pipeline.footprint import of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.priors.fitting import fitted_prior
+from rela_cli.report.results.settings import differing, flatten, settings_text
 from rela_cli.stages import extract
 from rela_cli.stages.ensemble import read_features
 from rela_cli.store.files import size_of
@@ -141,6 +142,18 @@ def test_what_it_cost_is_what_its_members_cost(place: Path) -> None:
     assert result["seconds"]["extract"] == pytest.approx(sum(one["seconds"] for one in made))
     assert result["flops"]["extract"] == sum(one["flops"] for one in made)
     assert result["flops"]["transport"] == sum((one.targets.manifest or {})["flops"] for one in alone)
+
+
+def test_two_of_them_in_a_table_differ_by_a_members_key(place: Path) -> None:
+    """And not by all that both are made of."""
+    trees = [
+        Run(asked(place, *BOTH)).settings,
+        Run(asked(place, *BOTH[:1], f"prior.members=[{{name: patches, patches: 8}},{WIDE}]")).settings,
+    ]
+    flat = [tuple(sorted(flatten(tree).items())) for tree in trees]
+    keys = differing(flat)
+    assert keys == {"prior.members.0.patches"}
+    assert [settings_text(one, keys) for one in flat] == ["prior.members.0.patches=4", "prior.members.0.patches=8"]
 
 
 def test_its_entries_are_used(place: Path) -> None:

@@ -28,12 +28,15 @@ Settings = tuple[tuple[str, str], ...]  # flat, sorted, written out: comparable 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as command-line keys and values: {"switch": {"name": "fixed", "at": 0.5}} becomes
-    {"switch": "fixed", "switch.at": "0.5"}."""
+    {"switch": "fixed", "switch.at": "0.5"}. Members of an ensemble are numbered: prior.members.0.width."""
     flat: dict[str, str] = {}
     for key, value in tree.items():
         path = f"{prefix}.{key}" if prefix else key
         if isinstance(value, Mapping):
             flat |= flatten(value, path)
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            for number, item in enumerate(value):
+                flat |= flatten(item, f"{path}.{number}")
         else:
             flat[prefix if prefix and key == "name" else path] = _written(value)
     return flat
