@@ -75,9 +75,8 @@ def expected_views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]
 
 @pytest.mark.parametrize(
     ("point", "said"),
-    [("rows.after_line:14", "3 of 8"), ("rows.before_line:14", "2 of 8"), ("views.after_fill", "8 of 8"),
-     ("view_targets.before_replace", "")],
-)  # fmt: skip
+    [("rows.after_line:14", "3 of 8"), ("rows.before_line:14", "2 of 8"), ("view_targets.before_replace", "")],
+)
 def test_light_views_go_on_too(tmp_path: Path, expected_views: dict[str, bytes], point: str, said: str) -> None:
     """The clean images come first: 8 blocks and 3."""
     assert call(tmp_path, "transport", *VIEWS, env={"RELA_FAULT": point}) == -signal.SIGKILL
