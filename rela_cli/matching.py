@@ -28,4 +28,4 @@ class Matching(nn.Module):
         own = [targets] * len(representations) if isinstance(targets, Tensor) else targets
         pairs = zip(representations, own, strict=True)
         losses = [1 - F.cosine_similarity(self.transfer(r), y, dim=1).mean() for r, y in pairs]
-        return sum(losses[1:], start=losses[0]) / len(losses)
+        return sum(losses[1:], start=losses[0]) / len(losses) if len(losses) > 1 else losses[0]

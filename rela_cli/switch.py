@@ -84,7 +84,7 @@ class Adaptive(Switch):
         self.state = torch.stack((fast, slow, rho, step, left))
 
     def rho(self, fast: Tensor, slow: Tensor, step: Tensor) -> Tensor:
-        return torch.exp(-(slow - fast).clamp(min=0))
+        return torch.exp((fast - slow).clamp(max=0))
 
     def condition(self, rho: Tensor, step: Tensor) -> Tensor:
         return rho >= self.threshold

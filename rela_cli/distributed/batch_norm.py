@@ -6,6 +6,7 @@ rounding. torch's SyncBatchNorm does this for GPUs only, and knows no views. Sha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from rela_cli.distributed import collectives, ranks
 from rela_cli.errors import ConfigError
 
 _views = 1  # how many views the batch of the present pass holds, one behind the other
-_counters: list[Tensor] = []  # of the batch norms that the present pass has gone through
+_counters = Counter[Tensor]()  # of the batch norms that the present pass has gone through, and how often
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def views_apart(count: int) -> Iterator[None]:
     try:
         yield
         if _counters:
-            torch._foreach_add_(_counters, 1)  # one kernel for all of them
+            torch._foreach_add_(list(_counters), list(_counters.values()))  # one kernel for all of them
     finally:
         _views = 1
         _counters.clear()
@@ -125,6 +126,10 @@ def normalised(norm: Any, x: Tensor) -> Tensor:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     if ranks.world() > 1:
         return over_all_ranks(norm, x)
+    if _views > 1 and x.dtype in (torch.bfloat16, torch.float16) and norm.momentum is not None:
+        if norm.running_mean is not None:
+            _counters[norm.num_batches_tracked] += _views
+        return ViewsApart.apply(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps)  # type: ignore[no-any-return, no-untyped-call]
     return torch.cat([of_one_view(norm, view) for view in x.chunk(_views)])
 
 
@@ -136,8 +141,57 @@ def of_one_view(norm: Any, x: Tensor) -> Tensor:
             norm.num_batches_tracked.add_(1)
             momentum = 1 / float(norm.num_batches_tracked) if momentum is None else momentum
         else:
-            _counters.append(norm.num_batches_tracked)
+            _counters[norm.num_batches_tracked] += 1
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, momentum or 0.0, norm.eps)
+
+
+class ViewsApart(torch.autograd.Function):
+    """Batch norm of V views (V B, C, ...) of 16 bits, each by its own statistics, in one process: no copy behind it.
+
+    The kernels are those that torch takes for 16 bits on a GPU; for 32 bits it may take cuDNN's, which write no slice.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        result, saved = torch.empty_like(x), []
+        for view, place in zip(x.chunk(_views), result.chunk(_views), strict=True):
+            mean, inverse = (torch.empty(x.shape[1], device=x.device) for _ in range(2))
+            torch.ops.aten.native_batch_norm.out(
+                *(view, weight, bias, running_mean, running_var, True, momentum, eps),
+                **{"out": place, "save_mean": mean, "save_invstd": inverse},
+            )
+            saved += [mean, inverse]
+        context.save_for_backward(x, weight, *saved)
+        context.eps = eps
+        return result
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *saved = context.saved_tensors
+        views, is_affine = len(saved) // 2, weight is not None
+        parts = [
+            torch.ops.aten.native_batch_norm_backward(
+                dy, view, weight, None, None, mean, inverse, True, context.eps, [True, is_affine, is_affine]
+            )
+            for dy, view, mean, inverse in zip(
+                gradient.chunk(views), x.chunk(views), saved[::2], saved[1::2], strict=True
+            )
+        ]
+        of_affine = [list(part[1:]) for part in parts]
+        for of_view in of_affine[1:] if is_affine else ():
+            torch._foreach_add_(of_affine[0], of_view)
+        dw, db = of_affine[0]
+        return torch.cat([part[0] for part in parts]), dw, db, None, None, None, None
 
 
 class BatchNorm1d(nn.BatchNorm1d):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rela_cli.config.schema import Runtime
 from rela_cli.errors import ConfigError
+from rela_cli.machine.half_weights import HalfWeights
 
 
 def trains_in(runtime: Runtime, device: torch.device) -> str:
@@ -91,12 +92,17 @@ def in_tf32(network: nn.Module) -> None:
     network.forward = rounded  # type: ignore[method-assign]
 
 
-def in_half(network: nn.Module, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Let a network compute under autocast and give float32: weights stay as they are, and so do files of them."""
-    forward = network.forward
+def in_half(
+    network: nn.Module, device: torch.device, dtype: torch.dtype = torch.bfloat16, casts_at_once: bool = False
+) -> None:
+    """Let a network compute under autocast and give float32: weights stay as they are, and so do files of them.
+
+    casts_at_once: its weights by one kernel, not by one for each. The numbers are the same.
+    """
+    forward, weights = network.forward, HalfWeights(network, dtype)
 
     def half(x: Tensor, *rest: Any) -> Tensor:
-        with torch.autocast(device.type, dtype):
+        with torch.autocast(device.type, dtype), weights.lent() if casts_at_once else nullcontext():
             return forward(x, *rest).float()  # type: ignore[no-any-return]
 
     network.forward = half  # type: ignore[method-assign]

@@ -48,7 +48,7 @@ class LinearProbe:
         self.found = []
         try:
             yield
-            self.learn(torch.cat(self.found), labels)
+            self.learn(self.found[0] if len(self.found) == 1 else torch.cat(self.found), labels)
         finally:
             self.found = None
 

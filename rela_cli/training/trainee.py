@@ -71,7 +71,7 @@ def prepare_networks(trainee: Trainee, runtime: Runtime, device: torch.device) -
         take_views_together(trainee)
     if uses_bf16(runtime, device):
         for network in trainee.method.networks().values():
-            in_half(network, device)
+            in_half(network, device, casts_at_once=runtime.compile == "off")  # a compiler does that itself
 
 
 def take_views_together(trainee: Trainee) -> None:

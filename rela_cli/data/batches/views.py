@@ -89,7 +89,7 @@ class Augment:
         `place` says where they are cut from the images, instead of `u`.
         """
         box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
-        x = images.to(torch.float32) / 255
+        x = images / 255
         limits, grids = self.sides(x.shape[-2:])
         start, side, mirrored = place or (*self.crop_boxes(box, limits), box[:, -1] < self.flip_p)
         x = crop_resize(x, start, side, grids, flip=mirrored)
@@ -230,9 +230,10 @@ def jitter(
     sample whose turn is on the other side of its hue shift takes factor 1 there. Factors: (B, 3), shift: (B,).
     """
     turns, is_before = factors.gather(1, order), constants.slots < hue_position[:, None]
-    of_mean = (order == 1).repeat(1, 2)
+    order = order.repeat(1, 2)
+    of_mean = order == 1
     turns = torch.cat((torch.where(is_before, turns, constants.one), torch.where(is_before, constants.one, turns)), 1)
-    rest = (1 - turns) * (order != 0).repeat(1, 2)
+    rest = (1 - turns) * (order != 0)
     for slot, (factor, other, is_mean) in enumerate(zip(turns.T, rest.T, of_mean.T, strict=True)):
         x = shift_hue(x, shift, constants) if slot == 3 else x
         x = blend(x, factor, other, is_mean, constants)
@@ -244,7 +245,9 @@ def blend(x: Tensor, factor: Tensor, rest: Tensor, of_mean: Tensor, constants: C
     gray = luma(x, constants)
     factor, rest, of_mean = (value.view(-1, 1, 1, 1) for value in (factor, rest, of_mean))
     base = torch.where(of_mean, gray.mean((-2, -1), keepdim=True), gray)
-    return (factor * x + rest * base).clamp(0, 1)
+    rest = rest * base
+    mixed = torch.addcmul(rest, factor, x) if x.is_cuda else (factor * x).add_(rest)  # the same but for a rounding
+    return mixed.clamp_(0, 1)
 
 
 def shift_hue(x: Tensor, shift: Tensor, constants: Constants) -> Tensor:
@@ -262,8 +265,8 @@ def shift_hue(x: Tensor, shift: Tensor, constants: Constants) -> Tensor:
 
 
 def modulo_six(x: Tensor) -> Tensor:
-    """x modulo 6, for x in (-6, 12) exactly what torch.remainder gives, whose division is slow on a CPU."""
-    return torch.sub(x, (x / 6).floor(), alpha=6)
+    """x modulo 6; for x in (-6, 12) both ways give exactly the same, and torch's own is slow on a CPU."""
+    return x.remainder(6) if x.is_cuda else torch.sub(x, (x / 6).floor(), alpha=6)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, apply: Tensor) -> Tensor:
