@@ -34,11 +34,15 @@ class Switch:
 
     def check(self) -> None:
         """Start a step: compute rho from the losses so far and note the first step at which it is time to leave."""
+        self.state = self.checked()
+
+    def checked(self) -> Tensor:
+        """The state that `check` will leave."""
         fast, slow, _, step, left = self.state
         step = step + 1
         rho = self.rho(fast, slow, step)
         left = torch.where((left == 0) & self.condition(rho, step), step, left)
-        self.state = torch.stack((fast, slow, rho, step, left))
+        return torch.stack((fast, slow, rho, step, left))
 
     def observe(self, loss: Tensor) -> None:
         """Take in the matching loss of the step."""

@@ -80,7 +80,7 @@ class Notes:
 
 def fit(loop: Trainer, after_step: Callable[[], object] = lambda: None, steps: int | None = None) -> Notes:
     """Train as the stage does, looking in after every step; `steps` cuts it short."""
-    update, add, notes, taken = loop.update, loop.meter.add, Notes(), 0
+    update, keep, notes, taken = loop.update, loop.keep, Notes(), 0
 
     def watched() -> None:
         nonlocal taken
@@ -92,12 +92,12 @@ def fit(loop: Trainer, after_step: Callable[[], object] = lambda: None, steps: i
 
     def noted(loss: Tensor) -> None:
         notes.losses.append(loss)
-        add(loss)
+        keep(loss)
 
-    loop.update, loop.meter.add = watched, noted  # type: ignore[method-assign]
+    loop.update, loop.keep = watched, noted  # type: ignore[method-assign]
     with suppress(Enough):
         loop.fit(notes)  # type: ignore[arg-type]
-    loop.update, loop.meter.add = update, add  # type: ignore[method-assign]
+    loop.update, loop.keep = update, keep  # type: ignore[method-assign]
     return notes
 
 

@@ -23,6 +23,7 @@ def main(words: Sequence[str]) -> int:
     for part in STEP_PARTS:
         print(f"{part:<9}" + "".join(f"{step.operators.get(part, 0):>9}" for step in steps.values()))
     print(f"{'all':<9}" + "".join(f"{step.total:>9}" for step in steps.values()))
+    print(f"{'a read':<9}" + "".join(f"{step.read:>9}" for step in steps.values()))
     waits = [f"phase {phase}, {wait}" for phase, step in steps.items() for wait in step.waits]
     print("\n".join(["the host waits:", *waits] if waits else ["the host waits for nothing"]))
     print(HINT)

@@ -47,7 +47,9 @@ class HalfWeights:
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         modules = [module for module in network.modules() if type(module) in LENT_TO]
         self.dtype = dtype
-        self.places = [(m, name) for m in modules for name, weight in m.named_parameters(recurse=False) if whole(weight)]
+        self.places = [
+            (m, name) for m in modules for name, weight in m.named_parameters(recurse=False) if whole(weight)
+        ]
 
     @contextmanager
     def lent(self) -> Iterator[None]:

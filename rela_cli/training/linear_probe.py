@@ -10,7 +10,7 @@ Shapes: V views of B images of a step, D features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -32,8 +32,8 @@ class LinearProbe:
         self.head = torch.zeros(width + 1, classes, device=device)
         self.memory = torch.zeros_like(self.head)
         self.numbers = torch.arange(classes, device=device)
-        self.right = torch.zeros((), dtype=torch.int64, device=device)
-        self.seen = 0  # views since the last record
+        self.tally = torch.zeros(2, dtype=torch.int64, device=device)  # right, and all, views since the last record
+        self.known = (0, 0)  # the tally as the host has read it last
         self.found: list[Tensor] | None = None  # representations of a step, while one is listened to
         backbone.register_forward_hook(self.listen)
 
@@ -43,50 +43,56 @@ class LinearProbe:
             self.found.append(output.detach())
 
     @contextmanager
-    def watching(self, labels: Tensor) -> Iterator[None]:
-        """Inside, a step of the network is taken on images with these labels (B,); then the head learns from it."""
+    def listening(self) -> Iterator[list[Tensor]]:
+        """Inside, what the network makes of views goes into this list."""
         self.found = []
         try:
-            yield
-            self.learn(self.found[0] if len(self.found) == 1 else torch.cat(self.found), labels)
+            yield self.found
         finally:
             self.found = None
 
     @torch.no_grad()
-    def learn(self, features: Tensor, labels: Tensor) -> None:
-        """Count how often the head is right about (V * B, D), then a step of logistic regression on them."""
+    def learn(self, found: Sequence[Tensor], labels: Tensor) -> None:
+        """Count how often the head is right about what was found of images with labels (B,), then learn from it.
+
+        found: V * B representations in all, one or several views in each. A step of logistic regression on them.
+        """
+        features = found[0] if len(found) == 1 else torch.cat(tuple(found))
         labels = labels.repeat(len(features) // len(labels))
         x = torch.batch_norm(features.float(), None, None, None, None, True, 0.0, 1e-5, False)
         x = torch.cat((x, x.new_ones(len(x), 1)), dim=1)
         shares = torch.softmax(x @ self.head, dim=1)
-        self.right += (shares.argmax(1) == labels).sum()
-        self.seen += len(labels)
-        shares -= (labels[:, None] == self.numbers).float()  # scatter would not be deterministic on a GPU
+        self.tally[0].add_((shares.argmax(1) == labels).sum())
+        self.tally[1].add_(len(labels))
+        shares.add_(labels[:, None] == self.numbers, alpha=-1)  # scatter would not be deterministic on a GPU
         self.memory.mul_(MOMENTUM).addmm_(x.T, shares, alpha=1 / len(labels))
         self.head.sub_(self.memory, alpha=RATE)
 
     # ---------------------------------------------------------------------------------------- records and state
 
     def accuracy(self) -> float:
-        """Since the last record; it waits for the device."""
-        return int(self.right) / max(1, self.seen)
+        """Since the last record, as far as the host has read it."""
+        right, seen = self.known
+        return right / max(1, seen)
 
-    def read(self) -> Facts:
-        """The accuracy, for a record; from here on it is counted anew."""
-        found = {"linear": self.accuracy()} if self.seen else {}
-        self.right.zero_()
-        self.seen = 0
+    def facts(self) -> Facts:
+        """The accuracy, for a record, once the host has read it; from here on it is counted anew."""
+        found = {"linear": self.accuracy()} if self.known[1] else {}
+        self.tally.zero_()
+        self.known = (0, 0)
         return found
 
     def state(self) -> Facts:
         """All that its steps to come depend on."""
-        return {"head": self.head, "memory": self.memory, "right": self.right, "seen": self.seen}
+        right, seen = self.tally.tolist()
+        return {"head": self.head, "memory": self.memory, "right": torch.tensor(right), "seen": seen}
 
     def load_state(self, state: Facts) -> None:
         """Go on where another one stood."""
-        for name in ("head", "memory", "right"):
+        for name in ("head", "memory"):
             getattr(self, name).copy_(state[name])
-        self.seen = state["seen"]
+        self.known = int(state["right"]), state["seen"]
+        self.tally.copy_(torch.tensor(self.known))
 
 
 def linear_probe(config: Config, backbone: nn.Module, classes: int | None, device: torch.device) -> LinearProbe | None:

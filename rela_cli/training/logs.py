@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rela_cli.switch import Switch
-
 
 class Metrics:
     """metrics.jsonl: one line a record, flushed at once, added to what is there."""
@@ -37,28 +35,25 @@ TRACE_COLUMNS = ("loss", "fast", "slow", "rho")  # of a trace
 
 
 class Trace:
-    """switch.jsonl: step, loss, fast, slow and rho of each step of phase 1, so that other rules can be tried later.
-
-    Rows stay on the device until `flush`.
-    """
+    """switch.jsonl: step, loss, fast, slow and rho of each step of phase 1, so that other rules can be tried later."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.written = path, 0
         self.rows: list[Tensor] = []
         path.touch()
 
-    def add(self, loss: Tensor, switch: Switch) -> None:
-        """After a step: the loss that it had, and the switch as it is now."""
-        self.rows.append(torch.stack((loss.double(), *switch.state[:3])))
+    def add(self, losses: Tensor, averages: Tensor) -> None:
+        """What the host has read of some steps: their losses (n,), and the switch's (n, 3) after each of them."""
+        self.rows.append(torch.cat((losses.double()[:, None], averages), dim=1))
 
     def flush(self) -> None:
         """Write down what has come since the last time."""
         if not self.rows:
             return
         lines = []
-        for number, row in enumerate(torch.stack(self.rows).tolist(), self.written + 1):
+        for number, row in enumerate(torch.cat(self.rows).tolist(), self.written + 1):
             lines.append(json.dumps({"step": number, **dict(zip(TRACE_COLUMNS, row, strict=True))}) + "\n")
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(lines)
-        self.written += len(self.rows)
+        self.written += len(lines)
         self.rows = []

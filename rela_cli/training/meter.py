@@ -11,24 +11,25 @@ from torch import Tensor
 from rela_cli.store.files import Facts
 from rela_cli.training.linear_probe import LinearProbe
 
-NOTE_SECONDS = 1.0  # how often the progress line reads the loss, which waits for the device
+NOTE_SECONDS = 1.0  # how often the progress line is written anew
 
 
 class Meter:
-    """Means since the last record; losses stay on the device until somebody reads them."""
+    """Means since the last record, of the losses that the host has read."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.restart()
 
     def restart(self) -> None:
-        self.losses: list[Tensor] = []
+        self.steps, self.losses = 0, list[Tensor]()  # since the last record; (n,) of each read
         self.waited = 0.0  # seconds for batches and their views
         self.started, self.noted, self.note = time.perf_counter(), 0.0, ""
 
-    def add(self, loss: Tensor) -> None:
-        """Take in the loss of a step."""
-        self.losses.append(loss)
+    def add(self, losses: Tensor) -> None:
+        """Take in what the host has read, (n,)."""
+        if len(losses):
+            self.losses.append(losses)
 
     def waiting(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Pass the batches on, and add up the seconds spent waiting for each of them."""
@@ -42,24 +43,26 @@ class Meter:
         """For the progress line; read anew once a second."""
         now = time.perf_counter()
         if now - self.noted > NOTE_SECONDS:
-            rate = len(self.losses) * self.batch_size / (now - self.started)
+            rate = self.steps * self.batch_size / (now - self.started)
             probe = f", linear {100 * linear.accuracy():.0f} %" if linear else ""
-            self.noted, self.note = now, f"{phase}, loss {self.losses[-1].item():.4f}{probe}, {rate:.0f} images/s"
+            loss = f"loss {self.losses[-1][-1].item():.4f}" if self.losses else "no loss read yet"
+            self.noted, self.note = now, f"{phase}, {loss}{probe}, {rate:.0f} images/s"
         return self.note
 
     def read(self) -> Facts:
         """Mean loss, images per second, and the share of the time that went into waiting for views."""
-        loss = torch.stack(self.losses).mean().item()
+        loss = torch.cat(self.losses).mean().item()
         seconds = time.perf_counter() - self.started
-        rate = len(self.losses) * self.batch_size / seconds
+        rate = self.steps * self.batch_size / seconds
         return {"loss": loss, "images_per_second": round(rate, 1), "data_wait": round(self.waited / seconds, 4)}
 
     def state(self) -> Facts:
         """What the next record needs of the steps so far."""
-        losses = torch.stack(self.losses) if self.losses else torch.empty(0)
+        losses = torch.cat(self.losses) if self.losses else torch.empty(0)
         return {"losses": losses, "waited": self.waited, "seconds": time.perf_counter() - self.started}
 
-    def load_state(self, state: Facts, device: torch.device) -> None:
+    def load_state(self, state: Facts) -> None:
         """Go on where another meter stood."""
-        self.losses = list(state["losses"].to(device).unbind())
+        self.losses, self.steps = [], len(state["losses"])
+        self.add(state["losses"])
         self.waited, self.started = state["waited"], time.perf_counter() - state["seconds"]

@@ -22,6 +22,7 @@ from rela_cli.training.checkpoint import Checkpoints, Saved
 from rela_cli.training.linear_probe import LinearProbe
 from rela_cli.training.logs import Trace
 from rela_cli.training.meter import Meter
+from rela_cli.training.readings import Readings
 from rela_cli.training.trainee import Trainee
 
 
@@ -47,16 +48,18 @@ class Checkpointing:
         switch: Switch | None,
         meter: Meter,
         linear: LinearProbe | None,
+        readings: Readings,
         read_every: int,
         device: torch.device,
     ) -> None:
         self.lengths, self.position, self.trainee, self.optimizer = lengths, position, trainee, optimizer
-        self.switch, self.meter, self.linear, self.read_every, self.device = switch, meter, linear, read_every, device
+        self.switch, self.meter, self.linear = switch, meter, linear
+        self.readings, self.read_every, self.device = readings, read_every, device
         self.checkpoints: Checkpoints | None = None  # None: nothing is ever saved
         self.trace: Trace | None = None
         self.started, self.seconds = time.perf_counter(), 0.0  # of this process, and the seconds of those before it
         self.peak_before = 0  # bytes, the most that those took
-        self.stop_requested = torch.zeros((), device=device)  # above 0 once a signal has reached any rank
+        self.stop_requested = False  # whether a signal has reached any of several ranks, as the host has read it
 
     def begin(self, config: Config, checkpoints: Checkpoints, trace: Trace | None, saved: Saved | None) -> None:
         """Start the clocks; with something saved, go on from there.
@@ -77,8 +80,8 @@ class Checkpointing:
 
     # --------------------------------------------------------------------------------- between two steps
 
-    def save_or_stop(self, signals: Sequence[Stopped], check_finite: Callable[[], None]) -> None:
-        """Save if it is time, after `check_finite`; if a signal has come, save and leave.
+    def save_or_stop(self, signals: Sequence[Stopped], read: Callable[[], None]) -> None:
+        """Save if it is time, after `read` has found nothing wrong; if a signal has come, save and leave.
 
         Raises:
             Stopped: a signal has come, here or to another rank.
@@ -88,7 +91,7 @@ class Checkpointing:
         step, stops = self.position.step, self.should_stop(signals)
         is_last = step == self.lengths.total_steps
         if self.checkpoints.is_due(step, self.position.phase, is_last or stops):
-            check_finite()
+            read()
             if ranks.is_first():
                 self.checkpoints.save(step, self.position.phase, self.state())
         if stops:
@@ -104,13 +107,14 @@ class Checkpointing:
             return bool(signals)
         step = self.position.step
         is_read = step % self.read_every == 0 or step == self.lengths.total_steps
-        return is_read and self.stop_requested.item() > 0
+        return is_read and self.stop_requested
 
     def mean_over_ranks(self, loss: Tensor, signals: Sequence[Stopped]) -> Tensor:
         """The mean of the loss over all ranks. The same message tells them whether a signal has come to any of them."""
         if ranks.world() > 1:
             has_signal = loss.new_full((), float(bool(signals)))
-            loss, self.stop_requested = ranks.mean_over(torch.stack((loss, has_signal))).unbind()
+            loss, stops = ranks.mean_over(torch.stack((loss, has_signal))).unbind()
+            self.readings.stops.append(stops)
         return loss
 
     # ------------------------------------------------------------------------------------------ the state
@@ -166,7 +170,7 @@ class Checkpointing:
             self.switch.state = state["switch"].to(self.device)
         if self.trace:
             self.trace.written = state["traced"]
-        self.meter.load_state(state["meter"], self.device)
+        self.meter.load_state(state["meter"])
         if self.linear and state.get("linear"):  # a checkpoint of before there was one has none
             self.linear.load_state(state["linear"])
         self.seconds, self.peak_before = state["seconds"], state.get("peak_memory", 0)

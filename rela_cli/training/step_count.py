@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 from unittest import mock
@@ -25,7 +26,8 @@ from rela_cli.machine.fake_gpu import Counted, fake_cuda
 from rela_cli.training import trainer
 from rela_cli.training.trainee import take_views_together
 
-STEP_PARTS = ("batch", "switch", "views", "forward", "backward", "update", "observe")  # of a step, in order
+STEP_PARTS = ("batch", "switch", "views", "forward", "backward", "probe", "update", "keep")  # of a step, in order
+READ = "read"  # of every few steps, by which the host learns of them
 COUNTED_BATCHES = 4  # of an epoch that is made up
 WARM_STEPS = 2  # steps until what is made once has been made
 
@@ -41,11 +43,13 @@ class StepSizes:
 
 @dataclass(frozen=True)
 class StepCount:
-    """Operators of each part of a step, and every place where the host waits."""
+    """Operators of each part of a step, every place where the host waits, and the operators and waits of a read."""
 
     operators: dict[str, int]
     waits: list[str]
     by_name: dict[str, dict[str, int]]
+    read: int
+    read_waits: list[str]
 
     @property
     def total(self) -> int:
@@ -61,12 +65,15 @@ def count_step(config: Config, phase: int, sizes: StepSizes) -> StepCount:
     """
     parts = walked(config, phase, sizes, "cuda")
     parts["backward"] = walked(config, phase, sizes, "cpu")["backward"]
-    waits = [f"{part}: {wait}" for part, counted in parts.items() if part != "backward" for wait in counted.waits]
     found = {part: parts[part] for part in STEP_PARTS if part in parts}
+    waits = [f"{part}: {wait}" for part, counted in found.items() if part != "backward" for wait in counted.waits]
+    read = parts.get(READ, Counted())
     return StepCount(
         {part: counted.total for part, counted in found.items()},
         waits,
         {part: dict(counted.operators.most_common()) for part, counted in found.items()},
+        read.total,
+        read.waits,
     )
 
 
@@ -127,14 +134,18 @@ def count_parts(loop: trainer.Trainer, given: tuple[Tensor, Tensor], kind: str) 
         if loop.position.phase == 1 and loop.switch is not None:
             part("switch", loop.switch.check)
         views = part("views", lambda: loop.make_views(images, rows, 0))
-        loss = part("forward", lambda: loop.loss_of(views, rows, 0))
+        with loop.listening() as found:
+            loss = part("forward", lambda: loop.loss_of(views, rows, 0))
         if kind == "cpu":
             part("backward", loss.backward)
         else:
             for weight in loop.trainable:
                 weight.grad = torch.empty_like(weight)
+        if loop.linear:
+            part("probe", partial(loop.probe, found, rows))
         part("update", loop.update)
-        part("observe", lambda: loop.feed_switch(loss.detach()))
+        part("keep", lambda: loop.keep(loss.detach()))
+        part(READ, loop.read)
     except (DataDependentOutputException, DynamicOutputShapeException):
         pass  # the operator is among the waits
     return parts

@@ -25,7 +25,7 @@ from rela_cli.machine.device import pick_device
 from rela_cli.machine.precision import tf32, trains_in
 from rela_cli.machine.progress import Progress
 from rela_cli.machine.signals import deferred
-from rela_cli.optim import Schedule, build_optimizer, forget
+from rela_cli.optim import Schedule, build_optimizer, forget, non_finite
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
 from rela_cli.training.checkpoint import Checkpoints, Saved
@@ -33,6 +33,7 @@ from rela_cli.training.linear_probe import linear_probe
 from rela_cli.training.live import LiveTargets
 from rela_cli.training.logs import Metrics, Trace
 from rela_cli.training.meter import Meter
+from rela_cli.training.readings import NOTHING_READ, Readings
 from rela_cli.training.resume import Checkpointing, Position
 from rela_cli.training.trainee import phase_module, prepared_trainee
 from rela_cli.training.watch import Watch, representation_facts
@@ -74,10 +75,11 @@ class Trainer:
         self.position = Position(phase=2 if targets is None else 1)
         self.meter = Meter(config.batch_size)
         self.linear = linear_probe(config, self.trainee.method.backbone, classes, self.device)
-        self.watch = Watch(config, lengths, self.position, self.read_every, self.device)
+        self.watch, self.readings = Watch(config, lengths, self.position), Readings()
+        self.reading, self.read_at = NOTHING_READ, -1  # what the host has read last, and after which step
         self.checkpointing = Checkpointing(
             *(lengths, self.position, self.trainee, self.optimizer, self.switch, self.meter, self.linear),
-            *(self.read_every, self.device),
+            *(self.readings, self.read_every, self.device),
         )
         self.views = {1: self.drawing([config.matching.view] * VIEWS), 2: self.drawing(self.trainee.method.views)}
         self.start_phase(self.position.phase)
@@ -121,7 +123,8 @@ class Trainer:
         with Progress("train", self.lengths.total_steps) as progress, deferred() as signals:
             for epoch in self.epochs_left():
                 for batch, images in self.meter.waiting(self.draw_batches(epoch)):  # draw the batch
-                    self.checkpointing.save_or_stop(signals, self.watch.must_be_finite)
+                    self.read_now_and_then()
+                    self.checkpointing.save_or_stop(signals, self.read)
                     self.start_step()
                     self.ask_switch()
                     losses = [
@@ -129,16 +132,13 @@ class Trainer:
                         for rows, pixels in self.parts(batch, images)
                     ]
                     self.update()
-                    loss = self.checkpointing.mean_over_ranks(reduce(operator.add, losses), signals)
-                    self.feed_switch(loss)
-                    self.meter.add(loss)
-                    self.watch.check_finite()
+                    self.keep(self.checkpointing.mean_over_ranks(reduce(operator.add, losses), signals))
                     progress.show(self.position.step, self.meter.words(self.phase_name(), self.linear))
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
                     metrics.write(self.record(epoch))
                     self.meter.restart()
             pulse.at("the end of training")
-            self.checkpointing.save_or_stop(signals, self.watch.must_be_finite)
+            self.checkpointing.save_or_stop(signals, self.read)
 
     def epochs_left(self) -> range:
         """The epochs, from 0, that have steps to come."""
@@ -166,7 +166,7 @@ class Trainer:
         if self.position.phase == 2 or self.switch is None:
             return
         self.switch.check()
-        if (self.position.step - 1) % self.read_every == 0 and self.switch.should_leave():
+        if self.read_at == self.position.step - 1 and self.reading.leaves:
             self.position.switch_step = self.position.step
             self.start_phase(2)
             if self.switch.moments == FRESH:
@@ -212,15 +212,21 @@ class Trainer:
 
     def add_gradients(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor:
         """Add this part's share of the batch's gradients; its share of the loss."""
-        with tf32(self.is_tf32), self.probing(rows):
+        with tf32(self.is_tf32), self.listening() as found:
             loss = self.loss_of(views, rows, epoch)
             loss = loss / self.config.accumulate if self.config.accumulate > 1 else loss
             loss.backward()  # type: ignore[no-untyped-call]
+        self.probe(found, rows)
         return loss.detach()
 
-    def probing(self, rows: Tensor) -> AbstractContextManager[None]:
-        """Inside, the linear probe learns from the views of a pass, where there is one."""
-        return self.linear.watching(self.labels[rows]) if self.linear and self.labels is not None else nullcontext()
+    def listening(self) -> AbstractContextManager[list[Tensor]]:
+        """Inside, the representations of the views are noted, where there is a linear probe to learn from them."""
+        return self.linear.listening() if self.linear else nullcontext([])
+
+    def probe(self, found: Sequence[Tensor], rows: Tensor) -> None:
+        """Let the linear probe learn from representations of the samples `rows` (B,), where there is one."""
+        if self.linear and self.labels is not None:
+            self.linear.learn(found, self.labels[rows])
 
     def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor | list[Tensor] | None:
         """In phase 1 (B, k) from the cache, or one such for each view."""
@@ -243,16 +249,45 @@ class Trainer:
         """Apply the gradients unless one is not finite, without asking the device; then move the target network."""
         self.schedule.set_rate(self.optimizer, self.position.step, self.position.switch_step)
         # fused optimizers skip the update where it is 1
-        self.optimizer.found_inf = self.watch.non_finite(self.trainable)  # type: ignore[attr-defined]
+        self.optimizer.found_inf = non_finite(self.trainable)  # type: ignore[attr-defined]
         self.optimizer.step()
         self.trainee.method.after_step(self.position.step / self.lengths.total_steps)
 
-    def feed_switch(self, loss: Tensor) -> None:
-        """Show the switch the matching loss of all ranks, and note in the trace what it makes of it."""
+    def keep(self, loss: Tensor) -> None:
+        """Keep what the host will read of the step, its loss over all ranks with it; in phase 1 the switch sees it."""
+        self.meter.steps += 1
+        self.readings.losses.append(loss)
+        self.readings.bad.append(self.optimizer.found_inf)  # type: ignore[attr-defined]
         if self.position.phase == 1 and self.switch is not None:
             self.switch.observe(loss)
-            if self.trace:
-                self.trace.add(loss, self.switch)
+            self.readings.states.append(self.switch.state)
+
+    # -------------------------------------------------------------------------- what the host learns of the steps
+
+    def read_now_and_then(self) -> None:
+        """Read what the device has kept: after each step on the CPU, every few steps on a GPU."""
+        if self.position.step % self.read_every == 0:
+            self.read()
+
+    def read(self) -> None:
+        """Read it now, by one copy, unless that is done.
+
+        Raises:
+            NonFiniteError: a gradient was NaN or Inf.
+        """
+        if self.read_at == self.position.step:
+            return
+        is_matching = self.position.phase == 1 and self.switch is not None
+        coming = self.switch.checked() if is_matching and self.switch else None
+        found = self.reading = self.readings.read(coming, self.linear.tally if self.linear else None)
+        self.read_at = self.position.step
+        self.watch.must_be_finite(found.bad)
+        self.meter.add(found.losses)
+        self.checkpointing.stop_requested = found.stops
+        if self.linear:
+            self.linear.known = found.linear
+        if self.trace and found.averages is not None:
+            self.trace.add(found.losses, found.averages)
 
     # ---------------------------------------------------------------------------------------- the records
 
@@ -266,12 +301,13 @@ class Trainer:
 
     def record(self, epoch: int) -> Facts:
         """A line of metrics.jsonl."""
+        self.read()
         if self.trace:
             self.trace.flush()
         at = self.position
-        rho = self.switch.state[2].item() if self.switch and at.phase == 1 else None
+        rho = float(averages[-1, 2]) if (averages := self.reading.averages) is not None and at.phase == 1 else None
         facts: Facts = {"step": at.step, "epoch": epoch + 1, "phase": at.phase, **self.meter.read(), "rho": rho}
-        facts |= self.linear.read() if self.linear else {}
+        facts |= self.linear.facts() if self.linear else {}
         facts["lr"] = self.optimizer.param_groups[0]["lr"]
         if self.is_due(epoch, self.config.runtime.eval_every_epochs):
             facts |= self.look_at_representation()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +16,6 @@ from rela_cli.errors import CollapseError, NonFiniteError
 from rela_cli.evaluation.measures import dimension_std, effective_rank, knn_top1
 from rela_cli.evaluation.representation import representations
 from rela_cli.machine import memory
-from rela_cli.optim import non_finite
 from rela_cli.store.files import Facts
 from rela_cli.training.resume import Position
 
@@ -32,34 +29,19 @@ SETTLED = 50  # steps before which running statistics say too little to judge co
 
 
 class Watch:
-    """Looks at the gradients of every step, and at the representation now and then."""
+    """Says what is wrong with the gradients of a step, or with the representation."""
 
-    def __init__(
-        self, config: Config, lengths: Lengths, position: Position, read_every: int, device: torch.device
-    ) -> None:
-        self.config, self.lengths, self.position, self.read_every = config, lengths, position, read_every
-        self.first_bad = torch.zeros((), device=device)  # the first step with a non-finite gradient, or 0
+    def __init__(self, config: Config, lengths: Lengths, position: Position) -> None:
+        self.config, self.lengths, self.position = config, lengths, position
 
-    def non_finite(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """1.0 if a gradient of this step holds NaN or Inf, else 0.0: a scalar on the device; nothing waits for it."""
-        bad = non_finite(parameters)
-        self.first_bad = torch.where(self.first_bad == 0, bad * self.position.step, self.first_bad)
-        return bad
-
-    def check_finite(self) -> None:
-        """`must_be_finite` at the last step and every few steps: it waits for the device."""
-        step = self.position.step
-        if step % self.read_every == 0 or step == self.lengths.total_steps:
-            self.must_be_finite()
-
-    def must_be_finite(self) -> None:
-        """Check the gradients of all steps so far.
+    def must_be_finite(self, bad: Tensor) -> None:
+        """Check the gradients of the last steps, (n,), as the host has read them: 1 where one was not finite.
 
         Raises:
             NonFiniteError: one was not finite. Its update was held back, so the weights are still good.
         """
-        if bad := int(self.first_bad.item()):
-            raise self.non_finite_error(bad)
+        if where := bad.nonzero().flatten().tolist():
+            raise self.non_finite_error(self.position.step - len(bad) + 1 + where[0])
 
     def non_finite_error(self, step: int) -> NonFiniteError:
         """The error of a step, with its phase, its epoch and its samples."""

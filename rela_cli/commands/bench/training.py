@@ -44,7 +44,8 @@ def one_epoch(loop: Trainer, steps: int | None = None) -> float:
         loss.backward()
         loop.update()
         losses.append(loss.detach())
-        loop.watch.check_finite()
+        loop.keep(losses[-1])
+        loop.read_now_and_then()
         if len(losses) == steps:
             break
     synchronize(loop.device)
