@@ -167,7 +167,9 @@ class ViewsApart(torch.autograd.Function):
             mean, inverse = (torch.empty(x.shape[1], device=x.device) for _ in range(2))
             torch.ops.aten.native_batch_norm.out(
                 *(view, weight, bias, running_mean, running_var, True, momentum, eps),
-                **{"out": place, "save_mean": mean, "save_invstd": inverse},
+                out=place,
+                save_mean=mean,
+                save_invstd=inverse,
             )
             saved += [mean, inverse]
         context.save_for_backward(x, weight, *saved)

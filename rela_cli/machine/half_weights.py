@@ -48,7 +48,7 @@ class HalfWeights:
         modules = [module for module in network.modules() if type(module) in LENT_TO]
         self.dtype = dtype
         self.places = [
-            (m, name) for m in modules for name, weight in m.named_parameters(recurse=False) if whole(weight)
+            (m, name) for m in modules for name, weight in m.named_parameters(recurse=False) if is_whole(weight)
         ]
 
     @contextmanager
@@ -65,6 +65,6 @@ class HalfWeights:
                 module.__dict__.pop(name, None)
 
 
-def whole(weight: Tensor) -> bool:
+def is_whole(weight: Tensor) -> bool:
     """Whether it has 32 bits."""
     return weight.dtype == torch.float32

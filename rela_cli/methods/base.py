@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,10 @@ class Method(nn.Module):
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The scalar loss of some views of one batch."""
         raise NotImplementedError
+
+    def branch(self) -> Hashable:
+        """What `forward` goes by on the host: a step that was recorded as a CUDA graph holds for one branch."""
+        return ()
 
     def after_step(self, progress: float) -> None:
         """Called after every optimizer step, in both phases; `progress` is the share of the run that is done."""

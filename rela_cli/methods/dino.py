@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rela_cli.config.schema import View
 from rela_cli.methods.base import Average, Method
@@ -31,6 +32,26 @@ def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prot
     nn.utils.parametrizations.weight_norm(last)
     last.parametrizations.weight.original0.requires_grad_(False).fill_(1)  # the length; only directions are learned
     return head  # type: ignore[no-any-return]
+
+
+class Loss(DINOLoss):  # type: ignore[misc]
+    """lightly's, the same numbers; the centre is moved where it lies, so that a CUDA graph can hold the step."""
+
+    def forward(self, teacher: list[Tensor], student: list[Tensor], temperature: Tensor) -> Tensor:
+        """From the scores (B, prototypes) of each teacher view and each student view (paper, equation 3)."""
+        found = torch.stack(teacher)
+        wanted = F.softmax((found - self.center) / temperature, dim=-1)
+        given = F.log_softmax(torch.stack(student) / self.student_temp, dim=-1)
+        pairs = -torch.einsum("tbd,sbd->ts", wanted, given)
+        pairs.fill_diagonal_(0)  # a view does not learn from itself
+        self.update_center(found)
+        return pairs.sum() / ((pairs.numel() - pairs.diagonal().numel()) * found.shape[1])
+
+    @torch.no_grad()
+    def update_center(self, teacher_out: Tensor) -> None:
+        """Move the centre towards the mean score of all ranks."""
+        mean = self._center_fn(x=teacher_out, dim=(0, 1))
+        self.center.copy_(self.center * self.center_momentum + mean * (1 - self.center_momentum))
 
 
 class DINO(Method):
@@ -71,9 +92,10 @@ class DINO(Method):
         self.head = projection_head(*sizes)
         start = nn.Sequential(backbone, projection_head(*sizes)) if teacher_head == "own" else self.student()
         self.teacher = Average(start, ema, ema_schedule)
-        self.loss = DINOLoss(prototypes, student_temp=student_temperature)
+        self.loss = Loss(prototypes, student_temp=student_temperature)
         self.temperatures = (warmup_teacher_temperature, teacher_temperature)
         self.warmup, self.by, self.epochs = temperature_warmup, temperature_by, epochs
+        self.register_buffer("heat", torch.zeros(()), persistent=False)
         self.progress = 0.0
 
     def student(self) -> nn.Sequential:
@@ -83,7 +105,19 @@ class DINO(Method):
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         teacher = self.teacher(views[:2])  # (B, prototypes), no gradient
         student = [self.head(h) for h in (*self.represent(views[:2]), *self.represent(views[2:]))]
-        return self.loss(teacher, student, teacher_temp=self.temperature())  # type: ignore[no-any-return]
+        return self.loss(teacher, student, self.heat)  # type: ignore[no-any-return]
+
+    heat: Tensor  # the temperature, on the device, where the loss reads it
+
+    @property
+    def progress(self) -> float:  # type: ignore[override]
+        """The share of the run that is done; the teacher's temperature goes by it."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, share: float) -> None:
+        self._progress = share
+        self.heat.fill_(self.temperature())
 
     def temperature(self) -> float:
         """The teacher's, at the present place of the run."""

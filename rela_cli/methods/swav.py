@@ -46,8 +46,12 @@ class SwAV(Method):
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         z = [F.normalize(self.projector(h), dim=1) for h in self.represent(views)]  # (B, projection_dim)
-        weight = self.prototypes.weight.detach() if self.progress < self.frozen else self.prototypes.weight
+        weight = self.prototypes.weight.detach() if self.branch() else self.prototypes.weight
         return self.loss([F.linear(x, weight) for x in z], []).squeeze()  # type: ignore[no-any-return]
+
+    def branch(self) -> bool:
+        """Whether prototypes are frozen."""
+        return self.progress < self.frozen
 
     def after_step(self, progress: float) -> None:
         self.progress = progress

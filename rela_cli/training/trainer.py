@@ -19,7 +19,7 @@ from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load, sent
 from rela_cli.data.batches.subset import batches
-from rela_cli.data.batches.views import Augment, Views
+from rela_cli.data.batches.views import Augment, Place, Views
 from rela_cli.distributed import pulse, ranks
 from rela_cli.machine.device import pick_device
 from rela_cli.machine.precision import tf32, trains_in
@@ -29,6 +29,7 @@ from rela_cli.optim import Schedule, build_optimizer, forget, non_finite
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
 from rela_cli.training.checkpoint import Checkpoints, Saved
+from rela_cli.training.graph import graphed_step
 from rela_cli.training.linear_probe import linear_probe
 from rela_cli.training.live import LiveTargets
 from rela_cli.training.logs import Metrics, Trace
@@ -39,6 +40,8 @@ from rela_cli.training.trainee import phase_module, prepared_trainee
 from rela_cli.training.watch import Watch, representation_facts
 
 VIEWS = 2  # of an image in phase 1
+
+Targets = Tensor | list[Tensor]  # (B, k), or one such for each view
 
 
 class Trainer:
@@ -83,6 +86,7 @@ class Trainer:
         )
         self.views = {1: self.drawing([config.matching.view] * VIEWS), 2: self.drawing(self.trainee.method.views)}
         self.start_phase(self.position.phase)
+        self.graph = graphed_step(self)  # takes the steps, where runtime.step says so
 
     def make_switch(self) -> Switch:
         """The rule that ends phase 1."""
@@ -127,10 +131,7 @@ class Trainer:
                     self.checkpointing.save_or_stop(signals, self.read)
                     self.start_step()
                     self.ask_switch()
-                    losses = [
-                        self.add_gradients(self.make_views(pixels, rows, epoch), rows, epoch)
-                        for rows, pixels in self.parts(batch, images)
-                    ]
+                    losses = [self.add_gradients(rows, some, epoch) for rows, some in self.parts(batch, images)]
                     self.update()
                     self.keep(self.checkpointing.mean_over_ranks(reduce(operator.add, losses), signals))
                     progress.show(self.position.step, self.meter.words(self.phase_name(), self.linear))
@@ -196,22 +197,30 @@ class Trainer:
     def make_views(self, images: Tensor, rows: Tensor, epoch: int) -> list[Tensor]:
         """Images (B, 3, S, S) uint8 of the samples `rows` (B,) -> the views of the phase, each (B, 3, H, W)."""
         started = time.perf_counter()
-        phase = self.position.phase
-        places = self.cached.places(rows, epoch, VIEWS) if self.cached and phase == 1 else ()
-        views = self.views[phase](images, rows, epoch, places)
+        views = self.views[self.position.phase](images, rows, epoch, self.places_of(rows, epoch))
         if self.device.type == "cpu":  # a GPU makes them later, while the host goes on
             self.meter.waited += time.perf_counter() - started
         return views
 
+    def places_of(self, rows: Tensor, epoch: int) -> Sequence[Place]:
+        """Where the views of phase 1 are cut from their images, where that was settled when targets were made."""
+        return self.cached.places(rows, epoch, VIEWS) if self.cached and self.position.phase == 1 else ()
+
     def loss_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor:
         """The scalar loss of the phase, of this rank's samples."""
+        return self.loss_with(views, self.targets_of(views, rows, epoch), self.labels_of(rows))
+
+    def loss_with(self, views: Sequence[Tensor], targets: Targets | None, labels: Tensor | None) -> Tensor:
+        """The same with what the views are compared to: in phase 1 targets, in phase 2 labels, or nothing."""
         if self.position.phase == 1:
-            return self.module(views, self.targets_of(views, rows, epoch))  # type: ignore[no-any-return]
-        labels = self.labels_of(rows)
+            return self.module(views, targets)  # type: ignore[no-any-return]
         return self.module(views) if labels is None else self.module(views, labels)  # type: ignore[no-any-return]
 
-    def add_gradients(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor:
+    def add_gradients(self, rows: Tensor, images: Tensor, epoch: int) -> Tensor:
         """Add this part's share of the batch's gradients; its share of the loss."""
+        if self.graph is not None:
+            return self.graph(rows, images, epoch)
+        views = self.make_views(images, rows, epoch)
         with tf32(self.is_tf32), self.listening() as found:
             loss = self.loss_of(views, rows, epoch)
             loss = loss / self.config.accumulate if self.config.accumulate > 1 else loss
@@ -228,14 +237,14 @@ class Trainer:
         if self.linear and self.labels is not None:
             self.linear.learn(found, self.labels[rows])
 
-    def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor | list[Tensor] | None:
+    def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Targets | None:
         """In phase 1 (B, k) from the cache, or one such for each view."""
         if self.position.phase == 2 or self.targets is None:
             return None
         if self.live is not None:
             return self.live(views)
         if self.cached is not None:
-            return self.cached.targets_of(rows, epoch, len(views))
+            return self.cached.targets_of(rows, epoch, VIEWS)
         if self.targets.device.type == self.device.type:
             return self.targets[rows].float()
         return sent(self.targets[rows.cpu()], self.device).float()  # too many for the GPU: it is waited for

@@ -143,7 +143,11 @@ class Views:
 
         `places` says where each view is cut, instead of the random numbers.
         """
-        every, views = iter(self.draws(rows, epoch)), list[Tensor]()
+        return self.drawn(images, self.draws(rows, epoch), places)
+
+    def drawn(self, images: Tensor, draws: Sequence[Tensor], places: Sequence[Place] = ()) -> list[Tensor]:
+        """The same, from the random numbers of each view, (B, DRAWS)."""
+        every, views = iter(draws), list[Tensor]()
         for kind in self.kinds:
             count, own = len(kind), places[len(views) : len(views) + len(kind)]
             u = [next(every) for _ in kind]

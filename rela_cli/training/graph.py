@@ -1,0 +1,210 @@
+"""The long part of a step as one CUDA graph (runtime.step=graph): views, forward and backward pass, linear probe.
+
+A graph is launched as one, with the addresses that its kernels were recorded with. So what goes in is copied into
+tensors that stay (`Given`), and what changes on the host from step to step, such as the learning rate, stays outside:
+optimizer, target network, switch and reads go on as ever. These are a tenth of a step's operators.
+
+A graph replaces the same step only after it has been seen to do the same: the first replays are compared with the step
+operator by operator, whose numbers count. What cannot be recorded is said on one line, and the training goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as trees
+
+from rela_cli.data.batches.views import Place
+from rela_cli.distributed import ranks
+from rela_cli.errors import first_line
+from rela_cli.machine.precision import tf32
+from rela_cli.store.notices import warn
+
+if TYPE_CHECKING:
+    from rela_cli.training.trainer import Trainer
+
+Recorder = Callable[
+    [Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]
+]  # work -> its result, and what repeats it
+
+WARM_STEPS = 3  # that a device chooses its kernels and makes its workspaces in
+COMPARED_STEPS = 2  # the second has other images than those that were recorded
+TOLERANCE = 0.01  # of the loss and of the gradient's norm: kernels that add up in any order differ by less
+
+
+@dataclass(frozen=True)
+class Given:
+    """All that a step takes from outside, so that the rest of it is a function of this and of what is on the device."""
+
+    images: Tensor  # (B, 3, H, W) uint8
+    draws: Sequence[Tensor]  # the random numbers of each view
+    places: Sequence[Place]  # where views are cut, instead of by random numbers
+    targets: Any  # of phase 1: (B, k), or one a view
+    labels: Tensor | None  # (B,), of methods that use them, and of the linear probe
+
+
+@dataclass
+class Captured:
+    """A recorded step: the tensors that it reads, those that it leaves, and what repeats it."""
+
+    given: list[Tensor]
+    loss: Tensor
+    gradients: list[Tensor | None]
+    replay: Callable[[], None]
+    compared: int = 0
+
+
+class GraphedStep:
+    """Takes steps by a graph for each kind of step: one a phase, batch size and branch of the method."""
+
+    def __init__(self, loop: Trainer, record: Recorder) -> None:
+        self.loop, self.record = loop, record
+        self.captured: dict[object, Captured] = {}
+        self.warm: dict[object, int] = {}
+        self.is_off = False
+
+    def __call__(self, rows: Tensor, images: Tensor, epoch: int) -> Tensor:
+        """Leave the gradients of a batch where the optimizer finds them; its loss."""
+        given = given_of(self.loop, rows, images, epoch)
+        flat, layout = trees.tree_flatten(vars(given))
+        tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        kind = (self.loop.position.phase, self.loop.trainee.method.branch(), shapes)
+        if not self.is_off and kind not in self.captured and self.warm.get(kind, 0) >= WARM_STEPS:
+            self.capture(kind, flat, layout)
+        if self.is_off or kind not in self.captured:
+            self.warm[kind] = self.warm.get(kind, 0) + 1
+            return take(self.loop, given)
+        step = self.captured[kind]
+        return self.repeat(step, tensors) if step.compared == COMPARED_STEPS else self.compare(step, tensors, given)
+
+    def capture(self, kind: object, flat: list[Any], layout: Any) -> None:
+        """Record the step on copies of what it was given; nothing is computed by that."""
+        stays = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in flat]
+        given = Given(**trees.tree_unflatten(stays, layout))
+        self.captured = {}  # of a kind that will not come again, most likely; its memory is needed
+        try:
+            self.loop.optimizer.zero_grad(set_to_none=True)
+            loss, replay = self.record(lambda: take(self.loop, given))
+            gradients = [weight.grad for weight in self.loop.trainable]
+        except Exception as error:  # of the driver, or of what cannot be recorded
+            self.give_up(f"the step cannot be recorded ({type(error).__name__}: {first_line(error)})")
+        else:
+            tensors = [leaf for leaf in stays if isinstance(leaf, Tensor)]
+            self.captured[kind] = Captured(tensors, loss, gradients, replay)
+        self.loop.optimizer.zero_grad(set_to_none=True)
+
+    def repeat(self, step: Captured, tensors: Sequence[Tensor]) -> Tensor:
+        """Take a step by its graph."""
+        for stays, tensor in zip(step.given, tensors, strict=True):
+            stays.copy_(tensor, non_blocking=True)
+        step.replay()
+        for weight, gradient in zip(self.loop.trainable, step.gradients, strict=True):
+            weight.grad = gradient
+        return step.loss.clone()  # the next step writes over it before the host has read it
+
+    def compare(self, step: Captured, tensors: Sequence[Tensor], given: Given) -> Tensor:
+        """Take a step both ways; the one operator by operator counts. It waits for the device."""
+        with unchanged(self.loop):
+            by_graph = [self.repeat(step, tensors).clone(), norm(step.gradients)]
+        self.loop.optimizer.zero_grad(set_to_none=True)
+        loss = take(self.loop, given)
+        step.compared += 1
+        found, expected = (
+            torch.stack([*by_graph, loss, norm([w.grad for w in self.loop.trainable])]).view(2, 2).tolist()
+        )
+        if any(abs(a - b) > TOLERANCE * abs(b) for a, b in zip(found, expected, strict=True)):
+            told = "loss and gradient norm {:.6g} and {:.6g}"
+            self.give_up(f"a replay gives {told.format(*found)}, the step itself {told.format(*expected)}")
+        elif step.compared == COMPARED_STEPS:
+            at = self.loop.position
+            warn(f"from step {at.step + 1} on, views, forward and backward pass of phase {at.phase} are one CUDA graph")
+        return loss
+
+    def give_up(self, why: str) -> None:
+        """Take this and all later steps operator by operator, and say so."""
+        self.is_off, self.captured = True, {}
+        warn(f"runtime.step=graph: {why}. Steps are taken operator by operator, as by runtime.step=eager")
+
+
+def given_of(loop: Trainer, rows: Tensor, images: Tensor, epoch: int) -> Given:
+    """All that depends on the epoch, on the samples and on what lies on the host: of samples `rows` (B,)."""
+    phase = loop.position.phase
+    labels = loop.labels[rows] if loop.labels is not None else None
+    draws, places = loop.views[phase].draws(rows, epoch), loop.places_of(rows, epoch)
+    return Given(images, list(draws), list(places), loop.targets_of((), rows, epoch), labels)
+
+
+def take(loop: Trainer, given: Given) -> Tensor:
+    """Views, forward and backward pass, linear probe; the loss."""
+    views = loop.views[loop.position.phase].drawn(given.images, given.draws, given.places)
+    labels = given.labels if loop.trainee.method.uses_labels else None
+    with tf32(loop.is_tf32), loop.listening() as found:
+        loss = loop.loss_with(views, given.targets, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+    if loop.linear and given.labels is not None:
+        loop.linear.learn(found, given.labels)
+    return loss.detach()
+
+
+def norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    """Of all gradients as one vector."""
+    return torch.stack(torch._foreach_norm([g for g in gradients if g is not None])).float().norm()
+
+
+@contextmanager
+def unchanged(loop: Trainer) -> Iterator[None]:
+    """Inside, a step may be tried: buffers, the linear probe and the random generator are put back."""
+    probe = [loop.linear.head, loop.linear.memory, loop.linear.tally] if loop.linear else []
+    written = [*loop.trainee.buffers(), *probe]
+    before = [tensor.clone() for tensor in written]
+    random = torch.cuda.get_rng_state(loop.device) if loop.device.type == "cuda" else torch.get_rng_state()
+    yield
+    for tensor, value in zip(written, before, strict=True):
+        tensor.copy_(value)
+    if loop.device.type == "cuda":
+        torch.cuda.set_rng_state(random, loop.device)
+    else:
+        torch.set_rng_state(random)
+
+
+def by_cuda_graph(work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    """Record work as a CUDA graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return result, graph.replay
+
+
+def graphed_step(loop: Trainer) -> GraphedStep | None:
+    """What takes the steps of a training, where the config asks for it; None: steps are taken operator by operator."""
+    if loop.config.runtime.step != "graph":
+        return None
+    if why := hindrance(loop):
+        warn(f"runtime.step=graph has no effect: {why}. Steps are taken operator by operator")
+        return None
+    return GraphedStep(loop, by_cuda_graph)
+
+
+def hindrance(loop: Trainer) -> str:
+    """Why steps of a training are not recorded; empty where they are."""
+    config, method = loop.config, type(loop.trainee.method)
+    reasons = {
+        "there is no GPU here": loop.device.type != "cuda",
+        "several GPUs train the run": ranks.world() > 1,
+        "a batch is taken in parts (accumulate)": config.accumulate > 1,
+        "networks are compiled (runtime.compile)": config.runtime.compile != "off",
+        "targets are live, and a prior may compute on the host": loop.live is not None,
+        f"method={config.method.name} is not rela's own, and may read on the host": not is_ours(method),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class comes from this package."""
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]

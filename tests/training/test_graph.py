@@ -1,0 +1,156 @@
+"""Steps by a recorded graph are the steps operator by operator, bit for bit; what a graph cannot hold is said.
+
+A CUDA graph repeats kernels on the addresses that they were recorded with. `Tape` does the same on a CPU: it repeats
+torch's operators on the very tensors, so whatever the host decides, reads or makes anew in a step is found here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as trees
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rela_cli.data.batches.boxes import CachedViews, draw_boxes
+from rela_cli.training import graph
+from rela_cli.training.graph import GraphedStep, hindrance, take, unchanged
+from rela_cli.training.trainer import Trainer
+from tests.factories import trainer
+from tests.promises.harness import METHODS, differing, ending, small, train, untimed, words
+
+HOST = ("_local_scalar_dense", "lift_fresh", "nonzero", "is_nonzero", "equal")  # the host reads, or makes a tensor
+LONG = ("epochs=8", "switch=fixed", "switch.at=0.5")  # 24 steps, 12 a phase: 3 warm, 2 compared, 7 by the graph
+
+
+class Tape(TorchDispatchMode):
+    """Operators with the tensors that they were given and those that they made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        """Once more, from the same addresses to the same addresses."""
+        for func, args, kwargs, result in self.calls:
+            again = func(*args, **kwargs)
+            if not any(value.alias_info for value in func._schema.returns):
+                for old, new in zip(trees.tree_leaves(result), trees.tree_leaves(again), strict=True):
+                    if isinstance(old, Tensor):
+                        old.copy_(new)
+
+
+def by_tape(loop: Trainer) -> Trainer:
+    """A trainer that takes its steps as on a GPU, with a tape for the graph; it notes how often that was used."""
+
+    def record(work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        with unchanged(loop), Tape() as tape:
+            result = work()
+        names = {func.overloadpacket.__name__ for func, *_ in tape.calls}
+        assert not names & set(HOST), "the host has no part in a recorded step"
+        loop.tapes.append(tape)  # type: ignore[attr-defined]
+        return result, tape.replay
+
+    loop.tapes = []  # type: ignore[attr-defined]
+    loop.graph = GraphedStep(loop, record)
+    return loop
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_by_graphs_is_the_run_without_to_the_bit(method: str, tmp_path: Path, capsys: Any) -> None:
+    """Both phases, with dropout, the linear probe, cosine momenta, a rising temperature and frozen prototypes."""
+    found = {}
+    for kind, made in (("eager", lambda loop: loop), ("graph", by_tape)):
+        loop = train(tmp_path / kind, made(small(*words(method), *LONG)))
+        found[kind] = untimed(ending(loop, tmp_path / kind))
+    assert differing(found["graph"], found["eager"]) == []
+    assert len(loop.tapes) == (3 if method == "swav" else 2), "one a phase, and one more for frozen prototypes"
+    assert not loop.graph.is_off and "are one CUDA graph" in capsys.readouterr().err
+
+
+def test_views_that_were_cut_before_and_their_targets_come_in_from_outside(tmp_path: Path) -> None:
+    """Which of them is shown depends on the epoch, so no graph may hold it."""
+    found = []
+    for made in (lambda loop: loop, by_tape):
+        loop = trainer("epochs=4", "switch=never")
+        boxes = draw_boxes(loop.config.matching.view, True, 8, torch.arange(64), 3)
+        loop.cached = CachedViews(boxes, torch.randn(64, 3, 8, generator=torch.Generator().manual_seed(3)), seed=0)
+        folder = tmp_path / str(len(found))
+        found.append(untimed(ending(train(folder, made(loop)), folder)))
+    assert differing(*found) == []
+
+
+def broken(loop: Trainer, how: str) -> None:
+    """A step that a graph gets wrong, by the host's doing."""
+    drawn, steps = loop.views[2].drawn, [0.0]
+
+    def wrong(*given: Any) -> list[Tensor]:
+        steps[0] += 1
+        views = drawn(*given)
+        if how == "reads":
+            views[0].sum().item()
+        return [view * (steps[0] % 2) for view in views] if how == "counts" else views
+
+    loop.views[2].drawn = wrong  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(("how", "why"), [("reads", "cannot be recorded (Assert"), ("counts", "a replay gives loss")])
+def test_what_a_graph_gets_wrong_is_noticed_and_steps_are_taken_without(how: str, why: str, capsys: Any) -> None:
+    loop = by_tape(trainer("epochs=3", target_dim=None))
+    broken(loop, how)
+    loop.fit(Quiet())  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert loop.graph is not None and loop.graph.is_off and loop.graph.captured == {}
+    assert said.count("runtime.step=graph: ") == 1 and why in said and "operator by operator" in said
+    assert loop.position.step == 12
+
+
+class Quiet:
+    def write(self, record: object) -> None:
+        pass
+
+
+def test_without_a_gpu_one_line_says_that_it_has_no_effect(capsys: Any) -> None:
+    loop = trainer("runtime.step=graph")
+    assert loop.graph is None
+    assert "runtime.step=graph has no effect: there is no GPU here" in capsys.readouterr().err
+    assert trainer().graph is None and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "why"), [("accumulate=2", "in parts"), ("runtime.compile=default", "are compiled"), ("seed=0", "")]
+)
+def test_what_is_not_recorded_is_named(word: str, why: str) -> None:
+    loop = trainer(word)
+    loop.device = torch.device("cuda")
+    assert why in hindrance(loop) and bool(why) == bool(hindrance(loop))
+
+
+def test_a_method_from_elsewhere_may_read_on_the_host() -> None:
+    loop = trainer()
+    loop.device = torch.device("cuda")
+    kind = type(loop.trainee.method)
+    loop.trainee.method.__class__ = type("Theirs", (kind,), {"__module__": "theirs"})
+    assert "is not rela's own" in hindrance(loop)
+
+
+def test_the_recorded_step_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`take` from tensors that stay, against the loop's own `add_gradients`."""
+    loops = [trainer("method=byol") for _ in range(2)]
+    rows = torch.arange(16)
+    images = loops[0].images[rows]  # type: ignore[index]
+    one = loops[0].add_gradients(rows, images, 1)
+    other = take(loops[1], graph.given_of(loops[1], rows, images, 1))
+    assert torch.equal(one, other)
+    pairs = zip(loops[0].trainable, loops[1].trainable, strict=True)
+    assert all(torch.equal(a.grad, b.grad) for a, b in pairs if a.grad is not None and b.grad is not None)
