@@ -6,7 +6,8 @@ tensors through the same code (both views in one pass, bf16). Kernels, their num
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -14,16 +15,21 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    unset_fake_temporarily,
+)
 
 from rela_cli.config.lengths import Lengths
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load
 from rela_cli.distributed.batch_norm import is_known
-from rela_cli.machine.fake_gpu import Counted, fake_cuda
-from rela_cli.training import trainer
+from rela_cli.learners.build import build_backbone
+from rela_cli.machine.fake_gpu import Counted, fake_cuda, moved
+from rela_cli.training import trainee, trainer
 from rela_cli.training.trainee import take_views_together
 
 STEP_PARTS = ("batch", "switch", "views", "forward", "backward", "probe", "update", "keep")  # of a step, in order
@@ -80,7 +86,7 @@ def count_step(config: Config, phase: int, sizes: StepSizes) -> StepCount:
 def walked(config: Config, phase: int, sizes: StepSizes, kind: str) -> dict[str, Counted]:
     """The parts of a step on a fake device of a kind."""
     rows = [torch.arange(config.batch_size) + i * config.batch_size for i in range(COUNTED_BATCHES)]
-    with fake_cuda(), mock.patch.object(trainer, "pick_device", lambda runtime: torch.device(kind)):
+    with on_a_fake(kind):
         loop = a_trainer(config, phase, sizes, kind)
         batches = load(loop.images, rows, loop.device)
         for given in islice(batches, WARM_STEPS):
@@ -88,6 +94,20 @@ def walked(config: Config, phase: int, sizes: StepSizes, kind: str) -> dict[str,
         with Counted(kind) as batch:
             given = next(batches)
         return {"batch": batch, **count_parts(loop, given, kind)}
+
+
+@contextmanager
+def on_a_fake(kind: str) -> Iterator[None]:
+    """Inside, trainers are on a fake device of a kind; backbones are built with values, which some libraries read."""
+
+    def built(*given: Any) -> nn.Module:
+        with unset_fake_temporarily():
+            backbone = build_backbone(*given)
+        return moved(backbone, mode.from_tensor)
+
+    on_kind = mock.patch.object(trainer, "pick_device", lambda runtime: torch.device(kind))
+    with fake_cuda() as mode, on_kind, mock.patch.object(trainee, "build_backbone", built):
+        yield
 
 
 def a_trainer(config: Config, phase: int, sizes: StepSizes, kind: str) -> trainer.Trainer:
@@ -136,7 +156,7 @@ def count_parts(loop: trainer.Trainer, given: tuple[Tensor, Tensor], kind: str) 
         views = part("views", lambda: loop.make_views(images, rows, 0))
         with loop.listening() as found:
             loss = part("forward", lambda: loop.loss_of(views, rows, 0))
-        if kind == "cpu":
+        if kind == "cpu" or torch.cuda.is_available():
             part("backward", loss.backward)
         else:
             for weight in loop.trainable:
