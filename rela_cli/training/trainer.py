@@ -70,7 +70,7 @@ class Trainer:
         self.trainee = prepared_trainee(config, data.size, target_dim, classes, self.device)
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, self.trainable)
-        self.switch: Switch | None = None if targets is None else self.make_switch()
+        self.switch: Switch | None = None if targets is None else switch_of(config, lengths, self.device)
         self.trace: Trace | None = None
         self.schedule = Schedule.of(config.optimizer, lengths, self.switch.warmup_epochs if self.switch else 0.0)
         self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
@@ -84,22 +84,10 @@ class Trainer:
             *(lengths, self.position, self.trainee, self.optimizer, self.switch, self.meter, self.linear),
             *(self.readings, self.read_every, self.device),
         )
-        self.views = {1: self.drawing([config.matching.view] * VIEWS), 2: self.drawing(self.trainee.method.views)}
+        kinds = {1: [config.matching.view] * VIEWS, 2: self.trainee.method.views}
+        self.views = {phase: drawing(config, lengths, data, self.device, views) for phase, views in kinds.items()}
         self.start_phase(self.position.phase)
         self.graph = graphed_step(self)  # takes the steps, where runtime.step says so
-
-    def make_switch(self) -> Switch:
-        """The rule that ends phase 1."""
-        return instantiate(  # type: ignore[no-any-return]
-            self.config.switch, total_steps=self.lengths.total_steps, device=self.device
-        )
-
-    def drawing(self, views: Sequence[View]) -> Views:
-        """What draws them; view i of a sample has a stream of its own."""
-        mean, std = self.data.mean.to(self.device), self.data.std.to(self.device)
-        flip = self.config.dataset.options.get("flip", True)
-        augments = [Augment(v, self.data.size, mean, std, self.config.seed, i, flip) for i, v in enumerate(views)]
-        return Views(augments, self.lengths.train_samples)
 
     def begin(self, checkpoints: Checkpoints, saved: Saved | None) -> None:
         """Start the clocks and the trace of the switch, and take up the training that was saved.
@@ -131,10 +119,12 @@ class Trainer:
                     self.checkpointing.save_or_stop(signals, self.read)
                     self.start_step()
                     self.ask_switch()
-                    losses = [self.add_gradients(rows, some, epoch) for rows, some in self.parts(batch, images)]
+                    parts = parts_of(batch, images, self.config.accumulate, self.module)
+                    losses = [self.add_gradients(rows, some, epoch) for rows, some in parts]
                     self.update()
                     self.keep(self.checkpointing.mean_over_ranks(reduce(operator.add, losses), signals))
-                    progress.show(self.position.step, self.meter.words(self.phase_name(), self.linear))
+                    name = "matching" if self.position.phase == 1 else self.config.method.name
+                    progress.show(self.position.step, self.meter.words(name, self.linear))
                 if self.is_due(epoch, self.config.runtime.log_every_epochs):
                     metrics.write(self.record(epoch))
                     self.meter.restart()
@@ -181,18 +171,6 @@ class Trainer:
         part = phase_module(self.trainee, phase)
         has_idle = phase == 2 and self.trainee.method.has_idle
         self.module: nn.Module = part if ranks.world() == 1 else ranks.data_parallel(part, has_idle)
-
-    def parts(self, batch: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batch in `accumulate` equal parts; ranks exchange the sum of the gradients in the last one."""
-        count = self.config.accumulate
-        *first, last = zip(batch.chunk(count), images.chunk(count), strict=True)
-        for part in first:
-            if ranks.world() == 1:
-                yield part
-            else:
-                with self.module.no_sync():  # type: ignore[operator]
-                    yield part
-        yield last
 
     def make_views(self, images: Tensor, rows: Tensor, epoch: int) -> list[Tensor]:
         """Images (B, 3, S, S) uint8 of the samples `rows` (B,) -> the views of the phase, each (B, 3, H, W)."""
@@ -300,10 +278,6 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------- the records
 
-    def phase_name(self) -> str:
-        """Of the phase, for the progress line."""
-        return "matching" if self.position.phase == 1 else self.config.method.name
-
     def is_due(self, epoch: int, every: int) -> bool:
         """Whether an epoch is one of each `every`, or the last; never when `every` is 0."""
         return bool(every) and ((epoch + 1) % every == 0 or epoch + 1 == self.config.epochs)
@@ -332,6 +306,30 @@ class Trainer:
         facts = representation_facts(method.backbone, self.images, self.labels, self.data, block_size)
         self.watch.check_collapse(facts["effective_rank"], facts["deviation"], method.uses_labels)
         return facts
+
+
+def switch_of(config: Config, lengths: Lengths, device: torch.device) -> Switch:
+    """The rule that ends phase 1."""
+    return instantiate(config.switch, total_steps=lengths.total_steps, device=device)  # type: ignore[no-any-return]
+
+
+def drawing(config: Config, lengths: Lengths, data: ImageStats, device: torch.device, views: Sequence[View]) -> Views:
+    """What draws some views; view i of a sample has a stream of its own."""
+    mean, std, flip = data.mean.to(device), data.std.to(device), config.dataset.options.get("flip", True)
+    augments = [Augment(view, data.size, mean, std, config.seed, i, flip) for i, view in enumerate(views)]
+    return Views(augments, lengths.train_samples)
+
+
+def parts_of(batch: Tensor, images: Tensor, count: int, module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch in `count` equal parts; ranks exchange the sum of the gradients of `module` in the last one."""
+    *first, last = zip(batch.chunk(count), images.chunk(count), strict=True)
+    for part in first:
+        if ranks.world() == 1:
+            yield part
+        else:
+            with module.no_sync():  # type: ignore[operator]
+                yield part
+    yield last
 
 
 def near(cached: CachedViews, device: torch.device) -> CachedViews:

@@ -22,7 +22,7 @@ from rela_cli.pipeline.pipeline import Pipeline
 from rela_cli.pipeline.run import Run
 from rela_cli.stages import probe as stage
 from rela_cli.store import blocks
-from rela_cli.training.trainer import Trainer
+from rela_cli.training.trainer import Trainer, parts_of
 from tests import warm
 from tests.factories import config, fit, pixels, trainer
 
@@ -203,7 +203,7 @@ def test_accumulated_parts_are_the_mean_of_their_losses() -> None:
         in_double(loop)
         loop.trainee.eval()
         batch, images = next(loop.draw_batches(0))
-        for rows, part in loop.parts(batch, images):
+        for rows, part in parts_of(batch, images, loop.config.accumulate, loop.module):
             (loop.loss_of(loop.make_views(part, rows, 0), rows, 0) / parts).backward()
         gradients.append([p.grad for p in loop.trainee.method.parameters()])
     assert all((a - b).abs().max() < 1e-12 for a, b in zip(*gradients, strict=True))

@@ -25,7 +25,7 @@ from rela_cli.pipeline.run import Run
 from rela_cli.stages.train import step_flops
 from rela_cli.store.row_file import RowFile
 from rela_cli.training.live import LiveTargets, live_targets
-from rela_cli.training.trainer import Trainer
+from rela_cli.training.trainer import Trainer, parts_of
 from rela_cli.transports.base import Transport
 from rela_cli.transports.identity import Identity
 from tests.factories import config, pixels, stats_of, trainer
@@ -153,7 +153,7 @@ def test_accumulated_parts_match_their_own_views() -> None:
         loop = loop_of(f"accumulate={parts}")
         loop.trainee.eval()
         rows = torch.arange(16)
-        for some, images in loop.parts(rows, loop.images[rows]):  # type: ignore[index]
+        for some, images in parts_of(rows, loop.images[rows], parts, loop.module):  # type: ignore[index]
             (loop.loss_of(loop.make_views(images, some, 0), some, 0) / parts).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in loop.trainable if p.grad is not None]))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)

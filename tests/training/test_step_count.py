@@ -32,8 +32,15 @@ from tests.factories import config
 SIZES = StepSizes(image=16, target=24, classes=4)
 SMALL = ("learner=cifar_resnet", "learner.depth=8", "batch_size=8", "runtime.device=auto")
 METHODS = {  # and the operators of a step but for its backward pass
-    "byol": 480, "dino": 480, "simclr": 285, "simsiam": 305, "moco_v3": 480,
-    "barlow_twins": 435, "vicreg": 305, "swav": 315, "supervised": 245,
+    "byol": 480,
+    "dino": 480,
+    "simclr": 285,
+    "simsiam": 305,
+    "moco_v3": 480,
+    "barlow_twins": 435,
+    "vicreg": 305,
+    "swav": 315,
+    "supervised": 245,
 }
 LEARNERS = {  # in a phase, with an optimizer
     ("learner=resnet18", "learner.width=4"): (2, "lars"),
