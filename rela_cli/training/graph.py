@@ -11,22 +11,24 @@ operator by operator, whose numbers count. What cannot be recorded is said on on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from rela_cli.data.batches.views import Place
+from rela_cli.config.schema import Config
+from rela_cli.data.batches.views import Place, Views
 from rela_cli.distributed import ranks
 from rela_cli.errors import first_line
 from rela_cli.machine.precision import tf32
 from rela_cli.store.notices import warn
-
-if TYPE_CHECKING:
-    from rela_cli.training.trainer import Trainer
+from rela_cli.training.linear_probe import LinearProbe
+from rela_cli.training.live import LiveTargets
+from rela_cli.training.resume import Position
+from rela_cli.training.trainee import Trainee
 
 Recorder = Callable[
     [Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]
@@ -35,6 +37,27 @@ Recorder = Callable[
 WARM_STEPS = 3  # that a device chooses its kernels and makes its workspaces in
 COMPARED_STEPS = 2  # the second has other images than those that were recorded
 TOLERANCE = 0.01  # of the loss and of the gradient's norm: kernels that add up in any order differ by less
+
+
+class Loop(Protocol):
+    """What is used here of a `Trainer`, which is described there."""
+
+    config: Config
+    device: torch.device
+    position: Position
+    trainee: Trainee
+    trainable: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    views: dict[int, Views]
+    labels: Tensor | None
+    live: LiveTargets | None
+    linear: LinearProbe | None
+    is_tf32: bool
+
+    def places_of(self, rows: Tensor, epoch: int) -> Sequence[Place]: ...
+    def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor | list[Tensor] | None: ...
+    def loss_with(self, views: Sequence[Tensor], targets: Any, labels: Tensor | None) -> Tensor: ...
+    def listening(self) -> AbstractContextManager[list[Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class Captured:
 class GraphedStep:
     """Takes steps by a graph for each kind of step: one a phase, batch size and branch of the method."""
 
-    def __init__(self, loop: Trainer, record: Recorder) -> None:
+    def __init__(self, loop: Loop, record: Recorder) -> None:
         self.loop, self.record = loop, record
         self.captured: dict[object, Captured] = {}
         self.warm: dict[object, int] = {}
@@ -132,7 +155,7 @@ class GraphedStep:
         warn(f"runtime.step=graph: {why}. Steps are taken operator by operator, as by runtime.step=eager")
 
 
-def given_of(loop: Trainer, rows: Tensor, images: Tensor, epoch: int) -> Given:
+def given_of(loop: Loop, rows: Tensor, images: Tensor, epoch: int) -> Given:
     """All that depends on the epoch, on the samples and on what lies on the host: of samples `rows` (B,)."""
     phase = loop.position.phase
     labels = loop.labels[rows] if loop.labels is not None else None
@@ -140,7 +163,7 @@ def given_of(loop: Trainer, rows: Tensor, images: Tensor, epoch: int) -> Given:
     return Given(images, list(draws), list(places), loop.targets_of((), rows, epoch), labels)
 
 
-def take(loop: Trainer, given: Given) -> Tensor:
+def take(loop: Loop, given: Given) -> Tensor:
     """Views, forward and backward pass, linear probe; the loss."""
     views = loop.views[loop.position.phase].drawn(given.images, given.draws, given.places)
     labels = given.labels if loop.trainee.method.uses_labels else None
@@ -158,7 +181,7 @@ def norm(gradients: Sequence[Tensor | None]) -> Tensor:
 
 
 @contextmanager
-def unchanged(loop: Trainer) -> Iterator[None]:
+def unchanged(loop: Loop) -> Iterator[None]:
     """Inside, a step may be tried: buffers, the linear probe and the random generator are put back."""
     probe = [loop.linear.head, loop.linear.memory, loop.linear.tally] if loop.linear else []
     written = [*loop.trainee.buffers(), *probe]
@@ -181,7 +204,7 @@ def by_cuda_graph(work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None
     return result, graph.replay
 
 
-def graphed_step(loop: Trainer) -> GraphedStep | None:
+def graphed_step(loop: Loop) -> GraphedStep | None:
     """What takes the steps of a training, where the config asks for it; None: steps are taken operator by operator."""
     if loop.config.runtime.step != "graph":
         return None
@@ -191,7 +214,7 @@ def graphed_step(loop: Trainer) -> GraphedStep | None:
     return GraphedStep(loop, by_cuda_graph)
 
 
-def hindrance(loop: Trainer) -> str:
+def hindrance(loop: Loop) -> str:
     """Why steps of a training are not recorded; empty where they are."""
     config, method = loop.config, type(loop.trainee.method)
     reasons = {

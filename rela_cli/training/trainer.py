@@ -249,8 +249,6 @@ class Trainer:
             self.switch.observe(loss)
             self.readings.states.append(self.switch.state)
 
-    # -------------------------------------------------------------------------- what the host learns of the steps
-
     def read_now_and_then(self) -> None:
         """Read what the device has kept: after each step on the CPU, every few steps on a GPU."""
         if self.position.step % self.read_every == 0:
