@@ -1,172 +1,40 @@
-"""Tar shards as WebDataset writes them, read by offsets: an epoch at budget 0.1 reads a tenth of the bytes."""
+"""Tar shards as WebDataset writes them."""
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from rela_cli.data.base import Array
-from rela_cli.data.decoding.images import Blob
-from rela_cli.data.encoded import BlobDataset
+from rela_cli.data.files.shard_index import ShardIndex
 from rela_cli.data.files.splits import split_files
-from rela_cli.data.files.storage import LocalFolder, checked_length
-from rela_cli.data.files.tars import TarIndex, index_of, remember, remembered
-from rela_cli.errors import ConfigError, MissingError
-from rela_cli.machine.progress import with_progress
-from rela_cli.store.files import fingerprint
+from rela_cli.data.files.tars import index_of
+from rela_cli.data.shards import IndexedShards
+from rela_cli.errors import MissingError
 from rela_cli.terminal import few
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 NAMES = "shards are called train-*.tar and test-*.tar or val-*.tar, or lie in folders called so"
 
 
-class WebDataset(BlobDataset):
-    """The samples of all shards in the order of the shards' paths, then as they stand in the shard.
-
-    image_column: the extensions of images, such as jpg;png. label_column: the extension of the file with the class, a
-    number or a name, or json.KEY for a key of the sample's JSON file.
+class WebDataset(IndexedShards):
+    """image_column: the extensions of images, such as jpg;png. label_column: the extension of the file with the class,
+    a number or a name, or json.KEY for a key of the sample's JSON file.
 
     Raises:
         ConfigError: no root given, or a sample without an image. MissingError: no shards there, or a damaged one.
     """
 
     kind = "webdataset"
+    without_labels = "dataset.label_column=EXTENSION, or json.KEY for a key of its JSON file"
 
-    def __init__(
-        self,
-        root: str | None,
-        image_column: str,
-        label_column: str,
-        image_size: int | None,
-        decode_size: int | None = None,
-        on_disk: bool | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(image_size, decode_size, on_disk, **common)
-        if not root:
-            raise ConfigError("dataset=webdataset needs dataset.root=FOLDER, the folder with the .tar shards")
-        if "://" in root:
-            raise ConfigError(f"dataset=webdataset reads shards of this machine, not {root}: copy them to a folder")
-        self.root, self.label_column = Path(root).expanduser(), label_column.lower()
-        self.extensions = [part.strip().lstrip(".").lower() for part in image_column.split(";") if part.strip()]
-        self.files = split_files(self.root, ".tar")
-        if not self.files["train"]:
-            raise MissingError(f"dataset.root={root} {what_is_there(self.root)}")
-        self.place = LocalFolder(str(self.root))
-        if not self.full_count("train"):
-            raise MissingError(f"{self.files['train'][0]} holds no samples")
-        self.settle_classes()
+    def find(self) -> dict[str, list[Path]]:
+        files = split_files(self.root, ".tar")
+        if not files["train"]:
+            raise MissingError(f"dataset.root={self.root} {what_is_there(self.root)}")
+        return files
 
-    # -------------------------------------------------------------------------------------------- the index
-
-    @cached_property
-    def indices(self) -> dict[str, list[TarIndex]]:
-        """What each shard holds."""
-        return {split: self.read(split) for split in self.files}
-
-    def read(self, split: str) -> list[TarIndex]:
-        """The indices of a split's shards, from the cache or found now."""
-        cache = [
-            self.cache / "index" / "tars" / f"{self.name_of(p)}.npz" if self.cache else None for p in self.files[split]
-        ]
-        known = [remembered(path) for path in cache]
-        todo = [number for number, index in enumerate(known) if index is None]
-        for number in with_progress(todo, f"index {split} shards", len(todo)):
-            known[number] = index = index_of(self.files[split][number], self.extensions, self.label_column)
-            if path := cache[number]:
-                remember(path, index)
-        return [index for index in known if index is not None]
-
-    def name_of(self, shard: Path) -> str:
-        """The name that a shard's index is remembered under: by its path, its size and its time."""
-        told = shard.stat()
-        fields = {"images": self.extensions, "label": self.label_column}
-        return fingerprint({"path": str(shard.resolve()), "bytes": told.st_size, "at": told.st_mtime_ns, **fields})
-
-    @cached_property
-    def borders(self) -> dict[str, Array]:
-        """The number of the first sample of each shard of a split, and of all: (shards + 1,) int64."""
-        counts = {split: [len(index.start) for index in found] for split, found in self.indices.items()}
-        return {split: np.concatenate(([0], np.cumsum(found, dtype=np.int64))) for split, found in counts.items()}
-
-    def blobs(self, split: str, indices: Array) -> list[Blob]:
-        rows = np.asarray(indices, dtype=np.int64)
-        shards = np.searchsorted(self.borders[split], rows, side="right") - 1
-        wanted, names = [], []
-        for shard, row in zip(shards.tolist(), (rows - self.borders[split][shards]).tolist(), strict=True):
-            index, path = self.indices[split][shard], self.files[split][shard]
-            wanted.append((str(path.relative_to(self.root)), int(index.start[row]), int(index.length[row])))
-            names.append(f"{path} sample {index.name[row].decode('utf-8', 'surrogateescape')}")
-        found = zip(names, wanted, self.place.ranges(wanted), strict=True)
-        return [Blob(name, checked_length(data, size, name)) for name, (_, _, size), data in found]
-
-    # ------------------------------------------------------------------------------------------- the labels
-
-    def settle_classes(self) -> None:
-        """Class names: the numbers that occur, or the words; or why there will be no numbers.
-
-        Raises:
-            ConfigError: some samples have a label and others do not, or test has a class that train does not.
-        """
-        if not self.has_labels("train"):
-            self.why_unprobed = (
-                f"no sample of {self.files['train'][0]} has a label .{self.label_column}; for numbers say "
-                f"dataset.label_column=EXTENSION, or json.KEY for a key of its JSON file"
-            )
-            return
-        self.classes = class_names(self.words["train"])
-        if not self.files["test"]:
-            self.why_unprobed = f"{self.root} has no test or validation shards; without one nothing is probed"
-        elif not self.has_labels("test"):
-            self.why_unprobed = f"no sample of {self.files['test'][0]} has a label .{self.label_column}"
-        elif odd := sorted(set(self.words["test"].tolist()) - {name.encode() for name in self.classes}):
-            raise ConfigError(f"test has classes that train does not have: {few([name.decode() for name in odd], 3)}")
-
-    @cached_property
-    def words(self) -> dict[str, Array]:
-        """The labels of each split as they stand there, (N,) bytes."""
-        found = {split: [index.label for index in indices] for split, indices in self.indices.items()}
-        return {split: np.concatenate(labels) for split, labels in found.items() if labels}
-
-    def has_labels(self, split: str) -> bool:
-        """Whether the samples of a split have labels.
-
-        Raises:
-            ConfigError: some have and others do not.
-        """
-        labels = self.words[split]
-        if 0 < (lacking := int((labels == b"").sum())) < len(labels):
-            blob = self.blobs(split, np.flatnonzero(labels == b"")[:1])[0]
-            raise ConfigError(f"{blob.name} has no label .{self.label_column}, and neither have {lacking - 1} others")
-        return len(labels) > 0 and not lacking
-
-    def labels(self, split: str) -> Array | None:
-        if self.classes is None or not self.files.get(split) or not self.has_labels(split):
-            return None
-        numbers = {name.encode(): number for number, name in enumerate(self.classes)}
-        return np.array([numbers[word] for word in self.words[split].tolist()], dtype=np.int64)
-
-    # ----------------------------------------------------------------------------------------- the contract
-
-    def full_count(self, split: str) -> int:
-        return int(self.borders[split][-1]) if split in self.files else 0
-
-    def identity_of_images(self) -> dict[str, Any]:
-        files = [path for paths in self.files.values() for path in paths]
-        told = [[str(p.relative_to(self.root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-        fields = {"image_column": self.extensions, "label_column": self.label_column}
-        return {"dataset": "webdataset", "files": fingerprint({"files": told}), **fields, **self.sizes}
-
-
-def class_names(words: Array) -> list[str]:
-    """All numbers up to the largest one, where labels are numbers; else the words in their order."""
-    found = sorted({word.decode() for word in words.tolist()})
-    if all(word.isascii() and word.isdigit() and str(int(word)) == word for word in found):
-        return [str(number) for number in range(max(map(int, found)) + 1)]
-    return found
+    def index_of(self, shard: Path) -> ShardIndex:
+        extensions = [part.strip().lstrip(".").lower() for part in self.image_column.split(";") if part.strip()]
+        return index_of(shard, extensions, self.label_column.lower().lstrip("."))
 
 
 def what_is_there(root: Path) -> str:

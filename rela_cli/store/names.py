@@ -20,6 +20,7 @@ LOADERS: dict[str, dict[str, tuple[str, ...]]] = {  # group, loader: the keys th
         "parquet": ("hub", "root"),
         "hf": ("hub", "root"),
         "webdataset": ("root",),
+        "litdata": ("root",),
         "torchvision": ("dataset",),
     },
     "prior": {

@@ -1,7 +1,7 @@
-"""dataset=webdataset and dataset=hf: files that the libraries themselves wrote, read by offsets and by mapping.
+"""dataset=webdataset, hf, litdata: files that the libraries themselves wrote, read by offsets and by mapping.
 
-real_formats.tar.xz holds the same 6 train and 4 test JPEGs of two classes, saved by datasets 5.2.0 (save_to_disk, two
-files of train) and written by webdataset 1.0.2 (ShardWriter, two shards of train).
+real_formats.tar.xz holds the same 6 train and 4 test JPEGs of two classes, saved by datasets 5.2.0 (save_to_disk),
+written by webdataset 1.0.2 (ShardWriter) and optimized by litdata 0.2.76; two files of train each.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rela_cli import cli
 from rela_cli.config.compose import compose
 from rela_cli.data.base import Dataset
 from rela_cli.data.decoding.images import Blob
-from rela_cli.data.files import tars
 from rela_cli.data.hf import HuggingFace
+from rela_cli.data.litdata import LitData
 from rela_cli.data.packed import Packed
 from rela_cli.data.webdataset import WebDataset
 from rela_cli.errors import ConfigError, MissingError
@@ -95,11 +95,15 @@ def test_both_give_the_images_that_were_written(real: Path) -> None:
     with Image.open(BytesIO(bytes_in(one, "train")[5])) as image, Image.open(BytesIO(jpeg(5))) as made:
         assert image.size == (25, 16) and np.abs(np.asarray(image, int) - np.asarray(made, int)).max() <= 2
     assert (one.classes, other.classes) == (["0", "1"], ["cat", "dog"])
+    third = LitData(str(real / "chunks"), "image", "label", 8, **COMMON)
+    for split in ("train", "test"):
+        assert bytes_in(third, split) == bytes_in(one, split)
+        assert np.array_equal(third.labels(split), one.labels(split))
     words = shards(real / "shards", label_column="json.label")
     assert words.classes == ["cat", "dog"] and np.array_equal(words.labels("test"), [0, 1, 0, 1])
 
 
-PLACES = {"webdataset": "shards", "hf": "saved"}
+PLACES = {"webdataset": "shards", "hf": "saved", "litdata": "chunks"}
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "hf"])
@@ -121,7 +125,7 @@ def test_features_are_those_of_the_same_images_in_a_folder(kind: str, real: Path
     assert torch.equal(torch.cat((found[0][0::2], found[0][1::2])), found[1])
 
 
-@pytest.mark.parametrize("kind", ["webdataset", "hf"])
+@pytest.mark.parametrize("kind", PLACES)
 def test_a_pack_of_them_holds_the_same(kind: str, real: Path) -> None:
     data, outputs = (f"dataset={kind}", f"dataset.root={real / PLACES[kind]}"), f"--outputs={real / 'outputs'}"
     assert cli.main(["data", "check", *data, outputs]) == 0
@@ -132,8 +136,8 @@ def test_a_pack_of_them_holds_the_same(kind: str, real: Path) -> None:
         assert np.array_equal(packed.labels(split), shards(real / "shards").labels(split))
 
 
-@pytest.mark.parametrize("kind", ["webdataset", "hf"])
-def test_convert_and_train(kind: str, real: Path) -> None:
+def test_convert_and_train(real: Path) -> None:
+    kind = "litdata"
     data = (f"dataset={kind}", f"dataset.root={real / PLACES[kind]}", "dataset.image_size=8")
     small = ("prior=random", "prior.width=4", "batch_size=2", f"--outputs={real / 'outputs'}")
     assert cli.main(["convert", *data, *small, "--to", str(real / "eff")]) == 0
@@ -157,7 +161,7 @@ def test_a_tenth_of_the_budget_reads_a_tenth_of_the_bytes(tmp_path: Path, monkey
         }
         write_shard(tmp_path / "shards" / f"train-{shard}.tar", members)
     assert shards(tmp_path / "shards", cache=tmp_path / "cache").full_count("train") == 100
-    monkeypatch.setattr(tars, "samples_in", lambda *_: pytest.fail("a shard is read through again"))
+    monkeypatch.setattr("rela_cli.data.files.tars.samples_in", lambda *_: pytest.fail("a shard is read through again"))
     dataset = shards(tmp_path / "shards", cache=tmp_path / "cache", on_disk=True)
     read: list[int] = []
     pread = os.pread
@@ -176,7 +180,7 @@ def test_a_tenth_of_the_budget_reads_a_tenth_of_the_bytes(tmp_path: Path, monkey
 def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
     write_shard(tmp_path / "train-0.tar", {"a.jpg": jpeg(1), "a.cls": b"0", "b.jpg": jpeg(3), "b.cls": b"1"})
     expected = bytes_in(shards(tmp_path, cache=tmp_path / "cache"), "train")
-    (path,) = (tmp_path / "cache" / "index" / "tars").iterdir()
+    (path,) = (tmp_path / "cache" / "index" / "shards").iterdir()
     whole = path.read_bytes()
     for damaged in (whole[:-40], whole.replace(b"start", b"stort"), b"", whole[:200] + b"!" + whole[201:]):
         path.write_bytes(damaged)
@@ -206,7 +210,7 @@ GOOD = {"a.jpg": b"1", "a.cls": b"0", "b.jpg": b"2", "b.cls": b"1"}
             {},
             r"sample a has no file \.jpg or \.png \(it has txt\); say dataset\.image_column=EXTENSION",
         ),
-        (GOOD | {"c.jpg": b"3"}, {}, r"train-0\.tar sample c has no label \.cls"),
+        (GOOD | {"c.jpg": b"3"}, {}, r"train-0\.tar sample c has no label cls"),
         ({"a.jpg": b"1", "b.jpg": b"2", "a.cls": b"0"}, {}, "the files of sample a do not stand together"),
         ({"a.jpg": b"1", "a.json": b"{"}, {"label_column": "json.label"}, "the JSON file of sample a cannot be read"),
         ({}, {}, "holds no samples"),
@@ -256,7 +260,7 @@ def test_shards_without_labels_train(tmp_path: Path) -> None:
     )
     dataset = shards(tmp_path)
     assert dataset.labels("train") is None and dataset.full_count("train") == 2 and dataset.full_count("test") == 0
-    assert "has a label .cls; for numbers say dataset.label_column=EXTENSION" in (dataset.why_unprobed or "")
+    assert "has a label cls; for numbers say dataset.label_column=EXTENSION" in (dataset.why_unprobed or "")
     write_shard(tmp_path / "val" / "0.tar", {"a.jpg": jpeg(0), "a.cls": b"9"})
     write_shard(tmp_path / "train-0.tar", {"a.jpg": jpeg(0), "a.cls": b"8"})
     with pytest.raises(ConfigError, match="test has classes that train does not have: 9"):
@@ -293,6 +297,47 @@ def test_what_is_wrong_with_a_saved_dataset(fault: str, real: Path) -> None:
         saved(root, **options.get(fault, {}))
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("gone", r"chunk-0-1\.bin is gone, and its index\.json names it"),
+        ("cut", "is damaged, or no chunk of LitData"),
+        ("empty", "its 0 bytes are not what it says"),
+        ("sizes", "the sizes of a sample's fields are not its own size"),
+        ("compressed", "says compression zstd: such chunks cannot be read by offsets"),
+        ("index", r"index\.json is not what LitData's optimize writes"),
+        ("field", r"samples have no field 'img' \(image, label, name\); say dataset\.image_column=NAME"),
+        ("kind", "field 'name' holds str, and no encoded image"),
+        ("words", "field 'name' holds str, and no whole number"),
+        ("nothing", "holds no train/index.json"),
+    ],
+)
+def test_what_is_wrong_with_chunks(fault: str, message: str, real: Path) -> None:
+    root, options = real / "chunks", {"image_column": "image", "label_column": "label"}
+    chunk, index = root / "train" / "chunk-0-1.bin", root / "train" / "index.json"
+    options |= {
+        "field": {"image_column": "img"},
+        "kind": {"image_column": "name"},
+        "words": {"label_column": "name"},
+    }.get(fault, {})
+    data = bytearray(chunk.read_bytes())
+    if fault == "gone":
+        chunk.unlink()
+    elif fault == "sizes":
+        data[16] += 1  # the first size of the first sample, behind 2 samples' offsets
+        chunk.write_bytes(data)
+    elif fault in ("cut", "empty"):
+        chunk.write_bytes(data[:-5] if fault == "cut" else b"")
+    elif fault == "compressed":
+        index.write_text(index.read_text().replace('"compression": null', '"compression": "zstd"'))
+    elif fault == "index":
+        index.write_text("{}")
+    elif fault == "nothing":
+        shutil.rmtree(root / "train")
+    with pytest.raises((MissingError, ConfigError), match=message):
+        LitData(str(root), image_size=8, **options, **COMMON)
+
+
 def test_splits_of_a_saved_dataset(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = real / "saved"
     shutil.copytree(root / "test", root / "validation")
@@ -326,5 +371,5 @@ def test_the_hub_is_asked_once(real: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_their_yamls() -> None:
-    for kind in ("hf", "webdataset"):
+    for kind in PLACES:
         assert compose([f"dataset={kind}", "dataset.root=x"]).dataset.name == kind

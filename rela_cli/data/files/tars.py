@@ -1,6 +1,6 @@
 """Where the samples of a tar shard lie, so that each of them can be read by itself.
 
-A shard is read through once, header by header; the bytes of images are not. What was found is remembered in the cache.
+A shard is read through once, header by header; the bytes of images are not.
 Files of one sample stand together and share their path up to the first dot of the name, as WebDataset has it.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 
+from rela_cli.data.files.shard_index import ShardIndex
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.store.files import reason_of, write_atomic
+from rela_cli.store.files import reason_of
 
 BLOCK = 512  # bytes; a tar consists of such blocks, and ends with some of zeros
 LONGEST_LABEL = 1 << 20  # bytes of a file with labels
@@ -31,16 +30,6 @@ class Sample:
     key: str
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     label: bytes | None = None
-
-
-@dataclass(frozen=True)
-class TarIndex:
-    """The images of a shard: (N,) first bytes and lengths int64, names and labels as bytes; b"" where there is none."""
-
-    start: np.ndarray
-    length: np.ndarray
-    name: np.ndarray
-    label: np.ndarray
 
 
 def samples_in(path: Path, label: str) -> Iterator[Sample]:
@@ -104,7 +93,7 @@ def members_of(file: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
         raise MissingError(f"{path} is damaged: at byte {end} stands no header of a file; copy it again")
 
 
-def index_of(path: Path, images: Sequence[str], label: str) -> TarIndex:
+def index_of(path: Path, images: Sequence[str], label: str) -> ShardIndex:
     """The image of each sample, which has one of the extensions `images`, and its label.
 
     label: an extension, or `json.KEY` for a key of the sample's JSON file.
@@ -127,7 +116,7 @@ def index_of(path: Path, images: Sequence[str], label: str) -> TarIndex:
         name.append(sample.key.encode("utf-8", "surrogateescape"))
         labels.append(label_in(sample, of_json, path))
     numbers = [np.array(column, dtype=np.int64) for column in (start, length)]
-    return TarIndex(*numbers, *(np.array(column, dtype=np.bytes_) for column in (name, labels)))
+    return ShardIndex(*numbers, *(np.array(column, dtype=np.bytes_) for column in (name, labels)))
 
 
 def label_in(sample: Sample, of_json: str, path: Path) -> bytes:
@@ -140,23 +129,3 @@ def label_in(sample: Sample, of_json: str, path: Path) -> bytes:
     except ValueError as error:
         raise ConfigError(f"{path}: the JSON file of sample {sample.key} cannot be read: {error}") from error
     return b"" if value is None else str(value).encode()
-
-
-def remembered(path: Path | None) -> TarIndex | None:
-    """What an earlier start found, if it was written down and is whole."""
-    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
-        if path and path.is_file():
-            with np.load(path) as file:
-                return TarIndex(file["start"], file["length"], file["name"], file["label"])
-    return None
-
-
-def remember(path: Path, index: TarIndex) -> None:
-    """Write an index down."""
-
-    def into(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, **vars(index))
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, into)
