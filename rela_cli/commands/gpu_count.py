@@ -3,31 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
 
+if TYPE_CHECKING:
+    from rela_cli.training.step_count import StepCount, StepSizes
+
 IMAGE, TARGET, CLASSES = 32, 512, 10  # pixels, width of the targets and classes where the data are not looked at
-HINT = "each operator is at least one kernel, about 5 us of the host's time; counted on tensors without values"
+LAUNCH = 5e-6  # seconds of the host's time for each operator, an estimate
+WHAT = {
+    "batch": "the images of the batch are gathered",
+    "switch": "is phase 1 over?",
+    "views": "crops, colours, blur",
+    "forward": "the loss",
+    "backward": "its gradients",
+    "probe": "the linear probe that learns beside (probe.in_training)",
+    "update": "finite? optimizer, target network",
+    "keep": "the switch sees the loss",
+}
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the operators of each part of a step, and where the host waits; 1 if it does."""
-    from rela_cli.training.step_count import STEP_PARTS, StepSizes, count_step
+    """Print the operators of each part of a step, and where the host waits; 1 if it waits where it should not."""
+    from rela_cli.training.step_count import StepSizes, count_step
 
     config = compose(list(words))
     size = config.dataset.options.get("image_size") or IMAGE
-    steps = {phase: count_step(config, phase, StepSizes(size, TARGET, CLASSES)) for phase in phases(config)}
+    sizes = StepSizes(size, TARGET, CLASSES)
+    steps = {phase: count_step(config, phase, sizes) for phase in phases(config)}
     print(f"{config.learner.name}, {config.method.name}, {config.optimizer.name}: batch {config.batch_size}, {size} px")
-    print(f"{'':<9}" + "".join(f"{f'phase {phase}':>9}" for phase in steps))
-    for part in STEP_PARTS:
-        print(f"{part:<9}" + "".join(f"{step.operators.get(part, 0):>9}" for step in steps.values()))
-    print(f"{'all':<9}" + "".join(f"{step.total:>9}" for step in steps.values()))
-    print(f"{'a read':<9}" + "".join(f"{step.read:>9}" for step in steps.values()))
-    waits = [f"phase {phase}, {wait}" for phase, step in steps.items() for wait in step.waits]
-    print("\n".join(["the host waits:", *waits] if waits else ["the host waits for nothing"]))
-    print(HINT)
+    print("Operators of one step on a GPU, counted on tensors without values; each is at least one kernel.\n")
+    print("\n".join(table(steps)))
+    print(f"\nA launch takes the host about {1e6 * LAUNCH:.0f} us (an estimate): {listed(estimated(steps))} ms a step.")
+    print(timings(config, sizes))
+    waits = [f"  phase {phase}, {wait}" for phase, step in steps.items() for wait in found_waits(step)]
+    every = config.runtime.read_every_steps or 10
+    once = f"The host waits for the GPU once in {every} steps, to read losses and flags by one copy"
+    print("\n".join([f"{once}, and also in each step:", *waits] if waits else [f"{once}, and nowhere else."]))
     return int(bool(waits))
+
+
+def table(steps: dict[int, StepCount]) -> list[str]:
+    """A line for each part of a step; a part that a phase does not have is a dash."""
+    rows = {part: [step.operators.get(part) for step in steps.values()] for part in WHAT}
+    found = {part: numbers for part, numbers in rows.items() if any(numbers)}
+    head = f"{'part':<10}" + "".join(f"{f'phase {phase}':>9}" for phase in steps)
+    lines = [line(part, [n or None for n in numbers], WHAT[part]) for part, numbers in found.items()]
+    total = line("a step", [step.total for step in steps.values()], "")
+    return [head, *lines, total, line("a read", [step.read for step in steps.values()], "every few steps")]
+
+
+def line(part: str, numbers: Sequence[int | None], what: str) -> str:
+    """Of the table."""
+    return (f"{part:<10}" + "".join(f"{'-' if n is None else n:>9}" for n in numbers) + f"   {what}").rstrip()
+
+
+def found_waits(step: StepCount) -> list[str]:
+    """Where the host waits in a step, and in a read after its one copy."""
+    return step.waits + step.read_waits[1:]
+
+
+def estimated(steps: dict[int, StepCount]) -> list[float]:
+    """Milliseconds that the host needs for a step's launches."""
+    return [1e3 * LAUNCH * step.total for step in steps.values()]
+
+
+def timings(config: Config, sizes: StepSizes) -> str:
+    """Milliseconds of a step on the GPU, where there is one."""
+    import torch
+
+    from rela_cli.training.step_count import timed_step
+
+    if not torch.cuda.is_available():
+        return "There is no GPU here, so nothing was timed."
+    found = [1e3 * timed_step(config, phase, sizes, "cuda") for phase in phases(config)]
+    return f"Timed on {torch.cuda.get_device_name()}: {listed(found)} ms a step (runtime.step={config.runtime.step})."
+
+
+def listed(numbers: Sequence[float]) -> str:
+    """One number, or those of both phases."""
+    return " and ".join(f"{number:.1f}" for number in numbers)
 
 
 def phases(config: Config) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ tensors through the same code (both views in one pass, bf16). Kernels, their num
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load
 from rela_cli.distributed.batch_norm import is_known
 from rela_cli.learners.build import build_backbone
+from rela_cli.machine.device import synchronize
 from rela_cli.machine.fake_gpu import Counted, fake_cuda, moved
 from rela_cli.training import trainee, trainer
 from rela_cli.training.trainee import take_views_together
@@ -36,6 +38,7 @@ STEP_PARTS = ("batch", "switch", "views", "forward", "backward", "probe", "updat
 READ = "read"  # of every few steps, by which the host learns of them
 COUNTED_BATCHES = 4  # of an epoch that is made up
 WARM_STEPS = 2  # steps until what is made once has been made
+TIMED_STEPS, WARM_TIMED_STEPS = 100, 20  # the first are not timed: kernels are chosen in them
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,33 @@ def a_trainer(config: Config, phase: int, sizes: StepSizes, kind: str) -> traine
         loop.start_phase(phase)
     loop.trainee.train()
     return loop
+
+
+def timed_step(config: Config, phase: int, sizes: StepSizes, kind: str, steps: int = TIMED_STEPS) -> float:
+    """Seconds of a step of a phase as `Trainer.fit` takes it, reads included, on a device that is there."""
+    loop = a_trainer(config, phase, sizes, kind)
+    assert isinstance(loop.images, Tensor)
+    loop.images.random_(0, 256)
+    rows = [torch.arange(config.batch_size) + i * config.batch_size for i in range(COUNTED_BATCHES)]
+    for count in (WARM_TIMED_STEPS, steps):
+        synchronize(loop.device)
+        started = time.perf_counter()
+        for number in range(0, count, COUNTED_BATCHES):
+            for given in islice(load(loop.images, rows, loop.device), count - number):
+                take_step(loop, *given)
+        synchronize(loop.device)
+    return (time.perf_counter() - started) / steps
+
+
+def take_step(loop: trainer.Trainer, rows: Tensor, images: Tensor) -> None:
+    """A step that never leaves its phase."""
+    loop.read_now_and_then()
+    loop.start_step()
+    if loop.position.phase == 1 and loop.switch is not None:
+        loop.switch.check()
+    loss = loop.add_gradients(rows, images, 0)
+    loop.update()
+    loop.keep(loss)
 
 
 class Labels:

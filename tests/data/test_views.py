@@ -315,12 +315,12 @@ def test_values_stay_in_range() -> None:
 
 def test_a_table_of_an_epochs_draws_and_views_in_one_call_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does, here on a CPU."""
-    views_of = (View(), View(), View(size_scale=0.5), View(crop_scale=(0.5, 1.0)))
+    views_of = (View(), View(blur_p=0.4, solarize_p=0.6), View(size_scale=0.5), View(crop_scale=(0.5, 1.0)))
     augments = [augment(view, number=number) for number, view in enumerate(views_of)]
     images, rows = pixels(30, 16), torch.tensor([3, 29, 0, 11, 12])
     made = views.Views(augments, 30)
-    made.kinds, made.has_table = views.alike(augments), True
-    assert [len(kind) for kind in made.kinds] == [2, 1, 1]
+    made.calls, made.has_table = views.calls_for(augments), True
+    assert [call.count for call in made.calls] == [2, 1, 1]
     for epoch in (0, 0, 1):
         for one, other in zip(made(images[rows], rows, epoch), augments, strict=True):
             assert gap(one, other(images[rows], rows, epoch)) < CLOSE

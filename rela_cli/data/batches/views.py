@@ -11,7 +11,7 @@ Shapes: B batch, C = 3 channels, H x W in, S x S out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -24,6 +24,7 @@ CANDIDATES = 4  # crop boxes drawn for each sample; torchvision draws up to 10, 
 DRAWS = 2 * CANDIDATES + 16  # random numbers a view takes
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, torchvision's digits
 Place = tuple[Tensor, Tensor, Tensor]  # first pixel and length of (vertical, horizontal), (2, B) each; mirrored (B,)
+Chance = float | Tensor
 TABLE = 2 * 10**9  # bytes, the most that a GPU keeps of an epoch's random numbers
 
 
@@ -75,30 +76,35 @@ class Augment:
         """(B, 3, H, W) uint8 and the samples' indices (B,) -> (B, 3, S, S) float32, normalised."""
         return self.drawn(images, self.draws(indices, epoch))
 
-    def is_like(self, other: Augment) -> bool:
-        """Whether both draw the same kind of view, with other random numbers."""
-        return (self.view, self.size, self.seed, self.flip_p) == (other.view, other.size, other.seed, other.flip_p)
+    @property
+    def kind(self) -> object:
+        """The same for views that one call can make: they differ in how often they are blurred or solarized."""
+        return replace(self.view, blur_p=0.0, solarize_p=0.0), self.size, self.seed, self.flip_p
 
     def draws(self, indices: Tensor, epoch: int) -> Tensor:
         """The random numbers of some samples' views: (B,) -> (B, DRAWS) in [0, 1)."""
         return uniform(stream_key(self.seed, "augment", epoch, self.number), indices, DRAWS)
 
-    def drawn(self, images: Tensor, u: Tensor, place: Place | None = None) -> Tensor:
+    def drawn(
+        self, images: Tensor, u: Tensor, place: Place | None = None, chances: Sequence[Chance] | None = None
+    ) -> Tensor:
         """The views that `u` (B, DRAWS) makes of images; tensors alone go in, which is what torch.compile wants.
 
-        `place` says where they are cut from the images, instead of `u`.
+        `place` says where they are cut from the images, instead of `u`; `chances` how often they are blurred and
+        solarized, one for all or (B,), instead of the view.
         """
+        blur_p, solarize_p = chances or (self.view.blur_p, self.view.solarize_p)
         box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
         x = images / 255
         limits, grids = self.sides(x.shape[-2:])
         start, side, mirrored = place or (*self.crop_boxes(box, limits), box[:, -1] < self.flip_p)
         x = crop_resize(x, start, side, grids, flip=mirrored)
         x = self.color(x, color)
-        if self.view.blur_p > 0:
+        if isinstance(blur_p, Tensor) or blur_p > 0:
             low, high = self.view.blur_sigma
-            x = gaussian_blur(x, low + (high - low) * late[:, 0], late[:, 1] < self.view.blur_p)
-        if self.view.solarize_p > 0:
-            x = torch.where((late[:, 2] < self.view.solarize_p).view(-1, 1, 1, 1) & (x >= 128 / 255), 1 - x, x)
+            x = gaussian_blur(x, low + (high - low) * late[:, 0], late[:, 1] < blur_p)
+        if isinstance(solarize_p, Tensor) or solarize_p > 0:
+            x = torch.where((late[:, 2] < solarize_p).view(-1, 1, 1, 1) & (x >= 128 / 255), 1 - x, x)
         return (x - self.mean) / self.std
 
     def sides(self, shape: torch.Size) -> tuple[Tensor, list[ResampleGrid]]:
@@ -125,6 +131,32 @@ class Augment:
         return torch.where((u[:, 9] < self.view.gray_p).view(-1, 1, 1, 1), luma(x, constants), x)
 
 
+@dataclass(frozen=True)
+class Call:
+    """Views of one kind, which are made together."""
+
+    augment: Augment
+    count: int
+    chances: tuple[Chance, Chance]  # of blur and of solarization: one for all, or one a view, (count, 1)
+
+    @classmethod
+    def of(cls, augments: Sequence[Augment]) -> Call:
+        """The call that makes the views of several augmentations."""
+        views = [augment.view for augment in augments]
+        both = [view.blur_p for view in views], [view.solarize_p for view in views]
+        device = augments[0].mean.device
+        blur, solarize = (p[0] if len(set(p)) == 1 else torch.tensor(p).view(-1, 1).to(device) for p in both)
+        return cls(augments[0], len(augments), (blur, solarize))
+
+    def drawn(self, images: Tensor, draws: Sequence[Tensor], place: Place | None) -> Sequence[Tensor]:
+        """Each view (B, 3, S, S) of images, from its random numbers (B, DRAWS)."""
+        if self.count == 1:
+            return [self.augment.drawn(images, draws[0], place)]
+        every = [p.expand(-1, len(images)).flatten() if isinstance(p, Tensor) else p for p in self.chances]
+        found = self.augment.drawn(images.repeat(self.count, 1, 1, 1), torch.cat(tuple(draws)), place, every)
+        return found.chunk(self.count)
+
+
 class Views:
     """The views of a phase, for one batch after another.
 
@@ -135,7 +167,7 @@ class Views:
     def __init__(self, augments: Sequence[Augment], samples: int) -> None:
         self.augments, self.samples, self.epoch = list(augments), samples, -1
         is_gpu = augments[0].mean.device.type == "cuda"
-        self.kinds = list(alike(augments)) if is_gpu else [[augment] for augment in augments]
+        self.calls = calls_for(augments) if is_gpu else [Call.of([augment]) for augment in augments]
         self.has_table = is_gpu and 4 * DRAWS * samples * len(augments) <= TABLE
 
     def __call__(self, images: Tensor, rows: Tensor, epoch: int, places: Sequence[Place] = ()) -> list[Tensor]:
@@ -147,12 +179,10 @@ class Views:
 
     def drawn(self, images: Tensor, draws: Sequence[Tensor], places: Sequence[Place] = ()) -> list[Tensor]:
         """The same, from the random numbers of each view, (B, DRAWS)."""
-        every, views = iter(draws), list[Tensor]()
-        for kind in self.kinds:
-            count, own = len(kind), places[len(views) : len(views) + len(kind)]
-            u = [next(every) for _ in kind]
-            given = (images, u[0]) if count == 1 else (images.repeat(count, 1, 1, 1), torch.cat(u))
-            views += kind[0].drawn(*given, side_by_side(own)).chunk(count)
+        views = list[Tensor]()
+        for call in self.calls:
+            these = slice(len(views), len(views) + call.count)
+            views += call.drawn(images, draws[these], side_by_side(places[these]))
         return views
 
     def draws(self, rows: Tensor, epoch: int) -> Sequence[Tensor]:
@@ -174,6 +204,11 @@ def side_by_side(places: Sequence[Place]) -> Place | None:
     return torch.cat(start, dim=1), torch.cat(side, dim=1), torch.cat(mirrored)
 
 
+def calls_for(augments: Sequence[Augment]) -> list[Call]:
+    """As few calls as can be: neighbours of one kind together."""
+    return [Call.of(list(some)) for _, some in groupby(augments, lambda augment: augment.kind)]
+
+
 def crop_boxes(view: View, u: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
     """Random resized crop: first pixel and length of (vertical, horizontal), whole pixels, (2, B) each.
 
@@ -187,11 +222,6 @@ def crop_boxes(view: View, u: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
     side = sides.clamp(min=1).minimum(limits).gather(2, first).squeeze(2)
     start = u[:, 2 * CANDIDATES : 2 * CANDIDATES + 2].T * (limits.squeeze(2) - side + 1)
     return start.floor(), side
-
-
-def alike(augments: Sequence[Augment]) -> list[list[Augment]]:
-    """Neighbours of one kind together."""
-    return [list(kind) for _, kind in groupby(augments, lambda a: (a.view, a.size, a.seed, a.flip_p))]
 
 
 def axis_weights(start: Tensor, length: Tensor, grid: ResampleGrid) -> Tensor:
