@@ -22,7 +22,7 @@ from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats
 from rela_cli.data.batches.loader import load
 from rela_cli.machine.fake_gpu import Counted
-from rela_cli.training import trainer
+from rela_cli.training import graph, trainer
 from rela_cli.training.live import LiveTargets
 from rela_cli.training.readings import Reading, Readings
 from rela_cli.training.step_count import READ, StepSizes, a_trainer, count_parts, count_step, on_a_fake, walked
@@ -32,12 +32,12 @@ from tests.factories import config
 SIZES = StepSizes(image=16, target=24, classes=4)
 SMALL = ("learner=cifar_resnet", "learner.depth=8", "batch_size=8", "runtime.device=auto")
 METHODS = {  # and the operators of a step but for its backward pass
-    "byol": 480,
-    "dino": 480,
+    "byol": 350,
+    "dino": 350,
     "simclr": 285,
     "simsiam": 305,
-    "moco_v3": 480,
-    "barlow_twins": 435,
+    "moco_v3": 350,
+    "barlow_twins": 300,
     "vicreg": 305,
     "swav": 315,
     "supervised": 245,
@@ -59,9 +59,10 @@ def small(*words: str) -> Config:
 
 def waits(parts: dict[str, Counted]) -> list[str]:
     """Of a step; a read waits once, for its one copy."""
-    (copy,) = parts[READ].waits
-    assert copy.startswith("copy of") and "to cpu at training/readings.py" in copy
-    return [wait for name, part in parts.items() for wait in part.waits if name != READ]
+    found = [wait for name, part in parts.items() for wait in part.waits if name != READ]
+    copies = parts[READ].waits if READ in parts else []  # a step ends where the host needs a number
+    assert found or (len(copies) == 1 and "to cpu at training/readings.py" in copies[0])
+    return found
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -155,6 +156,24 @@ def test_the_host_reads_once_every_few_steps(monkeypatch: pytest.MonkeyPatch) ->
     assert loop.position.step == 24
     others = [wait for wait in counted.waits if "training/readings.py" not in wait]
     assert others == [] and len(counted.waits) == 3 + 1, "after 0, 10 and 20 steps, and at the end"
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_what_is_left_to_launch_beside_a_graph(phase: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies into the graph's tensors, and what follows it; here the graph is what recorded nothing."""
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
+    monkeypatch.setattr(graph, "WARM_STEPS", 0)
+    monkeypatch.setattr(graph, "COMPARED_STEPS", 0)
+    with on_a_fake("cuda"):
+        loop = a_trainer(small("method=byol", "switch=adaptive"), phase, SIZES, "cuda")
+        loop.graph = graph.GraphedStep(loop, lambda work: (work(), lambda: None))
+        rows, images = next(load(loop.images, [torch.arange(8)], loop.device))
+        for _ in range(2):
+            with Counted() as counted:
+                loop.add_gradients(rows, images, 0)
+    assert counted.waits == []
+    print(phase, counted.total, dict(counted.operators))
+    assert counted.total <= (12 if phase == 1 else 9)
 
 
 READS: dict[str, Callable[[Tensor], Any]] = {
