@@ -1,5 +1,6 @@
 """Dense prediction on frozen feature maps: heads, their training, and intersection over union.
 
+Masks lie beside the maps: where these are on a GPU, a step waits for nothing.
 Shapes: B images, D channels of a map of h x w, C classes, S pixels a side of masks.
 """
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rela_cli.data.batches.loader import sent
 from rela_cli.numerics.randomness import permutation, stream_key
 from rela_cli.optim import Schedule
 from rela_cli.store.files import Facts
@@ -61,12 +63,13 @@ def fit(
         one.train()
     for step in range(steps):
         epoch, place = divmod(step, a_pass)
-        order = permutation(stream_key(0, "segment order", epoch), len(rows))
-        batch = rows[order[place * size : (place + 1) * size]]
+        if place == 0:
+            order = sent(rows[permutation(stream_key(0, "segment order", epoch), len(rows))], masks.device)
+        batch = order[place * size : (place + 1) * size]
         shown, truth = maps(batch), masks[batch].long()
         for one, optimizer, rate in pairs:
             optimizer.param_groups[0]["lr"] = rate * schedule.rate(step + 1)
-            loss = mean_loss(logits(one, shown, truth.shape[-1]), truth.to(shown.device))
+            loss = mean_loss(logits(one, shown, truth.shape[-1]), sent(truth, shown.device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -84,9 +87,9 @@ def confusion_of(network: nn.Module, maps: Maps, masks: Tensor, rows: Tensor, cl
     network.eval()
     total = torch.zeros(classes, classes, dtype=torch.int64)
     with torch.no_grad():
-        for batch in rows.split(batch_size):
-            guess = logits(network, maps(batch), masks.shape[-1]).argmax(1).cpu()
-            total += confusion(masks[batch], guess, classes)
+        for batch in sent(rows, masks.device).split(batch_size):
+            guess = logits(network, maps(batch), masks.shape[-1]).argmax(1)
+            total += confusion(masks[batch].cpu(), guess.cpu(), classes)
     return total
 
 

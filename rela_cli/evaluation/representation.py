@@ -30,12 +30,14 @@ def representations(
         backbone.train(was_training)
 
 
-def gathered(blocks: Iterable[Tensor], count: int, place: torch.device = CPU) -> Tensor:
-    """Blocks (n, ...), `count` rows in all, as one float32 tensor; no more than one of them is held beside it."""
-    found, filled = torch.empty(0, 0, device=place), 0
+def gathered(
+    blocks: Iterable[Tensor], count: int, place: torch.device = CPU, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Blocks (n, ...), `count` rows in all, as one tensor; no more than one or two of them are held beside it."""
+    found, filled = torch.empty(0, 0, device=place, dtype=dtype), 0
     for block in blocks:
         if not filled:
-            found = torch.empty(count, *block.shape[1:], device=place)
+            found = torch.empty(count, *block.shape[1:], device=place, dtype=dtype)
         found[filled : filled + len(block)] = block
         filled += len(block)
     return found

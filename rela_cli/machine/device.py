@@ -49,6 +49,11 @@ def versions() -> dict[str, str]:
     }
 
 
+def device_name(kind: str) -> str:
+    """What a device of a kind, cpu or cuda, is called."""
+    return torch.cuda.get_device_name() if kind == "cuda" else kind
+
+
 def count_flops(work: Callable[[], Any]) -> int:
     """Multiplications and additions of one call (matrix products and convolutions), by running it once."""
     with FlopCounterMode(display=False) as counter:

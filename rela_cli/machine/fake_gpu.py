@@ -26,7 +26,10 @@ split_with_sizes chunk detach alias diagonal narrow unfold reshape _reshape_alia
 is_pinned _pin_memory pin_memory sym_size sym_stride empty empty_like empty_strided new_empty new_empty_strided device
 dim numel layout size stride sym_numel storage_offset is_contiguous set_ is_same_size _version resize_"""
 FREE = frozenset(FREE_NAMES.split())
-READS = frozenset(("nonzero", "_local_scalar_dense", "masked_select", "unique2", "_unique2", "equal", "is_nonzero"))
+READS = frozenset(
+    ("nonzero", "_local_scalar_dense", "item", "masked_select", "unique2", "_unique2", "equal", "is_nonzero")
+)
+NUMBERS = frozenset(("_local_scalar_dense", "item", "is_nonzero"))  # reads that give one number
 MEMORY_BYTES = 10**11  # bytes that the GPU which is not there would have
 COPY_OPERATORS = frozenset(("_to_copy", "copy_", "to"))
 TRACED_PATHS = ("/rela_cli/", "/lightly/")
@@ -42,6 +45,7 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
         mock.patch.object(Tensor, "pin_memory", lambda self, device=None: self),
         mock.patch("torch.cuda.mem_get_info", lambda device=None: (MEMORY_BYTES, MEMORY_BYTES)),
+        mock.patch("torch.cuda.Event", mock.MagicMock),
         mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: True),
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
     ):
@@ -94,7 +98,7 @@ class Counted(TorchDispatchMode):
         if name.startswith("_fused_"):  # in place, and torch does not know them without values
             self.operators[name] += 1
             return None
-        if name == "_local_scalar_dense" and self.number is not None and isinstance(given[0], FakeTensor):
+        if name in NUMBERS and self.number is not None and isinstance(given[0], FakeTensor):
             return self.told(given[0])
         result = func(*args, **kwargs)
         made = [leaf for leaf in trees.tree_leaves(result) if isinstance(leaf, Tensor)]

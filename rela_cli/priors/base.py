@@ -71,8 +71,17 @@ class Preprocess:
         size = self.image_size or images.shape[-1]
         pixels = middle(resize(images, int(size / self.crop + 1e-6), self.interpolation), size)
         pixels = pixels.flip(1) if self.channels == "bgr" else pixels
-        mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        mean, std = self.constants(images.device)
         return (pixels / 255 - mean) / std
+
+    def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and std (1, 3, 1, 1); on a GPU made once, since it is waited for when a tensor is made of numbers."""
+        made: dict[torch.device, tuple[Tensor, Tensor]] = self.__dict__.setdefault("made", {})
+        if device in made:
+            return made[device]
+        with torch.inference_mode(False):
+            mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return made.setdefault(device, (mean, std)) if device.type == "cuda" else (mean, std)
 
 
 def resize(images: Tensor, size: int, interpolation: str) -> Tensor:

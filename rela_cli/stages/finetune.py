@@ -108,6 +108,8 @@ class Finetuning:
         self.config, self.settings, self.data = config, config.probe, data
         self.stats, self.device = read_stats(images), pick_device(config.runtime)
         self.checkpoints = Checkpoints(folder, config.checkpoint.every_seconds)
+        assert data.train.labels is not None
+        self.labels = data.train.labels.to(self.device)
         given = self.settings.finetune_lr
         self.rates = (given,) if given else RATES[self.settings.finetune_optimizer]
         self.scores: list[float] = []  # held-out accuracy of each rate that is done
@@ -188,6 +190,7 @@ class Finetuning:
         if not isinstance(prior, NetworkPrior) or not any(True for _ in prior.backbone.parameters()):
             raise ConfigError(f"prior={self.config.prior.name} is no network whose weights can be trained")
         self.preprocess = prior.preprocess
+        self.drawing = self.light_view()
         return Classifier(prior, self.data.classes, self.config.seed).to(self.device)
 
     def optimizer(self, model: Classifier, rate: float) -> torch.optim.Optimizer:
@@ -221,7 +224,7 @@ class Finetuning:
         """
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * share
-        loss = F.cross_entropy(model(self.augment(pixels, batch, step)), self.data.labels(batch).to(self.device))
+        loss = F.cross_entropy(model(self.augment(pixels, batch, step)), self.labels[batch])
         if step % 50 == 0 and not loss.isfinite():
             raise NonFiniteError(f"finetune: the loss is {loss.item()} at step {step}; say a smaller probe.finetune_lr")
         optimizer.zero_grad(set_to_none=True)
@@ -230,14 +233,16 @@ class Finetuning:
 
     def augment(self, pixels: Tensor, rows: Tensor, step: int) -> Tensor:
         """One light view of each image: a random crop and a flip, at the size that the network is fed."""
+        views = self.drawing(pixels, rows, step)
+        return views.flip(1) if self.preprocess.channels == "bgr" else views
+
+    def light_view(self) -> Augment:
+        """What draws these, made once for a training: a GPU is waited for when its constants are made."""
         view = View(crop_scale=(self.settings.finetune_min_crop, 1.0), jitter_p=0.0, gray_p=0.0)
         fed = self.preprocess
         mean, std = (torch.tensor(values, device=self.device) for values in (fed.mean, fed.std))
         size = fed.image_size or self.stats.size
-        views = Augment(view, size, mean, std, stream_key(self.config.seed, "finetune"), 0, self.data.flip)(
-            pixels, rows, step
-        )
-        return views.flip(1) if fed.channels == "bgr" else views
+        return Augment(view, size, mean, std, stream_key(self.config.seed, "finetune"), 0, self.data.flip)
 
     def save(self, at: int, number: int, step: int, model: Classifier, optimizer: Any) -> None:
         """All that the steps to come depend on."""

@@ -16,11 +16,12 @@ from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.base import Dataset
 from rela_cli.data.batches.cache import Split, read_masks, read_split, read_stats
-from rela_cli.data.batches.loader import centre, in_blocks
+from rela_cli.data.batches.loader import centre, in_blocks, sent
 from rela_cli.errors import ConfigError, MissingError, NonFiniteError
 from rela_cli.evaluation import dense
+from rela_cli.evaluation.representation import gathered
 from rela_cli.learners.maps import feature_map, map_shape
-from rela_cli.machine.device import count_flops, pick_device
+from rela_cli.machine.device import count_flops, pick_device, with_room
 from rela_cli.machine.progress import Progress
 from rela_cli.numerics.randomness import permutation, stream_key, torch_seed
 from rela_cli.priors.base import NetworkPrior
@@ -31,6 +32,7 @@ from rela_cli.terminal import as_size
 from rela_cli.weights.locate import located
 
 KEPT = 2_000_000_000  # bytes of maps that are kept in memory
+BESIDE = 3  # times as many, that a GPU must have free to keep them
 HELD_OUT = 10  # one of so many train images chooses the rate
 
 
@@ -79,11 +81,13 @@ class Segmenting:
                 f"that are kept in memory: they are made again for each batch"
             )
             return None
-        block = self.config.runtime.block_size
-        return {
-            name: torch.cat([*in_blocks(lambda x: self.seen(x).half(), self.split(name).images, block, self.device)])
-            for name in self.images
+        place = with_room(self.device, BESIDE * size, "the feature maps with what a head needs")
+        self.masks = {name: masks.to(place) for name, masks in self.masks.items()}
+        block, see = self.config.runtime.block_size, lambda x: self.seen(x).half()
+        blocks = {
+            name: in_blocks(see, self.split(name).images, block, self.device, place=place) for name in self.images
         }
+        return {name: gathered(blocks[name], len(self.masks[name]), place, torch.float16) for name in self.images}
 
     def split(self, name: str) -> Split:
         """Its images."""
@@ -101,9 +105,9 @@ class Segmenting:
         """What gives the maps of some rows of a split."""
         if self.kept is not None:
             all_maps = self.kept[name]
-            return lambda rows: all_maps[rows].to(self.device).float()
+            return lambda rows: sent(all_maps[rows], self.device).float()
         images = self.split(name).images
-        return lambda rows: self.seen(images[rows].to(self.device))
+        return lambda rows: self.seen(sent(images[rows], self.device))
 
     # ------------------------------------------------------------------------------------------------------ heads
 

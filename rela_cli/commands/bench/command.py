@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool) -> int:
-    """Row by row, each printed when it is done; --json is whole after each of them."""
+    """Row by row, each line printed when it is done; --json is whole after each of them."""
     from rela_cli.commands.bench.machine import all_versions, machine_load
     from rela_cli.commands.bench.show import content, line, markdown
 
@@ -84,8 +84,9 @@ def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool)
         for score in import_module(f"rela_cli.commands.bench.{name}").run(bench):
             scores.append(score)
             print(line(score), flush=True)
-        if path:
-            write_json(path, content(scores, bench.skipped, all_versions(), {"begin": begin, "end": machine_load()}))
+            if path:
+                load = {"begin": begin, "end": machine_load()}
+                write_json(path, content(scores, bench.skipped, all_versions(), load))
     for note in bench.skipped:
         print(f"{note['name']:<10} {note['peer']} skipped: {note['why']}", file=sys.stderr)
     if as_markdown:

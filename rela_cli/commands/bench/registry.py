@@ -35,7 +35,9 @@ BENCH_ROWS = {
     "extract": RowInfo("a prior's features of decoded images, to a file", ("bare", "paper"), "CLIP ViT-B/16, images/s"),
     "transport": RowInfo("400,000 x 1,024 features to whitened targets, from file to file", ("paper", "scikit-learn")),
     "step": RowInfo(
-        "a step of phase 1 against one of BYOL", ("byol",), "ResNet-18, 32 px: pairs/s at batch 512 and 128"
+        "a step of phase 1 against one of BYOL",
+        ("byol", "paper", "lightly"),
+        "ResNet-18, 32 px, pairs/s at batch 128 and 512: phase 1 against the paper's loop, BYOL against lightly's",
     ),
     "train": RowInfo("data and step: width-8 ResNet-18, batch 128", ("paper",)),
     "probe": RowInfo("a linear classifier on 50,000 x 512 features", ("paper",)),

@@ -1,28 +1,35 @@
-"""A step of phase 1 against one of BYOL: the same network, the same views, no forward of the target network."""
+"""A step of phase 1 against one of BYOL: the same network, the same views, no forward of the target network.
+
+On a GPU both against what people have: phase 1 against the paper's loop, BYOL against lightly's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 import torch
+from torch import Tensor
 
 from rela_cli.commands.bench import material
 from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured_row
+from rela_cli.commands.bench.lightly_byol import LightlyByol
 from rela_cli.commands.bench.timing import Contestant, race, ratios, spread
+from rela_cli.commands.bench.train import Plain
 from rela_cli.commands.bench.training import one_epoch, thumbnails, trainer
+from rela_cli.errors import first_line
+from rela_cli.machine.device import count_flops, device_name, synchronize
+from rela_cli.machine.precision import tf32
+from rela_cli.machine.processors import cores
 from rela_cli.training.trainer import Trainer
 
 NAME = "step"
-GPU_TARGETS = {512: 25_000.0, 128: 18_000.0}  # pairs a second
-PAIRS = 51_200  # a round on a GPU
+GPU_TARGETS = {128: 18_000.0, 512: 25_000.0}  # pairs a second
 
 
 def run(bench: Bench) -> Iterator[BenchRow]:
     """One step at batch 128 on the CPU, views at hand; on a GPU the loop with its data."""
-    if not bench.wants(NAME, "byol"):
-        return
-    if "cpu" in bench.devices:
+    if "cpu" in bench.devices and bench.wants(NAME, "byol"):
         yield from on_cpu(bench)
     if "cuda" in bench.devices:
         if torch.cuda.is_available():
@@ -61,17 +68,58 @@ def two_trainers(bench: Bench, n: int, batch: int, width: int, device: str) -> t
     return trainer(pixels, labels, thumbnails(pixels), *words), trainer(pixels, labels, None, *words)
 
 
-def on_gpu(bench: Bench, batch: int, target: float) -> Iterator[BenchRow]:
-    """Image pairs a second, views and all."""
-    pairs = bench.size(PAIRS, 4 * batch)
-    loops = two_trainers(bench, pairs, batch, bench.size(64, 4), "cuda")
-    contestants = [
-        Contestant("phase 1", partial(one_epoch, loops[0]), is_ours=True),
-        Contestant("byol", partial(one_epoch, loops[1]), is_ours=True),
-    ]
-    records = race(contestants, bench.rounds, lambda who, error: None)
-    rates = [spread(pairs / timing.wall for timing in records[name].rounds) for name in ("phase 1", "byol")]
-    ratio = ratios(records["phase 1"], records["byol"], "wall")
-    work = f"phase 1, ResNet-18 at 32 px, batch {batch}, views included, {torch.cuda.get_device_name()}"
-    text = f"BYOL {rates[1].median:,.0f} pairs/s; warm-up {records['phase 1'].warm_up.wall:.1f} s"
-    yield measured_row(NAME, work, "byol", ratio, rates[0], target, "pairs/s", text)
+def on_gpu(bench: Bench, batch: int, target: float | None, device: str = "cuda") -> Iterator[BenchRow]:
+    """Image pairs a second, views and all: phase 1 against the paper's loop, BYOL against lightly's."""
+    yield race_of("phase 1", bench, batch, target, device)
+    yield race_of("byol", bench, batch, None, device)
+
+
+def race_of(name: str, bench: Bench, batch: int, target: float | None, device: str) -> BenchRow:
+    """Ours against what people have, with its data.
+
+    Peers have as many loader workers as there are cores, and TF32, which is torch's default for convolutions; lightly's
+    BYOL computes in bf16, as ours does.
+    """
+    pairs, width, workers = bench.size(100 * batch, 4 * batch), bench.size(64, 4), bench.size(len(cores()), 0)
+    pixels, labels = material.images(bench, pairs)
+    targets = thumbnails(pixels) if name == "phase 1" else None
+    words = f"learner.width={width}", f"batch_size={batch}", f"runtime.device={device}"
+    loop, peer = trainer(pixels, labels, targets, *words), "lightly" if targets is None else "paper"
+    contestants = [Contestant("ours", partial(one_epoch, loop), is_ours=True)]
+    if bench.wants(NAME, peer):
+        make = partial(LightlyByol, pixels) if targets is None else partial(Plain, pixels, targets)
+        contestants.append(Contestant(peer, peer_epoch(partial(make, batch, width, device, workers), device)))
+    records = race(contestants, bench.rounds, partial(dropped, bench))
+    rates = {who: spread(pairs / timing.wall for timing in record.rounds) for who, record in records.items()}
+    ratio = ratios(records[peer], records["ours"], "wall") if peer in records else None
+    rate = flops_of_step(loop, pixels[:batch]) * rates["ours"].median / batch
+    text = f"{rate / 1e12:.3g} TFLOP/s; warm-up {records['ours'].warm_up.wall:.1f} s"
+    if peer in rates:
+        text += f"; {peer} {rates[peer].median:,.0f} pairs/s"
+    work = f"{name}, ResNet-18 at 32 px, batch {batch}, views included, {device_name(device)}"
+    return measured_row(NAME, work, peer, ratio, rates["ours"], target, "pairs/s", text)
+
+
+def dropped(bench: Bench, who: Contestant, error: Exception) -> None:
+    """A peer that cannot run here is named."""
+    bench.skip(NAME, who.name, f"{type(error).__name__}: {first_line(error)}")
+
+
+def peer_epoch(make: Callable[[], Plain | LightlyByol], device: str) -> Callable[[], float]:
+    """An epoch of a peer, which is made when it is first asked for."""
+    made = cache(make)
+
+    def epoch() -> float:
+        with tf32(True):
+            loss = made().epoch()
+        synchronize(torch.device(device))
+        return loss
+
+    return epoch
+
+
+def flops_of_step(loop: Trainer, images: Tensor) -> int:
+    """FLOPs of the products and convolutions of one step, forward and backward."""
+    rows = torch.arange(len(images), device=loop.device)
+    views = loop.make_views(images.to(loop.device), rows, 0)
+    return count_flops(lambda: loop.add_gradients(views, rows, 0))

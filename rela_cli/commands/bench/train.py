@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from rela_cli.commands.bench import material
 from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results
@@ -48,20 +49,29 @@ def outcome(epochs: int, results: Results, peer: str) -> str:
 class Plain:
     """Pillow views in loader workers, two passes, NCHW, foreach AdamW, the loss read at every step."""
 
-    def __init__(self, pixels: Tensor, targets: Tensor, batch: int) -> None:
+    def __init__(
+        self,
+        pixels: Tensor,
+        targets: Tensor,
+        batch: int,
+        width: int = WIDTH,
+        device: str = "cpu",
+        workers: int = WORKERS,
+    ) -> None:
         data = material.stats(pixels)
         views = TwoViews(pixels, light_views(pixels.shape[-1], data))
-        self.loader = DataLoader(views, batch, shuffle=True, drop_last=True, num_workers=WORKERS)
+        self.loader = loader(views, batch, workers, device)
         with torch_seed(0, "bench"):
-            self.online = nn.Sequential(resnet18("cifar", WIDTH), projector(8 * WIDTH))
-            self.transfer = nn.Linear(8 * WIDTH, targets.shape[1])
-        self.target, self.targets = copy.deepcopy(self.online), targets
+            self.online = nn.Sequential(resnet18("cifar", width), projector(8 * width)).to(device)
+            self.transfer = nn.Linear(8 * width, targets.shape[1]).to(device)
+        self.target, self.targets, self.device = copy.deepcopy(self.online), targets, device
         parameters = [*self.online[0].parameters(), *self.transfer.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, foreach=True)
 
     def epoch(self) -> float:
         """One pass; the mean loss."""
-        losses = [self.step(one, other, self.targets[rows]) for one, other, rows in self.loader]
+        place = lambda x: x.to(self.device)  # noqa: E731
+        losses = [self.step(place(one), place(other), place(self.targets[rows])) for one, other, rows in self.loader]
         return sum(losses) / len(losses)
 
     def step(self, one: Tensor, other: Tensor, targets: Tensor) -> float:
@@ -75,6 +85,20 @@ class Plain:
             for slow, fast in zip(self.target.parameters(), self.online.parameters(), strict=True):
                 slow.data = EMA * slow.data + (1 - EMA) * fast.data
         return loss.item()
+
+
+def loader(views: Dataset[Any], batch: int, workers: int, device: str) -> DataLoader[Any]:
+    """As training scripts have it; on a GPU the workers stay, and batches lie in pinned memory."""
+    is_gpu = device == "cuda"
+    return DataLoader(
+        views,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=is_gpu and workers > 0,
+        pin_memory=is_gpu,
+    )
 
 
 def projector(width: int) -> nn.Sequential:

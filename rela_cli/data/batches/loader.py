@@ -159,13 +159,33 @@ def in_numbered_blocks(
     spare = [torch.tensor([0])] * (
         rounds - len(own)
     )  # where a rank has no block left, it still takes part in the round
+    under_way: deque[Callable[[], Tensor]] = deque()
     for number, (rows, block) in enumerate(load(images, [*own, *spare], device)):
         with torch.inference_mode():
             found = compute(padded(block, block_size), padded(rows, block_size))
             result = found[: len(rows) if number < len(own) else 0]
-        for part in ranks.gather_rows(result, block_size):
-            if len(part):
-                yield part.to(place)
+        before = len(under_way)  # those that a GPU has computed while this block was launched
+        under_way += [sent_off(part, place) for part in ranks.gather_rows(result, block_size) if len(part)]
+        for _ in range(before if device.type == "cuda" else len(under_way)):
+            yield under_way.popleft()()
+    while under_way:
+        yield under_way.popleft()()
+
+
+def sent_off(part: Tensor, place: torch.device) -> Callable[[], Tensor]:
+    """A result on its way to `place`; calling what this gives waits for it. A GPU goes on meanwhile."""
+    if part.device.type != "cuda" or place.type != "cpu":
+        moved = part.to(place)
+        return lambda: moved
+    here, has_come = torch.empty(part.shape, dtype=part.dtype).pin_memory(), torch.cuda.Event()
+    here.copy_(part, non_blocking=True)
+    has_come.record()
+
+    def arrived() -> Tensor:
+        has_come.synchronize()
+        return here
+
+    return arrived
 
 
 def padded(block: Tensor, size: int) -> Tensor:
