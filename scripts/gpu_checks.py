@@ -43,6 +43,8 @@ METHODS = ("byol", "dino", "simclr", "simsiam", "moco_v3", "barlow_twins", "vicr
 PRIORS = ("random", "patches", "embedded")
 LIMITS = {"views": 1e-3, "loss": 1e-3, "gradient": 0.999, "features": 1e-3, "targets": 2e-2, "top1": 0.01}
 STILL_STEPS = 50  # steps in which nothing may wait
+FIRST_STEPS = 8  # before them: kernels are chosen, and a graph is recorded and compared
+GRAPH, AS_A_GRAPH = "runtime.step=graph", " as a graph"
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165}  # TFLOP/s of dense bf16, by their data sheets
 Line = dict[str, Any]
 
@@ -92,8 +94,10 @@ def sanity(asked: Asked) -> Iterator[tuple[str, Callable[[], Line]]]:
         yield f"step of {method}", lambda method=method: one_step(asked, pixels, labels, f"method={method}", None)
     targets = thumbnails(pixels)
     yield "step of phase 1", lambda: one_step(asked, pixels, labels, "method=byol", targets)
-    for name in ("phase 1", "byol", "dino", "simclr"):
-        yield f"no wait in {name}", lambda name=name: no_wait(asked, name)
+    for way, words in ways(asked).items():
+        for name in ("phase 1", "byol", "dino", "simclr"):
+            full = f"no wait in {name}{way}"
+            yield full, lambda name=name, full=full, words=words: no_wait(asked, name, full, *words)
     for prior in PRIORS:
         yield f"features of {prior}", lambda prior=prior: features(asked, prior, pixels, labels)
     for mapping in (Whitening(32), Standardize(), RandomProjection(32, 0)):
@@ -146,7 +150,7 @@ def one_step(asked: Asked, pixels: Tensor, labels: Tensor, method: str, targets:
     for loop in pair(asked, pixels, labels, targets, method):
         rows, images = first_batch(loop)
         loop.start_step()
-        losses.append(float(loop.add_gradients(loop.make_views(images, rows, 0), rows, 0)))
+        losses.append(float(loop.add_gradients(rows, images, 0)))
         gradients.append(torch.cat([p.grad.flatten().cpu() for p in loop.trainable if p.grad is not None]).double())
     cosine = float(F.cosine_similarity(*gradients, dim=0))
     apart = abs(losses[0] - losses[1]) / max(1e-9, abs(losses[0]))
@@ -155,28 +159,30 @@ def one_step(asked: Asked, pixels: Tensor, labels: Tensor, method: str, targets:
     return {**line, "text": f"{line['text']}; losses {apart:.1g} apart", "ok": line["ok"] and apart <= LIMITS["loss"]}
 
 
-def no_wait(asked: Asked, name: str) -> Line:
+def no_wait(asked: Asked, name: str, full: str, *more: str) -> Line:
     """Fifty steps in which torch refuses every wait of the host; without a GPU one step on tensors without values."""
-    words = ["runtime.read_every_steps=100000", f"learner.width={asked.size(64, 4)}", "batch_size=64"]
+    words = ["runtime.read_every_steps=100000", f"learner.width={asked.size(64, 4)}", "batch_size=64", *more]
     words += [] if name == "phase 1" else [f"method={name}"]
     if asked.device == "cpu":
         config = replace(compose([*COMMON, *words]), batch_size=8)
         phase = 1 if name == "phase 1" else 2
         waits = count_step(config, phase, StepSizes(16, 24, 4)).waits
-        return found(f"no wait in {name}", f"{len(waits)} waits on tensors without values", ok=not waits, limit="0")
+        return found(full, f"{len(waits)} waits on tensors without values", ok=not waits, limit="0")
     pixels, labels = material.images(asked.bench, 64 * (STILL_STEPS + 10))
     targets = thumbnails(pixels) if name == "phase 1" else None
     loop = trainer(pixels, labels, targets, *words, f"runtime.device={asked.device}")
     batches = iter(loop.draw_batches(0))
-    take_steps(loop, batches, 5)
+    take_steps(loop, batches, FIRST_STEPS)
+    if more and (loop.graph is None or loop.graph.is_off or not loop.graph.captured):
+        return found(full, "the step could not be recorded as a graph; log.txt says why", ok=False)
     torch.cuda.set_sync_debug_mode("error")
     try:
         take_steps(loop, batches, STILL_STEPS)
     except RuntimeError as error:
-        return found(f"no wait in {name}", str(error).splitlines()[0][:160], ok=False, limit="0 waits")
+        return found(full, str(error).splitlines()[0][:160], ok=False, limit="0 waits")
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return found(f"no wait in {name}", f"none in {STILL_STEPS} steps", ok=True, limit="0 waits")
+    return found(full, f"none in {STILL_STEPS} steps", ok=True, limit="0 waits")
 
 
 def take_steps(loop: Trainer, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> None:
@@ -184,10 +190,9 @@ def take_steps(loop: Trainer, batches: Iterator[tuple[Tensor, Tensor]], count: i
     for rows, images in islice(batches, count):
         loop.start_step()
         loop.ask_switch()
-        loss = loop.add_gradients(loop.make_views(images, rows, 0), rows, 0)
+        loss = loop.add_gradients(rows, images, 0)
         loop.update()
-        loop.feed_switch(loss)
-        loop.meter.add(loss)
+        loop.keep(loss)
 
 
 def features(asked: Asked, prior: str, pixels: Tensor, labels: Tensor) -> Line:
@@ -236,14 +241,25 @@ def steps(asked: Asked) -> Iterator[tuple[str, Callable[[], Line]]]:
     yield "product", lambda: product(asked)
     for batch in (8,) if asked.small else (128, 512):
         for name in ("phase 1", "byol"):
-            full = f"{name}, batch {batch}"
-            yield full, lambda name=name, batch=batch, full=full: row(asked, full, raced(asked, name, batch))
+            for way, words in ways(asked).items():
+                full = f"{name}{way}, batch {batch}"
+                yield (
+                    full,
+                    lambda name=name, batch=batch, full=full, words=words: row(
+                        asked, full, raced(asked, name, batch, *words)
+                    ),
+                )
 
 
-def raced(asked: Asked, name: str, batch: int) -> BenchRow:
+def ways(asked: Asked) -> dict[str, tuple[str, ...]]:
+    """A step operator by operator, and as a CUDA graph, which a CPU does not have."""
+    return {"": ()} if asked.small else {"": (), AS_A_GRAPH: (GRAPH,)}
+
+
+def raced(asked: Asked, name: str, batch: int, *words: str) -> BenchRow:
     """A race of `rela bench step`."""
     target = step.GPU_TARGETS.get(batch) if name == "phase 1" else None
-    return step.race_of(name, asked.bench, batch, target, asked.device)
+    return step.race_of(name, asked.bench, batch, target, asked.device, *words)
 
 
 def row(asked: Asked, name: str, score: BenchRow) -> Line:

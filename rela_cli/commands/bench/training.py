@@ -40,8 +40,11 @@ def one_epoch(loop: Trainer, steps: int | None = None) -> float:
     epoch = loop.position.step // loop.lengths.steps_per_epoch
     for rows, images in loop.draw_batches(epoch):
         loop.start_step()
-        loss = loop.loss_of(loop.make_views(images, rows, epoch), rows, epoch)
-        loss.backward()
+        if loop.graph is not None:
+            loss = loop.graph(rows, images, epoch)
+        else:
+            loss = loop.loss_of(loop.make_views(images, rows, epoch), rows, epoch)
+            loss.backward()
         loop.update()
         losses.append(loss.detach())
         loop.keep(losses[-1])
