@@ -64,7 +64,7 @@ def test_slurm_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     here, _, *looks = commands("slurm-sweep")
     here = [word for word in here if not word.startswith("hydra")]
     cut = [f"paths.outputs={tmp_path / 'outputs'}", "prior=none,patches", "budget=1.0", "seed=0"]
-    few = [word for word in TRAIN if not word.startswith("prior.")]
+    few = ["dataset.limit=256", *(word for word in TRAIN if not word.startswith("prior."))]
     assert run([*here, *cut, *few, "probe.protocols=[knn]"], tmp_path, monkeypatch) == 0
     assert "2 cells: 2 run, 0 found, 0 failed" in capsys.readouterr().out
     for words in looks:
@@ -92,10 +92,16 @@ def test_own_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert any(re.fullmatch(r"epoch 1 of 1: loss 0\.\d+", line) for line in said)
 
 
+def fewer(cell: str) -> str:
+    """A cell of the notebook with fewer images, steps and channels."""
+    shared, small = "EPOCHS = 60", '"dataset=digits"'
+    return cell.replace(shared, "EPOCHS = 1").replace(small, f'{small}, "dataset.limit=256", "learner.width=4"')
+
+
 def test_quickstart_notebook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its cells, in order, with fewer epochs. The first one installs the package, as a hosted notebook needs."""
+    """Its cells, in order, at a small size. The first one installs the package, as a hosted notebook needs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
@@ -103,7 +109,7 @@ def test_quickstart_notebook(
     assert first == "%pip install -q rela-cli"
     names: dict[str, Any] = {"__name__": "notebook"}
     for cell in cells:
-        exec(compile(cell.replace("EPOCHS = 60", "EPOCHS = 2"), "quickstart.ipynb", "exec"), names)
+        exec(compile(fewer(cell), "quickstart.ipynb", "exec"), names)
     assert names["near"].shape == (10, 6)
     assert names["near"][:, 0].tolist() == list(range(10)), "each image is nearest to itself"
     assert capsys.readouterr().out.count("patches") >= 3

@@ -51,7 +51,8 @@ def own_parts(tmp_path: Path) -> Path:
 
 def test_own_prior_and_own_method_from_outside(rela: Rela, own_parts: Path) -> None:
     command = next(line for line in EXTENDING.splitlines() if line.startswith("rela train --config-dir parts"))
-    words = [*shlex.split(command)[1:], "epochs=1", "probe.protocols=[knn]"]
+    few = ["epochs=1", "dataset.limit=256", "learner.width=4", "probe.protocols=[knn]"]
+    words = [*shlex.split(command)[1:], *few]
     done = rela(*words)
     assert done.returncode == 0, done.stderr
     result = json.loads((own_parts / "outputs" / "runs" / "latest" / "result.json").read_text())

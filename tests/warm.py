@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
+import runpy
 import select
 import socket
 import subprocess
@@ -141,6 +142,12 @@ def run(folder: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[s
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
+
+
+def run_module(name: str, words: list[str]) -> None:
+    """What `python -m NAME WORDS` does; called in a forked process."""
+    sys.argv = [name, *words]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def call(function: Callable[..., object], *arguments: object) -> Process:

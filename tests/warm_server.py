@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.no_torch import NO_TORCH
-from tests.warm import SERVER, Process, Request
+from tests.warm import SERVER, Process, Request, emptied, run_module
 
 OF_FEW = ("timm", "clip", "onnx", "from_transformers", "parquet", "bench", "__main__")
+STARTERS = ("rela_cli.launch.rank_processes", "rela_cli.commands.reproduce.execute", "rela_cli.commands.bench.memory")
 
 
 def import_all(kind: str) -> None:
@@ -40,6 +41,7 @@ def import_all(kind: str) -> None:
         for found in pkgutil.walk_packages(rela_cli.__path__, "rela_cli."):
             if not any(part in OF_FEW for part in found.name.split(".")):
                 import_module(found.name)
+        import_module("rela_cli.commands.bench.memory")
     gc.collect()
     gc.freeze()  # what is there is not looked through again, so that forked processes go on sharing it
 
@@ -120,7 +122,7 @@ def prepare(request: Request) -> None:
     own = [path for path in request.env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [request.folder, *own, *(path for path in sys.path if path not in ("", *own))]
     tempfile.tempdir = None  # of the server's TMPDIR
-    for starter in ("rela_cli.launch.rank_processes", "rela_cli.commands.reproduce.execute"):
+    for starter in STARTERS:
         if starter in sys.modules:
             sys.modules[starter].subprocess = Forking(request.files, address)  # type: ignore[attr-defined]
     exec(request.stub, {"__name__": "sitecustomize"})
@@ -139,6 +141,15 @@ class Forking:
         assert command[:3] == [sys.executable, "-m", "rela_cli"]
         files = (stdout.name, stdout.name) if stdout else self.files
         return Process(Request(str(Path.cwd()), env, tuple(command[3:]), files), self.address)
+
+    def run(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        """`python -m MODULE WORDS` to its end, which has to be a good one."""
+        assert command[:2] == [sys.executable, "-m"]
+        work = pickle.dumps((run_module, (command[2], command[3:])))
+        process = Process(Request(str(Path.cwd()), dict(os.environ), None, emptied(), work=work), self.address)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return subprocess.CompletedProcess(command, 0, out, err)
 
 
 if __name__ == "__main__":

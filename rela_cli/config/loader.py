@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, StringNode, ValueNode, open_dict
 from rela_cli.config.members import resolve_members
 from rela_cli.config.schema import GROUPS, OWN_KEYS, PART_GROUPS
 from rela_cli.config.text import as_typed, holds_text, quoted_values, split_words
+from rela_cli.config.yaml_files import YamlFiles
 from rela_cli.errors import ConfigError, did_you_mean
 
 PRESETS = ("experiment", "sweep")
@@ -66,6 +67,7 @@ class Loader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath, config_name: str | None = None) -> None:
         super().__init__(config_search_path)
+        self.repository = YamlFiles(config_search_path)
         self.config_name = config_name
         self.fallen: list[Fallen] = []
         self.kept: list[Kept] = []

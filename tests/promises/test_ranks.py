@@ -21,7 +21,7 @@ from rela_cli.distributed.pulse import Note, StallWatch
 from tests.conftest import ROOT
 from tests.promises.helpers import FAKE, RANDOM, SHORT, only, read, start, wait_until
 
-LONG = ("epochs=16", "checkpoint.every_seconds=0", "runtime.eval_every_epochs=0", "runtime.device=cpu")
+LONG = ("epochs=8", "checkpoint.every_seconds=0", "runtime.eval_every_epochs=0", "runtime.device=cpu")
 TWO = ("train", *FAKE, *SHORT, *RANDOM, *LONG)
 pytestmark = pytest.mark.slow
 
@@ -124,7 +124,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
     assert not is_alive(other)
     output, result = again(tmp_path, "runtime.devices=2")
     assert "resumed at step" in output
-    assert (result["world_size"], result["batch_per_rank"], result["steps"]) == (2, 8, 48)
+    assert (result["world_size"], result["batch_per_rank"], result["steps"]) == (2, 8, 24)
 
 
 def less_patience() -> None:
@@ -139,7 +139,7 @@ def test_a_hung_rank_is_named_and_the_run_ends(tmp_path: Path) -> None:
     os.kill(pids[1], signal.SIGSTOP)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1, error
-    hung = rf"waits for process 1 of 2 \(pid {pids[1]}, last at (?:stage train|step \d+ of 48)\), which does not answer"
+    hung = rf"waits for process 1 of 2 \(pid {pids[1]}, last at (?:stage train|step \d+ of 24)\), which does not answer"
     assert len(re.findall(hung, error)) >= 2, error
     assert "the same command goes on from the last checkpoint" in error
     assert not any(map(is_alive, pids)) and not list(tmp_path.glob("rela-*"))
