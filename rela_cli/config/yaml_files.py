@@ -6,20 +6,22 @@ A file is read again when its time or its size has changed.
 from __future__ import annotations
 
 import os
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 
-loaded: dict[tuple[Any, ...], ConfigResult] = {}  # composing only reads them
+loaded: dict[tuple[Any, ...], ConfigResult] = {}  # by where a file is, and by its time and size
 
 
 class YamlFiles(ConfigRepository):
     """The yamls of a search path: those in folders, and those of Hydra's own package."""
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        """Hydra's own answer; the same object for the same file."""
+        """Hydra's own answer, with a copy of the content: the overrides are written into it."""
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is None or source.scheme() not in ("file", "pkg"):
             return super().load_config(config_path)
@@ -31,4 +33,4 @@ class YamlFiles(ConfigRepository):
             found = super().load_config(config_path)
             assert found is not None
             loaded[known] = found
-        return loaded[known]
+        return replace(loaded[known], config=deepcopy(loaded[known].config))

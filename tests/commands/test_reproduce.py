@@ -341,7 +341,7 @@ def test_a_table_from_nothing_stopped_failing_and_again(tmp_path: Path, monkeypa
     assert (out / "report.html").stat().st_size > 10_000
     assert list((out / "plots").glob("*.svg")) and list((out / "plots").glob("*.png"))
 
-    stamps = {path: path.stat().st_mtime_ns for path in runs.glob("*/backbone.safetensors")}
+    stamps = {path: path.stat().st_mtime_ns for path in runs.glob("digits-*/backbone.safetensors")}
     assert len(stamps) == 6
     again = reproduce(*words, before=few_images)
     assert again.returncode == 0 and "nothing to do" in again.stdout

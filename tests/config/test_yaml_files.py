@@ -14,15 +14,16 @@ from rela_cli.config.overrides import CommandLine
 from rela_cli.config.trees import Trees
 
 WORDS = ("prior=random", "experiment=cifar10_mini", "dataset=fake", "switch=never", "optimizer=sgd")
+OTHERS = ("paths.run=by/hand", "prior=random", "prior.width=5", "dataset=fake", "optimizer.lr=3", "hydra.job.name=x")
 
 
 def test_what_is_composed_is_what_hydra_composes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time, too, and with other words in between: composing changes nothing that is remembered."""
-    read_once = [Trees(CommandLine({}, ())).load(words) for words in (WORDS, WORDS[2:], WORDS)]
+    read_once = [Trees(CommandLine({}, ())).load(words) for words in (OTHERS, WORDS, OTHERS[1:2], WORDS)]
     monkeypatch.setattr(loader, "YamlFiles", ConfigRepository)
-    read_anew = [Trees(CommandLine({}, ())).load(words) for words in (WORDS, WORDS[2:], WORDS)]
+    read_anew = [Trees(CommandLine({}, ())).load(words) for words in (OTHERS, WORDS, OTHERS[1:2], WORDS)]
     as_text = [[OmegaConf.to_yaml(tree, sort_keys=True) for tree in pair] for pair in (*read_once, *read_anew)]
-    assert as_text[:3] == as_text[3:]
+    assert as_text[:4] == as_text[4:]
 
 
 def test_a_yaml_that_changes_is_read_again(tmp_path: Path) -> None:
