@@ -257,9 +257,10 @@ def ways(asked: Asked) -> dict[str, tuple[str, ...]]:
 
 
 def raced(asked: Asked, name: str, batch: int, *words: str) -> BenchRow:
-    """A race of `rela bench step`."""
+    """A race of `rela bench step`; a graph runs alone, since the peers have been timed by then."""
     target = step.GPU_TARGETS.get(batch) if name == "phase 1" else None
-    return step.race_of(name, asked.bench, batch, target, asked.device, *words)
+    bench = replace(asked.bench, peers=("byol",)) if words else asked.bench
+    return step.race_of(name, bench, batch, target, asked.device, *words)
 
 
 def row(asked: Asked, name: str, score: BenchRow) -> Line:

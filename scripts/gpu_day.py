@@ -319,15 +319,16 @@ def run_side_by_side(keeper: Keeper, names: Sequence[str], ends: float) -> None:
             try:
                 status = process.wait(max(0.1, ends - time.monotonic()))
             except subprocess.TimeoutExpired:
-                status = stop(process)
+                status = stop(process, list(running.values()))
             keeper.add(TABLE1, outcome(day, name, status, time.monotonic() - started))
         write_table(day)
         keeper.write_page()
 
 
-def stop(process: subprocess.Popen[bytes]) -> int:
-    """Let a run write its checkpoint, so that the next call goes on from there."""
-    process.terminate()
+def stop(process: subprocess.Popen[bytes], all_of_them: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Let runs write their checkpoints, so that the next call goes on from there; how one of them ended."""
+    for one in all_of_them:
+        one.terminate()
     try:
         return process.wait(15)
     except subprocess.TimeoutExpired:

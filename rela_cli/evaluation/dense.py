@@ -77,7 +77,12 @@ def fit(
 
 
 def mean_loss(found: Tensor, truth: Tensor) -> Tensor:
-    """Cross entropy over the pixels that count; 0 where none does."""
+    """Cross entropy over the pixels that count; 0 where none does.
+
+    Over images a GPU sums in any order, which runtime.deterministic=true refuses; over rows it does not.
+    """
+    if found.is_cuda:
+        found, truth = found.movedim(1, -1).flatten(0, -2), truth.flatten()
     total = F.cross_entropy(found, truth, ignore_index=IGNORED, reduction="sum")
     return total / (truth != IGNORED).sum().clamp(min=1)
 

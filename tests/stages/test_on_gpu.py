@@ -15,7 +15,7 @@ from rela_cli.evaluation import dense
 from rela_cli.stages.finetune import Classifier, Data, Finetuning
 from rela_cli.weights.locate import located
 from tests.factories import config, pixels, stats_of
-from tests.fake_cuda import GPU, counted, fake_gpu_with_values_of, with_values
+from tests.fake_cuda import GPU, counted, fake_gpu_with_values_of, gpu_code_on_cpu, with_values
 
 BATCH, CLASSES = 8, 3
 STATS = stats_of(pixels(8, 16))
@@ -87,6 +87,16 @@ def fitted(steps: int, masks_on: torch.device) -> list[str]:
 
 def test_a_step_of_a_segmentation_head_waits_for_nothing(fake_gpu: None) -> None:
     assert fitted(2, GPU) == fitted(6, GPU) == []
+
+
+def test_the_loss_over_rows_is_that_over_images() -> None:
+    random = torch.Generator().manual_seed(1)
+    found = torch.randn(2, CLASSES, 5, 5, generator=random, dtype=torch.float64)
+    truth = torch.randint(0, CLASSES, (2, 5, 5), generator=random)
+    truth[0, 0] = dense.IGNORED
+    ours = dense.mean_loss(found, truth)
+    with gpu_code_on_cpu():
+        assert dense.mean_loss(found, truth).item() == pytest.approx(ours.item(), abs=1e-12)
 
 
 def test_masks_that_lie_elsewhere_are_found(fake_gpu: None) -> None:

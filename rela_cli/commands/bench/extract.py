@@ -99,7 +99,7 @@ def run(bench: Bench) -> Iterator[BenchRow]:
 
 def on_gpu(bench: Bench, device: str = "cuda") -> Iterator[BenchRow]:
     """Images a second, in fp16, resized on the device and written to a file; the bare loop has them ready."""
-    n, precision = bench.size(24_576, 8), FP16 if device == "cuda" else FP32
+    n, precision = bench.size(12_288, 8), FP16 if device == "cuda" else FP32
     words = bench.size(0, 1) * ("runtime.block_size=4",)
     work = Work(bench, n, "prior=clip_vitb16", "prior.weights=random", f"runtime.device={device}", precision, *words)
     contestants = [Contestant("ours", work.ours, is_ours=True), Contestant("bare", work.bare, is_ours=True)]

@@ -27,6 +27,8 @@ from rela_cli.training.trainer import Trainer
 NAME = "step"
 GPU_TARGETS = {128: 18_000.0, 512: 25_000.0}  # pairs a second
 
+STEPS = 50  # of a round on a GPU
+
 
 def run(bench: Bench) -> Iterator[BenchRow]:
     """One step at batch 128 on the CPU, views at hand; on a GPU the loop with its data."""
@@ -81,7 +83,7 @@ def race_of(name: str, bench: Bench, batch: int, target: float | None, device: s
     Peers have as many loader workers as there are cores, and TF32, which is torch's default for convolutions; lightly's
     BYOL computes in bf16, as ours does.
     """
-    pairs, width, workers = bench.size(100 * batch, 4 * batch), bench.size(64, 4), bench.size(len(cores()), 0)
+    pairs, width, workers = bench.size(STEPS * batch, 4 * batch), bench.size(64, 4), bench.size(len(cores()), 0)
     pixels, labels = material.images(bench, pairs)
     targets = thumbnails(pixels) if name == "phase 1" else None
     words = f"learner.width={width}", f"batch_size={batch}", f"runtime.device={device}", *more
