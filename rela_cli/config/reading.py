@@ -78,6 +78,8 @@ def _part(value: Mapping[str, Any], group: str, problems: list[str]) -> Part | N
         problems.append(f"{group} has no {' and no '.join(lacking)}: its yaml must say both")
         return None
     hints = typing.get_type_hints(OPTIONS[group.partition(".")[0]], include_extras=True)
+    if value["_target_"] != ENSEMBLE:
+        hints.pop("members", None)  # of a part from outside they may be anything
     options: dict[str, Any] = {}
     for key, option in value.items():
         if key not in OWN_KEYS:

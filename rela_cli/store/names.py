@@ -41,7 +41,8 @@ LONGEST_NAME = 40  # characters of one name in a folder's name
 
 def called(group: str, name: str, options: Mapping[str, Any]) -> str:
     """The name of what a part loads, or the part's own; `options` are its keys, as in a config or in a result."""
-    if group == "prior" and isinstance(members := options.get("members"), list | tuple):
+    members = options.get("members") if group == "prior" and name == "ensemble" else None
+    if isinstance(members, list | tuple):
         return "+".join(called(group, str(member["name"]), member) for member in members)
     for key in LOADERS.get(group, {}).get(name, ()):
         value = str(options.get(key) or "")

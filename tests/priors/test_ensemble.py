@@ -236,6 +236,13 @@ def test_what_cannot_be_meant(members: str, message: str) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_members_of_a_part_from_outside_are_its_own() -> None:
+    tree = to_tree(config("prior=random"))
+    tree["prior"] |= {"_target_": "mine.Choir", "members": ["alto", "bass"]}
+    made = from_tree({**tree, "allow": ["mine"]}).prior
+    assert made.options["members"] == ["alto", "bass"] and made.singles == (made,)
+
+
 def test_members_in_a_sweep() -> None:
     words = ["-m", "dataset=fake", "prior=ensemble", "prior.members=[patches,random],[patches,{name: random,width: 4}]"]
     cells, _ = Composer(parse(words)).cells()
