@@ -32,9 +32,12 @@ class Switch:
         self.total_steps, self.moments, self.warmup_epochs = total_steps, moments, warmup_epochs
         self.state = torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=device)
 
-    def check(self) -> None:
-        """Start a step: compute rho from the losses so far and note the first step at which it is time to leave."""
-        self.state = self.checked()
+    def check(self, checked: Tensor | None = None) -> None:
+        """Start a step: compute rho from the losses so far and note the first step at which it is time to leave.
+
+        checked: the state that this leaves, where that was computed already.
+        """
+        self.state = self.checked() if checked is None else checked
 
     def checked(self) -> Tensor:
         """The state that `check` will leave."""

@@ -21,7 +21,8 @@ class Reading:
     losses: Tensor  # (n,), of all ranks
     bad: Tensor  # (n,), 1 where a gradient was not finite
     averages: Tensor | None = None  # (n, 3) float64, in phase 1: fast, slow and rho after each step
-    leaves: bool = False  # whether the switch ends phase 1 before the coming step
+    coming: Tensor | None = None  # the switch's state of the coming step, on the device
+    leaves: bool = False  # whether it ends phase 1 before that step
     linear: tuple[int, int] = (0, 0)  # views that the linear probe was right about since the last record, and all
     stops: bool = False  # whether a signal has come to any of several ranks
 
@@ -51,6 +52,7 @@ class Readings:
             losses,
             bad,
             averages=states[:, AVERAGES] if self.states else None,
+            coming=coming,
             leaves=coming is not None and bool(next(found)[4]),
             linear=(0, 0) if tally is None else tuple(map(int, next(found))),  # type: ignore[arg-type]
             stops=bool(self.stops) and bool(stops[-1] > 0),

@@ -156,8 +156,9 @@ class Trainer:
         """Leave phase 1 for good when the switch says so; it is asked every few steps on a GPU, at each on the CPU."""
         if self.position.phase == 2 or self.switch is None:
             return
-        self.switch.check()
-        if self.read_at == self.position.step - 1 and self.reading.leaves:
+        read = self.reading if self.read_at == self.position.step - 1 else NOTHING_READ
+        self.switch.check(read.coming)
+        if read.leaves:
             self.position.switch_step = self.position.step
             self.start_phase(2)
             if self.switch.moments == FRESH:
@@ -262,8 +263,7 @@ class Trainer:
         """
         if self.read_at == self.position.step:
             return
-        is_matching = self.position.phase == 1 and self.switch is not None
-        coming = self.switch.checked() if is_matching and self.switch else None
+        coming = self.switch.checked() if self.switch is not None and self.position.phase == 1 else None
         found = self.reading = self.readings.read(coming, self.linear.tally if self.linear else None)
         self.read_at = self.position.step
         self.watch.must_be_finite(found.bad)
