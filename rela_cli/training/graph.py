@@ -138,10 +138,9 @@ class GraphedStep:
         self.loop.optimizer.zero_grad(set_to_none=True)
         loss = take(self.loop, given)
         step.compared += 1
-        found, expected = (
-            torch.stack([*by_graph, loss, norm([w.grad for w in self.loop.trainable])]).view(2, 2).tolist()
-        )
-        if any(abs(a - b) > TOLERANCE * abs(b) for a, b in zip(found, expected, strict=True)):
+        own = [loss, norm([weight.grad for weight in self.loop.trainable])]
+        found, expected = torch.stack([*by_graph, *own]).view(2, 2).tolist()
+        if not all(abs(a - b) <= TOLERANCE * abs(b) for a, b in zip(found, expected, strict=True)):  # NaN is no match
             told = "loss and gradient norm {:.6g} and {:.6g}"
             self.give_up(f"a replay gives {told.format(*found)}, the step itself {told.format(*expected)}")
         elif step.compared == COMPARED_STEPS:

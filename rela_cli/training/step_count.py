@@ -37,7 +37,7 @@ from rela_cli.training.trainee import take_views_together
 STEP_PARTS = ("batch", "switch", "views", "forward", "backward", "probe", "update", "keep")  # of a step, in order
 READ = "read"  # of every few steps, by which the host learns of them
 COUNTED_BATCHES = 4  # of an epoch that is made up
-WARM_STEPS = 2  # steps until what is made once has been made
+WARM_STEPS = {"cuda": 1, "cpu": 0}  # until what is made once has been made; a backward pass makes nothing
 TIMED_STEPS, WARM_TIMED_STEPS = 100, 20  # the first are not timed: kernels are chosen in them
 
 
@@ -92,7 +92,7 @@ def walked(config: Config, phase: int, sizes: StepSizes, kind: str) -> dict[str,
     with on_a_fake(kind):
         loop = a_trainer(config, phase, sizes, kind)
         batches = load(loop.images, rows, loop.device)
-        for given in islice(batches, WARM_STEPS):
+        for given in islice(batches, WARM_STEPS[kind]):
             count_parts(loop, given, kind)
         with Counted(kind) as batch:
             given = next(batches)

@@ -99,12 +99,17 @@ def broken(loop: Trainer, how: str) -> None:
         views = drawn(*given)
         if how == "reads":
             views[0].sum().item()
-        return [view * (steps[0] % 2) for view in views] if how == "counts" else views
+        if how == "counts":
+            return [view * (steps[0] % 2) for view in views]
+        return [view / (steps[0] != 4) for view in views] if how == "is NaN" else views  # in the recorded step
 
     loop.views[2].drawn = wrong  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize(("how", "why"), [("reads", "cannot be recorded (Assert"), ("counts", "a replay gives loss")])
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [("reads", "cannot be recorded (Assert"), ("counts", "a replay gives loss"), ("is NaN", "norm nan")],
+)
 def test_what_a_graph_gets_wrong_is_noticed_and_steps_are_taken_without(how: str, why: str, capsys: Any) -> None:
     loop = by_tape(trainer("epochs=3", target_dim=None))
     broken(loop, how)
