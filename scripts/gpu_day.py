@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,6 +280,7 @@ def unpacked(day: Day) -> Path:
         from rela_cli.data.files.archives import unpack
 
         started = folder.with_name("data.part")
+        shutil.rmtree(started, ignore_errors=True)  # of a call that was stopped
         unpack(place, started)
         inner = [path for path in started.iterdir() if path.is_dir()]
         (started if (started / "train").is_dir() else inner[0]).rename(folder)
