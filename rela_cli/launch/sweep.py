@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -175,25 +175,30 @@ def run(job: Job) -> int:
     is_elsewhere = launcher_kind(launcher) in ("LocalLauncher", "SlurmLauncher")  # what cells print goes to files
     if is_elsewhere:
         print(f"{plural(len(cells), 'cell')}; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
-    stop, trouble = 0, ""
-    _begun.clear()  # both are of an earlier sweep of this process
-    _unwritten.clear()
-    try:
-        news = failures_shown(folder, len(cells)) if is_elsewhere else nullcontext()
-        with news, signals.between(partial(pass_signal_on, folder) if shares else None):
-            task = CellTask(job, folder, len(cells), shares, launcher_kind(launcher) == "JoblibLauncher")
-            hand_over(job.command, job.line, task, *words)
-    except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
-        stop = getattr(interrupt, "exit_code", 130)
-    except SweepStopped as stopped:
-        stop = stopped.args[0]
-    except Exception as error:  # the launcher's: a cell's own never get here
-        trouble = f": {type(error).__name__}: {error}"
+    task = CellTask(job, folder, len(cells), shares, launcher_kind(launcher) == "JoblibLauncher")
+    news = failures_shown(folder, len(cells)) if is_elsewhere else nullcontext()
+    stop, trouble = launched(task, news, words)
     begun = _begun | {int(path.stem) for path in folder.glob("*.pid")}
     if trouble and not begun and launcher_kind(launcher) != "SlurmLauncher":
         raise RelaError(f"no cell was started{trouble}{_way_out(job)}")
     records = [_read(folder, number, cell, stop, trouble, number in begun) for number, cell in enumerate(cells)]
     return report(records, stop)
+
+
+def launched(task: CellTask, news: AbstractContextManager[object], words: Sequence[str]) -> tuple[int, str]:
+    """Have Hydra's launcher run the cells: the exit status of what stopped it (0: nothing did), and what went wrong."""
+    _begun.clear()  # both are of an earlier sweep of this process
+    _unwritten.clear()
+    try:
+        with news, signals.between(partial(pass_signal_on, task.folder) if task.shares else None):
+            hand_over(task.job.command, task.job.line, task, *words)
+    except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
+        return getattr(interrupt, "exit_code", 130), ""
+    except SweepStopped as stopped:
+        return stopped.args[0], ""
+    except Exception as error:  # the launcher's: a cell's own never get here
+        return 0, f": {type(error).__name__}: {error}"
+    return 0, ""
 
 
 def _way_out(job: Job) -> str:
