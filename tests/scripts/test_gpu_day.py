@@ -166,7 +166,7 @@ def test_the_whole_rehearsal(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     text = page_of(tmp_path)
     assert (
-        all(title in text for title in gpu_day.TITLES.values()) and "FAILED" not in text and "| own 0.5 | ran |" in text
+        all(title in text for title in gpu_day.TITLES.values()) and "FAILED" not in text and "| own 0.1 | ran |" in text
     )
     again = subprocess.run(
         ["scripts/gpu_day.sh"], cwd=ROOT, env=environment, timeout=100, capture_output=True, text=True
