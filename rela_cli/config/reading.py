@@ -151,6 +151,7 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     _check_brought(config, problems)
     _check_views(config, problems)
     _check_batch(config, problems)
+    _check_norm(config, problems)
     for group in PART_GROUPS:
         part: Part = getattr(config, group)
         if part.target.partition(".")[0] == "rela_cli" and not part.target.startswith(HOMES[group]):
@@ -200,6 +201,23 @@ def _check_batch(config: Config, problems: list[str]) -> None:
         problems.append(
             f"batch_size={config.batch_size} cannot be shared out evenly over {processes} "
             f"times accumulate={config.accumulate}; say batch_size={near}"
+        )
+
+
+def _check_norm(config: Config, problems: list[str]) -> None:
+    """Each group of batch norms has equally many images, on whole processes or of one."""
+    processes = max(config.runtime.devices, ranks.world())
+    groups = ranks.norm_groups(config.runtime.norm, config.runtime.devices)
+    if groups > 1 and (config.batch_size % (groups * config.accumulate) or (groups % processes and processes % groups)):
+        problems.append(
+            f"runtime.norm={config.runtime.norm} gives {groups} groups of images, and batch_size={config.batch_size} "
+            f"on {plural(processes, 'process', 'processes')} with accumulate={config.accumulate} has no such equal "
+            f"parts; say runtime.norm=global, or numbers that divide each other"
+        )
+    elif groups > 1 and config.batch_size // (groups * config.accumulate) < 2:
+        problems.append(
+            f"runtime.norm={config.runtime.norm} leaves a batch norm one image, which has no variance: say "
+            f"batch_size={2 * groups * config.accumulate} or runtime.norm=global"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from rela_cli.config.ranges import (
     Count,
+    CountOrOneOf,
     NonNegative,
     OneOf,
     Positive,
@@ -87,6 +88,8 @@ POOLS = ("cls", "mean", "none")
 
 CHANNELS = ("rgb", "bgr")
 
+
+GLOBAL, NODE, LOCAL = "global", "node", "local"  # what runtime.norm may say instead of a number
 
 LEARNER, TWICE, ALL = "learner", "twice", "all"  # what transport.dims may say instead of a number
 
@@ -290,7 +293,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how it runs. Of a run's identity: `read_every_steps`, and `extract_precision` where it is not fp32."""
+    """Where and how it runs.
+
+    Of a run's identity: `read_every_steps`, `extract_precision` where it is not fp32, and the number of groups of
+    `norm` where that is not 1.
+    """
 
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))]
     threads: Count | None
@@ -299,6 +306,7 @@ class Runtime:
     eval_every_epochs: Annotated[int, Range(0)]
     read_every_steps: Count | None
     devices: Count
+    norm: Annotated[object, CountOrOneOf((GLOBAL, NODE, LOCAL))]
     precision: Annotated[str, OneOf(("auto", "fp32", "tf32", "bf16"))]
     extract_precision: Annotated[str, OneOf(("fp32", "tf32", "fp16", "bf16"))]
     compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]

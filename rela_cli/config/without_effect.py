@@ -46,6 +46,16 @@ def of_no_prior(words: Sequence[str], is_plain: bool) -> Iterator[str]:
             yield f"{word} has no effect: prior=none is the method by itself"
 
 
+def of_norm(words: Sequence[str], norm: object, groups: int) -> Iterator[str]:
+    """A choice of batch norms where one process or machine has the whole batch; else what it makes of the run."""
+    typed = any(word.lstrip("+").startswith("runtime.norm=") for word in words)
+    if groups == 1 and norm not in ("global", 1) and typed:
+        alone = "process" if norm == "local" else "machine"
+        yield f"runtime.norm={norm} has no effect: this run has one {alone}, whose batch norms see the whole batch"
+    if groups > 1 and norm != groups:
+        yield f"runtime.norm={norm}: batch norms see 1/{groups} of a batch each; runtime.norm={groups} does so anywhere"
+
+
 def of_other_trackers(words: Sequence[str], used: Sequence[str]) -> Iterator[str]:
     """Keys of trackers that are not used."""
     for word in words:

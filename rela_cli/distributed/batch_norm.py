@@ -1,7 +1,9 @@
 """Batch norm whose batch is that of all ranks, and of one view alone when several views go through in one pass.
 
 Statistics are those that one process with the whole batch would have, so the number of ranks changes no result but by
-rounding. torch's SyncBatchNorm does this for GPUs only, and knows no views. Shapes: B images a rank, C channels.
+rounding. torch's SyncBatchNorm does this for GPUs only, and knows no views. Where `runtime.norm` says so, a batch falls
+into G groups of equally many images that follow each other, each with statistics of its own (ghost batch norm, Hoffer
+et al. 2017), whatever the number of ranks: G ranks exchange nothing for it. Shapes: B images a rank, C channels.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,18 +40,38 @@ def views_apart(count: int) -> Iterator[None]:
 
 
 def over_all_ranks(norm: Any, x: Tensor) -> Tensor:
-    """A batch norm in training mode over all ranks, each view apart: (V B, C, ...) -> the same; statistics moved."""
-    mean, variance = statistics(x)
-    for of_view in zip(mean, variance, strict=True):
-        move_running_statistics(norm, *of_view, count=ranks.world() * (x.numel() // x.shape[1] // _views))
-    return Normalise.apply(x, mean, variance, norm.weight, norm.bias, norm.eps)  # type: ignore[no-any-return, no-untyped-call]
+    """A batch norm in training mode over all ranks, each view and group apart: (V B, C, ...) -> the same.
+
+    Running statistics move by the means over the groups that this rank has a part of.
+    """
+    own = max(1, norm.groups // ranks.world())  # groups that this rank's images fall into
+    sharing = Sharing(max(1, ranks.world() // norm.groups), norm.groups)
+    mean, variance = statistics(x, _views * own, sharing)  # (V own, C)
+    count = sharing.ranks * (x.numel() // x.shape[1] // len(mean))
+    of_views = (s.unflatten(0, (_views, own)).mean(1) for s in (mean, variance))
+    for view_mean, view_variance in zip(*of_views, strict=True):
+        move_running_statistics(norm, view_mean, view_variance, count)
+    return Normalise.apply(x, mean, variance, norm.weight, norm.bias, norm.eps, sharing)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class Sharing(NamedTuple):
+    """How many ranks a group has, and how many groups there are."""
+
+    ranks: int
+    groups: int
+
+    def communicator(self) -> Any:
+        """What the ranks of this rank's group talk by."""
+        return ranks.communicator(self.groups)
 
 
 @torch.no_grad()
-def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (V, C) of each view over all ranks, which hold equally many values: one collective."""
-    own = torch.stack([torch.stack(torch.batch_norm_update_stats(v, None, None, 0.0)) for v in exact(x).chunk(_views)])
-    every = collectives.gathered(own[None])  # (world, V, 2, C)
+def statistics(x: Tensor, parts: int, sharing: Sharing) -> tuple[Tensor, Tensor]:
+    """Mean and variance (P, C) of each of P parts over the ranks of a group: one collective, or none for one rank."""
+    own = torch.stack([torch.stack(torch.batch_norm_update_stats(v, None, None, 0.0)) for v in exact(x).chunk(parts)])
+    if sharing.ranks == 1:
+        return own[:, 0], own[:, 1]
+    every = collectives.gathered(own[None], sharing.communicator())  # (ranks, P, 2, C)
     mean = every[:, :, 0].mean(0)
     return mean, (every[:, :, 1] + (every[:, :, 0] - mean).square()).mean(0)
 
@@ -63,16 +85,23 @@ class Normalise(torch.autograd.Function):
     """w (x - mean) / sqrt(variance + eps) + b of V views (V B, C, ...), by torch's own kernels.
 
     Mean and variance (V, C) are those of all ranks' x, and the gradient knows that: with dy what a rank's loss wants of
-    its output, r = 1 / sqrt(variance + eps), x^ = (x - mean) r, and means over all ranks,
+    its output, r = 1 / sqrt(variance + eps), x^ = (x - mean) r, and means over all ranks that share them,
     dx = w r (dy - mean(dy) - x^ mean(dy x^)), as Ioffe and Szegedy (2015) have it. One collective for all views.
     """
 
     @staticmethod
     def forward(
-        context: Any, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        context: Any,
+        x: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        sharing: Sharing,
     ) -> Tensor:
         context.save_for_backward(x, mean, variance, weight)
-        context.eps = eps
+        context.eps, context.sharing = eps, sharing
         return torch.cat(
             [
                 F.batch_norm(view, m, v, weight, bias, eps=eps)
@@ -92,7 +121,8 @@ class Normalise(torch.autograd.Function):
             for dy, (view, m, v) in zip(exact(gradient).chunk(len(mean)), views, strict=True)
         ]  # as if mean and variance were constants: w r dy, and this rank's sums of dy x^ and dy
         sums = torch.stack([torch.stack(part[1:]) for part in parts])  # (V, 2, C)
-        means = ranks.mean_over(sums) * (mean.shape[0] * x.shape[1] / x.numel())
+        shared = sums if context.sharing.ranks == 1 else ranks.mean_over(sums, context.sharing.communicator())
+        means = shared * (mean.shape[0] * x.shape[1] / x.numel())
         slope = -scale * (variance + context.eps).rsqrt()  # (V, C)
         dx = [
             part[0].add_(F.batch_norm(view, m, v, s * of_view[0], s * of_view[1], eps=context.eps))
@@ -105,6 +135,7 @@ class Normalise(torch.autograd.Function):
             None,
             None if weight is None else dw,
             None if weight is None else db,
+            None,
             None,
         )
 
@@ -124,7 +155,7 @@ def normalised(norm: Any, x: Tensor) -> Tensor:
     """(V B, C, ...) -> the same: by running statistics in eval mode, else each view by its own."""
     if not norm.training:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    if ranks.world() > 1:
+    if ranks.world() > 1 or norm.groups > 1:
         return over_all_ranks(norm, x)
     if _views > 1 and x.dtype in (torch.bfloat16, torch.float16) and norm.momentum is not None:
         if norm.running_mean is not None:
@@ -196,8 +227,20 @@ class ViewsApart(torch.autograd.Function):
         return torch.cat([part[0] for part in parts]), dw, db, None, None, None, None
 
 
+@torch.no_grad()
+def share_running_statistics(network: nn.Module) -> None:
+    """Let ranks of several groups have the means of their running statistics: one collective, none for one group."""
+    norms = [m for m in network.modules() if getattr(m, "groups", 1) > 1 and type(m) in OUR_CLASSES.values()]
+    moved = [s for m in norms for s in (m.running_mean, m.running_var) if isinstance(s, Tensor)]
+    if ranks.world() > 1 and moved:
+        means = ranks.mean_over(torch.cat(moved))
+        torch._foreach_copy_(moved, list(means.split([len(s) for s in moved])))
+
+
 class BatchNorm1d(nn.BatchNorm1d):
     """torch's, over all ranks and views apart."""
+
+    groups: int = 1
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
@@ -206,6 +249,8 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 class BatchNorm2d(nn.BatchNorm2d):
     """torch's, over all ranks and views apart."""
+
+    groups: int = 1
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
@@ -218,21 +263,23 @@ def with_activation(kind: type) -> type:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.act(self.drop(normalised(self, x)))  # type: ignore[no-any-return]
 
-    return type(kind.__name__, (kind,), {"forward": forward})
+    return type(kind.__name__, (kind,), {"forward": forward, "groups": 1})
 
 
 OUR_CLASSES: dict[type, type] = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}
 
 
-def convert(network: nn.Module) -> nn.Module:
-    """Let every batch norm of a network be ours; weights, buffers and names stay as they are.
+def convert(network: nn.Module, groups: int = 1) -> nn.Module:
+    """Let every batch norm of a network be ours, of so many groups; weights, buffers and names stay as they are.
 
     Raises:
         ConfigError: one is of a kind whose forward pass is not known here.
     """
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in OUR_CLASSES.values():
-            module.__class__ = our_class(type(module))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if type(module) not in OUR_CLASSES.values():
+                module.__class__ = our_class(type(module))
+            module.groups = groups  # type: ignore[assignment]
     return network
 
 
@@ -242,7 +289,7 @@ def our_class(kind: type) -> type:
         if kind.__name__ != "BatchNormAct2d":
             raise ConfigError(
                 f"{kind.__module__}.{kind.__name__} is a batch norm that rela cannot compute over several ranks; "
-                f"train this learner with runtime.devices=1"
+                f"train this learner with runtime.devices=1 runtime.norm=global"
             )
         OUR_CLASSES[kind] = with_activation(kind)
     return OUR_CLASSES[kind]

@@ -15,17 +15,17 @@ class Gather(torch.autograd.Function):
     """(B, ...) of every rank -> (world * B, ...); backward: the gradients of all ranks' losses, summed."""
 
     @staticmethod
-    def forward(context: Any, value: Tensor) -> Tensor:
-        parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(ranks.world())]
-        distributed.all_gather(parts, value.contiguous())
-        return torch.cat(parts)
+    def forward(context: Any, value: Tensor, group: Any) -> Tensor:
+        context.group = group
+        return ranks.gathered_rows(value, group)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         total = gradients[0].contiguous().clone()
         with waiting():
-            distributed.all_reduce(total)
-        return total.chunk(ranks.world())[ranks.rank()]
+            distributed.all_reduce(total, group=context.group)
+        size, rank = distributed.get_world_size(context.group), distributed.get_rank(context.group)
+        return total.chunk(size)[rank], None
 
 
 class Mean(torch.autograd.Function):
@@ -41,15 +41,17 @@ class Mean(torch.autograd.Function):
 
 
 @waiting()
-def gathered(value: Tensor) -> Tensor:
+def gathered(value: Tensor, group: Any = None) -> Tensor:
     """Each rank's (B, ...), which all have the same shape, one below the other: (world * B, ...), with gradient.
+
+    With a group: of its ranks only.
 
     The gradient that reaches a rank is that of the sum of all ranks' losses; DistributedDataParallel takes the mean of
     what each makes of it, and so the whole is the gradient of the mean loss.
     """
     if ranks.world() == 1:
         return value
-    return Gather.apply(value)  # type: ignore[no-any-return, no-untyped-call]
+    return Gather.apply(value, group)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def averaged(value: Tensor) -> Tensor:

@@ -46,6 +46,15 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def norm_groups(norm: Any, devices: int) -> int:
+    """How many groups of a batch `runtime.norm` gives batch statistics of their own: global, node, local or a number.
+
+    `devices` are the processes that are yet to be started.
+    """
+    nodes = world() // int(os.environ.get("LOCAL_WORLD_SIZE", world()))
+    return {"global": 1, "node": max(1, nodes), "local": max(devices, world())}.get(norm) or int(norm)
+
+
 def is_first() -> bool:
     """Whether this is the one that writes and speaks."""
     return rank() == 0
@@ -77,6 +86,7 @@ def process_group(device: str) -> Iterator[None]:
         if any(word in str(error) for word in LOST):
             raise RelaError(f"lost touch with another process of this run ({first_line(error)})") from error
         raise
+    _communicators.clear()
     distributed.destroy_process_group()  # not after an error: it would wait for those that are gone
 
 
@@ -139,15 +149,15 @@ def broadcast_from(source: int, value: T) -> T:
 
 
 @waiting()
-def mean_over(value: Tensor) -> Tensor:
-    """The mean of each rank's `value`, without gradient."""
+def mean_over(value: Tensor, group: Any = None) -> Tensor:
+    """The mean of each rank's `value`, or of those of a group, without gradient."""
     if world() == 1:
         return value
     from torch import distributed
 
     value = value.clone()
-    distributed.all_reduce(value)
-    return value / world()
+    distributed.all_reduce(value, group=group)
+    return value / distributed.get_world_size(group)
 
 
 def sum_over(value: Tensor) -> Tensor:
@@ -161,14 +171,42 @@ def gather_rows(rows: Tensor, count: int) -> list[Tensor]:
     if world() == 1:
         return [rows]
     import torch
+
+    lengths = gathered_rows(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padded = torch.cat((rows, rows.new_zeros(count - len(rows), *rows.shape[1:])))
+    parts = gathered_rows(padded).chunk(world())
+    return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+
+def gathered_rows(rows: Tensor, group: Any = None) -> Tensor:
+    """The equally many rows (n, ...) of each of R ranks, one below the other: (R n, ...), without gradient."""
     from torch import distributed
 
-    lengths = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world())]
-    distributed.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
-    padded = torch.cat((rows, rows.new_zeros(count - len(rows), *rows.shape[1:]))).contiguous()
-    parts = [torch.empty_like(padded) for _ in range(world())]
-    distributed.all_gather(parts, padded)
-    return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+    every = rows.new_empty(distributed.get_world_size(group) * len(rows), *rows.shape[1:])
+    # torch 2.14 has another name for it
+    gather: Any = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+    gather(every, rows.contiguous(), group=group)
+    return every
+
+
+_communicators: dict[int, Any] = {}  # of batch norms, by the number of groups
+
+
+def communicator(groups: int) -> Any:
+    """A communicator of their own for the ranks of this rank's group; all ranks make it at its first use.
+
+    What batch norms exchange does not wait behind gradients then. On the CPU one group has the one that is there.
+    """
+    import torch
+    from torch import distributed
+
+    if groups == 1 and not torch.cuda.is_available():
+        return None
+    if groups not in _communicators:
+        size = world() // groups
+        made = [distributed.new_group(range(i * size, (i + 1) * size), timeout=PATIENCE) for i in range(groups)]
+        _communicators[groups] = made[rank() // size]
+    return _communicators[groups]
 
 
 @waiting()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rela_cli.config.schema import Config
+from rela_cli.config.schema import GLOBAL, Config
 from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.pipeline.artifacts import Artifacts
@@ -194,7 +194,7 @@ def trial(of: Footprint, threads: int | None) -> CostRates:
         torch.set_num_threads(threads)
     taken, shape = of.step(2), of.shape
     n = images_for(taken, of.images_a_pass, "a trial step")
-    config = replace(of.config, batch_size=n, accumulate=1)
+    config = replace(of.config, batch_size=n, accumulate=1, runtime=replace(of.config.runtime, norm=GLOBAL))
     images = torch.randint(0, 256, (n, 3, shape.side, shape.side), dtype=torch.uint8)
     labels = torch.arange(n) % shape.classes if shape.classes else None
     if labels is not None:

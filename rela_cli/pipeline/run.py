@@ -17,6 +17,7 @@ from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import RANDOM, Config, Part, identity_of
 from rela_cli.data.base import Dataset
 from rela_cli.data.efficient.dataset import Efficient
+from rela_cli.distributed.ranks import norm_groups
 from rela_cli.errors import MissingError, RelaError
 from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, Given, Source, artifacts, cut_of_views
 from rela_cli.pipeline.brought import Brought, settled
@@ -126,12 +127,13 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Everything that changes the backbone, and nothing else; tables compare it."""
-        tree = to_tree(self.config)
-        groups = RUN_SETTINGS if self.config.is_plain else RUN_SETTINGS + MATCHING
+        tree, runtime = to_tree(self.config), self.config.runtime
+        kinds = RUN_SETTINGS if self.config.is_plain else RUN_SETTINGS + MATCHING
         return {
             "version": VERSIONS["train"],
-            **{group: found for group in groups if (found := identity_of(tree[group], group)) != {}},
+            **{group: found for group in kinds if (found := identity_of(tree[group], group)) != {}},
             **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
+            **({"norm_groups": groups} if (groups := norm_groups(runtime.norm, runtime.devices)) > 1 else {}),
             **({} if self.config.is_plain else self.precision_key),
             "prior": self.prior_identity,
         }

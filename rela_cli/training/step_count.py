@@ -28,6 +28,7 @@ from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load
 from rela_cli.distributed.batch_norm import is_known
+from rela_cli.distributed.ranks import norm_groups
 from rela_cli.learners.build import build_backbone
 from rela_cli.machine.device import synchronize
 from rela_cli.machine.fake_gpu import Counted, fake_cuda, moved
@@ -124,7 +125,7 @@ def a_trainer(config: Config, phase: int, sizes: StepSizes, kind: str) -> traine
     lengths = Lengths(count, count, COUNTED_BATCHES, 100 * COUNTED_BATCHES, 100 * count)
     loop = trainer.Trainer(config, lengths, Split(pixels, labels), targets, data)
     if kind == "cpu" and is_known(loop.trainee):
-        take_views_together(loop.trainee)
+        take_views_together(loop.trainee, norm_groups(config.runtime.norm, config.runtime.devices))
         loop.start_phase(phase)
     loop.trainee.train()
     return loop

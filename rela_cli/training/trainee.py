@@ -67,16 +67,17 @@ def prepared_trainee(
 
 def prepare_networks(trainee: Trainee, runtime: Runtime, device: torch.device) -> None:
     """Batch norms over all ranks; over ranks or on a GPU, views in one pass; on a GPU, networks in bf16."""
-    if ranks.world() > 1 or (device.type == "cuda" and is_known(trainee)):
-        take_views_together(trainee)
+    groups = ranks.norm_groups(runtime.norm, runtime.devices)
+    if ranks.world() > 1 or groups > 1 or (device.type == "cuda" and is_known(trainee)):
+        take_views_together(trainee, groups)
     if uses_bf16(runtime, device):
         for network in trainee.method.networks().values():
             in_half(network, device, casts_at_once=runtime.compile == "off")  # a compiler does that itself
 
 
-def take_views_together(trainee: Trainee) -> None:
-    """Let all views go through a network in one pass; batch norms keep them apart."""
-    convert(trainee)
+def take_views_together(trainee: Trainee, groups: int = 1) -> None:
+    """Let all views go through a network in one pass; batch norms keep them apart, and so many groups of a batch."""
+    convert(trainee, groups)
     trainee.method.one_pass = True
     for average in trainee.averages():
         average.one_pass = True

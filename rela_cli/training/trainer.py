@@ -21,6 +21,7 @@ from rela_cli.data.batches.loader import load, sent
 from rela_cli.data.batches.subset import batches
 from rela_cli.data.batches.views import Augment, Place, Views
 from rela_cli.distributed import pulse, ranks
+from rela_cli.distributed.batch_norm import share_running_statistics
 from rela_cli.machine.device import pick_device
 from rela_cli.machine.precision import tf32, trains_in
 from rela_cli.machine.progress import Progress
@@ -239,6 +240,7 @@ class Trainer:
         # fused optimizers skip the update where it is 1
         self.optimizer.found_inf = non_finite(self.trainable)  # type: ignore[attr-defined]
         self.optimizer.step()
+        share_running_statistics(self.trainee)
         self.trainee.method.after_step(self.position.step / self.lengths.total_steps)
 
     def keep(self, loss: Tensor) -> None:

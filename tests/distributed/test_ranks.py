@@ -113,27 +113,44 @@ def test_two_ranks_train_as_one_in_float64_with_every_method(tmp_path: Path) -> 
 
 
 def test_four_ranks_and_a_batch_norm_with_activation(tmp_path: Path) -> None:
-    found = on(4, tmp_path, normed)
-    whole = normed()
-    for rank, (outputs, gradient, running) in enumerate(found):
-        assert (outputs - whole[0][rank * 3 : rank * 3 + 3]).abs().max() < 1e-12
-        assert (gradient - whole[1][rank * 3 : rank * 3 + 3]).abs().max() < 1e-12
-        assert all((a - b).abs().max() < 1e-12 for a, b in zip(running, whole[2], strict=True))
+    """Of one group, and of two, each of two ranks: what torch's own make of the batch, or of each half."""
+    found = on(4, tmp_path, normed_in_groups)
+    by_groups = {1: normed(), 2: halves_put_together([normed(part=half) for half in (slice(0, 6), slice(6, 12))])}
+    for groups, whole in by_groups.items():
+        for rank, of_rank in enumerate(found):
+            outputs, gradient, running = of_rank[groups]
+            assert (outputs - whole[0][rank * 3 : rank * 3 + 3]).abs().max() < 1e-12
+            assert (gradient - whole[1][rank * 3 : rank * 3 + 3]).abs().max() < 1e-12
+            assert all((a - b).abs().max() < 1e-12 for a, b in zip(running, whole[2], strict=True))
 
 
-def normed() -> tuple[Tensor, Tensor, list[Tensor]]:
+Normed = tuple[Tensor, Tensor, list[Tensor]]
+
+
+def halves_put_together(halves: list[Normed]) -> Normed:
+    """Outputs and gradients side by side, and the means of the running statistics."""
+    outputs, gradients, running = zip(*halves, strict=True)
+    return torch.cat(outputs), torch.cat(gradients), [torch.stack(some).mean(0) for some in zip(*running, strict=True)]
+
+
+def normed_in_groups() -> dict[int, Normed]:
+    return {groups: normed(groups) for groups in (1, 2)}
+
+
+def normed(groups: int = 1, part: slice = slice(None)) -> Normed:
     """torch's and timm's batch norms, ours when there are ranks, on this rank's share of 12 samples."""
     from timm.layers import BatchNormAct2d
 
     layers = nn.Sequential(BatchNormAct2d(5), nn.BatchNorm2d(5), nn.Flatten(), nn.BatchNorm1d(5 * 16, affine=False))
-    layers = layers.double() if ranks.world() == 1 else batch_norm.convert(layers.double())
+    layers = layers.double() if ranks.world() == 1 else batch_norm.convert(layers.double(), groups)
     random = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(12, *shape, generator=random, dtype=torch.float64) for shape in ((5, 4, 4), (80,)))
-    share = ranks.share(torch.arange(12))
+    share = ranks.share(torch.arange(12)[part])
     mine = x[share].clone().requires_grad_()
     outputs = layers(mine)
     (outputs * weight[share]).sum().backward()
     assert mine.grad is not None
+    batch_norm.share_running_statistics(layers)
     return outputs.detach(), mine.grad, [b.clone().double() for b in layers.buffers()]
 
 
@@ -159,25 +176,18 @@ def test_the_gradient_of_a_batch_norm_over_ranks_by_finite_differences(shape: tu
     assert torch.autograd.gradcheck(two_views, (x, *layer.parameters()))
 
 
-def counted(method: str) -> int:
-    """Collectives that the batch norms of two passes of a backbone, forward and backward, have called for."""
-    loop = trainer(f"method={method}", "batch_size=16", target_dim=None)
-    calls = []
-    for name in ("all_gather", "all_reduce"):
-        original = getattr(torch.distributed, name)
-        setattr(torch.distributed, name, lambda *a, original=original: calls.append(1) or original(*a))
-    views = [torch.randn(8, 3, 8, 8) for _ in loop.trainee.method.views]
-    sum(h.square().sum() for h in loop.trainee.method.represent(views)).backward()  # type: ignore[union-attr]
-    return len(calls)
-
-
-def test_one_collective_a_batch_norm_and_direction_for_both_views(tmp_path: Path) -> None:
-    assert on(2, tmp_path, counted, "simclr") == [40, 40], "ResNet-18 has 20 batch norms"
-
-
 def test_a_batch_norm_of_unknown_kind_is_named() -> None:
     with pytest.raises(ConfigError, match=r"SyncBatchNorm .* runtime.devices=1"):
         batch_norm.convert(nn.Sequential(nn.SyncBatchNorm(4)))
+
+
+def test_two_ranks_with_statistics_of_their_own_train_as_one_process_with_two_groups(tmp_path: Path) -> None:
+    found = on(2, tmp_path, trained, "byol", True, ("runtime.norm=local",))
+    one, other = trained("byol", True, ("runtime.norm=2",)), trained("byol", True)
+    for rank in range(2):
+        assert distance(found[rank]["state"], one["state"]) < 1e-9
+        assert (found[rank]["losses"] - one["losses"]).abs().max() < 1e-9
+    assert distance(one["state"], other["state"]) > 1e-3, "statistics of halves are another method"
 
 
 def test_float32_is_no_further_apart_than_two_orders_of_summation(tmp_path: Path) -> None:
