@@ -17,6 +17,14 @@ def test_cost_counts_the_prior_pass_and_not_the_probe(make: Make, tmp_path, caps
     assert "seconds_total" not in records(tmp_path, capsys)[0]
 
 
+def test_the_cost_is_that_of_finished_runs(make: Make, tmp_path, capsys):
+    """A run that failed on its way has spent less."""
+    make(0.8, "patches", **cost_fields())
+    make(0.8, "patches", seed=1, **cost_fields(2.0), status="failed")
+    found = cell(records(tmp_path, capsys, "--cost"), kind="prior")
+    assert (found["seconds_extract"], found["steps"]) == (4.0, 330)
+
+
 def test_cost_table_is_for_humans(make: Make, tmp_path, capsys):
     make(0.8, "patches", **cost_fields())
     make(0.8, budget=1.0, seconds={"train": 5400.0}, flops={"train": 999.6e9}, peak_memory_bytes=None)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rela_cli.errors import DiskError, RelaError
+from rela_cli.errors import DiskError, MissingError, RelaError
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, file_sha256, fingerprint, read_json, write_atomic, write_json
 from rela_cli.store.locks import RunLock
@@ -85,6 +85,20 @@ def test_made_once(tmp_path: Path) -> None:
     assert {"created", "host", "pid"} <= manifest.keys()
     assert names(made.folder.parent) == [made.hash]
     assert entry(tmp_path, a=2).make(fill) is True
+
+
+def test_a_link_to_a_folder_that_is_away_is_not_replaced(tmp_path: Path) -> None:
+    """A disk that is not mounted: nothing is made in its place, and once it is back the entry is found."""
+    made, away = entry(tmp_path / "cache"), tmp_path / "disk"
+    made.make(fill)
+    made.folder.rename(away)
+    made.folder.symlink_to(away)
+    assert made.make(lambda folder: pytest.fail("made again")) is False
+    away.rename(tmp_path / "unmounted")
+    with pytest.raises(MissingError, match=r"is a link to .*disk, which is not there.*remove the link"):
+        made.make(lambda folder: pytest.fail("made again"))
+    (tmp_path / "unmounted").rename(away)
+    assert made.make(lambda folder: pytest.fail("made again")) is False
 
 
 def test_a_failing_fill_leaves_nothing(tmp_path: Path) -> None:
