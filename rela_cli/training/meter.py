@@ -19,12 +19,13 @@ class Meter:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
+        self.note = ""
         self.restart()
 
     def restart(self) -> None:
         self.steps, self.losses = 0, list[Tensor]()  # since the last record; (n,) of each read
         self.waited = 0.0  # seconds for batches and their views
-        self.started, self.noted, self.note = time.perf_counter(), 0.0, ""
+        self.started, self.noted = time.perf_counter(), 0.0
 
     def add(self, losses: Tensor) -> None:
         """Take in what the host has read, (n,)."""
@@ -40,13 +41,13 @@ class Meter:
             started = time.perf_counter()
 
     def words(self, phase: str, linear: LinearProbe | None = None) -> str:
-        """For the progress line; read anew once a second."""
+        """For the progress line; renewed once a second, if the host has read a loss since the last record."""
         now = time.perf_counter()
-        if now - self.noted > NOTE_SECONDS:
+        if self.losses and now - self.noted > NOTE_SECONDS:
             rate = self.steps * self.batch_size / (now - self.started)
             probe = f", linear {100 * linear.accuracy():.0f} %" if linear else ""
-            loss = f"loss {self.losses[-1][-1].item():.4f}" if self.losses else "no loss read yet"
-            self.noted, self.note = now, f"{phase}, {loss}{probe}, {rate:.0f} images/s"
+            loss = self.losses[-1][-1].item()
+            self.noted, self.note = now, f"{phase}, loss {loss:.4f}{probe}, {rate:.0f} images/s"
         return self.note
 
     def read(self) -> Facts:

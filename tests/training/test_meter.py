@@ -66,3 +66,16 @@ def test_the_progress_line_is_read_once_a_second(clock: Clock) -> None:
     assert "loss 2.0000" in meter.words("matching")
     clock.now += 1
     assert "loss 7.0000" in meter.words("matching")
+
+
+def test_the_progress_line_stays_until_a_loss_is_read_after_a_record(clock: Clock) -> None:
+    meter = Meter(batch_size=10)
+    assert meter.words("matching") == ""
+    train(meter, clock)
+    said = meter.words("matching")
+    meter.restart()
+    clock.now += 5
+    assert meter.words("matching") == said == "matching, loss 2.0000, 2 images/s"
+    meter.steps += 1
+    meter.add(torch.tensor([7.0]))
+    assert meter.words("simclr") == "simclr, loss 7.0000, 2 images/s"
