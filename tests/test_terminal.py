@@ -14,7 +14,7 @@ from rela_cli import cli, terminal
 from rela_cli.errors import RelaError
 from rela_cli.store.files import write_json
 from rela_cli.store.notices import warn
-from rela_cli.terminal import Guarded, guarded, indented, printable
+from rela_cli.terminal import Guarded, as_duration, guarded, indented, printable
 
 EVIL = "a\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m\nrela: all is well\r\u202e\udce9"
 SHOWN = r"a\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m\nrela: all is well\r\u202e\xe9"
@@ -164,3 +164,18 @@ def test_each_byte_that_is_no_utf8_is_shown_by_its_number() -> None:
     """Python keeps the bytes 80 to ff of a file's name as U+DC80 to U+DCFF; other surrogates stay what they are."""
     assert printable("\udc80 \udcff") == "\\x80 \\xff"
     assert printable("\udc7f \udd00") == "\\udc7f \\udd00"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "about", "exact"),
+    [
+        (26.4, "26.4 s", "26.4 s"),
+        (90, "90.0 s", "1.5 min"),
+        (120, "2.0 min", "2 min"),
+        (5400, "90.0 min", "1.5 h"),
+        (172800, "2.0 days", "2 days"),
+    ],
+)
+def test_durations(seconds: float, about: str, exact: str) -> None:
+    """About: a unit from two of it on. Exact: from one of it on."""
+    assert (as_duration(seconds), as_duration(seconds, exact=True)) == (about, exact)

@@ -279,6 +279,16 @@ def test_the_ends_of_the_power_are_pca_and_whitening_to_the_bit() -> None:
     assert torch.allclose(deviations, fitted(PCA(2048), x)(x).std(0).sqrt())
 
 
+@pytest.mark.parametrize(("share", "deviation"), [(1e-9, 1.0), (1e-11, 0.0)])
+def test_a_weak_component_counts_as_long_as_it_is_no_rounding_noise(share: float, deviation: float) -> None:
+    """Its share of the largest eigenvalue is 10^-9, and below 10^-10 it is dead."""
+    x = torch.randn(500, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 5] *= share**0.5
+    whitening = Whitening(6)
+    whitening.fit(iter([x]))
+    assert whitening(x).std(0)[5].item() == pytest.approx(deviation, abs=1e-3)
+
+
 def test_dead_components_stay_zero_at_any_power() -> None:
     x = features(200, 8)
     y = fitted(Whitening(2048, power=0.5), torch.cat((x, x[:, :3]), dim=1))(torch.cat((x, x[:, :3]), dim=1))
