@@ -307,6 +307,7 @@ class Runtime:
     read_every_steps: Count | None
     devices: Count
     norm: Annotated[object, CountOrOneOf((GLOBAL, NODE, LOCAL))]
+    hang_minutes: Count
     precision: Annotated[str, OneOf(("auto", "fp32", "tf32", "bf16"))]
     extract_precision: Annotated[str, OneOf(("fp32", "tf32", "fp16", "bf16"))]
     compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]

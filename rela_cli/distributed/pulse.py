@@ -18,7 +18,7 @@ from rela_cli.errors import RelaError
 
 EVERY = 1.0  # seconds between two notes of a process, and two looks at them
 QUIET = 60.0  # seconds in which none has gone on until it is said; then after twice as long, and so on
-LIMIT = 6 * 3600.0  # seconds in which none has gone on until the run is ended
+LIMIT = 6 * 3600.0  # seconds in which none has gone on until the run is ended; between training steps it may be fewer
 
 
 @dataclass
@@ -76,11 +76,14 @@ def _write(path: Path) -> None:
 class StallWatch:
     """Says which process the others wait for. It has no opinion while the first is at work outside the training steps.
 
-    That one may decode a large dataset, or wait for another run that does, and says so itself.
+    That one may decode a large dataset, or wait for another run that does, and says so itself. `step_limit`: seconds in
+    which none may go on while all are between two training steps.
     """
 
-    def __init__(self, folder: Path, pids: Sequence[int], warn: Callable[[str], None]) -> None:
-        self.folder, self.pids, self.warn = folder, pids, warn
+    def __init__(
+        self, folder: Path, pids: Sequence[int], warn: Callable[[str], None], step_limit: float = LIMIT
+    ) -> None:
+        self.folder, self.pids, self.warn, self.step_limit = folder, pids, warn, step_limit
         self.notes = [Note() for _ in pids]
         self.silent = [0.0 for _ in pids]  # seconds since a process's last note
         self.quiet, self.due = 0.0, QUIET
@@ -90,18 +93,24 @@ class StallWatch:
         """Look at the processes that run, by their ranks.
 
         Raises:
-            RelaError: none has gone on for `LIMIT`.
+            RelaError: none has gone on for `LIMIT`, or for `step_limit` between training steps.
         """
         passed = time.monotonic() - self.looked
         if passed < EVERY:
             return
         self.looked += passed
         self.count(running, min(passed, 2 * EVERY))  # no more: this process was stopped too, or the machine slept
-        if self.quiet >= LIMIT:
+        limit = self.limit(running)
+        if self.quiet >= limit:
             raise RelaError(f"{self.words(running)}. Ended; the same command goes on from the last checkpoint")
         if self.quiet >= self.due:
             self.due *= 2
-            self.warn(f"{self.words(running)}; after {LIMIT / 3600:g} h of it the run is ended")
+            self.warn(f"{self.words(running)}; after {limit / 60:.4g} minutes of it the run is ended")
+
+    def limit(self, running: Sequence[int]) -> float:
+        """Seconds in which none may go on where the processes are now."""
+        are_in_steps = all(self.notes[rank].in_steps for rank in running)
+        return min(LIMIT, self.step_limit) if are_in_steps else LIMIT
 
     def count(self, running: Sequence[int], seconds: float) -> None:
         """Read the notes, `seconds` after the last time."""

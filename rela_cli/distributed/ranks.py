@@ -229,7 +229,7 @@ def data_parallel(module: nn.Module, has_idle: bool) -> nn.Module:
 
     new = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch 2.14 has another name for it
     quiet: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
-    return DistributedDataParallel(module, find_unused_parameters=has_idle, **quiet)
+    return DistributedDataParallel(module, find_unused_parameters=has_idle, gradient_as_bucket_view=True, **quiet)
 
 
 def share(batch: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
         try:
             for rank in range(count):
                 children.append(start([command, *words], environment(folder, rank, count)))
-            moves = pulse.StallWatch(Path(folder), [child.pid for child in children], warn)
+            pids, limit = [child.pid for child in children], 60.0 * config.runtime.hang_minutes
+            moves = pulse.StallWatch(Path(folder), pids, warn, limit)
             statuses = watch(children, signals, moves)
         finally:
             end_all(children, 0.0)

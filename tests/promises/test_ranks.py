@@ -18,6 +18,7 @@ import pytest
 
 from rela_cli.distributed import pulse
 from rela_cli.distributed.pulse import Note, StallWatch
+from rela_cli.errors import RelaError
 from tests.conftest import ROOT
 from tests.promises.helpers import FAKE, RANDOM, SHORT, only, read, start, wait_until
 
@@ -167,7 +168,29 @@ def test_who_answers_and_does_not_go_on(tmp_path: Path, first: Note, second: Not
         watch.looked -= 1.0
         watch.look([0, 1])
     assert len(said) == (2 if named else 0), "after 60 s and after 120 s"
-    assert all(f"waits for {named}, which answers but does not go on; after 6 h" in words for words in said)
+    assert all(f"waits for {named}, which answers but does not go on; after 360 minutes" in words for words in said)
+
+
+def test_between_steps_the_patience_is_that_of_runtime_hang_minutes(tmp_path: Path) -> None:
+    """Elsewhere a process may work for hours while the others wait."""
+    said: list[str] = []
+    for in_steps in (False, True):
+        watch = StallWatch(tmp_path, [7, 8], said.append, step_limit=120.0)
+        notes = Note(waits=1, place="step 3 of 9", in_steps=in_steps), Note(place="step 2 of 9", in_steps=in_steps)
+
+        def look(watch: StallWatch = watch, notes: tuple[Note, Note] = notes) -> None:
+            for rank, note in enumerate(notes):
+                note.pulse += 1
+                (tmp_path / f"at-{rank}").write_text(json.dumps(asdict(note)))
+            watch.looked -= 1.0
+            watch.look([0, 1])
+
+        for _ in range(118):
+            look()
+        assert "after 2 minutes of it" in said[-1] if in_steps else "after 360 minutes of it" in said[-1]
+    with pytest.raises(RelaError, match=r"waits for process 1 of 2 \(pid 8, last at step 2 of 9\).*Ended"):
+        for _ in range(4):
+            look()
 
 
 def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:
