@@ -7,15 +7,20 @@ writes a small file every second: that it is written says that the process answe
 from __future__ import annotations
 
 import json
+import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rela_cli.errors import RelaError
 
+WATCHERS = 2  # ranks that watch where nobody else does: one would not see itself hang
 EVERY = 1.0  # seconds between two notes of a process, and two looks at them
 QUIET = 60.0  # seconds in which none has gone on until it is said; then after twice as long, and so on
 LIMIT = 6 * 3600.0  # seconds in which none has gone on until the run is ended; between training steps it may be fewer
@@ -81,7 +86,7 @@ class StallWatch:
     """
 
     def __init__(
-        self, folder: Path, pids: Sequence[int], warn: Callable[[str], None], step_limit: float = LIMIT
+        self, folder: Path, pids: Sequence[int], warn: Callable[[str], object], step_limit: float = LIMIT
     ) -> None:
         self.folder, self.pids, self.warn, self.step_limit = folder, pids, warn, step_limit
         self.notes = [Note() for _ in pids]
@@ -130,6 +135,10 @@ class StallWatch:
         except (OSError, ValueError):
             return self.notes[rank]
 
+    def called(self, rank: int) -> str:
+        """What a person finds a process by."""
+        return f"pid {self.pids[rank]}"
+
     def is_at_work(self, rank: int) -> bool:
         """Whether a process answers, waits for no other, and does what may take hours."""
         note = self.notes[rank]
@@ -140,8 +149,59 @@ class StallWatch:
         silent = [rank for rank in running if self.silent[rank] >= QUIET / 2]
         behind = silent or [rank for rank in running if not self.notes[rank].waits] or running
         names = ", ".join(
-            f"process {rank} of {len(self.pids)} (pid {self.pids[rank]}, last at {self.notes[rank].place})"
+            f"process {rank} of {len(self.pids)} ({self.called(rank)}, last at {self.notes[rank].place})"
             for rank in behind
         )
         why = "which does not answer" if silent else "which answers but does not go on"
         return f"nothing has moved for {self.quiet:.0f} s: the run waits for {names}, {why}"
+
+
+class StoreWatch(StallWatch):
+    """The same by one of the ranks themselves, where torchrun has started them: notes lie in its store."""
+
+    def __init__(self, store: Any, world: int, warn: Callable[[str], object], step_limit: float) -> None:
+        super().__init__(Path(), range(world), warn, step_limit)
+        self.store = store
+
+    def read(self, rank: int) -> Note:
+        """The last note of a process."""
+        return Note(**json.loads(self.store.get(f"at-{rank}")))
+
+    def called(self, rank: int) -> str:
+        """Its machine and number there."""
+        return str(self.store.get(f"who-{rank}").decode())
+
+
+@contextmanager
+def watched_by_themselves(
+    store: Any, rank: int, world: int, warn: Callable[[str], object], step_limit: float
+) -> Iterator[None]:
+    """Inside, ranks note in a store where they are, and the first two end themselves where none goes on."""
+    store.set(f"who-{rank}", f"{socket.gethostname()}, pid {os.getpid()}")
+    ended, watch = threading.Event(), StoreWatch(store, world, warn, step_limit) if rank < WATCHERS else None
+
+    def note_and_look() -> None:
+        while not ended.is_set():
+            this_process.pulse += 1
+            with suppress(RuntimeError):  # the store is gone, and with it torchrun, which ends the ranks
+                store.set(f"at-{rank}", json.dumps(asdict(this_process)))
+                if watch:
+                    end_where_none_goes_on(watch)
+            ended.wait(EVERY)
+
+    thread = threading.Thread(target=note_and_look, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(2 * EVERY)
+
+
+def end_where_none_goes_on(watch: StallWatch) -> None:
+    """Look; end this process where the watch says so, as it cannot be told while it waits: torchrun ends the others."""
+    try:
+        watch.look(range(len(watch.pids)))
+    except RelaError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rela_cli.distributed.pulse import waiting
+from rela_cli.distributed.pulse import waiting, watched_by_themselves
 from rela_cli.errors import RelaError, first_line
 
 if TYPE_CHECKING:
@@ -61,8 +61,10 @@ def is_first() -> bool:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[None]:
+def process_group(device: str, hang_minutes: int = 30, warn: Callable[[str], object] = print) -> Iterator[None]:
     """The process group around the work inside: NCCL between GPUs, and gloo for tensors on the CPU.
+
+    Where nobody else looks whether ranks hang in training for `hang_minutes`, they do so themselves, and `warn` before.
 
     Raises:
         RelaError: another rank is gone.
@@ -80,8 +82,11 @@ def process_group(device: str) -> Iterator[None]:
     with waiting():
         store = meeting_place()
         distributed.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
+    limit = 60.0 * hang_minutes
+    by_rela = MEETING in os.environ  # which looks itself
     try:
-        yield
+        with nullcontext() if by_rela else watched_by_themselves(store, rank(), world(), warn, limit):
+            yield
     except RuntimeError as error:
         if any(word in str(error) for word in LOST):
             raise RelaError(f"lost touch with another process of this run ({first_line(error)})") from error

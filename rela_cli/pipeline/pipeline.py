@@ -35,6 +35,7 @@ from rela_cli.store.disk import disk_errors
 from rela_cli.store.entries import sweep_up
 from rela_cli.store.files import keep_damaged, provenance, write_json
 from rela_cli.store.locks import RunLock
+from rela_cli.store.notices import warn
 from rela_cli.store.versions import STAGES
 from rela_cli.weights import run_folder, seen
 
@@ -63,7 +64,7 @@ def run(config: Config, until: str = "probe", command: str = "") -> Outcome:
     preflight.check_protocols(config)
     if config.runtime.dry_run:
         return dry_run(config, until)
-    with ranks.process_group(config.runtime.device):
+    with ranks.process_group(config.runtime.device, config.runtime.hang_minutes, warn):
         run = ranks.rank_0_first(lambda: open_run(config, until))
         folder = run.folder if until in ("train", "probe") else None
         pipeline = Pipeline(run, command)

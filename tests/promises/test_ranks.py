@@ -9,12 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import HashStore
 
 from rela_cli.distributed import pulse
 from rela_cli.distributed.pulse import Note, StallWatch
@@ -191,6 +193,22 @@ def test_between_steps_the_patience_is_that_of_runtime_hang_minutes(tmp_path: Pa
     with pytest.raises(RelaError, match=r"waits for process 1 of 2 \(pid 8, last at step 2 of 9\).*Ended"):
         for _ in range(4):
             look()
+
+
+def test_where_torchrun_has_started_them_the_first_two_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By notes in torchrun's store; here the second process hangs between steps, and answers."""
+    store, left = HashStore(), threading.Event()
+    monkeypatch.setattr(pulse, "EVERY", 0.001)
+    monkeypatch.setattr(pulse, "this_process", Note(waits=1, place="step 3 of 9", in_steps=True))
+    monkeypatch.setattr(os, "_exit", lambda status: left.set() if status == 1 else None)
+    store.set("at-1", json.dumps(asdict(Note(place="step 2 of 9", in_steps=True))))
+    store.set("who-1", "other, pid 8")
+    with pulse.watched_by_themselves(store, 0, 2, print, step_limit=0.05):
+        assert left.wait(20)
+    said = r"error: nothing has moved .* process 1 of 2 \(other, pid 8, last at step 2 of 9\), .*Ended; the"
+    assert re.match(said, capsys.readouterr().err)
 
 
 def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:
