@@ -230,9 +230,11 @@ class ViewsApart(torch.autograd.Function):
 @torch.no_grad()
 def share_running_statistics(network: nn.Module) -> None:
     """Let ranks of several groups have the means of their running statistics: one collective, none for one group."""
+    if ranks.world() == 1:
+        return
     norms = [m for m in network.modules() if getattr(m, "groups", 1) > 1 and type(m) in OUR_CLASSES.values()]
     moved = [s for m in norms for s in (m.running_mean, m.running_var) if isinstance(s, Tensor)]
-    if ranks.world() > 1 and moved:
+    if moved:
         means = ranks.mean_over(torch.cat(moved))
         torch._foreach_copy_(moved, list(means.split([len(s) for s in moved])))
 
