@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from rela_cli.config.identity import identity_of
 from rela_cli.config.ranges import (
     Count,
     CountOrOneOf,
@@ -118,19 +119,6 @@ class Card:
     pretrained_labels_seen: tuple[str, ...] | None = None
 
 
-LATER: dict[str, dict[str, Any]] = {  # keys younger than the artifacts on disks, at what was done before them: no
-    # identity has them, so that older artifacts keep their names; by class, or by group where a group names no class
-    "matching": {"targets": CACHED},
-    "extract": {"views": 1},
-    "ImageFolder": {"labels": None, "test_share": 0.2},
-    "Adaptive": {"moments": KEEP, "warmup_epochs": 0.0},
-    "Fixed": {"moments": KEEP, "warmup_epochs": 0.0},
-    "BYOL": {"loss": "squared_distance"},
-    "DINO": {"temperature_by": "step", "projector_layers": 3, "teacher_head": "copy"},
-    "PCA": {"dims": LEARNER, "center": True},
-    "Whitening": {"power": 1.0, "dims": LEARNER, "center": True},
-}
-
 OWN_KEYS = ("name", "_target_", "card")  # of every part's yaml; all others are keywords of its class
 
 
@@ -145,29 +133,6 @@ def targets_in(value: Any) -> list[str]:
 def without_members(target: str) -> str:
     """Why a prior of this class cannot be a member of an ensemble; empty where it can."""
     return NO_MEMBERS.get(target, "")
-
-
-def class_name(target: str) -> str:
-    """How an identity names a class: ours by its own name, unique in its group; anyone else's by its whole path."""
-    return target.rpartition(".")[2] if target.startswith("rela_cli.") else target
-
-
-def identity_of(tree: Any, group: str = "") -> Any:
-    """A group as identities and results hold it: at any depth without cards, and our classes without their modules."""
-    if isinstance(tree, list | tuple):
-        return [identity_of(item) for item in tree]
-    if not isinstance(tree, Mapping):
-        return tree
-    name = class_name(tree["_target_"]) if isinstance(tree.get("_target_"), str) else ""
-    kept = {key: value for key, value in tree.items() if key not in ("card", "_target_")}
-    own = {"class": name} if name else {}
-    return own | {key: identity_of(value, key) for key, value in without_later(name or group, kept).items()}
-
-
-def without_later(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options but for those `LATER` ones that say what was done before there was such a key."""
-    before = LATER.get(name, {})
-    return {key: value for key, value in options.items() if key not in before or value != before[key]}
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rela_cli.config.identity import identity_of
 from rela_cli.config.lengths import Lengths, lengths
 from rela_cli.config.parts import instantiate
 from rela_cli.config.reading import to_tree
-from rela_cli.config.schema import RANDOM, Config, Part, identity_of
+from rela_cli.config.schema import RANDOM, Config, Part
 from rela_cli.data.base import Dataset
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.distributed.ranks import norm_groups
@@ -221,8 +222,7 @@ class Run:
         if not manifest or manifest.get("hash") == self.hash:
             return {}
         trees = (run_folder.run_config(self.folder), redact(self.tree))
-        groups = RUN_SETTINGS + MATCHING
-        pairs = [flattened({g: identity_of(tree.get(g, {}), g) for g in groups}) for tree in trees]
+        pairs = [flattened({g: identity_of(tree.get(g, {}), g) for g in RUN_SETTINGS + MATCHING}) for tree in trees]
         inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
         return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 

@@ -237,8 +237,7 @@ class Trainer:
     def update(self) -> None:
         """Apply the gradients unless one is not finite, without asking the device; then move the target network."""
         self.schedule.set_rate(self.optimizer, self.position.step, self.position.switch_step)
-        # fused optimizers skip the update where it is 1
-        self.optimizer.found_inf = non_finite(self.trainable)  # type: ignore[attr-defined]
+        self.optimizer.found_inf = non_finite(self.trainable)  # type: ignore[attr-defined]  # 1: no update
         self.optimizer.step()
         share_running_statistics(self.trainee)
         self.trainee.method.after_step(self.position.step / self.lengths.total_steps)

@@ -6,7 +6,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from rela_cli.config.schema import Part, identity_of
+from rela_cli.config.identity import identity_of
+from rela_cli.config.schema import Part
 from rela_cli.errors import MissingError
 from rela_cli.store.files import Facts, file_sha256, fingerprint, read_whole, reason_of, section
 from rela_cli.store.notices import warn_once

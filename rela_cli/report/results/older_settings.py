@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rela_cli.config.schema import identity_of
+from rela_cli.config.identity import identity_of
 from rela_cli.store.files import section
 
 
