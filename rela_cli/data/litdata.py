@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rela_cli.data.base import Array
+from rela_cli.data.decoding.undecodable import say_once
 from rela_cli.data.files.shard_index import ShardIndex
 from rela_cli.data.files.splits import PATTERNS, split_of
 from rela_cli.data.shards import IndexedShards
@@ -44,8 +45,11 @@ class LitData(IndexedShards):
         found: dict[str, tuple[Path, Facts]] = {}
         for path in sorted(self.root.rglob(INDEX)):
             split = split_of(path.parent.relative_to(self.root))
-            if split is not None and split not in found:
-                found[split] = (path.parent, read_index(path))
+            if split is None or split in found:
+                taken = f"{found[split][0].name} is taken" if split else "it is neither train nor test nor validation"
+                say_once(f"{self.root}: folder {path.parent.relative_to(self.root)} is not used: {taken}")
+                continue
+            found[split] = (path.parent, read_index(path))
         return found
 
     def find(self) -> dict[str, list[Path]]:

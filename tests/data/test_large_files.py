@@ -338,6 +338,30 @@ def test_what_is_wrong_with_chunks(fault: str, message: str, real: Path) -> None
         LitData(str(root), image_size=8, **options, **COMMON)
 
 
+def test_folders_of_chunks_that_are_not_used_are_said(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = real / "chunks"
+    for name in ("validation", "extra"):
+        shutil.copytree(root / "val", root / name)
+    made = LitData(str(root), "image", "label", 8, **COMMON)
+    assert made.files["test"][0].parent.name == "val" and made.full_count("test") == 4
+    said = capsys.readouterr().err
+    assert "folder validation is not used: val is taken" in said and "folder extra is not used: it is neither" in said
+
+
+def test_shards_of_no_split_and_of_two_are_said(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = real / "shards"
+    test = next(root.rglob("*test*.tar"), None) or next(root.rglob("*val*.tar"))
+    shards(root)
+    assert capsys.readouterr().err == ""
+    shutil.copy(test, root / "extra-0.tar")
+    other = "val-9.tar" if "test" in test.name else "test-9.tar"
+    shutil.copy(test, root / other)
+    assert shards(root).full_count("test") == 8
+    said = capsys.readouterr().err
+    assert "not used, since no name says train, test or validation: extra-0.tar" in said
+    assert "files of test and of validation are taken together as test" in said
+
+
 def test_splits_of_a_saved_dataset(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = real / "saved"
     shutil.copytree(root / "test", root / "validation")

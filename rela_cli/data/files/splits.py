@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from rela_cli.data.decoding.undecodable import say_once
 from rela_cli.errors import MissingError
+from rela_cli.terminal import few
 
 PATTERNS = {"train": r"train", "test": r"(test|val|valid|validation)"}  # how file or folder names start
 
@@ -20,7 +22,18 @@ def split_files(root: Path, suffix: str) -> dict[str, list[Path]]:
     files = {split: [p for p in found if split_of(p.relative_to(root)) == split] for split in PATTERNS}
     if odd := [path for paths in files.values() for path in paths if not path.is_file()]:
         raise MissingError(f"{odd[0]} is no file (a link to nothing, a pipe, or a folder): remove it")
+    say_what_is_odd(
+        root, [str(p.relative_to(root)) for p in found if split_of(p.relative_to(root)) is None], files["test"]
+    )
     return files
+
+
+def say_what_is_odd(root: Path, unused: list[str], test: list[Path]) -> None:
+    """Which files are not used, and that files of test and of validation are taken together."""
+    if unused:
+        say_once(f"{root}: not used, since no name says train, test or validation: {few(unused, 3)}")
+    if len({split_word(path.relative_to(root)) for path in test}) > 1:
+        say_once(f"{root}: its files of test and of validation are taken together as test")
 
 
 def split_of(path: Path) -> str | None:
@@ -30,6 +43,14 @@ def split_of(path: Path) -> str | None:
             if re.match(rf"{pattern}(\b|[-_.])", name, re.IGNORECASE):
                 return split
     return None
+
+
+def split_word(path: Path) -> str:
+    """Whether the name that says test says `test`, or `val` in one of its forms."""
+    for name in reversed(path.parts):
+        if found := re.match(r"test|val", name, re.IGNORECASE):
+            return found.group().lower()
+    return ""
 
 
 def is_hidden(path: Path) -> bool:
