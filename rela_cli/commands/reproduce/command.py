@@ -97,7 +97,7 @@ plots and report.html. Called again it makes what is still missing.""",
     made.add_outputs()
     made.add("--jobs", type=Count("--jobs"), metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
     made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")
-    made.add("--live", action="store_true", help="beside each prior, the same with matching.targets=live")
+    made.add("--live", action="store_true", help="beside each trained prior, the same with matching.targets=live")
     made.add("--dry-run", action="store_true", help="stop after the plan")
     return made
 

@@ -25,6 +25,7 @@ RECIPE = {  # changes of the defaults, one at a time and together; docs/recipe.m
     "best, but switching": ("transport.power=0.5", "transport.dims=twice", "matching=geometric"),
     "best": ("transport.power=0.5", "transport.dims=twice", "matching=geometric", "switch=never"),
 }
+NO_TEACHERS = ("prior=none", "prior=random", "prior=random_learner")
 LIVE = " live"  # how the name of a column with live targets ends
 TRANSPORTS = ("whitening", "pca", "zca", "standardize", "identity", "random_projection")
 
@@ -141,6 +142,7 @@ def table1(data: str, profile: str) -> PaperTable:
     elif profile == "mini":
         shared = mini(data)
         columns = shared.priors(random="random", patches="patches", embedded="embedded")
+        columns.append(shared.column("embedded, best", "prior=embedded", *RECIPE["best"]))
         columns.append(shared.taught("CF10-T", teacher("cifar10", mini)))
     else:
         shared = full(data)
@@ -288,17 +290,17 @@ def recipe(profile: str) -> PaperTable:
 
 
 def with_live(table: PaperTable) -> PaperTable:
-    """Beside each column with a prior, the same with live targets: the prior looks at every view of phase 1."""
+    """Beside each column with a trained prior, the same with live targets: the prior looks at every view of phase 1."""
     sections = []
     for section in table.sections:
-        pairs = [[column, *([live_twin(column)] if has_prior(column) else [])] for column in section.columns]
+        pairs = [[column, *([live_twin(column)] if has_teacher(column) else [])] for column in section.columns]
         sections.append(replace(section, columns=tuple(column for pair in pairs for column in pair)))
     return replace(table, sections=tuple(sections))
 
 
-def has_prior(column: TableColumn) -> bool:
-    """Whether a column is ReLA."""
-    return any(word.startswith("prior=") and word != "prior=none" for word in column.words)
+def has_teacher(column: TableColumn) -> bool:
+    """Whether the prior of a column is one that people would distil from: untrained networks are not."""
+    return any(word.startswith("prior=") and word not in NO_TEACHERS for word in column.words)
 
 
 def live_twin(column: TableColumn) -> TableColumn:
