@@ -1,7 +1,8 @@
 """The pages of the site from README.md, docs/ and conf/: `make docs`.
 
 README.md becomes the first page; pages of the top folder stand beside those of docs/. The reference of settings is made
-from conf/ and from the schema that checks them. The pages go to build/pages, the site to build/site.
+from conf/ and from the schema that checks them, that of the API from its docstrings. The pages go to build/pages, the
+site to build/site.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import yaml
 
 from rela_cli.config import schema
 from rela_cli.config.options import OPTIONS as PART_OPTIONS
+from scripts.site_api import api_reference
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "build" / "pages"
@@ -37,6 +39,7 @@ def main() -> int:
     shutil.copy(ROOT / "README.md", PAGES / "index.md")
     shutil.copytree(ROOT / "examples", PAGES / "examples")
     (PAGES / "reference.md").write_text(reference(), encoding="utf-8")
+    (PAGES / "api-reference.md").write_text(api_reference(), encoding="utf-8")
     broken = [problem for page in sorted(PAGES.rglob("*.md")) for problem in relinked(page)]
     for problem in broken:
         print(f"docs: {problem}", file=sys.stderr)
@@ -78,7 +81,7 @@ def reference() -> str:
 
 
 def choices(group: str) -> Iterator[str]:
-    """A group's files, then what its keys may hold."""
+    """A group's files, each with the comment at its head as text, then what the keys may hold."""
     for path in sorted((schema.CONF_DIR / group).glob("*.yaml")):
         yield f"### {group}={path.stem}\n"
         yield yaml_block(path)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import rela_cli
 from rela_cli.config.schema import CONF_DIR, GROUPS
-from scripts import site
+from scripts import site, site_api
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -51,3 +52,20 @@ def test_the_reference_has_every_choice_and_what_keys_may_hold() -> None:
     assert "| `protocols` | a list: one of rela, lbfgs, knn" in text
     assert "| `extract_precision` | one of fp32, tf32, fp16, bf16 |" in text
     assert "| `threads` | a whole number, at least 1; or null |" in text
+
+
+def test_no_word_in_angle_brackets_is_taken_for_a_tag(pages: Path) -> None:
+    site.main()
+    for page in pages.rglob("*.md"):
+        text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.S)
+        assert not re.findall(r"<(?!https?:|br>)[^>\n]*>", text), page.name
+
+
+def test_the_reference_of_the_api_has_every_name_as_it_is_called() -> None:
+    text = site_api.api_reference()
+    for name in set(rela_cli.__all__) - {"__version__"}:
+        assert f"\n## rela.{name}\n" in text
+    assert '>>> data = rela.open("efficient")' in text and "open_folder" not in text
+    assert "rela.Matching(\n" in text and "### EfficientDataset.labels" in text
+    assert "### EfficientDataset.\\_\\_getitem\\_\\_" in text
+    assert "Raises: `KeyError`" not in text and "`KeyError`: a path that is no sample's." in text
