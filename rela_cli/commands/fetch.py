@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rela_cli.config.compose import Composer, compose
 from rela_cli.config.overrides import CONFIG_FLAGS, RunParser, parse
-from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import PRETRAINED, Config, Part
+from rela_cli.data.base import open_dataset
 from rela_cli.weights import locate, run_folder
 
 
@@ -53,6 +51,6 @@ def fetch_weights(prior: Part) -> None:
 
 def fetch_data(config: Config) -> None:
     """The dataset's files; a dataset in memory or in a folder of the user's has nothing to fetch."""
-    dataset = instantiate(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
+    dataset = open_dataset(config)
     dataset.fetch()
     print(f"dataset={config.dataset.name}: {dataset.count('train')} train, {dataset.count('test')} test images")

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rela_cli.config.arguments import PositiveNumber
 from rela_cli.config.compose import Composer, compose
-from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser, parse
+from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser
 from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.machine import memory
@@ -25,7 +26,13 @@ from rela_cli.terminal import as_duration, as_si, as_size
 if TYPE_CHECKING:
     from rela_cli.pipeline.footprint import Footprint
 
-PLAN_KEYS = {"samples": None, "train_rate": None, "prior_rate": None, "image_bytes": None, "size": None}
+NUMBERS = (  # options, and what their values are called
+    ("--samples", "N", "so many train images, instead of those that are there (data need not be)"),
+    ("--size", "S", "pixels a side, with --samples"),
+    ("--train-rate", "R", "images a second that one process trains on, instead of trying it out"),
+    ("--prior-rate", "R", "images a second that one process extracts"),
+    ("--image-bytes", "B", "of an image as it is stored"),
+)
 RATES = 3  # that a fine-tuning chooses among
 ASSUMED_CLASSES = 10  # where the data do not say
 TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
@@ -150,38 +157,20 @@ speed; nothing at all where both rates are given.""",
         ],
         (*CONFIG_FLAGS, "--multirun"),
     )
-    made.add("--samples", metavar="N", help="so many train images, instead of those that are there (data need not be)")
-    made.add("--size", metavar="S", help="pixels a side, with --samples")
-    made.add("--train-rate", metavar="R", help="images a second that one process trains on, instead of trying it out")
-    made.add("--prior-rate", metavar="R", help="images a second that one process extracts")
-    made.add("--image-bytes", metavar="B", help="of an image as it is stored")
+    for flag, metavar, help in NUMBERS:
+        made.add(flag, metavar=metavar, type=PositiveNumber(flag, 1e15), help=help)
     return made
 
 
 def read(argv: Sequence[str]) -> tuple[dict[str, float], CommandLine]:
-    """Our own keys as numbers, and the rest of the line."""
-    line = parse(parser().words(argv))
+    """The numbers that are given for the plan itself, and the rest of the line."""
+    options, line = parser().read_line(argv)
     if line.is_sweep:
         raise ConfigError("rela plan is of one run; `rela reproduce ... --dry-run` plans a table")
-    pairs = dict(word.partition("=")[::2] for word in line.overrides)
-    given = {key: positive_number(key, pairs.pop(key)) for key in PLAN_KEYS if key in pairs}
+    given = {key: value for key, value in vars(options).items() if value is not None}
     if "size" in given and "samples" not in given:
         raise ConfigError("--size goes with --samples; the data that are there have a size (dataset.image_size=)")
-    return given, CommandLine(
-        line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in PLAN_KEYS)
-    )
-
-
-def positive_number(key: str, text: str) -> float:
-    """A positive number, 1e9 as well as 1000000000."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    flag = "--" + key.replace("_", "-")
-    if not 0 < value < 1e15:
-        raise ConfigError(f"{flag} {text} must be a number above 0, such as {flag} 1e6")
-    return value
+    return given, line
 
 
 def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> PlanSizes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rela_cli.config.arguments import OneOf
+from rela_cli.config.arguments import Choice
 from rela_cli.errors import RelaError
 from rela_cli.report.differences.paired import AXES
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
@@ -76,7 +76,7 @@ def parser() -> Parser:
     made.add_argument(
         "--kind", type=kinds, default=tuple(PLOT_KINDS), help=f"some of {','.join(PLOT_KINDS)} (default: all)"
     )
-    axes = OneOf("--axis", tuple(AXES))
+    axes = Choice("--axis", tuple(AXES))
     made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
     made.add_protocol(f"{PREFERRED_PROTOCOL} if measured")
     return made

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from rela_cli.commands.export import formats
 from rela_cli.commands.export.command import add_licence, add_run, backbone_of, fill_export, identity_of
-from rela_cli.config.arguments import OneOf, Parser
+from rela_cli.config.arguments import Choice, Parser
 from rela_cli.errors import ConfigError, RelaError, first_line
 from rela_cli.store.outputs import size_of, size_text
 from rela_cli.terminal import line
@@ -62,7 +62,7 @@ def parser() -> Parser:
     )
     add_run(made)
     made.add_argument("repository", nargs="?", metavar="OWNER/NAME", help="the repository on the hub")
-    form = OneOf("--format", formats.FORMATS)
+    form = Choice("--format", formats.FORMATS)
     made.add_argument(
         "--format",
         type=form,

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rela_cli.config.arguments import OneOf, Positive
+from rela_cli.config.arguments import Choice, PositiveNumber
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.report.differences.between import checked_columns
 from rela_cli.report.differences.paired import AXES
@@ -84,7 +84,7 @@ def parser() -> Parser:
         "Compare the runs found at PATH.",
         ["rela table --cost", "rela table --on digits,stl10", "rela table --format md > table.md"],
     )
-    made.add_argument("--format", default="rich", type=OneOf("--format", FORMATS), help=", ".join(FORMATS))
+    made.add_argument("--format", default="rich", type=Choice("--format", FORMATS), help=", ".join(FORMATS))
     made.add_protocol("all")
     on = "what the backbones are worth on these datasets, a column each, and the mean; all: every one judged"
     made.add_argument("--on", metavar="DATASET,...", type=lambda text: tuple(text.split(",")), default=(), help=on)
@@ -94,7 +94,7 @@ def parser() -> Parser:
     between = "also A minus B at the same seed, of any two columns, such as patches random; may be given again"
     made.add_argument("--between", nargs=2, metavar=("A", "B"), action="append", default=[], help=between)
     axes = f"the differences at equal cost too, and the cost to reach plain*: {', '.join(AXES)}"
-    made.add_argument("--equal-cost", metavar="AXIS", type=OneOf("--equal-cost", tuple(AXES)), help=axes)
+    made.add_argument("--equal-cost", metavar="AXIS", type=Choice("--equal-cost", tuple(AXES)), help=axes)
     within = "differences within so many points of 0, by two one-sided t tests, are marked as equivalent"
-    made.add_argument("--within", metavar="POINTS", type=Positive("--within"), help=within)
+    made.add_argument("--within", metavar="POINTS", type=PositiveNumber("--within"), help=within)
     return made

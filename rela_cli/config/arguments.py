@@ -101,7 +101,7 @@ class Parser(argparse.ArgumentParser):
         return new
 
 
-class OneOf:
+class Choice:
     """A type for argparse: one of `names`."""
 
     def __init__(self, option: str, names: Sequence[str]) -> None:
@@ -114,32 +114,42 @@ class OneOf:
         return name
 
 
-class Count:
-    """A type for argparse: a whole number of at least 1."""
+class WholeNumber:
+    """A type for argparse: a whole number from `least` to `most`, or to any height."""
 
-    def __init__(self, option: str) -> None:
-        self.option = option
+    def __init__(self, option: str, least: int = 1, most: int | None = None) -> None:
+        self.option, self.least, self.most = option, least, most
 
     def __call__(self, text: str) -> int:
-        if not text.isdigit() or int(text) < 1:
-            raise ConfigError(f"{self.option}={text} must be a whole number of at least 1")
+        if not text.isdigit() or int(text) < self.least or (self.most is not None and int(text) > self.most):
+            bounds = f"of at least {self.least}" if self.most is None else f"from {self.least} to {self.most}"
+            raise ConfigError(f"{self.option}={text} must be a whole number {bounds}")
         return int(text)
 
 
-class Positive:
-    """A type for argparse: a finite number above 0."""
+class PositiveNumber:
+    """A type for argparse: a number above 0 and below `limit`."""
 
-    def __init__(self, option: str) -> None:
-        self.option = option
+    def __init__(self, option: str, limit: float = math.inf) -> None:
+        self.option, self.limit = option, limit
 
     def __call__(self, text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = 0.0
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{self.option}={text} must be a number above 0")
+        if not 0 < value < self.limit:
+            below = f" and below {self.limit:g}" if self.limit < math.inf else ""
+            raise ConfigError(f"{self.option}={text} must be a number above 0{below}")
         return value
+
+
+def folder_path(text: str) -> Path:
+    """A type for argparse: a folder that is there, or can be made."""
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file, and a folder is needed")
+    return path
 
 
 def is_now(old: str, new: str) -> None:

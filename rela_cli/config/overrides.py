@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rela_cli.config.arguments import Parser, is_now
+from rela_cli.config.arguments import OFF, Parser, is_now
 from rela_cli.config.schema import GROUPS
 from rela_cli.errors import ConfigError, did_you_mean
 
@@ -149,7 +151,35 @@ class RunParser(Parser):
         super().__init__(command, description, examples, more)
         self.usage = f"rela {command} [key=value ...] [flags]"
         self.hydra = flags
+        self.needs: dict[str, str] = {}  # what is said where an option is missing, by the name of its value
         self.add_outputs()
+
+    def add_to(self, metavar: str, help: str, example: str, type: Callable[[str], object] = str) -> None:
+        """--to, without which the command does nothing."""
+        self.add("--to", metavar=metavar, help=help, type=type)
+        self.needs["to"] = f"say where to: {example}"
+
+    def read_line(self, argv: Sequence[str]) -> tuple[argparse.Namespace, CommandLine]:
+        """The command's own options, as their types have them, and the line without them.
+
+        Raises:
+            ConfigError: with every problem found, one a line.
+        """
+        line = parse(self.words(argv))
+        actions = {a.dest: a for a in self._option_string_actions.values() if a.dest not in ("help", "outputs")}
+        pairs = {key: value for key, equals, value in (word.partition("=") for word in line.overrides) if equals}
+        own = {key: text for key, text in pairs.items() if key in actions}
+        problems = [message for key, message in self.needs.items() if not own.get(key)]
+        given = argparse.Namespace(**{key: action.default for key, action in actions.items()})
+        for key, text in own.items():
+            try:
+                setattr(given, key, option_value(actions[key], text))
+            except ConfigError as error:
+                problems.append(str(error))
+        if problems:
+            raise ConfigError("\n".join(problems))
+        rest = (word for word in line.overrides if word.partition("=")[0] not in own)
+        return given, CommandLine(line.flags, tuple(rest))
 
     def words(self, argv: Sequence[str]) -> list[str]:
         """The line in one form, for `parse`: the command's own flags, too, are key=value then.
@@ -184,3 +214,10 @@ class RunParser(Parser):
         if "=" in word and flag in self._option_string_actions:
             is_now(word, f"{flag} {value}")
         return [word]
+
+
+def option_value(action: argparse.Action, text: str) -> Any:
+    """The value of an option, from its text."""
+    if action.nargs == 0:
+        return text.lower() not in OFF
+    return action.type(text) if callable(action.type) else text

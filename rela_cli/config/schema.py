@@ -354,6 +354,11 @@ class Config:
     extract: Extract = Extract()
 
     @property
+    def outputs(self) -> Path:
+        """The folder of runs and caches."""
+        return Path(self.paths.outputs).expanduser()
+
+    @property
     def is_plain(self) -> bool:
         """True for the method by itself: no prior, so no targets, no matching and no switch."""
         return self.prior.name == "none"

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rela_cli.config.parts import instantiate
+from rela_cli.config.schema import Config
 from rela_cli.data.decoding.images import Blob, Pixels
 from rela_cli.data.decoding.undecodable import Undecodable
 from rela_cli.data.labels import label_set
@@ -33,6 +35,12 @@ def stratified(labels: Array | None, total: int, keep: int | None, seed: int) ->
     share[np.argsort(share - quota, kind="stable")[: keep - share.sum()]] += 1
     chosen = [random.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, share, strict=True)]
     return np.sort(np.concatenate(chosen))
+
+
+def open_dataset(config: Config) -> Dataset:
+    """The dataset of a config, with the cache of its outputs folder to remember things in."""
+    dataset: Dataset = instantiate(config.dataset, cache=config.outputs / "cache")
+    return dataset
 
 
 class Dataset:

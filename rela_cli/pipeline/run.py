@@ -13,10 +13,9 @@ from typing import Any
 
 from rela_cli.config.identity import identity_of
 from rela_cli.config.lengths import Lengths, lengths
-from rela_cli.config.parts import instantiate
 from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import RANDOM, Config, Part
-from rela_cli.data.base import Dataset
+from rela_cli.data.base import open_dataset
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.distributed.ranks import norm_groups
 from rela_cli.errors import MissingError, RelaError
@@ -45,8 +44,7 @@ class Run:
     """
 
     def __init__(self, config: Config) -> None:
-        self.outputs = Path(config.paths.outputs).expanduser()
-        self.dataset: Dataset = instantiate(config.dataset, cache=self.outputs / "cache")
+        self.outputs, self.dataset = config.outputs, open_dataset(config)
         self.brought = Brought.of(config, self.dataset)
         self.given, self.config = config, settled(config, self.dataset, self.brought)
         if self.brought and self.config.has_views:

@@ -266,7 +266,7 @@ def test_a_second_call_does_nothing_and_mends_what_is_gone(tmp_path: Path, capsy
         (["convert", "dataset=fake"], "say where to: --to FOLDER"),
         (["convert", "--to", "x", "--images", "copies"], "--images=copies must be one of link, copy, none"),
         (["convert", "--to", "x", "prior=none"], "prior=none gives no features"),
-        (["convert", "--to", "x", "--shard-mb", "0"], "--shard-mb 0 must be a whole number from 1 to"),
+        (["convert", "--to", "x", "--shard-mb", "0"], "--shard-mb=0 must be a whole number from 1 to"),
         (["train", "dataset=efficient"], "dataset=efficient needs dataset.root=FOLDER"),
         (["train", "prior=efficient"], "prior=efficient goes with dataset=efficient"),
         (["train", "dataset=efficient", "prior=random"], "prior=random needs a transport of its own"),

@@ -194,7 +194,7 @@ WRONG = {
     "embed latest": "say a folder of images",
     "embed latest photos": "say where to",
     "embed latest photos --to f.txt": "must end in one of .parquet",
-    "embed latest photos --to f.npy --image-size 0": "--image-size 0 must be",
+    "embed latest photos --to f.npy --image-size 0": "--image-size=0 must be",
     "embed latest photos --to f.npy --network onlin": "did you mean online?",
     "embed latest photos --to f.npy dataset.root=x": "reads the images of FOLDER",
     "embed latest photos --to f.npy budget=0.5": "means nothing to rela embed",

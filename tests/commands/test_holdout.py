@@ -77,8 +77,8 @@ def test_limit_and_seed_are_the_datasets_own(photos: Path, tmp_path: Path) -> No
     ("more", "message"),
     [
         ([], "say where to"),
-        (["--to", "x", "--share", "1"], "--share 1 must be a number above 0 and below 1"),
-        (["--to", "x", "--share", "ten"], "--share ten must be"),
+        (["--to", "x", "--share", "1"], "--share=1 must be a number above 0 and below 1"),
+        (["--to", "x", "--share", "ten"], "--share=ten must be"),
         (["--to", "x", "--share", "0.001"], "leaves no image"),
     ],
 )

@@ -129,7 +129,7 @@ def test_the_plain_method_extracts_nothing(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["samples=many"], "--samples many must be a number above 0"),
+        (["samples=many"], "--samples=many must be a number above 0"),
         (["size=8"], "--size goes with --samples"),
         (["-m", "budget=0.1,0.5"], "rela plan is of one run"),
         (["bugdet=0.1"], "did you mean budget"),

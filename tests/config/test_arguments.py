@@ -72,9 +72,9 @@ def test_the_list_of_commands_is_whole() -> None:
 
 
 OLD = [
-    ("rank priors=[random] n=5", "priors=[random] is now --priors [random]", "--n 5 must be a whole number"),
-    ("plan samples=x", "samples=x is now --samples x", "--samples x must be a number"),
-    ("data pack dataset=fake to=p size=1", "to=p is now --to p", "--size 1 must be a whole number from 4"),
+    ("rank priors=[random] n=5", "priors=[random] is now --priors [random]", "--n=5 must be a whole number"),
+    ("plan samples=x", "samples=x is now --samples x", "--samples=x must be a number"),
+    ("data pack dataset=fake to=p size=1", "to=p is now --to p", "--size=1 must be a whole number from 4"),
     ("table format=md", "format=md is now --format=md", "no result.json"),
     ("reproduce table-methods profile=smok", "profile=smok is now --profile=smok", "did you mean smoke?"),
     ("ls nowhere", "rela ls nowhere is now rela ls --outputs nowhere", "nowhere is not a folder"),

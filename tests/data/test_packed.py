@@ -289,7 +289,7 @@ def test_the_command(rela: Rela) -> None:
     assert "encoded anew as JPEGs of quality 90, 8x8 pixels" in done.stdout
     done = rela("data", "pack", "dataset=digits", "size=2", "quality=high")
     assert done.returncode == 2
-    for text in ("say where to: --to FOLDER", "--size 2 must be a whole number from 4", "--quality high must be"):
+    for text in ("say where to: --to FOLDER", "--size=2 must be a whole number from 4", "--quality=high must be"):
         assert text in done.stderr
     assert "did you mean pack?" in rela("data", "pakc").stderr
     assert "rela data pack --help" in rela("data", "--help").stdout

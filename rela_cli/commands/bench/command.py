@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rela_cli.commands.bench.contest import Bench, BenchRow
 from rela_cli.commands.bench.registry import BENCH_ROWS, PEERS, missing
-from rela_cli.config.arguments import Count, OneOf, Parser
+from rela_cli.config.arguments import Choice, Parser, WholeNumber
 from rela_cli.errors import MissingError
 from rela_cli.store.files import write_json
 
@@ -31,15 +31,19 @@ def parser() -> Parser:
         help=f"{', '.join(BENCH_ROWS)} or all (default: all)",
         offers=lambda: BENCH_ROWS,
     )
-    peer = OneOf("--peer", PEERS)
+    peer = Choice("--peer", PEERS)
     made.add_argument(
         "--peer", action="append", default=[], type=peer, metavar="NAME", help=f"only: {', '.join(PEERS)}"
     )
     made.add_argument(
-        "--rounds", default=7, type=Count("--rounds"), metavar="N", help="how often each takes its turn (default: 7)"
+        "--rounds",
+        default=7,
+        type=WholeNumber("--rounds"),
+        metavar="N",
+        help="how often each takes its turn (default: 7)",
     )
     made.add_argument("--data", type=Path, metavar="FOLDER", help="train/<class>/* and test/<class>/*, 32 px JPEGs")
-    device, size = OneOf("--device", ("all", "cpu", "cuda")), OneOf("--size", ("full", "tiny"))
+    device, size = Choice("--device", ("all", "cpu", "cuda")), Choice("--size", ("full", "tiny"))
     made.add_argument(
         "--device", default="all", type=device, metavar="all|cpu|cuda", help="which rows (default: all that can run)"
     )
@@ -100,7 +104,7 @@ def chosen_rows(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: there is no such row. An unknown option comes first: its value would be taken for a row.
     """
-    check = OneOf("ROW", (*BENCH_ROWS, "all"))
+    check = Choice("ROW", (*BENCH_ROWS, "all"))
     names = [check(name) for name in names]
     return tuple(name for name in BENCH_ROWS if not names or name in names or "all" in names)
 

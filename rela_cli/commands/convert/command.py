@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from rela_cli.config.arguments import OneOf
+from rela_cli.config.arguments import Choice, WholeNumber, folder_path
 from rela_cli.config.compose import Composer, hand_over
-from rela_cli.config.overrides import CommandLine, RunParser, parse
+from rela_cli.config.overrides import CommandLine, RunParser
 from rela_cli.config.schema import HOMES, Config
 from rela_cli.errors import ConfigError
 from rela_cli.launch.job import Job, Single
@@ -24,7 +24,6 @@ IMAGES = {
     "none": "neither; whoever trains on it says dataset.images=FOLDER",
 }
 WAY_OUT = "--to FOLDER"
-OWN_KEYS = ("to", "images", "shard_mb")
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,8 @@ def main(words: list[str]) -> int:
     Raises:
         RelaError: it cannot be made, or another one lies there.
     """
-    line = parse(parser().words(words))
-    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN_KEYS}
-    request = read(own)
-    line = CommandLine(line.flags, tuple(word for word in line.overrides if word.partition("=")[0] not in OWN_KEYS))
+    given, line = parser().read_line(words)
+    request = ConvertRequest(given.to, given.images, given.shard_mb * MB)
     composer = Composer(line)
     config = composer.check()
     check(config, request)
@@ -70,33 +67,12 @@ def parser() -> RunParser:
             "rela data check cifar10-dinov2",
         ],
     )
-    made.add("--to", metavar="FOLDER", help="where it is written")
+    made.add_to("FOLDER", "where it is written", WAY_OUT, type=folder_path)
     kinds = "; ".join(f"{kind}: {does}" for kind, does in IMAGES.items())
-    made.add("--images", metavar="KIND", type=OneOf("--images", tuple(IMAGES)), help=kinds)
-    made.add("--shard-mb", metavar="MB", help="the size of a file of targets, at most (default: 256)")
+    made.add("--images", metavar="KIND", type=Choice("--images", tuple(IMAGES)), default="link", help=kinds)
+    size = WholeNumber("--shard-mb", 1, 100_000)
+    made.add("--shard-mb", metavar="MB", type=size, default=256, help="of a file of targets, at most (default: 256)")
     return made
-
-
-def read(own: dict[str, str]) -> ConvertRequest:
-    """The command's own keys.
-
-    Raises:
-        ConfigError: with every problem found, one a line.
-    """
-    problems = [] if own.get("to") else ["say where to: --to FOLDER"]
-    images, size = own.get("images", "link"), own.get("shard_mb", "256")
-    try:
-        OneOf("--images", tuple(IMAGES))(images)
-    except ConfigError as error:
-        problems.append(str(error))
-    if not (size.isdigit() and 1 <= int(size) <= 100_000):
-        problems.append(f"--shard-mb {size} must be a whole number from 1 to 100000")
-    to = Path(own.get("to", ".")).expanduser()
-    if to.exists() and not to.is_dir():
-        problems.append(f"--to {to} is a file, and a folder is needed")
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return ConvertRequest(to, images, int(size) * MB)
 
 
 def check(config: Config, request: ConvertRequest) -> None:

@@ -20,9 +20,8 @@ from PIL import Image
 from rela_cli.commands.data import check_efficient
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import RunParser, parse
-from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
-from rela_cli.data.base import Dataset
+from rela_cli.data.base import Dataset, open_dataset
 from rela_cli.data.decoding.images import Blob, decode, has_sound_exif
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import MissingError
@@ -52,10 +51,10 @@ def main(words: list[str]) -> int:
     given = parse(parser().words(words))
     folder = check_efficient.folder_in(given.overrides)
     config = Composer(check_efficient.without_folder(given, folder)).check()
-    cache = Path(config.paths.outputs).expanduser() / "cache"
+    cache = config.outputs / "cache"
     if folder or config.dataset.name == "efficient":
         return check_efficient.main(config, folder, cache)
-    dataset: Dataset = instantiate(config.dataset, cache=cache)
+    dataset = open_dataset(config)
     path = cache / "index" / report_name(config) / "check.json"
     report = examine(dataset)
     show(config, report, read_json(path))

@@ -9,30 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
+from rela_cli.config.arguments import PositiveNumber
 from rela_cli.config.compose import Composer
-from rela_cli.config.overrides import CommandLine, RunParser, parse
-from rela_cli.config.parts import instantiate
-from rela_cli.data.base import Array, Dataset, stratified
+from rela_cli.config.overrides import RunParser
+from rela_cli.data.base import Array, Dataset, open_dataset, stratified
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts, read_json, write_json
 
 NOTE = "holdout.json"  # what the links were made of; written before the folder gets its name
-OWN_KEYS = ("to", "share")  # keys that are not the config's
 
 
 def main(words: list[str]) -> int:
     """Make the folder, unless it is there already; say how it is used."""
-    line = parse(parser().words(words))
-    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN_KEYS}
-    share = read_share(own)
-    rest = tuple(word for word in line.overrides if word.partition("=")[0] not in OWN_KEYS)
-    config = Composer(CommandLine(line.flags, rest)).check()
-    dataset: Dataset = instantiate(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
-    to = Path(own["to"]).expanduser()
+    given, line = parser().read_line(words)
+    dataset, to = open_dataset(Composer(line).check()), given.to
     with disk_errors(to):
-        counts = make(dataset, share, to)
+        counts = make(dataset, given.share, to)
     print(f"  train        {counts['train']} links to train images")
     print(f"  test         {counts['test']} links to other train images; no test image is among them")
     print(f"  to use it    {shlex.join(['rela', 'train', 'dataset=image_folder', f'dataset.root={to}'])}")
@@ -50,27 +44,10 @@ def parser() -> RunParser:
             "rela data holdout dataset=image_folder dataset.root=photos --share 0.2 --to chosen-by",
         ],
     )
-    made.add("--to", metavar="FOLDER", help="where the links are put")
-    made.add("--share", metavar="SHARE", help="of the train images, to hold out (default: 0.1)")
+    made.add_to("FOLDER", "where the links are put", "--to FOLDER", type=lambda text: Path(text).expanduser())
+    share, help = PositiveNumber("--share", 1), "of the train images, to hold out (default: 0.1)"
+    made.add("--share", metavar="SHARE", type=share, default=0.1, help=help)
     return made
-
-
-def read_share(own: dict[str, str]) -> float:
-    """The share, once all is there that has to be.
-
-    Raises:
-        ConfigError: with every problem found, one a line.
-    """
-    problems = [] if own.get("to") else ["say where to: --to FOLDER"]
-    try:
-        share = float(own.get("share", "0.1"))
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        problems.append(f"--share {own['share']} must be a number above 0 and below 1")
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return share
 
 
 def make(dataset: Dataset, share: float, to: Path) -> dict[str, int]:

@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 from rela_cli.commands.data.packing import Encoding, Packer
+from rela_cli.config.arguments import WholeNumber
 from rela_cli.config.compose import Composer
-from rela_cli.config.overrides import CommandLine, RunParser, parse
-from rela_cli.config.parts import instantiate
+from rela_cli.config.overrides import RunParser
 from rela_cli.config.schema import Config
-from rela_cli.data.base import Dataset
+from rela_cli.data.base import open_dataset
 from rela_cli.data.files.storage import LocalFolder, Storage, storage_of
-from rela_cli.errors import ConfigError
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts
 from rela_cli.store.locks import Lock
 from rela_cli.terminal import as_size, plural
 
 MB = 1_000_000
-BOUNDS = {"size": (4, 100_000), "quality": (1, 100), "shard_mb": (1, 1_000_000)}
-OWN_KEYS = ("to", *BOUNDS)  # keys that are not the config's
-
-
-@dataclass(frozen=True)
-class PackRequest:
-    """What the command line asks for."""
-
-    to: str
-    encoding: Encoding
-    shard_bytes: int
 
 
 def main(words: list[str]) -> int:
     """Pack a dataset, or go on with a pack that was interrupted; say how it is used."""
-    line = parse(parser().words(words))
-    own = {key: value for key, _, value in (word.partition("=") for word in line.overrides) if key in OWN_KEYS}
-    request = read(own)
-    rest = tuple(word for word in line.overrides if word.partition("=")[0] not in OWN_KEYS)
-    config = Composer(CommandLine(line.flags, rest)).check()
-    dataset: Dataset = instantiate(config.dataset, cache=Path(config.paths.outputs).expanduser() / "cache")
-    place = storage_of(request.to)
+    given, line = parser().read_line(words)
+    config = Composer(line).check()
+    dataset = open_dataset(config)
+    place = storage_of(given.to)
     with ExitStack() as stack:
         if isinstance(place, LocalFolder):
             stack.enter_context(disk_errors(place.root))
@@ -52,7 +35,7 @@ def main(words: list[str]) -> int:
                 leftover.unlink()
         if place.exists("pack.json"):
             print(f"  already there: {place}")
-        facts = Packer(dataset, place, request.encoding, request.shard_bytes).run()
+        facts = Packer(dataset, place, Encoding(given.size, given.quality), given.shard_mb * MB).run()
     show(config, place, facts)
     return 0
 
@@ -67,32 +50,15 @@ def parser() -> RunParser:
             "rela data pack dataset=imagenet1k dataset.root=FOLDER --to s3://bucket/pack --size 256 --quality 90",
         ],
     )
-    made.add("--to", metavar="PLACE", help="a folder, or an address such as s3://bucket/pack")
-    made.add("--size", metavar="PIXELS", help="encode anew, the shorter side so long (default: as they are stored)")
-    made.add("--quality", metavar="1..100", help="of JPEGs that are encoded anew (default: 90)")
-    made.add("--shard-mb", metavar="MB", help="the size of a file (default: 1024)")
+    to = "a folder, or an address such as s3://bucket/pack"
+    made.add_to("PLACE", to, "--to FOLDER, or an address such as --to s3://bucket/pack")
+    anew = "encode anew, the shorter side so long (default: as they are stored)"
+    made.add("--size", metavar="PIXELS", type=WholeNumber("--size", 4, 100_000), help=anew)
+    quality = WholeNumber("--quality", 1, 100)
+    made.add("--quality", metavar="1..100", type=quality, help="of JPEGs that are encoded anew (default: 90)")
+    size = WholeNumber("--shard-mb", 1, 1_000_000)
+    made.add("--shard-mb", metavar="MB", type=size, default=1024, help="the size of a file (default: 1024)")
     return made
-
-
-def read(own: dict[str, str]) -> PackRequest:
-    """The command's own keys.
-
-    Raises:
-        ConfigError: with every problem found, one a line.
-    """
-    problems = [] if own.get("to") else ["say where to: --to FOLDER, or an address such as --to s3://bucket/pack"]
-    numbers: dict[str, int] = {}
-    for name, (least, most) in BOUNDS.items():
-        if name not in own:
-            continue
-        if own[name].isdigit() and least <= int(own[name]) <= most:
-            numbers[name] = int(own[name])
-        else:
-            problems.append(f"--{name.replace('_', '-')} {own[name]} must be a whole number from {least} to {most}")
-    if problems:
-        raise ConfigError("\n".join(problems))
-    encoding = Encoding(numbers.get("size"), numbers.get("quality"))
-    return PackRequest(own["to"], encoding, numbers.get("shard_mb", 1024) * MB)
 
 
 def encoded_anew(how: Facts) -> str:

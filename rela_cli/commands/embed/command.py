@@ -10,12 +10,13 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rela_cli.config.arguments import Choice, WholeNumber
 from rela_cli.config.compose import Composer
-from rela_cli.config.overrides import CommandLine, RunParser, parse
+from rela_cli.config.overrides import CommandLine, RunParser
 from rela_cli.config.schema import NETWORKS, Config, Part
 from rela_cli.data.files.entries import left_out_text
 from rela_cli.data.files.index import Index, list_images
-from rela_cli.errors import ConfigError, MissingError, did_you_mean
+from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts, file_sha256, fingerprint, provenance, read_json, remove_tree, write_json
 from rela_cli.store.locks import Lock
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from rela_cli.commands.embed.network import ReadyPrior
 
 SETTING = re.compile(r"(?:[A-Za-z_][\w.]*|hydra/\w+)=")  # a path with a = in it is written ./a=b
-OWN_KEYS = ("to", "image_size", "network", "overwrite")
 MEANT = ("prior", "learner", "runtime", "allow", "paths.outputs")  # settings of a run that change features, or places
 EXAMPLE = "rela embed latest photos --to features.parquet"
 
@@ -57,7 +57,7 @@ def main(words: list[str]) -> int:
     request = read(words)
     config = embedding_config(request)
     locate.locate(config.prior)
-    index = list_folder(request.folder, Path(config.paths.outputs).expanduser() / "cache")
+    index = list_folder(request.folder, config.outputs / "cache")
     identity = identity_of(config, request, index)
     part = request.to.with_name(f".{request.to.name}.part")
     with disk_errors(request.to, way_out="--to=FILE"):
@@ -89,10 +89,12 @@ prior. Interrupted, the same command goes on; repeated, it does nothing.""",
     a_run = "a finished run: a folder, a name or a part of one, latest; in its place prior=NAME"
     made.add("run", metavar="RUN", nargs="?", help=a_run, offers=run_names)
     made.add("folder", metavar="FOLDER", nargs="?", help="images, in folders of any depth")
-    made.add("--to", metavar="FILE", help="FILE.parquet, .npz, .npy or .csv; FILE.json beside it says how it was made")
+    to = "FILE.parquet, .npz, .npy or .csv; FILE.json beside it says how it was made"
+    made.add("--to", metavar="FILE", type=lambda text: Path(text).expanduser(), help=to)
     size = "bring images to such squares first, as dataset.image_size does (default: the network's own size)"
-    made.add("--image-size", metavar="PIXELS", help=size)
-    made.add("--network", metavar="|".join(NETWORKS), help="of a run that keeps a target network (default: online)")
+    made.add("--image-size", metavar="PIXELS", type=WholeNumber("--image-size", 4), help=size)
+    networks, which = Choice("--network", (*NETWORKS,)), "of a run that keeps a target network (default: online)"
+    made.add("--network", metavar="|".join(NETWORKS), type=networks, help=which)
     made.add("--overwrite", action="store_true", help="replace a FILE that holds something else")
     return made
 
@@ -105,10 +107,9 @@ def read(words: Sequence[str]) -> EmbedRequest:
     """
     from rela_cli.commands.embed.files import check_format
 
-    given = parse(parser().words(words))
-    pairs = {key: value for key, _, value in (word.partition("=") for word in given.overrides) if key in OWN_KEYS}
-    settings = [w for w in given.overrides if SETTING.match(w) and w.partition("=")[0] not in OWN_KEYS]
-    places = [word for word in given.overrides if not SETTING.match(word)]
+    given, line = parser().read_line(words)
+    settings = [word for word in line.overrides if SETTING.match(word)]
+    places = [word for word in line.overrides if not SETTING.match(word)]
     check_settings(settings)
     has_prior = any(word.startswith("prior=") for word in settings)
     if len(places) != 2 - has_prior:
@@ -116,20 +117,14 @@ def read(words: Sequence[str]) -> EmbedRequest:
             f"say a folder of images, and before it a run, or prior=NAME: {EXAMPLE}"
             + (f" (given: {' '.join(places)})" if places else "")
         )
-    if not pairs.get("to"):
+    if not given.to:
         raise ConfigError(f"say where to: {EXAMPLE}")
-    to, size, network = Path(pairs["to"]).expanduser(), pairs.get("image_size"), pairs.get("network", "online")
-    check_format(to)
-    if size is not None and not (size.isdigit() and int(size) >= 4):
-        raise ConfigError(f"--image-size {size} must be a whole number of at least 4")
-    if network not in NETWORKS:
-        raise ConfigError(f"--network {network} must be one of {', '.join(NETWORKS)}{did_you_mean(network, NETWORKS)}")
-    if has_prior and "network" in pairs:
+    check_format(given.to)
+    if has_prior and given.network:
         raise ConfigError("--network is for a run; of prior=rela_run say prior.network=target")
     run, folder = ("", *places)[-2:]
-    pixels = None if size is None else int(size)
-    rest = CommandLine(given.flags, tuple(settings))
-    return EmbedRequest(run, Path(folder).expanduser(), to, pixels, network, bool(pairs.get("overwrite")), rest)
+    rest, network = CommandLine(line.flags, tuple(settings)), given.network or "online"
+    return EmbedRequest(run, Path(folder).expanduser(), given.to, given.image_size, network, given.overwrite, rest)
 
 
 def check_settings(words: Sequence[str]) -> None:
@@ -155,7 +150,7 @@ def embedding_config(request: EmbedRequest) -> Config:
         raise ConfigError("prior=none is no network; say another prior, or a run")
     if not request.run:
         return config
-    run = with_backbone(find_run(request.run, Path(config.paths.outputs).expanduser()), request.network)
+    run = with_backbone(find_run(request.run, config.outputs), request.network)
     part = Part("rela_run", "rela_cli.priors.run.RelaRun", {"run": str(run), "network": request.network})
     return replace(config, prior=part)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rela_cli.commands.export import formats
 from rela_cli.commands.export.backbone import Backbone
-from rela_cli.config.arguments import OneOf, Parser
+from rela_cli.config.arguments import Choice, Parser
 from rela_cli.config.schema import NETWORKS
 from rela_cli.errors import ConfigError
 from rela_cli.store.disk import disk_errors
@@ -48,7 +48,7 @@ def parser() -> Parser:
     )
     add_run(made)
     made.add_argument("--to", type=Path, metavar="FOLDER", help="the folder that is made")
-    form = OneOf("--format", formats.FORMATS)
+    form = Choice("--format", formats.FORMATS)
     made.add_argument("--format", type=form, metavar="FORMAT", help=", ".join(formats.FORMATS))
     add_licence(made)
     made.add_argument("--overwrite", action="store_true", help="replace a FOLDER that holds another export")
@@ -59,7 +59,7 @@ def add_run(made: Parser) -> None:
     """The run, its network, and what its config may call."""
     a_run = "a folder, a name or a part of one (default: latest)"
     made.add("run", nargs="?", default="latest", metavar="RUN", help=a_run, offers=run_names)
-    networks = OneOf("--network", (*NETWORKS,))
+    networks = Choice("--network", (*NETWORKS,))
     made.add_argument("--network", type=networks, default="online", help=f"{' or '.join(NETWORKS)} (default: online)")
     packages = "a package besides rela whose classes the run's config may name; may be given again"
     made.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=packages)

@@ -12,8 +12,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rela_cli.config.arguments import Choice, WholeNumber
 from rela_cli.config.compose import Composer
-from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser, parse
+from rela_cli.config.overrides import CONFIG_FLAGS, CommandLine, RunParser
 from rela_cli.config.schema import GROUPS, Config
 from rela_cli.config.text import holds_text, quoted_values
 from rela_cli.errors import ConfigError, did_you_mean
@@ -58,22 +59,13 @@ def read(argv: Sequence[str]) -> RankRequest:
     Raises:
         ConfigError: no priors named, two under one name, or a value that is not allowed.
     """
-    line = parse(parser().words(argv))
+    given, line = parser().read_line(argv)
     if line.is_sweep:
         raise ConfigError("rela rank compares --priors by itself; leave -m out")
-    own = {
-        key: value for key, equals, value in map(_pair, line.overrides) if equals and key in ("priors", "n", "format")
-    }
-    entries = entries_of(own.get("priors", ""))
+    entries = entries_of(given.priors)
     if not entries or names_key(line.overrides, "prior"):
         raise ConfigError(SAY_WHICH)
-    n, form = own.get("n", str(RANK_SAMPLE)), own.get("format", "rich")
-    if not n.isdigit() or int(n) < 20:
-        raise ConfigError(f"--n {n} must be a whole number of at least 20")
-    if form not in FORMATS:
-        raise ConfigError(f"--format {form} must be one of {', '.join(FORMATS)}")
-    rest = tuple(word for word in line.overrides if _pair(word)[0] not in ("priors", "n", "format"))
-    return RankRequest(entries, int(n), form, CommandLine(line.flags, rest))
+    return RankRequest(entries, given.n, given.format, line)
 
 
 def parser() -> RunParser:
@@ -94,11 +86,12 @@ that the learner would be matched to. Nothing is trained.
         ],
         (*CONFIG_FLAGS, "--multirun"),
     )
-    made.add(
-        "--priors", metavar="A,B,...", help="the priors (`rela list priors`); a=timm,b=timm names two of the same kind"
-    )
-    made.add("--n", metavar="N", help=f"images that they see (default: {RANK_SAMPLE})")
-    made.add("--format", metavar="|".join(FORMATS), help="how the table is written (default: rich)")
+    priors = "the priors (`rela list priors`); a=timm,b=timm names two of the same kind"
+    made.add("--priors", metavar="A,B,...", default="", help=priors)
+    seen = f"images that they see (default: {RANK_SAMPLE})"
+    made.add("--n", metavar="N", type=WholeNumber("--n", 20), default=RANK_SAMPLE, help=seen)
+    form = Choice("--format", FORMATS)
+    made.add("--format", metavar="|".join(FORMATS), type=form, default="rich", help="of the table (default: rich)")
     return made
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rela_cli.commands.plot import chosen_protocols
-from rela_cli.config.arguments import OneOf
+from rela_cli.config.arguments import Choice
 from rela_cli.report.differences.paired import AXES
 from rela_cli.report.figures.series import groups_of
 from rela_cli.report.grids.screen import write
@@ -76,7 +76,7 @@ def parser() -> Parser:
     )
     made.add_argument("--out", type=Path, metavar="FILE", help="default: outputs/report.html")
     made.add_argument("--title", help="the heading; default: dataset, learner and method")
-    axes = OneOf("--axis", tuple(AXES))
+    axes = Choice("--axis", tuple(AXES))
     made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
     made.add_argument("--no-neighbours", action="store_true", help="leave out the images; torch is not loaded then")
     made.add_protocol("all, the first of them lbfgs")

@@ -11,7 +11,7 @@ from rela_cli.commands.reproduce.execute import Executor
 from rela_cli.commands.reproduce.finish import finish
 from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns, check_runs
 from rela_cli.commands.reproduce.tables import PROFILES, TABLES, PaperTable, with_live
-from rela_cli.config.arguments import Count, OneOf, Parser
+from rela_cli.config.arguments import Choice, Parser, WholeNumber
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError, RelaError, did_you_mean
 from rela_cli.machine import signals
@@ -81,7 +81,7 @@ plots and report.html. Called again it makes what is still missing.""",
   smoke   the digits, a minute or two: shows what comes out, its numbers mean nothing""",
     )
     made.add("table", nargs="?", default="", metavar="TABLE", help=", ".join(TABLES), offers=lambda: TABLES)
-    profile = OneOf("--profile", PROFILES)
+    profile = Choice("--profile", PROFILES)
     made.add(
         "--profile",
         default="mini",
@@ -95,7 +95,7 @@ plots and report.html. Called again it makes what is still missing.""",
     )
     made.add("--out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE[-live]")
     made.add_outputs()
-    made.add("--jobs", type=Count("--jobs"), metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
+    made.add("--jobs", type=WholeNumber("--jobs"), metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
     made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")
     made.add("--live", action="store_true", help="beside each trained prior, the same with matching.targets=live")
     made.add("--dry-run", action="store_true", help="stop after the plan")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rela_cli.config import arguments
-from rela_cli.config.arguments import OneOf
+from rela_cli.config.arguments import Choice
 from rela_cli.config.schema import NETWORKS, PROTOCOLS
 from rela_cli.report.results.collect import collect
 from rela_cli.report.results.comparison import Result, results_of
@@ -32,7 +32,7 @@ class Parser(arguments.Parser):
         """--protocol and --network; `default` is what the help says."""
         self.add_argument("--protocol", default=None, help=f"{', '.join(PROTOCOLS)} or all (default: {default})")
         networks = (*NETWORKS, "all")
-        self.add_argument("--network", default="all", type=OneOf("--network", networks), help=", ".join(networks))
+        self.add_argument("--network", default="all", type=Choice("--network", networks), help=", ".join(networks))
 
 
 def results_at(given: argparse.Namespace, problems: list[str]) -> list[Result]:
@@ -42,5 +42,5 @@ def results_at(given: argparse.Namespace, problems: list[str]) -> list[Result]:
 
 def some_of(option: str, names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """A type for argparse: several of `names`, with commas between them."""
-    check = OneOf(option, names)
+    check = Choice(option, names)
     return lambda text: tuple(check(name) for name in text.split(","))
