@@ -86,7 +86,8 @@ class Composer:
 
     def say_notes(self) -> None:
         """What falls away of a preset or holds for another part, and what has no effect, a line each on stderr."""
-        for note in self.notes if ranks.is_first() else ():
+        is_told = ranks.MEETING in os.environ  # whoever has started this rank has said them
+        for note in self.notes if ranks.is_first() and not is_told else ():
             warn(note)
 
     def check(self) -> Config:

@@ -279,7 +279,7 @@ class Runtime:
     step: Annotated[str, OneOf(("eager", "graph"))]
     deterministic: bool
     cells_at_once: Count | None
-    cells_per_gpu: Count
+    cells_per_gpu: Count | None
     dry_run: bool
 
 

@@ -31,14 +31,17 @@ class Job:
         """Validate a composed tree and work through the stages. torch is imported here and not before."""
         self.line.open_imports()  # a launcher may have sent this to a process of its own
         config = config_of(tree, overrides)
-        from rela_cli.launch import judge
+        from rela_cli.launch import judge, room
 
         is_judged = UNTIL[self.command] == "probe" and ranks.world() == 1 and not config.runtime.dry_run
         judged_on = judge.at_the_end(config, self.line, overrides) if is_judged else []
-        outcome = self.made(config, overrides)
-        for line in judged_on:
-            assert outcome.folder is not None
-            judge.judging_of_run(outcome.folder.resolve(), line, self.text(overrides)).judge()
+        try:
+            outcome = self.made(config, overrides)
+            for line in judged_on:
+                assert outcome.folder is not None
+                judge.judging_of_run(outcome.folder.resolve(), line, self.text(overrides)).judge()
+        finally:
+            room.note()
         return outcome
 
     def made(self, config: Config, overrides: Sequence[str]) -> Outcome:

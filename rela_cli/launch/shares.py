@@ -10,28 +10,34 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from rela_cli.config.schema import Config
 from rela_cli.launch import owner
 from rela_cli.launch.owner import GRACE
+from rela_cli.launch.room import NOTES, Room, free_unused, is_full, most_cells, shares_there, shown
 from rela_cli.machine.processors import cores, visible_gpus
+from rela_cli.store.notices import warn
+
+T = TypeVar("T")
 
 POLL = 0.2  # seconds between looks at what is free
-
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 FOREVER_MIN = 1_000_000  # minutes; a local cell has no time limit
 
 CORES_A_CELL = 2  # without GPUs, where nobody says how many cells run at once
+
+JOBLIB = "hydra/launcher=joblib"
 
 _follows = False  # whether this process ends with the sweep
 
@@ -47,6 +53,7 @@ class Shares:
     gpus: tuple[str, ...]
     cores: tuple[int, ...]  # none where the user says runtime.threads
     sweep: str = ""  # the process that waits for the cells (`owner.stamp`)
+    rooms: tuple[Room, ...] = ()  # of each GPU: how many of these shares there are, as far as that is known yet
 
     def follow(self) -> None:
         """From now on this process ends when the sweep's is gone; a Ctrl-C is the sweep's to hand on, once."""
@@ -69,29 +76,72 @@ class Shares:
             self.folder.mkdir(exist_ok=True)
             number, _taken = self.first_free()
             confine(self.of(number), self.gpu(number))
-        number = int(Path(_taken.lock_file).stem)
+        elif self.rooms:  # there may be more cells now, or fewer
+            confine(self.of(taken_number()), None)
+        number = taken_number()
+        if self.rooms:
+            os.environ[NOTES] = str(self.room(number).folder)
         words = [f"GPU {self.gpu(number)}"] if self.gpus else []
         words += [f"{len(own)} core{'s' * (len(own) > 1)}"] if (own := self.of(number)) else []
         return f" ({', '.join(words)})" if words else ""
 
     def first_free(self) -> tuple[int, FileLock]:
         while True:
-            for number in range(self.count):
+            for number in self.there_now():
                 lock = FileLock(self.folder / f"{number}.lock")
                 with suppress(Timeout):
                     lock.acquire(timeout=0)
                     return number, lock
             time.sleep(POLL)
 
+    def there_now(self) -> list[int]:
+        """The shares that may be taken now."""
+        if not self.rooms:
+            return list(range(self.count))
+        for room in self.rooms:
+            room.say(warn)
+        return [number for number in shares_there(self.rooms) if number < self.count]
+
+    def at_once(self) -> int:
+        """Among how many the cores are divided now."""
+        return min(self.count, len(self.rooms) * max(room.cells() for room in self.rooms)) if self.rooms else self.count
+
     def of(self, number: int) -> tuple[int, ...]:
         """A share's cores: an equal part of them, or one that it has in common with others."""
-        total = len(self.cores)
-        if total < self.count:
+        total, count = len(self.cores), self.at_once()
+        if total < count:
             return (self.cores[number % total],) if total else ()
-        return self.cores[number * total // self.count : (number + 1) * total // self.count]
+        number %= count  # there were more when it was taken
+        return self.cores[number * total // count : (number + 1) * total // count]
 
     def gpu(self, number: int) -> str | None:
         return self.gpus[number % len(self.gpus)] if self.gpus else None
+
+    def room(self, number: int) -> Room:
+        return self.rooms[number % len(self.rooms)]
+
+    def work(self, work: Callable[[], T]) -> T:
+        """The work of a cell; if it finds its GPU full beside other cells, it is done again when they have ended."""
+        if not self.rooms:
+            return work()
+        room = self.room(taken_number())
+        is_beside = room.cells() > 1
+        try:
+            with room.used():
+                return work()
+        except Exception as error:
+            if not is_beside or not is_full(error):
+                raise
+            warn(f"the GPU was full beside other cells ({shown(error)}): once more, alone, when these have ended")
+        with room.used(alone=True):  # here nothing holds the error any more, nor the tensors of its frames
+            free_unused()
+            return work()
+
+
+def taken_number() -> int:
+    """Which share this process has."""
+    assert _taken is not None
+    return int(Path(_taken.lock_file).stem)
 
 
 def confine(own: Sequence[int], gpu: str | None) -> None:
@@ -111,15 +161,33 @@ def divide(config: Config, launcher: dict[str, Any], folder: Path) -> Shares | N
         return None
     runtime = config.runtime
     found = () if runtime.device == "cpu" else in_groups(visible_gpus(), runtime.devices)
-    jobs = launcher.get("n_jobs")
-    by_machine = len(found) * runtime.cells_per_gpu or max(1, len(cores()) // CORES_A_CELL)
-    count = runtime.cells_at_once or (jobs if jobs and jobs > 0 else by_machine)
-    return Shares(folder / "shares", count, found, () if runtime.threads else tuple(cores()), owner.stamp())
+    jobs, own_cores = launcher.get("n_jobs"), () if runtime.threads else tuple(cores())
+    at_once = runtime.cells_at_once or (jobs if jobs and jobs > 0 else 0)
+    said = -(-at_once // len(found)) if at_once and found else runtime.cells_per_gpu
+    most = said or most_cells(len(found), runtime.threads)
+    count = at_once or len(found) * most or max(1, len(cores()) // CORES_A_CELL)
+    rooms = tuple(Room(name, folder / "gpus" / str(number), most, said) for number, name in enumerate(found))
+    return Shares(folder / "shares", count, found, own_cores, owner.stamp(), rooms)
 
 
 def in_groups(names: Sequence[str], size: int) -> tuple[str, ...]:
     """GPUs by the `size` that one run takes, as CUDA_VISIBLE_DEVICES has them."""
     return tuple(",".join(names[i : i + size]) for i in range(0, len(names) - size + 1, size))
+
+
+def side_by_side(config: Config, launcher: dict[str, Any], said: Sequence[str]) -> list[str]:
+    """What Hydra is told so that cells run side by side on GPUs, unless the user says a launcher; one line says so."""
+    is_open = launcher_kind(launcher) == "BasicLauncher" and not any("hydra/launcher=" in word for word in said)
+    if not is_open or config.runtime.device == "cpu":
+        return []
+    gpus = in_groups(visible_gpus(), config.runtime.devices)
+    if len(gpus) * (config.runtime.cells_per_gpu or most_cells(len(gpus), config.runtime.threads)) < 2:
+        return []
+    if find_spec("hydra_plugins") is None or find_spec("hydra_plugins.hydra_joblib_launcher") is None:
+        warn("cells run one after the other; pip install 'rela-cli[parallel]' for as many at once as have room")
+        return []
+    warn("cells run side by side where the GPU has room; hydra/launcher=basic has one after the other")
+    return [JOBLIB]
 
 
 def launcher_kind(launcher: dict[str, Any]) -> str:

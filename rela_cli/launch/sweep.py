@@ -14,7 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,16 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, RelaError
 from rela_cli.launch.job import Job
 from rela_cli.launch.news import failure, failures_shown
-from rela_cli.launch.shares import Shares, divide, launcher_kind, note_pid, pass_signal_on, requeued, settings
+from rela_cli.launch.shares import (
+    Shares,
+    divide,
+    launcher_kind,
+    note_pid,
+    pass_signal_on,
+    requeued,
+    settings,
+    side_by_side,
+)
 from rela_cli.launch.together import together
 from rela_cli.machine import signals
 from rela_cli.store.files import read_json, write_atomic
@@ -118,7 +127,8 @@ class CellTask:
                 note_pid(self.folder, number)
                 where = self.shares.take()
             print(redact(f"\ncell {number + 1} of {self.total}{where}: {' '.join(overrides)}"), flush=True)
-            outcome = self.job.run(tree, overrides)
+            work = partial(self.job.run, tree, overrides)
+            outcome = self.shares.work(work) if self.shares else work()
             folder = str(Path(outcome.folder).resolve()) if outcome.folder else None
             return {"status": outcome.status, "exit_code": 0, "folder": folder}
         except KeyboardInterrupt as error:
@@ -169,6 +179,9 @@ def run(job: Job) -> int:
     launcher = composer.launcher()
     if first.runtime.dry_run:
         return dry_run(cells, launcher, Path(first.paths.outputs))
+    if len(cells) > 1 and (more := side_by_side(first, launcher, job.line.overrides)):
+        job = replace(job, line=replace(job.line, overrides=(*job.line.overrides, *more)))
+        launcher = Composer(job.line).launcher()
     folder = _new_folder(Path(first.paths.outputs))
     shares = divide(first, launcher, folder)
     words = [*_own_folder(job, folder), *settings(shares, launcher, job.line.overrides)]

@@ -66,10 +66,25 @@ def peak_memory(device: torch.device) -> int:
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else memory.peak()
 
 
+_reserved_before = 0  # bytes, the most that torch held of the GPU before its peak was last forgotten
+
+
 def restart_peak_memory(device: torch.device) -> None:
     """Forget the GPU's peak of what this process did before."""
+    global _reserved_before
     if device.type == "cuda":
+        _reserved_before = max(_reserved_before, torch.cuda.max_memory_reserved(device))
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def gpu_memory() -> tuple[int, int]:
+    """Of this process' GPU, bytes: the most that torch ever held, and what it could hold now with all that is free.
+
+    What torch holds and does not use goes back to the GPU.
+    """
+    torch.cuda.empty_cache()
+    peak = max(_reserved_before, torch.cuda.max_memory_reserved())
+    return int(peak), int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
 
 
 def with_room(device: torch.device, size: int, what: str, is_shared: bool = True) -> torch.device:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,12 +21,13 @@ from PIL import Image
 
 from rela_cli.commands.reproduce import command, tables
 from rela_cli.commands.reproduce.command import read
-from rela_cli.commands.reproduce.execute import Batch, Executor, free_lane
+from rela_cli.commands.reproduce.execute import Batch, Executor
 from rela_cli.commands.reproduce.finish import name_options, standing, standing_text
 from rela_cli.commands.reproduce.runs import PlannedRuns, data_words
 from rela_cli.commands.reproduce.tables import METHODS, PROFILES, TABLES
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.launch.room import Room, Taken, write_note
 from rela_cli.pipeline.estimate import Cost
 from rela_cli.report.differences.paired import paired
 from tests import warm
@@ -214,9 +215,86 @@ def test_a_folder_that_is_not_there() -> None:
 
 def test_two_gpus_have_a_run_each_whichever_ends_first(tmp_path: Path) -> None:
     executor = Executor(PlannedRuns(TABLES["table1-cifar10"]("smoke"), None, []), 2, tmp_path, print, gpus=("0", "1"))
-    second = Batch([], tmp_path, lane=1)
-    assert free_lane([]) == 0 and free_lane([second]) == 0 and free_lane([Batch([], tmp_path)]) == 1
+    first, second = Batch([], tmp_path), Batch([], tmp_path, lane=1)
+    assert [executor.free_lanes(running) for running in ([], [second], [first])] == [[0, 1], [0], [1]]
     assert [executor.environment(lane)["CUDA_VISIBLE_DEVICES"] for lane in (0, 1)] == ["0", "1"]
+
+
+class FakeCard:
+    """Processes that end at the second look; each notes what it took, and one finds its GPU full beside others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: Room, full: str) -> None:
+        self.room, self.full, self.running, self.seen = room, full, list[Batch](), list[list[str]]()
+        monkeypatch.setattr("rela_cli.commands.reproduce.execute.POLL", 0.0)
+        monkeypatch.setattr(Batch, "start", lambda batch, *_: self.start(batch))
+
+    def start(self, batch: Batch) -> None:
+        self.running.append(batch)
+        looks = iter(range(1))
+        batch.process = cast(Any, SimpleNamespace(poll=lambda: self.end(batch) if next(looks, None) is None else None))
+
+    def end(self, batch: Batch) -> int:
+        self.seen.append(sorted(one.name[-1] for one in self.running))
+        is_full = batch.name.endswith(self.full) and len(self.running) > 1
+        self.running.remove(batch)
+        write_note(self.room.folder, Taken(30, 100, 1, None))
+        planned: Any = batch.runs[0]
+        reason = {"reason": "CUDA out of memory. Tried"} if is_full else {}
+        (planned.folder / "manifest.json").write_text(json.dumps(reason))
+        planned.state = "to do" if is_full else "cached"
+        return 0
+
+
+def fake_run(folder: Path, budget: float) -> Any:
+    folder = folder / f"{budget:g}"
+    folder.mkdir()
+    names: dict[str, Any] = {"words": (f"budget={budget:g}",), "teacher": None, "state": "to do", "waits": False}
+
+    class FakeRun(SimpleNamespace):
+        done = property(lambda self: self.state == "cached")
+        run = property(lambda self: self)
+
+    return FakeRun(**names, folder=folder, budget=budget, seed=0, column=SimpleNamespace(name="x"))
+
+
+def test_runs_of_a_table_fill_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One, then three at once; the one that finds the GPU full runs once more at the end, alone."""
+    room, said = Room("0", tmp_path / "gpu", 8), list[str]()
+    runs: Any = [fake_run(tmp_path, budget) for budget in (1, 2, 3, 4, 5)]
+    card = FakeCard(monkeypatch, room, full="3")
+    executor = Executor(runs, 1, tmp_path, said.append, gpus=("0",), rooms=(room,))
+    executor.run([])
+    assert card.seen == [["5"], ["2", "3", "4"], ["2", "3"], ["2"], ["1"], ["3"]], said
+    assert not executor.failed and all(planned.done for planned in runs)
+    assert said[1].startswith("  GPU 0: 3 cells side by side (the largest cell so far takes")
+    assert [line for line in said if "once more, alone" in line] and said[-1].startswith("  [5/5] x, budget 3: 1 run")
+
+
+def test_a_run_that_is_too_large_even_alone_fails_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = list[str]()
+    planned: Any = fake_run(tmp_path, 1.0)
+    (planned.folder / "manifest.json").write_text(json.dumps({"reason": "CUDA out of memory. Tried"}))
+    batch = Batch([planned], tmp_path / "1.log", has_company=True)
+    executor = Executor(cast(Any, [planned]), 1, tmp_path, said.append, gpus=("0",))
+    executor.waiting, executor.total, executor.left = [], 1, 1
+    batch.process = cast(Any, SimpleNamespace(poll=lambda: 1))
+    assert executor.ended(batch) and executor.waiting[0].alone and not executor.failed
+    executor.waiting[0].process = batch.process
+    assert executor.ended(executor.waiting[0]) and len(executor.waiting) == 1
+    assert executor.failed == ["x, budget 1, seed 0: CUDA out of memory. Tried"]
+
+
+@pytest.mark.parametrize(("said", "gpus", "by_room"), [((), "0,1", True), (("jobs=2",), "0", False), ((), "", False)])
+def test_who_says_how_many_runs_at_once(
+    said: tuple[str, ...], gpus: str, by_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    request = read(["table1-cifar10", *said])
+    assert request.by_room == by_room
+    if by_room:
+        assert request.jobs == 2 and not any(
+            word.startswith("runtime.threads") for word in command.common_words(request)
+        )
 
 
 def test_verdicts() -> None:

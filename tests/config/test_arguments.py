@@ -128,6 +128,20 @@ def test_what_has_no_effect_is_said(line: str, said: list[str], capsys: pytest.C
     assert capsys.readouterr().err == "".join(f"rela: {one}\n" for one in said)
 
 
+def test_of_several_processes_of_a_run_only_the_one_that_started_them_says_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rela_cli.config.compose import Composer
+    from rela_cli.config.overrides import parse
+    from rela_cli.distributed.ranks import MEETING
+
+    composer = Composer(parse(["seed=1", "seed=2"]))
+    composer.check()
+    monkeypatch.setenv(MEETING, "somewhere")
+    composer.say_notes()
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("command", ["ls", "table", "plot", "report", "show", "clean", "switch-trace"])
 @pytest.mark.parametrize("spelling", ["--outputs nowhere", "--outputs=nowhere", "paths.outputs=nowhere"])
 def test_the_folder_of_runs_is_named_alike(command: str, spelling: str) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rela_cli.commands.reproduce.execute import Executor
 from rela_cli.commands.reproduce.finish import finish
@@ -14,6 +15,7 @@ from rela_cli.commands.reproduce.tables import PROFILES, TABLES, PaperTable, wit
 from rela_cli.config.arguments import Choice, Parser, WholeNumber
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError, RelaError, did_you_mean
+from rela_cli.launch.room import Room, most_cells
 from rela_cli.machine import signals
 from rela_cli.machine.processors import visible_gpus
 from rela_cli.pipeline.estimate import Cost, Estimator
@@ -22,6 +24,7 @@ from rela_cli.pipeline.screen import say
 from rela_cli.terminal import as_duration, as_si
 
 NOTES = {"smoke": "smoke shows that a table comes out; its runs are far too short for their numbers to mean anything"}
+JOBS = "runs at a time (default: 2 on a CPU; on a GPU 1 until the first has run, then as many as have room)"
 TO_MAKE = ("to do", "waits")  # states of runs that will be made
 
 
@@ -35,6 +38,7 @@ class TableRequest:
     out: Path
     outputs: Path
     jobs: int
+    by_room: bool  # whether `jobs` is only the beginning: one a GPU, then as many as have room
     launcher: str
     dry_run: bool
 
@@ -53,10 +57,18 @@ def main(argv: list[str]) -> int:
         raise MissingError(f"no column of {request.table.name} can be run: {next(iter(runs)).missing}")
     if request.dry_run:
         return 0
-    executor = Executor(runs, request.jobs, request.out, say, request.launcher, visible_gpus())
+    gpus = visible_gpus()
+    with TemporaryDirectory(prefix="rela-") as folder:
+        rooms = rooms_of(gpus, Path(folder)) if request.by_room else ()
+        executor = Executor(runs, request.jobs, request.out, say, request.launcher, gpus, rooms)
+        return made(executor, request)
+
+
+def made(executor: Executor, request: TableRequest) -> int:
+    """Make the runs, and the table of them; the exit status."""
     with signals.collected() as caught:
         executor.run(caught)
-    finish(runs, request.out, request.profile)
+    finish(executor.runs, request.out, request.profile)
     for failure in executor.failed:
         say(f"failed: {failure}")
     return 1 if executor.failed else 0
@@ -95,7 +107,7 @@ plots and report.html. Called again it makes what is still missing.""",
     )
     made.add("--out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE[-live]")
     made.add_outputs()
-    made.add("--jobs", type=WholeNumber("--jobs"), metavar="N", help="runs at a time (default: 2 on a CPU, 1 a GPU)")
+    made.add("--jobs", type=WholeNumber("--jobs"), metavar="N", help=JOBS)
     made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")
     made.add("--live", action="store_true", help="beside each trained prior, the same with matching.targets=live")
     made.add("--dry-run", action="store_true", help="stop after the plan")
@@ -122,6 +134,7 @@ def read(argv: Sequence[str]) -> TableRequest:
         Path(given.out or outputs / "tables" / f"{name}-{profile}{'-live' * given.live}").expanduser(),
         outputs,
         given.jobs or default_jobs(),
+        bool(visible_gpus()) and not given.jobs and not given.launcher,
         given.launcher,
         given.dry_run,
     )
@@ -146,10 +159,15 @@ def default_jobs() -> int:
     return len(visible_gpus()) or min(2, os.cpu_count() or 1)
 
 
+def rooms_of(gpus: Sequence[str], folder: Path) -> list[Room]:
+    """The room of each GPU, with a folder for its notes."""
+    return [Room(name, folder / str(number), most_cells(len(gpus), None)) for number, name in enumerate(gpus)]
+
+
 def common_words(request: TableRequest) -> list[str]:
     """What every run is told besides its column's own words."""
     threads = max(1, (os.cpu_count() or 1) // request.jobs)
-    shared = [f"runtime.threads={threads}"] if request.jobs > 1 else []
+    shared = [f"runtime.threads={threads}"] if request.jobs > 1 and not request.by_room else []
     return [*shared, f'paths.outputs="{request.outputs}"']
 
 
@@ -181,6 +199,8 @@ def show_plan(runs: PlannedRuns, request: TableRequest) -> None:
     for missing, names in reasons.items():
         say(f"  not available: {', '.join(dict.fromkeys(names))}: {missing}")
     say(totals.words(request.jobs))
+    if request.by_room and totals.seconds:
+        say("  more at a time when the first has run, as many as the GPU has room for: then it takes less")
 
 
 @dataclass

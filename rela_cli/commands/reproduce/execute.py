@@ -14,6 +14,7 @@ from pathlib import Path
 from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns
 from rela_cli.errors import RelaError, Stopped, first_line
 from rela_cli.launch.owner import GRACE
+from rela_cli.launch.room import NOTES, Room, is_full, shares_there
 from rela_cli.store.files import read_json
 from rela_cli.terminal import plural
 
@@ -29,6 +30,8 @@ class Batch:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     lane: int = 0  # which share of the machine it has
+    alone: bool = False  # whether nothing may run beside it: it has found its GPU full
+    has_company: bool = False  # whether something runs beside it
 
     @property
     def name(self) -> str:
@@ -64,6 +67,7 @@ class Executor:
     say: Callable[[str], None]
     launcher: str = ""
     gpus: Sequence[str] = ()  # as CUDA_VISIBLE_DEVICES has them
+    rooms: Sequence[Room] = ()  # of each GPU, where memory and not `jobs` says how many processes it has
     failed: list[str] = field(default_factory=list)
 
     def run(self, signals: Sequence[Stopped]) -> None:
@@ -72,22 +76,41 @@ class Executor:
         Raises:
             Stopped: the first of `signals`, once there is one; what was running has been told to save.
         """
-        waiting, running = self.batches(), list[Batch]()
-        self.total, self.left = len(waiting), len(waiting)
-        while waiting or running:
+        self.waiting, running = self.batches(), list[Batch]()
+        self.total = self.left = len(self.waiting)
+        while self.waiting or running:
             running = [batch for batch in running if not self.ended(batch)]
-            for batch in [b for b in waiting if not b.waits][: self.jobs - len(running)]:
-                waiting.remove(batch)
-                batch.lane = free_lane(running)
-                batch.start(self.launcher, self.environment(batch.lane))
-                running.append(batch)
+            self.start_some(running)
             if signals:
                 stop(running)
                 raise signals[0]
-            if not running and waiting:
-                self.give_up(waiting)
+            if not running and self.waiting:
+                self.give_up(self.waiting)
                 return
             time.sleep(POLL)
+
+    def start_some(self, running: list[Batch]) -> None:
+        """Start what may be started now, and add it to what is running."""
+        ready = [batch for batch in self.waiting if not batch.waits]
+        together = [batch for batch in ready if not batch.alone]
+        if not together and not running:
+            together = ready[:1]
+        for batch, lane in zip(together, self.free_lanes(running), strict=False):
+            self.waiting.remove(batch)
+            batch.lane = lane
+            batch.start(self.launcher, self.environment(lane))
+            running.append(batch)
+        for batch in running:
+            batch.has_company |= len(running) > 1
+
+    def free_lanes(self, running: Sequence[Batch]) -> list[int]:
+        """The shares of the machine that may be taken now: where memory decides, as many as are known to have room."""
+        if any(batch.alone for batch in running):
+            return []
+        for room in self.rooms:
+            room.say(lambda line: self.say(f"  {line}"))
+        lanes, taken = shares_there(self.rooms) or range(self.jobs), {batch.lane for batch in running}
+        return [lane for lane in lanes if lane not in taken][: max(0, len(lanes) - len(running))]
 
     def batches(self) -> list[Batch]:
         """What is to do, long ones first, so that no long one is left to run alone at the end."""
@@ -103,8 +126,9 @@ class Executor:
         return [Batch(group, self.out / "logs" / f"{number}.log") for number, group in enumerate(ordered, 1)]
 
     def environment(self, lane: int) -> dict[str, str]:
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        own = {"OMP_NUM_THREADS": str(threads)} if self.jobs > 1 else {}
+        jobs = len(self.rooms) * max(room.cells() for room in self.rooms) if self.rooms else self.jobs
+        own = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+        own |= {NOTES: str(self.rooms[lane % len(self.rooms)].folder.resolve())} if self.rooms else {}
         return own | ({"CUDA_VISIBLE_DEVICES": self.gpus[lane % len(self.gpus)]} if len(self.gpus) > 1 else {})
 
     def ended(self, batch: Batch) -> bool:
@@ -112,9 +136,13 @@ class Executor:
         assert batch.process is not None
         if batch.process.poll() is None:
             return False
-        self.left -= 1
         minutes = (time.monotonic() - batch.started) / 60
         bad = [planned for planned in batch.runs if not fresh(planned).done]
+        if batch.has_company and not batch.alone and any(is_full(why_unfinished(planned, batch)) for planned in bad):
+            self.say(f"  {batch.name}: the GPU was full beside others; once more, alone, when these have ended")
+            self.waiting.append(Batch(bad, batch.log.with_suffix(".again.log"), alone=True))
+            return True
+        self.left -= 1
         result = f"{len(bad)} of {len(batch.runs)} failed, see {batch.log}" if bad else plural(len(batch.runs), "run")
         self.say(f"  [{self.total - self.left}/{self.total}] {batch.name}: {result}, {minutes:.1f} min")
         self.failed += [f"{batch.name}, seed {planned.seed}: {why_unfinished(planned, batch)}" for planned in bad]
@@ -125,12 +153,6 @@ class Executor:
         for batch in waiting:
             self.say(f"  {batch.name}: not run, its prior is not there")
             self.failed.append(f"{batch.name}: its prior is not there")
-
-
-def free_lane(running: Sequence[Batch]) -> int:
-    """The lowest that nothing runs in; they end in any order."""
-    taken = {batch.lane for batch in running}
-    return next(lane for lane in range(len(running) + 1) if lane not in taken)
 
 
 def fresh(planned: PlannedRun) -> PlannedRun:
