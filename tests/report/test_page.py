@@ -308,3 +308,13 @@ def test_runs_without_any_number(make: Make, tmp_path: Path) -> None:
     runs = results_of(collect([tmp_path / "outputs"]))
     assert len(runs) == 1
     assert "no number yet" in written(tmp_path / "outputs")
+
+
+def test_a_table_stands_the_other_way_on_a_narrow_screen_and_says_its_marks_once(make: Make, tmp_path: Path) -> None:
+    for dataset in ("digits", "cifar10"):
+        for prior in ("patches", "random", "embedded"):
+            make(0.7, prior, changes={"dataset": dataset})
+    text = written(tmp_path / "outputs")
+    first = text[text.index("<h2>Accuracy") :].partition("</section>")[0]
+    assert first.count('class="scroll broad"') == first.count('class="scroll tall"') == 2
+    assert first.count("linear, by L-BFGS") == 1

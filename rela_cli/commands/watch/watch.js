@@ -133,7 +133,9 @@ function row(run) {
   const of = run.epochs ? `${run.epoch}/${run.epochs}` : "";
   const made_at = run.created.slice(0, 16).replace("T", " ");
   made.append(name, element("td", run.status, run.status), element("td", of), element("td", best(run)));
-  made.append(element("td", run.cost), element("td", made_at));
+  const cost = element("td", run.cost.split(" (")[0]);  // what each stage took is in the dialog, and here at the pointer
+  cost.title = run.cost;
+  made.append(cost, element("td", made_at));
   return made;
 }
 

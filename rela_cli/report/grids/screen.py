@@ -28,7 +28,7 @@ from rela_cli.report.grids.cells import (
 )
 from rela_cli.terminal import printable
 
-LABEL_WIDTHS = (28, 20, 14)  # characters of a line of a label where the screen is narrow
+LABEL_WIDTHS = (44, 28, 20, 14)  # characters of a line of a label where the screen is narrow
 
 ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<=", "↑": "up"})
 
@@ -155,7 +155,7 @@ def _table(grid: Grid, columns: Sequence[int], console: Console, width: int | No
         table.add_column(_text(_broken(grid.heads[column], width), console), justify="right", overflow="fold")
     shown = [_column([row[j] for row in grid.cells], grid.heads[j], console, tight) for j in columns]
     for labels, *cells in zip(said_once(grid.labels), *shown, strict=True):
-        names = [_text(_broken(label, width), console) for label in labels]
+        names = [_text(_broken(label, width, "  "), console) for label in labels]
         table.add_row(*names, *cells)
     return table
 
@@ -202,16 +202,17 @@ def _pieces(cell: Cell, console: Console) -> tuple[str, str, str]:
     return cell.text, cell.detail, " ".join(words)
 
 
-def _broken(label: str, width: int | None) -> str:
-    """A label in lines of so many characters; a longer word breaks behind its "="."""
+def _broken(label: str, width: int | None, indent: str = "") -> str:
+    """A label in lines of so many characters, all but the first set in; a longer word breaks behind its "="."""
     if width is None:
         return label
-    return "\n".join(_filled(line, width) for line in label.split("\n"))
+    return "\n".join(_filled(line, width, indent) for line in label.split("\n"))
 
 
-def _filled(line: str, width: int) -> str:
+def _filled(line: str, width: int, indent: str) -> str:
     words = (word.replace("=", "= ", 1) if len(word) > width else word for word in line.split(" "))
-    wrapper = textwrap.TextWrapper(width, subsequent_indent="  " * line.startswith(" "), break_long_words=False)
+    indent = indent + "  " * line.startswith(" ")
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False)
     wrapper.break_on_hyphens = False
     return wrapper.fill(" ".join(words))
 

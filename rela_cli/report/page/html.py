@@ -38,9 +38,22 @@ def with_line_breaks(text: str) -> str:
 
 
 def grids_html(grids: Sequence[Grid]) -> str:
-    """Tables without what is empty in them."""
-    shown = [without_empty(grid) for grid in grids]
-    return "".join(grid_html(upright(one), gone) for grid, gone in shown if grid.cells for one in pieces(brief(grid)))
+    """Tables without what is empty in them; what a mark means is said once, at the last table that has it."""
+    full = [(grid, gone) for grid, gone in map(without_empty, grids) if grid.cells]
+    shown = [(upright(one), gone) for grid, gone in full for one in pieces(brief(grid))]
+    last = {line: number for number, (grid, _) in enumerate(shown) for line in grid.needed}
+    return "".join(
+        grid_html(grid, legend_html([line for line in grid.needed if last[line] == number], gone))
+        for number, (grid, gone) in enumerate(shown)
+    )
+
+
+def legend_html(lines: Sequence[tuple[str, str]], gone: Sequence[str]) -> str:
+    """What marks and words mean; `gone` are columns without any result."""
+    marks = {BEST: "<b>bold</b>", ABOVE: "<u>underlined</u>"}
+    legend = [f"{marks.get(mark, escape(mark))}: {escape(meaning)}" for mark, meaning in lines]
+    legend += [f"no result: {escape(', '.join(gone))}"] * bool(gone)
+    return f"<p class=note>{'; '.join(legend)}</p>" if legend else ""
 
 
 def pieces(grid: Grid) -> tuple[Grid, ...]:
@@ -53,21 +66,25 @@ def upright(grid: Grid) -> Grid:
     return transposed(grid) if len(grid.heads) > max(BROAD, len(grid.labels)) else grid
 
 
-def grid_html(grid: Grid, gone: Sequence[str] = ()) -> str:
-    """A table that scrolls in its own box when the screen is narrow; `gone` are columns without any result."""
+def grid_html(grid: Grid, legend: str) -> str:
+    """A title, a table and its legend; for a narrow screen the table with rows as columns, where these are fewer."""
+    tables = table_html(grid)
+    if len(grid.labels) < len(grid.heads):
+        tables = table_html(grid, " broad") + table_html(transposed(grid), " tall")
+    wide = " wide" * (len(grid.heads) > BROAD)
+    return f'<div class="grid{wide}"><h3>{escape(grid.title)}</h3>{tables}{legend}</div>\n'
+
+
+def table_html(grid: Grid, way: str = "") -> str:
+    """A table that scrolls in its own box when the screen is narrow; `way`: for which screens it is."""
     heads = "".join(f'<th class=label scope="col">{with_line_breaks(head)}</th>' for head in grid.label_heads)
     heads += "".join(f'<th scope="col">{with_line_breaks(head)}</th>' for head in grid.heads)
     body = []
     for labels, cells in zip(said_once(grid.labels), grid.cells, strict=True):
         row = [f'<th scope="row">{with_line_breaks(label)}</th>' for label in labels]
         body.append(f"<tr>{''.join([*row, *map(cell_html, cells)])}</tr>")
-    marks = {BEST: "<b>bold</b>", ABOVE: "<u>underlined</u>"}
-    legend = [f"{marks.get(mark, escape(mark))}: {escape(meaning)}" for mark, meaning in grid.needed]
-    legend += [f"no result: {escape(', '.join(gone))}"] * bool(gone)
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    title, note = f"<h3>{escape(grid.title)}</h3>", f"<p class=note>{'; '.join(legend)}</p>"
-    wide = " wide" * (len(grid.heads) > BROAD)
-    return f'<div class="grid{wide}">{title}<div class=scroll>{table}</div>{note}</div>\n'
+    return f'<div class="scroll{way}">{table}</div>' if way else f"<div class=scroll>{table}</div>"
 
 
 def cell_html(cell: Cell) -> str:
