@@ -152,6 +152,7 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     _check_views(config, problems)
     _check_batch(config, problems)
     _check_norm(config, problems)
+    _check_gradient_hook(config, problems)
     for group in PART_GROUPS:
         part: Part = getattr(config, group)
         if part.target.partition(".")[0] == "rela_cli" and not part.target.startswith(HOMES[group]):
@@ -218,6 +219,15 @@ def _check_norm(config: Config, problems: list[str]) -> None:
         problems.append(
             f"runtime.norm={config.runtime.norm} leaves a batch norm one image, which has no variance: say "
             f"batch_size={2 * groups * config.accumulate} or runtime.norm=global"
+        )
+
+
+def _check_gradient_hook(config: Config, problems: list[str]) -> None:
+    """Gradients go between processes, so there are several."""
+    if config.runtime.gradient_hook != "none" and max(config.runtime.devices, ranks.world()) == 1:
+        problems.append(
+            f"runtime.gradient_hook={config.runtime.gradient_hook} is about what several devices send each other, and "
+            f"this run has one: leave it out, or say runtime.devices=N"
         )
 
 

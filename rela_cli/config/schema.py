@@ -260,8 +260,8 @@ class Probe:
 class Runtime:
     """Where and how it runs.
 
-    Of a run's identity: `read_every_steps`, `extract_precision` where it is not fp32, and the number of groups of
-    `norm` where that is not 1.
+    Of a run's identity: `read_every_steps`, `extract_precision` where it is not fp32, `gradient_hook` where it is not
+    none, and the number of groups of `norm` where that is not 1.
     """
 
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))]
@@ -272,6 +272,7 @@ class Runtime:
     read_every_steps: Count | None
     devices: Count
     norm: Annotated[object, CountOrOneOf((GLOBAL, NODE, LOCAL))]
+    gradient_hook: Annotated[str, OneOf(("none", "bf16"))]
     hang_minutes: Count
     precision: Annotated[str, OneOf(("auto", "fp32", "tf32", "bf16"))]
     extract_precision: Annotated[str, OneOf(("fp32", "tf32", "fp16", "bf16"))]

@@ -133,6 +133,7 @@ class Run:
             **{group: found for group in kinds if (found := identity_of(tree[group], group)) != {}},
             **({"accumulate": tree["accumulate"]} if tree["accumulate"] > 1 else {}),
             **({"norm_groups": groups} if (groups := norm_groups(runtime.norm, runtime.devices)) > 1 else {}),
+            **({} if runtime.gradient_hook == "none" else {"gradient_hook": runtime.gradient_hook}),
             **({} if self.config.is_plain else self.precision_key),
             "prior": self.prior_identity,
         }

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import reduce
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +115,8 @@ class Trainer:
         """
         self.trainee.train()
         with Progress("train", self.lengths.total_steps) as progress, deferred() as signals:
-            for epoch in self.epochs_left():
-                for batch, images in self.meter.waiting(self.draw_batches(epoch)):  # draw the batch
+            for epoch, batches in zip(self.epochs_left(), epochs_drawn(self), strict=True):
+                for batch, images in self.meter.waiting(batches):  # draw the batch
                     self.read_now_and_then()
                     self.checkpointing.save_or_stop(signals, self.read)
                     self.start_step()
@@ -138,8 +139,7 @@ class Trainer:
 
     def draw_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch that are left: sample indices (B,) and images (B, 3, S, S) uint8 of this rank."""
-        taken = max(0, self.position.step - epoch * self.lengths.steps_per_epoch)
-        return load(self.images, self.rank_batches(epoch, taken), self.device)
+        return load(self.images, self.rank_batches(epoch, steps_taken(self, epoch)), self.device)
 
     def rank_batches(self, epoch: int, taken: int = 0) -> Iterator[Tensor]:
         """This rank's sample indices (B,) of each step of an epoch but the `taken` first."""
@@ -172,7 +172,8 @@ class Trainer:
             self.live = self.cached = None  # the prior's weights are not needed any more
         part = phase_module(self.trainee, phase)
         has_idle = phase == 2 and self.trainee.method.has_idle
-        self.module: nn.Module = part if ranks.world() == 1 else ranks.data_parallel(part, has_idle)
+        hook = self.config.runtime.gradient_hook
+        self.module: nn.Module = part if ranks.world() == 1 else ranks.data_parallel(part, has_idle, hook)
 
     def make_views(self, images: Tensor, rows: Tensor, epoch: int) -> list[Tensor]:
         """Images (B, 3, S, S) uint8 of the samples `rows` (B,) -> the views of the phase, each (B, 3, H, W)."""
@@ -305,6 +306,21 @@ class Trainer:
         facts = representation_facts(method.backbone, self.images, self.labels, self.data, block_size)
         self.watch.check_collapse(facts["effective_rank"], facts["deviation"], method.uses_labels)
         return facts
+
+
+def epochs_drawn(loop: Trainer) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """Of each epoch that is left what `draw_batches` gives; while one ends, images on disk are decoded for the next."""
+    epochs = loop.epochs_left()
+    if isinstance(loop.images, Tensor):
+        return map(loop.draw_batches, epochs)
+    rows = chain.from_iterable(loop.rank_batches(epoch, steps_taken(loop, epoch)) for epoch in epochs)
+    every = load(loop.images, rows, loop.device)
+    return (islice(every, loop.lengths.steps_per_epoch - steps_taken(loop, epoch)) for epoch in epochs)
+
+
+def steps_taken(loop: Trainer, epoch: int) -> int:
+    """How many steps of an epoch lie behind."""
+    return max(0, loop.position.step - epoch * loop.lengths.steps_per_epoch)
 
 
 def switch_of(config: Config, lengths: Lengths, device: torch.device) -> Switch:

@@ -200,6 +200,50 @@ def test_float32_is_no_further_apart_than_two_orders_of_summation(tmp_path: Path
     assert distance(two[0]["state"], two[1]["state"]) == 0, "ranks hold the same weights"
 
 
+BF16 = 2.0**-8  # of a number, the most that rounding to bfloat16 changes it
+
+
+def hooked() -> dict[str, Any]:
+    """The mean of two gradients with the hook and without, each rank's own, and a training of both phases."""
+    x = torch.randn(8, 40, generator=torch.Generator().manual_seed(ranks.rank()))
+    found: dict[str, Any] = {}
+    for hook in ("none", "bf16", "own"):
+        torch.manual_seed(0)
+        net: nn.Module = nn.Linear(40, 30)
+        net = net if hook == "own" else ranks.data_parallel(net, False, hook)
+        net(x).square().sum().backward()
+        found[hook] = next(iter(net.parameters())).grad
+    sgd = ("optimizer=sgd", "optimizer.lr=0.01")
+    found |= {"run": trained("simclr", False, ("runtime.gradient_hook=bf16", *sgd))}
+    return {**found, "fp32": trained("simclr", False, sgd)}
+
+
+def test_gradients_in_16_bits(tmp_path: Path) -> None:
+    """Two roundings: of each rank's gradient and of their mean. All ranks get the same, in both phases."""
+    found = on(2, tmp_path, hooked)
+    exact, rounded = found[0]["none"], found[0]["bf16"]
+    assert (exact - (found[0]["own"] + found[1]["own"]) / 2).abs().max() < 1e-5
+    sizes = sum(one["own"].abs() for one in found) / 2
+    error = (rounded - exact).abs()
+    assert (error <= 2 * BF16 * sizes + 1e-6).all() and error.max() > 1e-3 * BF16 * sizes.max()
+    assert torch.equal(rounded, found[1]["bf16"])
+    runs, fp32 = [one["run"]["state"] for one in found], found[0]["fp32"]["state"]
+    assert distance(*runs) == 0
+    start = trainer("method=simclr", "batch_size=8", n=24).trainee.state_dict()
+    moved = max((fp32[key] - start[key].double()).abs().max().item() for key in start if "running" not in key)
+    assert 0 < distance(runs[0], fp32) < 0.1 * moved
+
+
+def test_gradients_in_16_bits_are_another_run_and_need_several_devices() -> None:
+    with pytest.raises(
+        ConfigError, match=r"gradient_hook=bf16 is about what several devices send .* runtime.devices=N"
+    ):
+        config("runtime.gradient_hook=bf16")
+    plain, rounded = config("runtime.devices=2"), config("runtime.devices=2", "runtime.gradient_hook=bf16")
+    assert Run(plain).hash == Run(config()).hash != Run(rounded).hash
+    assert Run(rounded).settings["gradient_hook"] == "bf16" and "gradient_hook" not in Run(plain).settings
+
+
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max((one[key] - other[key]).abs().max().item() for key in one)
 
