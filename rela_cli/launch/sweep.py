@@ -111,7 +111,7 @@ class CellTask:
         left = self.total - len(records)
         spent = [record.get("seconds", 0.0) for record in records if record["status"] == "run"]
         if left > 0 and spent:
-            seconds = sum(spent) / len(spent) * left / min(left, self.shares.count if self.shares else 1)
+            seconds = sum(spent) / len(spent) * left / min(left, self.shares.at_once() if self.shares else 1)
             shown = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
             print(f"{len(records)} of {self.total} cells done; all of them in about {shown}", flush=True)
 

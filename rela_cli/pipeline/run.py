@@ -21,7 +21,7 @@ from rela_cli.distributed.ranks import norm_groups
 from rela_cli.errors import MissingError, RelaError
 from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, Given, Source, artifacts, cut_of_views
 from rela_cli.pipeline.brought import Brought, settled
-from rela_cli.pipeline.differences import differences_text, different, flattened
+from rela_cli.pipeline.differences import differences_text, different, settings_of
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, fingerprint, load_json, read_json, reason_of, section
 from rela_cli.store.names import called, run_called, slug
@@ -221,7 +221,7 @@ class Run:
         if not manifest or manifest.get("hash") == self.hash:
             return {}
         trees = (run_folder.run_config(self.folder), redact(self.tree))
-        pairs = [flattened({g: identity_of(tree.get(g, {}), g) for g in RUN_SETTINGS + MATCHING}) for tree in trees]
+        pairs = [settings_of(tree, RUN_SETTINGS + MATCHING) for tree in trees]
         inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
         return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 

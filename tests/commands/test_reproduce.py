@@ -270,6 +270,15 @@ def test_runs_of_a_table_fill_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [line for line in said if "once more, alone" in line] and said[-1].startswith("  [5/5] x, budget 3: 1 run")
 
 
+def test_seeds_of_a_batch_do_not_share_out_the_gpu_a_second_time(tmp_path: Path) -> None:
+    runs: Any = [fake_run(tmp_path, budget) for budget in (1, 2)]
+    for planned in runs:
+        planned.all_words = ["budget=0.5"]
+    assert "hydra/launcher=basic" in Batch(runs, tmp_path).command("")
+    assert "hydra/launcher=joblib" in Batch(runs, tmp_path).command("joblib")
+    assert "-m" not in Batch(runs[:1], tmp_path).command("")[3:]
+
+
 def test_a_run_that_is_too_large_even_alone_fails_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = list[str]()
     planned: Any = fake_run(tmp_path, 1.0)

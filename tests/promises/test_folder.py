@@ -10,6 +10,7 @@ import pytest
 
 from rela_cli.errors import RelaError
 from rela_cli.pipeline import pipeline
+from rela_cli.pipeline.differences import settings_of
 from rela_cli.report.results.collect import collect
 from rela_cli.store.locks import RunLock
 from rela_cli.training.checkpoint import Checkpoints
@@ -54,6 +55,18 @@ def test_another_config_is_refused_with_the_difference(tmp_path: Path, mine: Pat
     assert sorted(lines[1:3]) == ["  optimizer.lr: 0.001 there, 0.01 here", "  seed: 0 there, 3 here"]
     assert lines[3:] == [lines[-1]] and "resume=force" in lines[-1] and "resume=never" in lines[-1]
     assert (sorted(mine.iterdir()), (mine / "manifest.json").read_text()) == before
+
+
+def test_single_keys_that_count_are_named(tmp_path: Path, mine: Path) -> None:
+    words = ("accumulate=2", "runtime.norm=2", "runtime.devices=2", "runtime.gradient_hook=bf16")
+    with pytest.raises(RelaError) as refused:
+        go(tmp_path, f"paths.run={mine}", *words)
+    assert sorted(str(refused.value).splitlines()[1:-1]) == [
+        "  accumulate: 1 there, 2 here",
+        "  runtime.gradient_hook: none there, bf16 here",
+        "  runtime.norm: global there, 2 here",
+    ]
+    assert settings_of({}, ())["runtime.gradient_hook"] == "none", "of a run from before there was such a key"
 
 
 def test_what_is_no_key_is_named_too(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

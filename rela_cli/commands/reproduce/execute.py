@@ -45,7 +45,8 @@ class Batch:
         """What a shell would be told."""
         words = [word for word in self.runs[0].all_words if not word.startswith("seed=")]
         seeds = ",".join(str(planned.seed) for planned in self.runs)
-        sweep = ["-m", *([f"hydra/launcher={launcher}"] if launcher else [])] if len(self.runs) > 1 or launcher else []
+        is_sweep = len(self.runs) > 1 or launcher
+        sweep = ["-m", f"hydra/launcher={launcher or 'basic'}"] if is_sweep else []  # who shares out the GPU: we do
         return [sys.executable, "-m", "rela_cli", "train", *sweep, *words, f"seed={seeds}"]
 
     def start(self, launcher: str, environment: dict[str, str]) -> None:
