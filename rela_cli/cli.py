@@ -100,7 +100,7 @@ OTHER_COMMANDS = {  # the other commands: modules of commands/
     "switch-trace": "switch_trace",
     "embed": "embed.command",
     "export": "export.command",
-    "push": "push",
+    "push": "push.command",
     "table": "table",
     "plot": "plot",
     "report": "report.command",

@@ -106,6 +106,7 @@ class Card:
     source: where weights are fetched from, hf://OWNER/REPOSITORY/FILE or https://...; sha256 of that file, or its
     first digits; megabytes: its size. labels_seen: the label sets that training used (`data/labels.py` names them);
     None: nobody says, () for none. pretrained_labels_seen: the same of the weights that `weights=pretrained` fetches.
+    labels_unknown: labels_seen is not all, as of an ensemble with one member of which nobody says.
     """
 
     features: Count | None = None
@@ -117,6 +118,7 @@ class Card:
     trained_on: str | None = None
     labels_seen: tuple[str, ...] | None = None
     pretrained_labels_seen: tuple[str, ...] | None = None
+    labels_unknown: bool = False
 
 
 OWN_KEYS = ("name", "_target_", "card")  # of every part's yaml; all others are keywords of its class

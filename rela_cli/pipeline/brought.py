@@ -22,13 +22,16 @@ WEIGHTLESS = ("name", "class", "run", "built", "network")  # of a prior's identi
 class Brought:
     """The targets of an efficient dataset, seen from a run."""
 
-    def __init__(self, folder: EfficientFolder) -> None:
-        self.folder, self.prior_told = folder, dict(folder.facts["prior"])
+    def __init__(self, folder: EfficientFolder, labels_seen: tuple[str, ...] | None = None) -> None:
+        """labels_seen: what the command line says of the prior's labels (prior.card.labels_seen); None: nothing."""
+        self.folder, self.prior_told, self.labels_seen = folder, dict(folder.facts["prior"]), labels_seen
 
     @classmethod
     def of(cls, config: Config, dataset: Dataset) -> Brought | None:
         """None where a prior of the user's own, or none, takes the place of the folder's."""
-        return cls(dataset.folder) if isinstance(dataset, Efficient) and config.prior.target == EFFICIENT else None
+        if not isinstance(dataset, Efficient) or config.prior.target != EFFICIENT:
+            return None
+        return cls(dataset.folder, config.prior.card.labels_seen)
 
     @property
     def prior(self) -> Part:
@@ -38,12 +41,13 @@ class Brought:
         options = {key: value for key, value in identity.items() if key not in WEIGHTLESS}
         if "run" in identity:
             options["weights"] = identity["run"]
-        seen = told["labels_seen"]
+        seen = told["labels_seen"] if self.labels_seen is None else self.labels_seen
         card = Card(
             features=told["features"],
             licence=told["licence"],
             trained_on=told["trained_on"],
             labels_seen=None if seen is None else tuple(seen),
+            labels_unknown=self.labels_seen is None and told.get("labels_unknown", False),
         )
         return Part(told["name"], EFFICIENT, options, card)
 

@@ -58,7 +58,7 @@ def label_facts(prior: Part, dataset: Dataset, own: Sequence[str] = ()) -> Facts
     return {
         "prior_labels_seen": [*seen],
         "labels_seen": [*seen, *own],
-        "labels_unknown": None in found,
+        "labels_unknown": None in found or any(single.card.labels_unknown for single in prior.singles),
         "prior_saw_labels": dataset.label_set is not None and dataset.label_set in seen,
     }
 

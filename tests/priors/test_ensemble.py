@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 import rela_cli as api
 from rela_cli import cli
+from rela_cli.commands.convert import writer
+from rela_cli.commands.convert.card import card_text
 from rela_cli.commands.plan import sizes
 from rela_cli.commands.rank import command as rank
 from rela_cli.commands.rank.request import command, read
@@ -22,8 +24,10 @@ from rela_cli.config.overrides import parse
 from rela_cli.config.reading import from_tree, to_tree
 from rela_cli.config.schema import Config, Part
 from rela_cli.data.batches.cache import read_split, read_stats
+from rela_cli.data.efficient.folder import EfficientFolder
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline import pipeline
+from rela_cli.pipeline.brought import Brought
 from rela_cli.pipeline.footprint import of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.priors.fitting import fitted_prior
@@ -268,7 +272,7 @@ def test_rank(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 < float(row["stability"]) <= 1 for row in rows)
 
 
-def test_convert_and_train_from_it(place: Path, tmp_path: Path) -> None:
+def test_convert_and_train_from_it(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     to = tmp_path / "eff"
     data = [word for word in FAKE if word.startswith("dataset")]
     assert (
@@ -291,6 +295,21 @@ def test_convert_and_train_from_it(place: Path, tmp_path: Path) -> None:
     card = opened.card["rela"]
     assert card["prior"]["called"] == "patches+random" and card["preprocessing"] and card["cost"]["extract"]["flops"]
     assert "numbered" not in card and "columns and factors say" not in (to / "README.md").read_text()
+    labels_come_along(first, EfficientFolder(to), monkeypatch)
+
+
+def labels_come_along(run: Run, folder: EfficientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one member it is known whose labels it has seen, of another it is not; the command line may say it."""
+    known = {"prior_labels_seen": ["cifar10"], "labels_unknown": True}
+    monkeypatch.setattr(writer.seen, "label_facts", lambda *_: known)
+    told = writer.Writer(run, folder.root, "copy", 1000).prior_facts({})
+    monkeypatch.undo()
+    assert "of other members of the ensemble it is not known" in card_text({**folder.facts, "prior": told}, {})
+    folder.facts["prior"] |= told
+    cifar: object = type("Cifar", (), {"label_set": "cifar10"})
+    for said, saw, unknown in ((None, True, True), (("imagenet",), False, False), ((), False, False)):
+        facts = seen.label_facts(Brought(folder, said).prior, cifar)  # type: ignore[arg-type]
+        assert (facts["prior_saw_labels"], facts["labels_unknown"]) == (saw, unknown)
 
 
 def test_a_member_is_a_part_of_its_own() -> None:

@@ -14,6 +14,7 @@ SIZE_CATEGORIES = (
     (10**5, "10K<n<100K"),
     (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
 )
 COSTS = ("seconds", "flops")
 MIRROR = "An image and its mirror image have the same target: match both to it."
@@ -21,6 +22,7 @@ VIEWS_TEXT = """
 - Beside it {count} light views of each train image have targets of their own, in `train-views-*.safetensors`: `targets`
   (n, {count} x {width}), and `boxes` (n, {count}, 5) int16, which are top, left, height, width and whether the view is
   mirrored, in pixels of the stored image. Match a view that is cut and mirrored so to its own target."""
+UNSURE = "; of other members of the ensemble it is not known"
 MAPS = "; 0. and so on before the names say of which prior, columns and factors how their targets are joined"
 IMAGES_IN_WORDS = {  # what stands of the images, in words
     "copy": "The images are in images/, as a pack that `dataset=packed` reads too. Their own licence holds for them.",
@@ -35,6 +37,7 @@ CARD_TEXT = """\
 before, or instead of, self-supervised training ([ReLA](https://arxiv.org/abs/2405.14669)).
 
 ```
+hf download OWNER/NAME --repo-type dataset --local-dir FOLDER
 rela train dataset=efficient dataset.root=FOLDER        # the run that prior and dataset had given, bit for bit
 rela data check FOLDER                                  # names every file that is not what was written
 ```
@@ -75,8 +78,10 @@ def front_matter(facts: Facts, files: Facts) -> Facts:
     train = facts["splits"]["train"]
     return {
         "pretty_name": title(facts),
-        "tags": ["rela", "self-supervised-learning", "image-feature-extraction", "targets"],
-        "size_categories": [next((name for most, name in SIZE_CATEGORIES if train["samples"] < most), "n>10M")],
+        "task_categories": ["image-feature-extraction"],
+        "tags": ["rela", "self-supervised-learning", "targets"],
+        "size_categories": [next((name for most, name in SIZE_CATEGORIES if train["samples"] < most), "100M<n<1B")],
+        "viewer": False,  # hubs show tables and images; these are tensors and packs
         "rela": {
             "format": facts["format"],
             "dataset": {key: facts["dataset"][key] for key in ("name", "called", "limits", "label_set", "flip")},
@@ -137,7 +142,7 @@ def body(facts: Facts) -> str:
         width=train["width"],
         ordered=", the most important first" if facts["transport"]["ordered"] else "",
         prior_line=f"{prior['called']}; licence: {licence or 'not known'}; trained on: {trained or 'not known'}",
-        seen="not known" if seen is None else ", ".join(seen) or "none",
+        seen="not known" if seen is None else (", ".join(seen) or "none") + UNSURE * prior.get("labels_unknown", False),
         cost=", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items()),
         kept=IMAGES_IN_WORDS[facts["images"]],
         table="\n".join(f"| `{name}` | {what} |" for name, what in names.items()),

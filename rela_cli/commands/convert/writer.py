@@ -266,7 +266,8 @@ class Writer:
     def prior_facts(self, features: Facts) -> Facts:
         """What a run, a table and a reader have to know of the prior."""
         prior = self.run_.config.prior
-        labels = seen.labels_seen(prior)
+        labels = seen.label_facts(prior, self.run_.dataset)
+        told, is_unknown = labels["prior_labels_seen"], labels["labels_unknown"]
         return {
             "name": prior.name,
             "called": self.run_.called["prior"],
@@ -275,7 +276,8 @@ class Writer:
             "features": features.get("feature_dim"),
             "precision": self.run_.config.runtime.extract_precision,
             **{key: of_each(prior, key) for key in ("licence", "source", "trained_on")},
-            "labels_seen": None if labels is None else list(labels),
+            "labels_seen": None if is_unknown and not told else told,
+            **({"labels_unknown": True} if is_unknown and told else {}),  # of some members it is known
         }
 
 

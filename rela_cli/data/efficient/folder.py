@@ -40,7 +40,7 @@ MEND = "put back a copy, or remove it and say the same `rela convert` again"
 
 
 class EfficientFolder:
-    """An efficient dataset whose files are `whole`, as far as their sizes tell.
+    """An efficient dataset whose files are `whole`, as far as their sizes tell; all but the card.
 
     Raises:
         MissingError: no such folder, one that is not finished, of another format, or with a file that is not whole.
@@ -49,7 +49,8 @@ class EfficientFolder:
     def __init__(self, root: str | Path, whole: bool = True) -> None:
         self.root = Path(root).expanduser()
         self.facts = read_facts(self.root)
-        if whole and (problems := list(self.problems(contents=False))):
+        needed = [name for name in self.facts["files"] if name != CARD]  # people may edit the card, on a hub too
+        if whole and (problems := list(self.problems(contents=False, names=needed))):
             raise MissingError(problems[0])
 
     def problems(self, contents: bool, names: Container[str] | None = None, afresh: bool = False) -> Iterator[str]:
