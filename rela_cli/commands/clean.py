@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from rela_cli.config.arguments import Parser
+from rela_cli.data.files.shard_index import unused_indices
 from rela_cli.errors import DiskError
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import remove_tree
@@ -17,7 +18,8 @@ from rela_cli.store.outputs import CacheEntry, Inventory, Leftover, RunFolder, s
 from rela_cli.terminal import as_size, line
 
 EXPLANATION = """\
-Leftovers of killed processes and damaged entries that were set aside always go. Run folders never do.
+Leftovers of killed processes, damaged entries that were set aside, and indices of tar shards and chunks that are gone
+or were written again always go. Run folders never do.
 Whatever goes from the cache is made again by the run that wants it."""
 
 
@@ -31,7 +33,8 @@ def main(argv: list[str]) -> int:
     levels = [name for name in ("unused", "finished", "resumable") if getattr(given, name)]
     going = [entry for entry in found.entries if level(entry) in levels]
     with disk_errors(found.outputs):
-        freed = sum(drop_leftover(x, given.dry_run) for x in found.leftovers)
+        leftovers = [*found.leftovers, *unused_indices(found.outputs)]
+        freed = sum(drop_leftover(x, given.dry_run) for x in leftovers)
         freed += sum(drop_entry(entry, given.dry_run) for entry in going)
     tell_what_stays(found, going)
     line(f"{'would free' if given.dry_run else 'freed'} {as_size(freed)}")

@@ -14,7 +14,7 @@ import numpy as np
 from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import Blob
 from rela_cli.data.encoded import BlobDataset
-from rela_cli.data.files.shard_index import ShardIndex, remember, remembered
+from rela_cli.data.files.shard_index import ShardIndex, place_of, remember, remembered
 from rela_cli.data.files.storage import LocalFolder, checked_length
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.machine.progress import with_progress
@@ -78,14 +78,14 @@ class IndexedShards(BlobDataset):
 
     def read(self, split: str) -> list[ShardIndex]:
         """The indices of a split's shards, from the cache or found now."""
-        place = self.cache / "index" / "shards" if self.cache else None
+        place = place_of(self.cache) if self.cache else None
         cache = [place / f"{self.name_of(path)}.npz" if place else None for path in self.files[split]]
         known = [remembered(path) for path in cache]
         todo = [number for number, index in enumerate(known) if index is None]
         for number in with_progress(todo, f"index {split} shards", len(todo)):
             known[number] = index = self.index_of(self.files[split][number])
             if path := cache[number]:
-                remember(path, index)
+                remember(path, index, self.files[split][number])
         return [index for index in known if index is not None]
 
     def name_of(self, shard: Path) -> str:

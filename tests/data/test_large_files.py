@@ -197,6 +197,29 @@ def test_a_shard_that_was_written_again_is_read_again(tmp_path: Path) -> None:
     assert bytes_in(again, "train") == [jpeg(2), jpeg(3)]
 
 
+def test_indices_that_no_dataset_reads_again_are_cleaned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache, place = tmp_path / "out" / "cache", tmp_path / "shards é"
+    for name in ("train-0", "train-1", "train-2"):
+        write_shard(place / f"{name}.tar", {"a.jpg": jpeg(1), "a.cls": b"0"})
+    shards(place, cache=cache)
+    before = {path.name for path in (cache / "index" / "shards").iterdir()}
+    write_shard(place / "train-1.tar", {"a.jpg": jpeg(2), "a.cls": b"0", "b.jpg": jpeg(3), "b.cls": b"1"})
+    (place / "train-2.tar").unlink()
+    np.savez(cache / "index" / "shards" / "old.npz", start=np.zeros(1))
+    bytes_in(shards(place, cache=cache), "train")
+    capsys.readouterr()
+    assert cli.main(["clean", "--dry-run", f"--outputs={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    assert "would go" in said and f"a shard that is gone: {place / 'train-2.tar'}" in said
+    assert f"was written again: {place / 'train-1.tar'}" in said and "of an older version" in said
+    assert cli.main(["clean", f"--outputs={tmp_path / 'out'}"]) == 0
+    left = {path.name for path in (cache / "index" / "shards").iterdir()}
+    assert len(left) == 2 and len(left & before) == 1
+    assert bytes_in(shards(place, cache=cache), "train") == [jpeg(1), jpeg(2), jpeg(3)]
+    capsys.readouterr()
+    assert cli.main(["clean", f"--outputs={tmp_path / 'out'}"]) == 0 and "freed 0" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------------------- faults
 
 GOOD = {"a.jpg": b"1", "a.cls": b"0", "b.jpg": b"2", "b.cls": b"1"}
