@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -42,7 +43,8 @@ def remembered(path: Path | None) -> ShardIndex | None:
 def remember(path: Path, index: ShardIndex, shard: Path) -> None:
     """Write an index down, and which file it is of: by path, size and time."""
     told = shard.stat()
-    of = {"shard": np.array(os.fsencode(shard.resolve())), "told": np.array([told.st_size, told.st_mtime_ns])}
+    of: dict[str, Any] = {"shard": np.array(os.fsencode(shard.resolve()))}
+    of["told"] = np.array([told.st_size, told.st_mtime_ns])
 
     def into(temporary: Path) -> None:
         with temporary.open("wb") as file:
