@@ -81,26 +81,8 @@ def parser() -> Parser:
 
 def examine() -> list[Check]:
     """All answers; a check that itself breaks is a failed check."""
-    parts: tuple[Callable[[], Check], ...] = (
-        *(
-            rela,
-            python,
-            packages,
-            hydra,
-            torch,
-            pair,
-            device,
-            load,
-            images,
-            outputs,
-            locks,
-            cache,
-            weights,
-            hub,
-            wandb,
-            data,
-        ),
-    )
+    first: tuple[Callable[[], Check], ...] = (rela, python, packages, hydra, torch, pair, device, load)
+    parts = (*first, images, outputs, locks, cache, weights, hub, wandb, data)
     return [_safely(part) for part in parts]
 
 

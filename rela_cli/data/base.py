@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def open_dataset(config: Config) -> Dataset:
 class Dataset:
     """What all datasets share: limits, a seed of their own, and whether a mirrored image is the same thing."""
 
+    kind = ""  # its name in the configs
+    root_is = ""  # what dataset.root has to be, for the message where it is not said
     splits: tuple[str, ...] = ("train", "test")
     classes: list[str] | None = None
     why_unprobed: str | None = None
@@ -58,6 +61,16 @@ class Dataset:
     ) -> None:
         self.limits = {"train": limit, "test": test_limit}
         self.seed, self.flip, self.cache = seed, flip, cache
+
+    def needed(self, root: str | None) -> str:
+        """dataset.root, without which there are no images.
+
+        Raises:
+            ConfigError: it is not said.
+        """
+        if not root:
+            raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER{self.root_is}")
+        return root
 
     @property
     def on_disk(self) -> bool:
@@ -112,6 +125,12 @@ class Dataset:
     def encoded_images(self, split: str) -> Iterator[Path | Blob]:
         """The encoded images of a split, in order; none where the dataset holds pixels."""
         return iter(())
+
+    def encoded_rows(self, split: str, rows: Array) -> Iterator[Path | Blob]:
+        """Those of some samples alone, in order."""
+        kept = np.zeros(self.full_count(split), dtype=bool)
+        kept[rows] = True
+        return compress(self.encoded_images(split), kept)
 
     def contents_hash(self, split: str) -> str | None:
         """The hash over all encoded images of a split, where it was written down when they were; else None."""

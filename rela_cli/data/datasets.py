@@ -119,6 +119,8 @@ class Cifar10(Dataset):
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # noqa: RUF012
     sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
     side = 32
+    kind, official = "cifar10", "CIFAR10"  # our name, and that of torchvision's class
+    folder, md5 = "the folder cifar-10-batches-py", "c58f30108f718f92721af3b95e74349a"
 
     def __init__(self, root: str, download: bool, **common: Any) -> None:
         super().__init__(**common)
@@ -128,13 +130,14 @@ class Cifar10(Dataset):
         return self.sizes[split]
 
     def identity_of_images(self) -> dict[str, Any]:
-        return {"dataset": "cifar10", "md5": "c58f30108f718f92721af3b95e74349a"}
+        return {"dataset": self.kind, "md5": self.md5}
 
     def open(self, split: str) -> Any:
-        from rela_cli.data.files.downloads import open_dataset
+        """A split as torchvision has it."""
+        from rela_cli.data.files.downloads import open_torchvision
 
-        folder = "the folder cifar-10-batches-py"
-        return open_dataset("CIFAR10", "CIFAR-10", folder, self.root, self.download, train=split == "train")
+        title = self.official.replace("CIFAR", "CIFAR-")
+        return open_torchvision(self.official, title, self.folder, self.root, self.download, train=split == "train")
 
     def fetch(self) -> None:
         self.open("train")

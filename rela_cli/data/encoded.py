@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding import sizes
 from rela_cli.data.decoding.images import DECODER, Blob, Pixels, decode, decode_all, suited
+from rela_cli.data.files.splits import files_fingerprint
 from rela_cli.errors import ConfigError
 
 MEMORY_LIMIT = 8_000_000_000  # bytes of decoded pixels, train and test; beyond that images stay on disk
@@ -26,7 +27,6 @@ class EncodedDataset(Dataset):
         ConfigError: images would be decoded smaller than they are shown.
     """
 
-    kind = ""  # its name in the configs
     decodes_larger = False  # whether images are decoded larger than they are shown even where they are in memory
 
     def __init__(self, image_size: int | None, decode_size: int | None, on_disk: bool | None, **common: Any) -> None:
@@ -96,6 +96,17 @@ class EncodedDataset(Dataset):
         return round(self.image_size * DECODE_MARGIN)
 
 
+def borders_of(counts: Iterable[int]) -> Array:
+    """Where each of several pieces begins, and where the last one ends: (pieces + 1,) int64."""
+    return np.concatenate(([0], np.cumsum([*counts], dtype=np.int64)))
+
+
+def pieces_and_rows(borders: Array, rows: Array) -> Iterator[tuple[int, int]]:
+    """The piece that each row lies in, and its number there."""
+    pieces = np.searchsorted(borders, rows, side="right") - 1
+    return zip(pieces.tolist(), (rows - borders[pieces]).tolist(), strict=True)
+
+
 class BlobDataset(EncodedDataset):
     """Encoded images that are parts of large files, each of which is read by itself."""
 
@@ -119,3 +130,28 @@ class BlobDataset(EncodedDataset):
     def encoded_images(self, split: str) -> Iterator[Blob]:
         for start in range(0, self.full_count(split), BLOBS_AT_A_TIME):
             yield from self.blobs(split, np.arange(start, min(start + BLOBS_AT_A_TIME, self.full_count(split))))
+
+
+class ColumnDataset(BlobDataset):
+    """Blobs in one column of their files, with labels in another one."""
+
+    files: dict[str, list[Path]]  # of each split, none where there is no such split
+
+    def __init__(
+        self,
+        root: str | None,
+        image_column: str,
+        label_column: str,
+        image_size: int | None,
+        decode_size: int | None = None,
+        on_disk: bool | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(image_size, decode_size, on_disk, **common)
+        self.root = Path(self.needed(root)).expanduser()
+        self.image_column, self.label_column = image_column, label_column
+
+    def identity_of_images(self) -> dict[str, Any]:
+        files = (path for paths in self.files.values() for path in paths)
+        columns = {"image_column": self.image_column, "label_column": self.label_column}
+        return {"dataset": self.kind, "files": files_fingerprint(self.root, files), **columns, **self.sizes}

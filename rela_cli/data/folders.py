@@ -17,7 +17,7 @@ from rela_cli.data.encoded import EncodedDataset
 from rela_cli.data.files.entries import OTHER, left_out_text
 from rela_cli.data.files.index import Index, PathTable, list_images
 from rela_cli.data.layout import SORT_THEM, Layout, labelled_layout, plain_layout, tiny_imagenet_layout
-from rela_cli.errors import ConfigError, MissingError
+from rela_cli.errors import MissingError
 from rela_cli.terminal import few
 
 NONE = PathTable(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64))
@@ -49,9 +49,7 @@ class ImageFolder(EncodedDataset):
         **common: Any,
     ) -> None:
         super().__init__(image_size, decode_size, on_disk, **common)
-        if not root:
-            raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER")
-        self.root = Path(root).expanduser()
+        self.root = Path(self.needed(root)).expanduser()
         self.on_error, self.max_errors = on_error, max_errors
         if not os.path.isdir(self.root):
             raise MissingError(f"dataset.root={root} is not a folder (looked at {os.path.realpath(self.root)})")

@@ -20,16 +20,16 @@ import numpy as np
 from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import Blob
 from rela_cli.data.decoding.undecodable import say_once
-from rela_cli.data.encoded import BlobDataset
-from rela_cli.data.files.splits import PATTERNS, split_of
+from rela_cli.data.encoded import ColumnDataset, borders_of, pieces_and_rows
+from rela_cli.data.files.splits import PATTERNS, first_of_each_split
 from rela_cli.data.label_column import LabelColumn, described_names
 from rela_cli.errors import ConfigError, MissingError, RelaError
-from rela_cli.store.files import fingerprint, remove_tree
+from rela_cli.store.files import remove_tree
 
 DICT, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 
 
-class HuggingFace(BlobDataset, LabelColumn):
+class HuggingFace(ColumnDataset, LabelColumn):
     """Rows in the order of the files that state.json names. `hub`: a dataset of the hub, saved to `root` first.
 
     Raises:
@@ -38,24 +38,10 @@ class HuggingFace(BlobDataset, LabelColumn):
     """
 
     kind = "hf"
+    root_is = ", the folder that save_to_disk has written (or is to)"
 
-    def __init__(
-        self,
-        root: str | None,
-        hub: str | None,
-        image_column: str,
-        label_column: str,
-        image_size: int | None,
-        decode_size: int | None = None,
-        on_disk: bool | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(image_size, decode_size, on_disk, **common)
-        if not root:
-            raise ConfigError(
-                "dataset=hf needs dataset.root=FOLDER, the folder that save_to_disk has written (or is to)"
-            )
-        self.root, self.image_column, self.label_column = Path(root).expanduser(), image_column, label_column
+    def __init__(self, root: str | None, hub: str | None, *columns: Any, **options: Any) -> None:
+        super().__init__(root, *columns, **options)
         self.numbers = {}
         if hub and not is_saved(self.root):
             fetch(hub, self.root)
@@ -104,19 +90,13 @@ class HuggingFace(BlobDataset, LabelColumn):
     def chunks(self) -> dict[str, tuple[list[Any], Array]]:
         """Of each split the pieces of its column of images, and the first row of each, and of all."""
         found = {split: table.column(self.image_column).chunks for split, table in self.tables.items()}
-        return {
-            split: (c, np.concatenate(([0], np.cumsum([len(x) for x in c], dtype=np.int64))))
-            for split, c in found.items()
-        }
+        return {split: (pieces, borders_of(map(len, pieces))) for split, pieces in found.items()}
 
     def blobs(self, split: str, indices: Array) -> list[Blob]:
         chunks, borders = self.chunks[split]
         rows = np.asarray(indices, dtype=np.int64)
-        pieces = np.searchsorted(borders, rows, side="right") - 1
-        return [
-            blob_of(chunks[piece][row - int(borders[piece])], f"{self.root} {split} row {row}")
-            for piece, row in zip(pieces.tolist(), rows.tolist(), strict=True)
-        ]
+        places = zip(rows.tolist(), pieces_and_rows(borders, rows), strict=True)
+        return [blob_of(chunks[piece][i], f"{self.root} {split} row {row}") for row, (piece, i) in places]
 
     # ------------------------------------------------------------------------------------------- the contract
 
@@ -130,12 +110,6 @@ class HuggingFace(BlobDataset, LabelColumn):
 
     def labels(self, split: str) -> Array | None:
         return self.all_labels(split)
-
-    def identity_of_images(self) -> dict[str, Any]:
-        files = [path for paths in self.files.values() for path in paths]
-        told = [[str(p.relative_to(self.root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-        columns = {"image_column": self.image_column, "label_column": self.label_column}
-        return {"dataset": "hf", "files": fingerprint({"files": told}), **columns, **self.sizes}
 
 
 def holds_images(kind: Any) -> bool:
@@ -181,14 +155,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     if not (root / DICT).is_file():
         return {"train": root}
     names = [str(name) for name in read(root / DICT, "splits")]
-    found: dict[str, Path] = {}
-    for name in sorted(names, key=lambda name: not name.startswith("test")):
-        split = split_of(Path(name))
-        if split is None or split in found:
-            taken = f"{found[split].name} is taken" if split else "it is neither train nor test nor validation"
-            say_once(f"{root}: split {name} is not used: {taken}")
-            continue
-        found[split] = root / name
+    found = first_of_each_split(root, map(Path, sorted(names, key=lambda name: not name.startswith("test"))), "split")
     if "train" not in found:
         raise MissingError(f"dataset.root={root} has no split train ({', '.join(names)})")
     return found

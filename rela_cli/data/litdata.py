@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from rela_cli.data.base import Array
-from rela_cli.data.decoding.undecodable import say_once
 from rela_cli.data.files.shard_index import ShardIndex
-from rela_cli.data.files.splits import PATTERNS, split_of
+from rela_cli.data.files.splits import PATTERNS, first_of_each_split
 from rela_cli.data.shards import IndexedShards
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.files import Facts
@@ -42,15 +41,9 @@ class LitData(IndexedShards):
     @cached_property
     def configs(self) -> dict[str, tuple[Path, Facts]]:
         """Of each split its folder, and what index.json says of it."""
-        found: dict[str, tuple[Path, Facts]] = {}
-        for path in sorted(self.root.rglob(INDEX)):
-            split = split_of(path.parent.relative_to(self.root))
-            if split is None or split in found:
-                taken = f"{found[split][0].name} is taken" if split else "it is neither train nor test nor validation"
-                say_once(f"{self.root}: folder {path.parent.relative_to(self.root)} is not used: {taken}")
-                continue
-            found[split] = (path.parent, read_index(path))
-        return found
+        names = (path.parent.relative_to(self.root) for path in sorted(self.root.rglob(INDEX)))
+        folders = first_of_each_split(self.root, names, "folder")
+        return {split: (folder, read_index(folder / INDEX)) for split, folder in folders.items()}
 
     def find(self) -> dict[str, list[Path]]:
         if "train" not in self.configs:

@@ -23,9 +23,9 @@ import numpy as np
 
 from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import Blob, Pixels, decode
-from rela_cli.data.encoded import BlobDataset
+from rela_cli.data.encoded import BlobDataset, borders_of, pieces_and_rows
 from rela_cli.data.files.storage import RemoteFolder, checked_length, storage_of
-from rela_cli.errors import ConfigError, MissingError
+from rela_cli.errors import MissingError
 from rela_cli.store.files import Facts, fingerprint
 
 FORMAT = 1
@@ -40,6 +40,7 @@ class Packed(BlobDataset):
     """
 
     kind = "packed"
+    root_is = ", where `rela data pack` has written to"
 
     def __init__(
         self,
@@ -50,9 +51,7 @@ class Packed(BlobDataset):
         **common: Any,
     ) -> None:
         super().__init__(image_size, decode_size, on_disk, **common)
-        if not root:
-            raise ConfigError("dataset=packed needs dataset.root=FOLDER, where `rela data pack` has written to")
-        self.place = storage_of(root)
+        self.place = storage_of(self.needed(root))
         self.facts = read_pack(self.place)
         self.splits = tuple(self.facts["splits"])
         self.classes, self.why_unprobed = self.facts["classes"], self.facts["why_unprobed"]
@@ -79,15 +78,14 @@ class Packed(BlobDataset):
     def borders(self) -> dict[str, Array]:
         """Where each file of a split starts, and where the last one ends."""
         sizes = {split: [shard["bytes"] for shard in facts["shards"]] for split, facts in self.facts["splits"].items()}
-        return {split: np.concatenate(([0], np.cumsum(bytes_, dtype=np.int64))) for split, bytes_ in sizes.items()}
+        return {split: borders_of(bytes_) for split, bytes_ in sizes.items()}
 
     def where(self, split: str, indices: Array) -> list[tuple[str, int, int]]:
         """File, first byte and length of some images."""
         starts, borders, shards = self.starts[split], self.borders[split], self.facts["splits"][split]["shards"]
         begin, length = starts[indices], starts[indices + 1] - starts[indices]
-        file = np.searchsorted(borders, begin, side="right") - 1
-        rows = zip(file.tolist(), (begin - borders[file]).tolist(), length.tolist(), strict=True)
-        return [(shards[min(number, len(shards) - 1)]["name"], first, size) for number, first, size in rows]
+        found = zip(pieces_and_rows(borders, begin), length.tolist(), strict=True)
+        return [(shards[min(number, len(shards) - 1)]["name"], first, size) for (number, first), size in found]
 
     def blobs(self, split: str, indices: Array) -> list[Blob]:
         """Some encoded images; nothing else is read."""

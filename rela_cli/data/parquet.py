@@ -15,10 +15,9 @@ from rela_cli.data.base import Array
 from rela_cli.data.decoding import sizes
 from rela_cli.data.decoding.images import DECODER, Blob, decode_all
 from rela_cli.data.decoding.undecodable import Undecodable, left_out, warn_left_out
-from rela_cli.data.files.splits import split_files
+from rela_cli.data.files.splits import files_fingerprint, split_files
 from rela_cli.data.label_column import LabelColumn, described_names
 from rela_cli.errors import ConfigError, MissingError, RelaError
-from rela_cli.store.files import fingerprint
 
 
 class Parquet(LabelColumn):
@@ -27,6 +26,9 @@ class Parquet(LabelColumn):
     `hub` names a dataset of the Hugging Face hub, fetched below `root` when there are no files yet. Rows stand in
     the order of the files' names.
     """
+
+    kind = "parquet"
+    root_is = ", the folder with (or for) the .parquet files"
 
     def __init__(
         self,
@@ -40,9 +42,7 @@ class Parquet(LabelColumn):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if not root:
-            raise ConfigError("dataset=parquet needs dataset.root=FOLDER, the folder with (or for) the .parquet files")
-        self.root, self.image_size = Path(root).expanduser(), image_size
+        self.root, self.image_size = Path(self.needed(root)).expanduser(), image_size
         self.image_column, self.label_column = image_column, label_column
         self.on_error, self.max_errors = on_error, max_errors
         if hub and not any(self.root.rglob("*.parquet")):
@@ -90,9 +90,7 @@ class Parquet(LabelColumn):
     @cached_property
     def listing(self) -> str:
         """Names, sizes and times of the files."""
-        files = [path for split in self.files.values() for path in split]
-        status = [[str(p.relative_to(self.root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-        return fingerprint({"files": status})
+        return files_fingerprint(self.root, (path for split in self.files.values() for path in split))
 
     def identity_of_images(self) -> dict[str, Any]:
         columns = {"image_column": self.image_column, "label_column": self.label_column}

@@ -64,9 +64,7 @@ class Segmentation(EncodedDataset):
         **common: Any,
     ) -> None:
         super().__init__(image_size, image_size, on_disk, **common)
-        if not root:
-            raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER")
-        self.root, self.ignore_label, self.background = Path(root).expanduser(), ignore_label, background
+        self.root, self.ignore_label, self.background = Path(self.needed(root)).expanduser(), ignore_label, background
         self.test_share, self.class_list = test_share, class_list
         self.highest = -1  # class in the train masks that were read
 
@@ -201,10 +199,10 @@ class Voc(Segmentation):
 
     def fetch(self) -> None:
         """Get it if it is not there."""
-        from rela_cli.data.files.downloads import open_dataset
+        from rela_cli.data.files.downloads import open_torchvision
 
         expected = "the folder VOCdevkit/VOC2012"
-        open_dataset("VOCSegmentation", "Pascal VOC 2012", expected, str(self.root), self.download, year="2012")
+        open_torchvision("VOCSegmentation", "Pascal VOC 2012", expected, str(self.root), self.download, year="2012")
 
     @cached_property
     def pairs(self) -> dict[str, list[Pair]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import Blob
-from rela_cli.data.encoded import BlobDataset
+from rela_cli.data.encoded import ColumnDataset, borders_of, pieces_and_rows
 from rela_cli.data.files.shard_index import ShardIndex, place_of, remember, remembered
 from rela_cli.data.files.storage import LocalFolder, checked_length
 from rela_cli.errors import ConfigError, MissingError
@@ -22,31 +22,20 @@ from rela_cli.store.files import fingerprint
 from rela_cli.terminal import few
 
 
-class IndexedShards(BlobDataset):
+class IndexedShards(ColumnDataset):
     """The samples of all shards in the order of the shards' paths, then as they stand in the shard.
 
     Raises:
         ConfigError: no root given, or samples that do not fit together. MissingError: no shards, or a damaged one.
     """
 
+    root_is = ", the folder with the shards"
     without_labels = ""  # what to say where there are none
 
-    def __init__(
-        self,
-        root: str | None,
-        image_column: str,
-        label_column: str,
-        image_size: int | None,
-        decode_size: int | None = None,
-        on_disk: bool | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(image_size, decode_size, on_disk, **common)
-        if not root:
-            raise ConfigError(f"dataset={self.kind} needs dataset.root=FOLDER, the folder with the shards")
-        if "://" in root:
+    def __init__(self, root: str | None, *columns: Any, **options: Any) -> None:
+        super().__init__(root, *columns, **options)
+        if "://" in str(root):
             raise ConfigError(f"dataset={self.kind} reads shards of this machine, not {root}: copy them to a folder")
-        self.root, self.image_column, self.label_column = Path(root).expanduser(), image_column, label_column
         self.files = self.find()
         self.place = LocalFolder(str(self.root))
         if not self.full_count("train"):
@@ -98,13 +87,11 @@ class IndexedShards(BlobDataset):
     def borders(self) -> dict[str, Array]:
         """The number of the first sample of each shard of a split, and of all: (shards + 1,) int64."""
         counts = {split: [len(index.start) for index in found] for split, found in self.indices.items()}
-        return {split: np.concatenate(([0], np.cumsum(found, dtype=np.int64))) for split, found in counts.items()}
+        return {split: borders_of(found) for split, found in counts.items()}
 
     def blobs(self, split: str, indices: Array) -> list[Blob]:
-        rows = np.asarray(indices, dtype=np.int64)
-        shards = np.searchsorted(self.borders[split], rows, side="right") - 1
         wanted, names = [], []
-        for shard, row in zip(shards.tolist(), (rows - self.borders[split][shards]).tolist(), strict=True):
+        for shard, row in pieces_and_rows(self.borders[split], np.asarray(indices, dtype=np.int64)):
             index, path = self.indices[split][shard], self.files[split][shard]
             wanted.append((str(path.relative_to(self.root)), int(index.start[row]), int(index.length[row])))
             names.append(f"{path} sample {index.name[row].decode('utf-8', 'surrogateescape')}")
@@ -160,12 +147,6 @@ class IndexedShards(BlobDataset):
 
     def full_count(self, split: str) -> int:
         return int(self.borders[split][-1]) if split in self.files else 0
-
-    def identity_of_images(self) -> dict[str, Any]:
-        files = [path for paths in self.files.values() for path in paths]
-        told = [[str(p.relative_to(self.root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-        fields = {"image_column": self.image_column, "label_column": self.label_column}
-        return {"dataset": self.kind, "files": fingerprint({"files": told}), **fields, **self.sizes}
 
 
 def class_names(words: Array) -> list[str]:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from rela_cli.data.base import Array, Dataset
+from rela_cli.data.datasets import Cifar10
 from rela_cli.data.decoding import sizes
 from rela_cli.data.decoding.images import one_square, square, stacked
 from rela_cli.data.decoding.modes import to_rgb
-from rela_cli.data.files.downloads import GLANCES, open_dataset
+from rela_cli.data.files.downloads import GLANCES, open_torchvision
 from rela_cli.data.labels import CIFAR100
 from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.files import fingerprint
@@ -24,36 +25,12 @@ SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "valid")}  # what to
 # ----------------------------------------------------------------------------------------------------- datasets
 
 
-class Cifar100(Dataset):
+class Cifar100(Cifar10):
     """CIFAR-100 with its 100 fine classes; its files are known by their md5."""
 
-    side = 32
-    sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
-
-    def __init__(self, root: str, download: bool, **common: Any) -> None:
-        super().__init__(**common)
-        self.root, self.download = root, download
-        self.classes = CIFAR100.split()
-
-    def full_count(self, split: str) -> int:
-        return self.sizes[split]
-
-    def identity_of_images(self) -> dict[str, Any]:
-        return {"dataset": "cifar100", "md5": "eb9058c3a382ffc7106e4002c42a8d85"}
-
-    def fetch(self) -> None:
-        """Get it if it is not there."""
-        self.open("train")
-
-    def open(self, split: str) -> Any:
-        folder = "the folder cifar-100-python"
-        return open_dataset("CIFAR100", "CIFAR-100", folder, self.root, self.download, train=split == "train")
-
-    def labels(self, split: str) -> Array:
-        return np.array(self.open(split).targets, dtype=np.int64)
-
-    def images(self, split: str, indices: Array) -> Array:
-        return np.asarray(self.open(split).data[indices])
+    classes = CIFAR100.split()
+    kind, official = "cifar100", "CIFAR100"
+    folder, md5 = "the folder cifar-100-python", "eb9058c3a382ffc7106e4002c42a8d85"
 
 
 class Stl10(Dataset):
@@ -86,7 +63,7 @@ class Stl10(Dataset):
 
     def open(self, split: str) -> Any:
         folder = "the folder stl10_binary"
-        return open_dataset("STL10", "STL-10", folder, self.root, self.download, split=self.official[split])
+        return open_torchvision("STL10", "STL-10", folder, self.root, self.download, split=self.official[split])
 
     def labels(self, split: str) -> Array | None:
         if self.official[split] == "unlabeled":
@@ -140,7 +117,7 @@ class Torchvision(Dataset):
 
     def open_as(self, **options: Any) -> Any:
         expected = f"what torchvision.datasets.{self.dataset} expects"
-        return open_dataset(self.dataset, self.dataset, expected, self.root, self.download, **options)
+        return open_torchvision(self.dataset, self.dataset, expected, self.root, self.download, **options)
 
     def full_count(self, split: str) -> int:
         return len(self.opened[split])

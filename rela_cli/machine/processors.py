@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def gpus() -> int:
@@ -26,3 +33,17 @@ def visible_gpus() -> tuple[str, ...]:
 def cores() -> list[int]:
     """The CPU cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def each_in_threads(
+    work: Callable[[T], R], items: Iterable[T], ahead: int, threads: int | None = None
+) -> Iterator[tuple[T, R]]:
+    """Each item with what `work` makes of it, in order; threads are at most `ahead` items ahead of the caller."""
+    under_way: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            under_way.append((item, pool.submit(work, item)))
+            if len(under_way) >= ahead:
+                done, result = under_way.popleft()
+                yield done, result.result()
+        yield from ((item, result.result()) for item, result in under_way)

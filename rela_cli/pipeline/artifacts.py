@@ -42,25 +42,32 @@ class Artifacts:
     @cached_property
     def features(self) -> Entry:
         """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
-        source = self.source
-        return source.entry("features", "extract", images=source.images, prior=self.identity, **source.precision)
+        return self.entry("features", "extract", **self.of_images)
 
     @cached_property
     def targets(self) -> Entry:
         """What a learner is matched to. The same for every learner: each takes its first components."""
         made_of = {"features": self.features.hash, "transport": self.source.transport}
-        return self.source.entry("targets", "transport", **made_of)
+        return self.entry("targets", "transport", **made_of)
 
     @cached_property
     def views(self) -> Entry:
         """The prior's outputs of light views, and the boxes that say what these are."""
-        source, spec = self.source, {"images": self.source.images, "prior": self.identity}
-        return source.entry("views", "extract", **spec, **source.precision, view=source.view)
+        return self.entry("views", "extract", **self.of_images, view=self.source.view)
 
     @cached_property
     def view_targets(self) -> Entry:
         """What the map that was fitted to the clean views makes of them."""
-        return self.source.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
+        return self.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
+
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """What the prior's outputs are made of."""
+        return {"images": self.source.images, "prior": self.identity, **self.source.precision}
+
+    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
+        """The entry of a kind, by what it is made of."""
+        return self.source.entry(kind, stage, **spec)
 
     @property
     def singles(self) -> tuple[Artifacts, ...]:
@@ -75,24 +82,10 @@ class Joined(Artifacts):
     Its features say no more than which entries they are; its targets are those of the members side by side.
     """
 
-    def joined(self, kind: str, stage: str) -> Entry:
+    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
+        if kind == "view_targets":  # whose map is that of the joined targets
+            return super().entry(kind, stage, **spec)
         return self.source.entry(kind, stage, members=[getattr(member, kind).hash for member in self.members])
-
-    @cached_property
-    def features(self) -> Entry:
-        return self.joined("features", "extract")
-
-    @cached_property
-    def targets(self) -> Entry:
-        return self.joined("targets", "transport")
-
-    @cached_property
-    def views(self) -> Entry:
-        return self.joined("views", "extract")
-
-    @cached_property
-    def view_targets(self) -> Entry:
-        return self.source.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
 
 
 @dataclass(frozen=True)
@@ -101,24 +94,8 @@ class Given(Artifacts):
 
     specs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
-    def given(self, kind: str) -> Entry:
+    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
         return Entry(kind, self.specs[kind], self.source.cache)
-
-    @cached_property
-    def features(self) -> Entry:
-        return self.given("features")
-
-    @cached_property
-    def targets(self) -> Entry:
-        return self.given("targets")
-
-    @cached_property
-    def views(self) -> Entry:
-        return self.given("views")
-
-    @cached_property
-    def view_targets(self) -> Entry:
-        return self.given("view_targets")
 
 
 def cut_of_views(config: Config, flip: bool) -> dict[str, Any]:

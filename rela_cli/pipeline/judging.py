@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FINETUNE, SEGMENT = "finetune", "segment"
 HEADS = ("linear", "fcn")  # of segment, each with a number of its own
 RANKED = 2000  # train images whose features are ranked
-VIEWED, VIEWS = 500, 10  # train images, and views of each, that LiDAR looks at
+VIEWED, VIEWS = 500, 10  # train images whose views are looked at, and how many of each LiDAR takes
 UNTRAINED_LEARNER = "rela_cli.priors.run.UntrainedLearner"
 MEASURES = {"top-1": "top1", "mIoU": "miou"}  # how numbers are called, and their keys
 
@@ -296,8 +296,8 @@ def ranks_of(run: Run, features: Tensor) -> Facts:
     return {**ranks, "lidar": lidar(views), "lidar_images": len(views), "lidar_views": views.shape[1]}
 
 
-def features_of_views(run: Run) -> Tensor:
-    """(N, V, D) features of V views of N train images, as the run's phase 1 draws them by default."""
+def features_of_views(run: Run, count: int = VIEWS) -> Tensor:
+    """(N, count, D) features of views of the first N train images, as the run's phase 1 draws them by default."""
     import torch
 
     from rela_cli.data.batches.cache import read_split, read_stats
@@ -311,7 +311,7 @@ def features_of_views(run: Run) -> Tensor:
     images, rows = split.images[:VIEWED], torch.arange(min(VIEWED, len(split.images)))
     view, block = run.config.matching.view, run.config.runtime.block_size
     found = []
-    for number in range(VIEWS):  # a view at a time: all of them at once may be gigabytes
+    for number in range(count):  # a view at a time: all of them at once may be gigabytes
         draw = Augment(view, data.size, torch.zeros(3), torch.ones(3), 0, number, run.dataset.flip)
         pixels = (draw(images, rows, 0) * 255).round().clamp(0, 255).to(torch.uint8)
         found.append(torch.cat(list(run_prior(prior, pixels, data.size, block, device, "views"))))

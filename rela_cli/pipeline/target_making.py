@@ -10,12 +10,17 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rela_cli.distributed import ranks
-from rela_cli.pipeline.artifacts import Artifacts
+from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts
 from rela_cli.pipeline.making import is_intact, make_together
 from rela_cli.pipeline.run import Run
+from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts
+
+if TYPE_CHECKING:
+    from rela_cli.data.efficient.folder import EfficientFolder
 
 
 class TargetMaking:
@@ -32,15 +37,19 @@ class TargetMaking:
 
     def make_clean(self, until: str) -> None:
         """Features and targets of the clean view of each image."""
+        from rela_cli.data.efficient.targets import write_targets
+        from rela_cli.stages.ensemble import joined_targets
+
         if until == "transport" and ranks.agree(is_intact(self.run.targets)):
             return
         if self.run.brought:
-            make_together(self.run.targets, self.bring)
+            make_together(self.run.targets, partial(self.bring, write_targets))
             return
         for one in self.run.artifacts.singles:
             self.make_single(one, until)
         if self.run.artifacts.members:
-            self.join(until)
+            features = [one.features for one in self.run.artifacts.members]
+            self.join(CLEAN, until, lambda targets, folder: joined_targets(targets, features, folder))
 
     def make_single(self, one: Artifacts, until: str) -> None:
         """The same by one prior."""
@@ -50,10 +59,13 @@ class TargetMaking:
 
     def make_views(self, until: str) -> None:
         """With extract.views above 1: the same of light views, by the map of the clean ones."""
+        from rela_cli.data.efficient.targets import write_view_targets
+        from rela_cli.stages.ensemble import joined_views
+
         if until == "transport" and ranks.agree(is_intact(self.run.view_targets)):
             return
         if self.run.brought:
-            make_together(self.run.view_targets, self.bring_views)
+            make_together(self.run.view_targets, partial(self.bring, write_view_targets))
             return
         for one in self.run.artifacts.singles:
             make_together(one.views, partial(self.extract_views, one), goes_on=True)
@@ -62,27 +74,16 @@ class TargetMaking:
                     self.make_single(one, until)
                 make_together(one.view_targets, partial(self.transport_views, one))
         if self.run.artifacts.members:
-            self.join_views(until)
+            self.join(VIEWS, until, lambda targets, folder: joined_views(targets, self.run.targets, folder))
 
-    def join(self, until: str) -> None:
-        """The features and targets of an ensemble, of those of its members."""
-        from rela_cli.stages.ensemble import joined_features, joined_targets
+    def join(self, kinds: tuple[str, str], until: str, join: Callable[[list[Entry], Path], Facts]) -> None:
+        """The features and targets of an ensemble, of clean images or of views, from those of its members."""
+        from rela_cli.stages.ensemble import joined_features
 
-        run, members = self.run, self.run.artifacts.members
-        features, targets = [one.features for one in members], [one.targets for one in members]
-        make_together(run.features, lambda folder: joined_features(features) if folder else {})
+        features, targets = ([getattr(one, kind) for one in self.run.artifacts.members] for kind in kinds)
+        make_together(getattr(self.run, kinds[0]), lambda folder: joined_features(features) if folder else {})
         if until == "transport":
-            make_together(run.targets, lambda folder: joined_targets(targets, features, folder) if folder else {})
-
-    def join_views(self, until: str) -> None:
-        """The same of light views."""
-        from rela_cli.stages.ensemble import joined_features, joined_views
-
-        run, members = self.run, self.run.artifacts.members
-        views, targets = [one.views for one in members], [one.view_targets for one in members]
-        make_together(run.views, lambda folder: joined_features(views) if folder else {})
-        if until == "transport":
-            make_together(run.view_targets, lambda folder: joined_views(targets, run.targets, folder) if folder else {})
+            make_together(getattr(self.run, kinds[1]), lambda folder: join(targets, folder) if folder else {})
 
     def extract(self, one: Artifacts, folder: Path | None) -> Facts:
         from rela_cli.data.batches.cache import read_split, read_stats
@@ -117,18 +118,8 @@ class TargetMaking:
         with self.clock("transport"):
             return transport_views(self.config, one.views.folder, one.targets.folder, folder)
 
-    def bring(self, folder: Path | None) -> Facts:
+    def bring(self, write: Callable[[EfficientFolder, Path], Facts], folder: Path | None) -> Facts:
         """The targets of an efficient dataset, into the cache."""
-        from rela_cli.data.efficient.targets import write_targets
-
         assert self.run.brought is not None
         with self.clock("transport"):
-            return write_targets(self.run.brought.folder, folder) if folder else {}
-
-    def bring_views(self, folder: Path | None) -> Facts:
-        """The targets of light views, where it has any."""
-        from rela_cli.data.efficient.targets import write_view_targets
-
-        assert self.run.brought is not None
-        with self.clock("transport"):
-            return write_view_targets(self.run.brought.folder, folder) if folder else {}
+            return write(self.run.brought.folder, folder) if folder else {}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rela_cli.store.faults import fault
-from rela_cli.store.files import Facts, write_atomic
+from rela_cli.store.files import Facts, write_text
 from rela_cli.store.notices import warn
 from rela_cli.store.row_file import DTYPE_NAMES, DTYPES, RowFileWriter
 
@@ -114,7 +114,7 @@ class KeptWriter(RowFileWriter):
     def note_all(self) -> None:
         """The whole journal anew."""
         text = "".join(json.dumps(line) + "\n" for line in (self.head, *self.lines))
-        write_atomic(self.journal, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(self.journal, text)
 
     # -------------------------------------------------------------------------------------- what an earlier one left
 

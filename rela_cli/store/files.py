@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from rela_cli.errors import MissingError
+from rela_cli.errors import MissingError, RelaError
 from rela_cli.store.disk import CANNOT, OUTPUTS_KEY, disk_errors
 from rela_cli.store.faults import fault
 from rela_cli.store.notices import warn_once
@@ -89,10 +89,35 @@ def write_atomic(
     return path
 
 
+def write_filled(path: Path, fill: Callable[[BinaryIO], object], way_out: str = OUTPUTS_KEY) -> None:
+    """Let `fill` write a binary file, which appears whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            fill(file)
+
+    write_atomic(path, write, way_out)
+
+
+def write_text(path: Path, text: str, way_out: str = OUTPUTS_KEY) -> None:
+    """A text as a file that appears whole or not at all."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), way_out)
+
+
+def check_same(theirs: Facts, ours: Facts, there: str) -> None:
+    """What lies there was made of what would be made now.
+
+    Raises:
+        RelaError: something differs.
+    """
+    if theirs != ours:
+        keys = [key for key, value in ours.items() if theirs.get(key) != value]
+        raise RelaError(f"{there} (its {', '.join(keys)} differ): say another --to, or remove that one")
+
+
 def write_json(path: Path, facts: Facts) -> None:
     """Readable JSON without secrets, with its own hash, written atomically."""
-    text = json.dumps(sealed(redact(facts)), indent=2) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(sealed(redact(facts)), indent=2) + "\n")
 
 
 def read_json(path: Path) -> Facts | None:

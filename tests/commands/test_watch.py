@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from rela_cli.commands.watch import state as states
 from rela_cli.commands.watch.command import main
-from rela_cli.commands.watch.server import Server, serve
+from rela_cli.commands.watch.server import Server
 from rela_cli.commands.watch.state import Watcher
 from rela_cli.commands.watch.text import drawn, left
 from rela_cli.errors import ConfigError
@@ -126,7 +127,7 @@ def test_no_secret_reaches_the_page(tmp_path: Path) -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     made = Server(Watcher(tmp_path), 0)
-    serve(made)
+    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     yield made
     made.shutdown()
     made.server_close()

@@ -34,11 +34,8 @@ def run(bench: Bench) -> Iterator[BenchRow]:
     if "cpu" in bench.devices:
         with material.threads(1):
             yield from on(bench, torch.device("cpu"), bench.size(2048, 2 * BATCH))
-    if "cuda" in bench.devices:
-        if torch.cuda.is_available():
-            yield from on(bench, torch.device("cuda"), bench.size(50_000, 2 * BATCH), ("kornia",))
-        else:
-            bench.skip(NAME, "GPU rows", "torch sees no GPU here")
+    if bench.has_gpu(NAME):
+        yield from on(bench, torch.device("cuda"), bench.size(50_000, 2 * BATCH), ("kornia",))
 
 
 def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tuple(RATIO_TARGETS)) -> Iterator[BenchRow]:

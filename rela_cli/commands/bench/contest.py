@@ -69,6 +69,14 @@ class Bench:
         if note not in self.skipped:
             self.skipped.append(note)
 
+    def has_gpu(self, name: str) -> bool:
+        """Whether rows on a GPU are asked for and can be measured; where there is none, that is noted."""
+        import torch
+
+        if "cuda" in self.devices and not torch.cuda.is_available():
+            self.skip(name, "GPU rows", "torch sees no GPU here")
+        return "cuda" in self.devices and torch.cuda.is_available()
+
     def wants(self, name: str, peer: str) -> bool:
         """Whether a peer is asked for and here; one that is not here is noted."""
         if self.peers and peer not in self.peers:

@@ -90,11 +90,8 @@ def run(bench: Bench) -> Iterator[BenchRow]:
         title = f"prior=random, {n:,} images of 32 px, into a file"
         pairs = [Comparison("ours", name, title, None, "wall") for name in ("bare", "paper")]
         yield from bench.scores(NAME, contestants, pairs, work.outcome)
-    if "cuda" in bench.devices:
-        if torch.cuda.is_available():
-            yield from on_gpu(bench)
-        else:
-            bench.skip(NAME, "GPU rows", "torch sees no GPU here")
+    if bench.has_gpu(NAME):
+        yield from on_gpu(bench)
 
 
 def on_gpu(bench: Bench, device: str = "cuda") -> Iterator[BenchRow]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from rela_cli.commands.bench.paper import OneView
 from rela_cli.commands.bench.train import loader
 from rela_cli.learners.resnet import resnet18
 from rela_cli.numerics.randomness import torch_seed
@@ -29,7 +26,7 @@ class LightlyByol:
         first, second = (
             kind(input_size=pixels.shape[-1], gaussian_blur=0.0) for kind in (BYOLView1Transform, BYOLView2Transform)
         )
-        self.loader = loader(LightlyViews(pixels, BYOLTransform(first, second)), batch, workers, device)
+        self.loader = loader(OneView(pixels, BYOLTransform(first, second)), batch, workers, device)
         self.device, features = device, 8 * width
         with torch_seed(0, "bench"):
             self.online = nn.Sequential(resnet18("cifar", width), BYOLProjectionHead(features, HIDDEN, OUT)).to(device)
@@ -58,17 +55,3 @@ class LightlyByol:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()  # type: ignore[no-any-return]
-
-
-class LightlyViews(Dataset[Any]):
-    """Two views by lightly's transform of an image that is decoded already."""
-
-    def __init__(self, pixels: Tensor, transform: Any) -> None:
-        self.pixels: np.ndarray = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, row: int) -> Any:
-        return self.transform(Image.fromarray(self.pixels[row]))

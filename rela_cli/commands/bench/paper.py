@@ -31,33 +31,25 @@ def light_views(size: int, data: ImageStats) -> Callable[[Image.Image], Tensor]:
     )
 
 
-class TwoViews(Dataset[Any]):
-    """Two views of an image that is decoded already, and its row."""
+class OneView(Dataset[Any]):
+    """One view of an image that is decoded already, or whatever else `view` gives."""
 
-    def __init__(self, pixels: Tensor, view: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, pixels: Tensor, view: Callable[[Image.Image], Any]) -> None:
         self.pixels: np.ndarray = pixels.permute(0, 2, 3, 1).contiguous().numpy()
         self.view = view
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.view(Image.fromarray(self.pixels[row]))
+
+
+class TwoViews(OneView):
+    """Two views of an image, and its row."""
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
-        image = Image.fromarray(self.pixels[row])
-        return self.view(image), self.view(image), row
-
-
-class OneView(Dataset[Any]):
-    """One transformed image."""
-
-    def __init__(self, pixels: Tensor, view: Callable[[Image.Image], Tensor]) -> None:
-        self.pixels: np.ndarray = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        self.view = view
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, row: int) -> Tensor:
-        return self.view(Image.fromarray(self.pixels[row]))
+        return super().__getitem__(row), super().__getitem__(row), row
 
 
 def whitened(features: Tensor, dim: int) -> Tensor:

@@ -34,12 +34,9 @@ def run(bench: Bench) -> Iterator[BenchRow]:
     """One step at batch 128 on the CPU, views at hand; on a GPU the loop with its data."""
     if "cpu" in bench.devices and bench.wants(NAME, "byol"):
         yield from on_cpu(bench)
-    if "cuda" in bench.devices:
-        if torch.cuda.is_available():
-            for batch, target in GPU_TARGETS.items():
-                yield from on_gpu(bench, batch, target)
-        else:
-            bench.skip(NAME, "GPU rows", "torch sees no GPU here")
+    if bench.has_gpu(NAME):
+        for batch, target in GPU_TARGETS.items():
+            yield from on_gpu(bench, batch, target)
 
 
 def on_cpu(bench: Bench) -> Iterator[BenchRow]:

@@ -15,7 +15,7 @@ from rela_cli.launch.job import Job, Single
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import Facts, remove_temporaries
 from rela_cli.store.locks import Lock
-from rela_cli.terminal import as_size
+from rela_cli.terminal import as_size, plural
 
 MB = 1_000_000
 IMAGES = {
@@ -132,8 +132,7 @@ def write(config: Config, request: ConvertRequest) -> None:
 def show(to: Path, facts: Facts) -> None:
     """What there is, and the command that trains on it."""
     for split, part in facts["splits"].items():
-        files = "1 file" if len(part["shards"]) == 1 else f"{len(part['shards'])} files"
-        print(f"  {split:<12} {part['samples']} x {part['width']} targets in {files}")
+        print(f"  {split:<12} {part['samples']} x {part['width']} targets in {plural(len(part['shards']), 'file')}")
     if views := facts.get("views"):
         print(f"  {'views':<12} {views['count']} light views of each train image")
     size = as_size(sum(file["bytes"] for file in facts["files"].values()))

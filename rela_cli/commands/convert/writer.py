@@ -36,6 +36,7 @@ from rela_cli.pipeline.run import Run
 from rela_cli.store.disk import ensure_room
 from rela_cli.store.files import (
     Facts,
+    check_same,
     file_sha256,
     load_json,
     provenance,
@@ -72,18 +73,10 @@ def finished_folder(config: Config, to: Path, images: str, shard_bytes: int) -> 
         facts = load_json(to / FACTS)[0]
     except (OSError, Damaged):
         return None
-    compare(to, section(facts, "made_of"), made_of(Run(config), images, shard_bytes))
+    ours = made_of(Run(config), images, shard_bytes)
+    check_same(section(facts, "made_of"), ours, f"{to} holds another efficient dataset")
     whole = not any(file_damage(to / name, file, contents=False) for name, file in facts["files"].items())
     return facts if whole else None
-
-
-def compare(to: Path, theirs: Facts, ours: Facts) -> None:
-    """What lies there is what is to be made."""
-    if theirs != ours:
-        keys = [key for key, value in ours.items() if theirs.get(key) != value]
-        raise RelaError(
-            f"{to} holds another efficient dataset (its {', '.join(keys)} differ): say another --to, or remove that one"
-        )
 
 
 class Writer:
@@ -124,7 +117,7 @@ class Writer:
                 before = load_json(self.to / name)[0]
             except (OSError, Damaged):
                 continue
-            compare(self.to, section(before, "made_of"), self.made_of)
+            check_same(section(before, "made_of"), self.made_of, f"{self.to} holds another efficient dataset")
             for file, facts in section(before, "files").items():
                 if problem := file_damage(self.to / file, facts, contents=True):
                     warn(f"{self.to / file} {problem}; it is made again")

@@ -6,11 +6,9 @@ import hashlib
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,12 @@ from rela_cli.data.base import Dataset, open_dataset
 from rela_cli.data.decoding.images import Blob, decode, has_sound_exif
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import MissingError
+from rela_cli.machine.processors import each_in_threads
 from rela_cli.machine.progress import with_progress
 from rela_cli.store.files import Facts, fingerprint, provenance, read_json, write_json
 from rela_cli.terminal import few, line, plural, printable
 
-IMAGES_AT_A_TIME = 2048  # images under way at a time
+IMAGES_AHEAD = 2048  # images under way at a time
 PIXELS = 50_000  # images of a dataset that holds pixels, in memory at a time
 BROKEN_SHOWN = 20  # broken files on the screen; the report has them all
 
@@ -120,7 +119,8 @@ def examine_split(dataset: Dataset, split: str) -> Facts:
     labels, total = dataset.labels(split), dataset.full_count(split)
     found = (None, None) if labels is None else np.unique(labels, return_counts=True)
     names = dataset.classes or []
-    looks = inspect_images(with_progress(dataset.encoded_images(split), f"check {split}", total))
+    sources = with_progress(dataset.encoded_images(split), f"check {split}", total)
+    looks = (facts for _, facts in each_in_threads(inspect_image, sources, IMAGES_AHEAD))
     facts = {
         "images": total,
         "images_of_class": {names[i]: int(n) for i, n in zip(*found, strict=True)}
@@ -131,14 +131,6 @@ def examine_split(dataset: Dataset, split: str) -> Facts:
     if dataset.contents_hash(split) not in (None, facts["contents"]):
         facts["broken"] = [*facts["broken"], f"{split} does not hold the images that were packed: put back a copy"]
     return facts
-
-
-def inspect_images(sources: Iterable[Path | Blob]) -> Iterator[ImageFacts]:
-    """Every image, decoded in full, in order."""
-    sources = iter(sources)
-    with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(sources, IMAGES_AT_A_TIME)):
-            yield from pool.map(inspect_image, chunk)
 
 
 def inspect_image(source: Path | Blob) -> ImageFacts:

@@ -13,8 +13,7 @@ from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.data.efficient.folder import BEGUN, CARD, FACTS, EfficientFolder
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.machine.progress import with_progress
-from rela_cli.store.files import Facts
-from rela_cli.terminal import as_size, line, printable
+from rela_cli.terminal import as_size, line, plural, printable
 
 DIFFERENT_SHOWN = 20  # images that differ, on the screen
 
@@ -55,7 +54,7 @@ def check(root: Path, images: str | None, cache: Path) -> int:
     problems = list(folder.problems(contents=True, afresh=True))
     line(f"efficient dataset  {root}")
     for split, part in folder.splits.items():
-        line(f"  {split:<12} {part['samples']} x {part['width']} targets, {file_count(part)}")
+        line(f"  {split:<12} {part['samples']} x {part['width']} targets, {plural(len(part['shards']), 'file')}")
     files = folder.facts["files"]
     line(f"  files        {len(files) + 1} read, {as_size(sum(file['bytes'] for file in files.values()))}")
     if problems and any(not problem.startswith(str(root / CARD)) for problem in problems):
@@ -66,12 +65,6 @@ def check(root: Path, images: str | None, cache: Path) -> int:
         print(printable(f"  broken       {problem}"), file=sys.stderr)
     line(f"  broken       {len(problems) or 'none'}")
     return MissingError.exit_code if problems else 0
-
-
-def file_count(part: Facts) -> str:
-    """1 file, 2 files."""
-    count = len(part["shards"])
-    return "1 file" if count == 1 else f"{count} files"
 
 
 def compared(root: Path, images: str | None, cache: Path) -> list[str]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import chain, compress, count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,8 +25,9 @@ from rela_cli.data.encoded import BLOBS_AT_A_TIME
 from rela_cli.data.files.storage import Storage
 from rela_cli.data.packed import FORMAT
 from rela_cli.errors import RelaError
+from rela_cli.machine.processors import each_in_threads
 from rela_cli.machine.progress import with_progress
-from rela_cli.store.files import Facts, provenance
+from rela_cli.store.files import Facts, check_same, provenance
 
 PART = np.dtype([("length", "<i8"), ("digest", "u1", 32)])  # of one image
 PACK_THREADS = 16  # reading waits for the disk, encoding works outside the interpreter's lock
@@ -102,11 +101,7 @@ class Packer:
 
     def compare(self, theirs: Facts) -> None:
         """The pack that lies there is this one."""
-        if theirs != self.made_of:
-            keys = [key for key, value in self.made_of.items() if theirs.get(key) != value]
-            raise RelaError(
-                f"{self.place} holds another pack (its {', '.join(keys)} differ): say another --to, or remove that one"
-            )
+        check_same(theirs, self.made_of, f"{self.place} holds another pack")
 
     def note(self, name: str, facts: Facts) -> None:
         text = (json.dumps(facts, indent=1) + "\n").encode()
@@ -119,8 +114,9 @@ class Packer:
         indices, labels = self.dataset.choose(split)
         shards = self.made[split] = list(self.there(split))
         done = sum(shard["samples"] for shard in shards)
-        images = stored(islice(encoded_samples(self.dataset, split, indices), done, None), self.encoding)
-        images = with_progress(images, f"pack {split}", len(indices), done)
+        samples = islice(encoded_samples(self.dataset, split, indices), done, None)
+        stored = (data for _, data in each_in_threads(self.encoding, samples, IMAGES_AHEAD, PACK_THREADS))
+        images = with_progress(stored, f"pack {split}", len(indices), done)
         while done < len(indices):
             shards.append(self.write_shard(f"{split}-{len(shards):05d}", images))
             done += shards[-1]["samples"]
@@ -208,9 +204,7 @@ def shard_of(stem: str, part: Array) -> Facts:
 
 def encoded_samples(dataset: Dataset, split: str, indices: Array) -> Iterator[Path | Blob]:
     """The samples of a split that the limits leave, encoded; pixels become PNGs, which lose nothing."""
-    kept = np.zeros(dataset.full_count(split), dtype=bool)
-    kept[indices] = True
-    images = compress(dataset.encoded_images(split), kept)
+    images = dataset.encoded_rows(split, indices)
     first = next(images, None)
     if first is None:
         return pngs(dataset, split, indices)
@@ -225,18 +219,6 @@ def pngs(dataset: Dataset, split: str, indices: Array) -> Iterator[Blob]:
             file = BytesIO()
             Image.fromarray(pixels).save(file, "PNG")
             yield Blob(f"image {index} of {split}", file.getvalue())
-
-
-def stored(sources: Iterable[Path | Blob], encode: Callable[[Path | Blob], bytes]) -> Iterator[bytes]:
-    """The bytes of each image, in order, read (and encoded) by threads a few ahead."""
-    waiting: deque[Future[bytes]] = deque()
-    with ThreadPoolExecutor(PACK_THREADS) as pool:
-        for source in sources:
-            waiting.append(pool.submit(encode, source))
-            if len(waiting) >= IMAGES_AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def write_array(file: BinaryIO, blocks: Iterable[Array], length: int, kind: str) -> None:

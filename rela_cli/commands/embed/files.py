@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rela_cli.errors import ConfigError
-from rela_cli.store.files import Facts, write_atomic
+from rela_cli.store.files import Facts, write_atomic, write_filled
 
 FeatureBlock = tuple[list[str], np.ndarray]  # names of n files, and their features (n, D) float32
 WAY_OUT = "--to=FILE"
@@ -43,19 +43,13 @@ def write_npy(found: Embedding, path: Path) -> None:
     """The features (N, D) alone; the names stand in PATH.files.txt, one a line, in the same order."""
     names = path.with_name(f"{path.name}.files.txt")
     write_atomic(names, lambda place: write_lines(place, found.names()), WAY_OUT)
-    write_atomic(path, lambda place: to_file(place, lambda file: write_rows(file, found)), WAY_OUT)
+    write_filled(path, lambda file: write_rows(file, found), WAY_OUT)
 
 
 def write_lines(path: Path, names: Iterable[str]) -> None:
     """A name on each line; an end of a line in a name is written as \\n."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(name.replace("\r", "\\r").replace("\n", "\\n") + "\n" for name in names)
-
-
-def to_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """A file that `fill` writes."""
-    with path.open("wb") as file:
-        fill(file)
 
 
 def write_rows(file: BinaryIO, found: Embedding) -> None:
@@ -85,7 +79,7 @@ def write_npz(found: Embedding, path: Path) -> None:
             with archive.open("metadata.npy", "w") as member:
                 np.save(member, np.array(json.dumps(found.facts)))  # type: ignore[arg-type]
 
-    write_atomic(path, lambda place: to_file(place, fill), WAY_OUT)
+    write_filled(path, fill, WAY_OUT)
 
 
 def write_csv(found: Embedding, path: Path) -> None:

@@ -28,10 +28,10 @@ def loading_code(backbone: Backbone, form: str) -> str:
     return f"{head}\n\n{first}\n\n{pixels_code(backbone)}\n\n\n{body.strip()}\n"
 
 
-def imports(*libraries: str) -> str:
+def imports(*libraries: str, last: str = "") -> str:
     """The first lines of load.py."""
     names = "\n".join(f"import {name}" for name in ("numpy as np", *libraries))
-    return f"from pathlib import Path\n\n{names}\nfrom PIL import Image, ImageOps"
+    return f"from pathlib import Path\n\n{names}\nfrom PIL import Image, ImageOps\n{last}".rstrip()
 
 
 def pixels_code(backbone: Backbone) -> str:
@@ -70,10 +70,8 @@ def of_torchvision(backbone: Backbone) -> tuple[str, str]:
     """torchvision's class with the layers that the learner changes, and a file of weights."""
     learner = backbone.learner
     building = resnet_code(learner) if learner.target.startswith(RESNET_MODULE) else model_code(backbone)
-    imports = "from pathlib import Path\n\nimport numpy as np\nimport torch\nimport torchvision\n"
-    imports += "from PIL import Image, ImageOps\nfrom safetensors.torch import load_file"
     return (
-        imports,
+        imports("torch", "torchvision", last="from safetensors.torch import load_file"),
         f'''
 def load(folder={FOLDER_CODE}):
     """The network with its weights, in eval mode: (B, 3, S, S) float, normalised -> (B, {backbone.width})."""
@@ -122,11 +120,8 @@ def model_code(backbone: Backbone) -> str:
 
 def of_timm(backbone: Backbone) -> tuple[str, str]:
     """A folder that timm opens by itself."""
-    imports = (
-        "from pathlib import Path\n\nimport numpy as np\nimport timm\nimport torch\nfrom PIL import Image, ImageOps"
-    )
     return (
-        imports,
+        imports("timm", "torch"),
         f'''
 def load(folder={FOLDER_CODE}):
     """The network with its weights, in eval mode: (B, 3, S, S) float, normalised -> (B, {backbone.width})."""
@@ -139,9 +134,8 @@ def load(folder={FOLDER_CODE}):
 
 def of_pt2(backbone: Backbone) -> tuple[str, str]:
     """A program; what divides by 255, mean and std is in it."""
-    imports = "from pathlib import Path\n\nimport numpy as np\nimport torch\nfrom PIL import Image, ImageOps"
     return (
-        imports,
+        imports("torch"),
         f'''
 def load(folder={FOLDER_CODE}):
     """The program: (B, 3, S, S) uint8 for any B -> (B, {backbone.width}) float32. Mean and std are in it."""
@@ -159,9 +153,8 @@ def preprocess(image):
 
 def of_onnx(backbone: Backbone) -> tuple[str, str]:
     """A graph; what divides by 255, mean and std is in it."""
-    imports = "from pathlib import Path\n\nimport numpy as np\nimport onnxruntime\nfrom PIL import Image, ImageOps"
     return (
-        imports,
+        imports("onnxruntime"),
         f'''
 def load(folder={FOLDER_CODE}):
     """The graph: (B, 3, S, S) uint8 for any B -> (B, {backbone.width}) float32. Mean and std are in it."""

@@ -17,6 +17,7 @@ from rela_cli.commands.rank.request import parser as parser
 from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.errors import ConfigError
+from rela_cli.pipeline.judging import features_of_views
 from rela_cli.pipeline.pipeline import Pipeline
 from rela_cli.pipeline.run import Run
 from rela_cli.report.grids import formats, screen
@@ -25,7 +26,6 @@ from rela_cli.terminal import as_si
 from rela_cli.weights import locate, seen
 
 NEIGHBOURS = 10  # that two priors may agree about
-VIEWED = 500  # images whose targets are compared with those of a view of theirs
 LABEL_FREE = "stability"  # what orders priors where there are no labels
 
 
@@ -136,27 +136,12 @@ def stability(run: Run, width: int) -> float:
     Matching pulls views to the image's own target, so this is what the prior itself would reach at it; of the
     label-free scores it is the one that orders priors as their trained learners come out (docs/experiments.md).
     """
-    import torch
     from torch.nn import functional as F
 
-    from rela_cli.data.batches.cache import read_split, read_stats
-    from rela_cli.data.batches.views import Augment
-    from rela_cli.priors.fitting import fitted_prior
-    from rela_cli.stages.extract import run_prior
-
-    split, data = read_split(run.images, "train", run.dataset), read_stats(run.images)
-    assert split is not None
-    prior, device = fitted_prior(run.config, split, data)
-    images = split.images[:VIEWED]
-    draw = Augment(run.config.matching.view, data.size, torch.zeros(3), torch.ones(3), 0, 0, run.dataset.flip)
-    views = (draw(images, torch.arange(len(images)), 0) * 255).round().clamp(0, 255).to(torch.uint8)
-    mapping = fitted_map(run)
-    size = run.config.runtime.block_size
-    clean, seen = (
-        mapping(torch.cat(list(run_prior(prior, x, data.size, size, device, "views"))).half())[:, :width].float()
-        for x in (images, views)
-    )
-    return float(F.cosine_similarity(clean, seen, dim=1).mean())
+    mapping, seen = fitted_map(run), features_of_views(run, 1)[:, 0]
+    features = (train_features(run)[: len(seen)], seen)
+    clean, of_views = (mapping(one.half())[:, :width].float() for one in features)
+    return float(F.cosine_similarity(clean, of_views, dim=1).mean())
 
 
 def fitted_map(run: Run) -> Any:

@@ -15,7 +15,7 @@ from rela_cli.report.results.collect import unfinished
 from rela_cli.report.results.comparison import Protocol, Result, protocols_of, results_in
 from rela_cli.report.results.options import Parser, results_at
 from rela_cli.store.disk import disk_errors
-from rela_cli.store.files import write_atomic
+from rela_cli.store.files import write_text
 from rela_cli.store.notices import warn
 from rela_cli.terminal import printable
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     way_out = "--out=FILE"
     with disk_errors(out, way_out=way_out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, lambda temporary: temporary.write_text(text, encoding="utf-8"), way_out)
+        write_text(out, text, way_out)
     write(f"{out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
     return 0
 

@@ -14,7 +14,7 @@ from rela_cli.commands.reproduce.tables import LIVE
 from rela_cli.pipeline.screen import say
 from rela_cli.report.results.collect import collect
 from rela_cli.report.results.prior_names import prior_names
-from rela_cli.store.files import read_json, write_atomic
+from rela_cli.store.files import read_json, write_text
 
 LINE_WIDTH = 78  # letters of a line of explanation
 JUDGED = {"full": "rela", "mini": "lbfgs", "smoke": "lbfgs"}  # the protocol that claims are judged by
@@ -57,10 +57,8 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
     if stands:
         markdown += [f"## {runs.table.whose}\n", f"By {JUDGED[profile]}. {' '.join(standing(profile))}\n"]
         markdown += [f"- {line.strip()}" for line in stands]
-    text = "\n".join(markdown) + "\n"
-    write_atomic(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"), "--out=FOLDER")
-    csv = text_of("table", [*every, "--format", "csv"])
-    write_atomic(out / "table.csv", lambda path: path.write_text(csv, encoding="utf-8"), "--out=FOLDER")
+    write_text(out / "table.md", "\n".join(markdown) + "\n", "--out=FOLDER")
+    write_text(out / "table.csv", text_of("table", [*every, "--format", "csv"]), "--out=FOLDER")
     call_command("plot", [*every, "--out", str(out / "plots")])
     call_command("report.command", [*every, "--out", str(out / "report.html")])
     say(f"\n  table, plots and report: {out}")

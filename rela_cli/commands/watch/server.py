@@ -12,7 +12,6 @@ import json
 import secrets
 import threading
 from collections.abc import Callable
-from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -165,10 +164,3 @@ def finite(value: Any) -> Any:
         return [finite(item) for item in value]
     is_odd = isinstance(value, float) and (value != value or value in (float("inf"), float("-inf")))
     return None if is_odd else value
-
-
-def serve(server: Server) -> threading.Thread:
-    """Answer requests in a thread."""
-    thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.2), daemon=True)
-    thread.start()
-    return thread

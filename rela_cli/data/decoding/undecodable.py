@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rela_cli.data.decoding.images import Blob, decode, decoder_message
 from rela_cli.distributed import ranks
 from rela_cli.errors import MissingError
-from rela_cli.store.files import fingerprint, read_json, write_atomic
+from rela_cli.machine.processors import each_in_threads
+from rela_cli.store.files import fingerprint, read_json, write_text
 from rela_cli.store.notices import warn
 from rela_cli.terminal import few, plural
 
 Undecodable = dict[str, dict[str, str]]  # split -> name -> reason
 Named = Iterable[tuple[str, Path | Blob]]
-IMAGES_AT_A_TIME = 2048  # images under way at a time
+IMAGES_AHEAD = 2048  # images under way at a time
 
 
 def left_out(splits: Mapping[str, Named], listing: str, cache: Path | None) -> Undecodable:
@@ -41,7 +40,7 @@ def left_out(splits: Mapping[str, Named], listing: str, cache: Path | None) -> U
             with suppress(OSError):  # it would only have saved time
                 path.parent.mkdir(parents=True, exist_ok=True)
                 text = json.dumps({"broken": found, "check": fingerprint(found)}, indent=2)
-                write_atomic(path, lambda place: place.write_text(text, encoding="utf-8"))
+                write_text(path, text)
     broken: Undecodable = found
     return broken
 
@@ -76,17 +75,9 @@ def say_once(line: str) -> None:
 
 
 def undecodable(named: Named) -> dict[str, str]:
-    """Why images cannot be decoded, by name; those that can are not in it."""
-    return {name: problem for name, problem in each_decoded(iter(named)) if problem}
-
-
-def each_decoded(named: Iterator[tuple[str, Path | Blob]]) -> Iterator[tuple[str, str]]:
-    """Every image, decoded in full by threads, in order."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while chunk := list(islice(named, IMAGES_AT_A_TIME)):
-            yield from zip(
-                (name for name, _ in chunk), pool.map(why_undecodable, (source for _, source in chunk)), strict=True
-            )
+    """Why images cannot be decoded, by name; those that can are not in it. All are decoded in full, by threads."""
+    found = each_in_threads(lambda pair: why_undecodable(pair[1]), named, IMAGES_AHEAD, os.cpu_count())
+    return {name: problem for (name, _), problem in found if problem}
 
 
 def why_undecodable(source: Path | Blob) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import compress, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding.images import Blob
+from rela_cli.machine.processors import each_in_threads
 
 SAMPLES_AT_A_TIME = 1024  # samples in work at a time
 Sample = tuple[str, bytes]  # path below the dataset's folder, or "" where it is no file; sha256
@@ -31,13 +31,10 @@ def samples(dataset: Dataset, split: str, rows: Array, first: int = 0) -> Iterat
 
 def of_files(dataset: Dataset, split: str, rows: Array, first: int) -> Iterator[Sample]:
     """The hash is that of the file's bytes."""
-    kept = np.zeros(dataset.full_count(split), dtype=bool)
-    kept[rows] = True
     root = Path(str(getattr(dataset, "root", ""))).expanduser()
-    wanted = islice(compress(dataset.encoded_images(split), kept), first, None)
-    with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(wanted, SAMPLES_AT_A_TIME)):
-            yield from zip((name_of(source, root) for source in chunk), pool.map(image_digest, chunk), strict=True)
+    wanted = islice(dataset.encoded_rows(split, rows), first, None)
+    for source, digest in each_in_threads(image_digest, wanted, SAMPLES_AT_A_TIME):
+        yield name_of(source, root), digest
 
 
 def of_pixels(dataset: Dataset, split: str, rows: Array, first: int) -> Iterator[Sample]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +165,7 @@ class Efficient(Dataset):
     def encoded_images(self, split: str) -> Iterator[Path | Blob]:
         if self.has_copies:
             return self.inner.encoded_images(split)
-        kept = np.zeros(self.inner.full_count(split), dtype=bool)
-        kept[self.rows(split)] = True
-        return compress(self.inner.encoded_images(split), kept)
+        return self.inner.encoded_rows(split, self.rows(split))
 
     def fetch(self) -> None:
         self.inner.fetch()

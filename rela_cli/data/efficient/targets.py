@@ -53,16 +53,11 @@ def write_view_targets(folder: EfficientFolder, place: Path) -> Facts:
     """The same of light views: what stage transport had made of them.
 
     Raises:
-        MissingError: a file of theirs is not what was written; all such files are named.
+        MissingError: as `write_targets`.
     """
-    if problems := list(folder.problems(contents=True, names={path.name for path in folder.view_shards()})):
-        raise MissingError("\n".join(problems))
+    check_files(folder, {path.name for path in folder.view_shards()})
     parts, boxes = mapped_views(folder)
-    writer = RowFileWriter(place / "train.safetensors", "targets", len(boxes))
-    writer.dtype = DTYPES[(folder.views or {})["type"]]
-    with writer:
-        for part in parts:
-            writer.add(part)
+    write_rows(place / "train.safetensors", parts, len(boxes), (folder.views or {})["type"])
     save_file({"boxes": boxes}, place / "boxes.safetensors")
     return dict(folder.facts["made"]["view_targets"])
 
@@ -73,14 +68,22 @@ def write_targets(folder: EfficientFolder, place: Path) -> Facts:
     Raises:
         MissingError: a file of the targets is not what was written; all such files are named.
     """
-    names = {MAP, *(path.name for split in folder.splits for path in folder.shards(split))}
-    if problems := list(folder.problems(contents=True, names=names)):
-        raise MissingError("\n".join(problems))
+    check_files(folder, {MAP, *(path.name for split in folder.splits for path in folder.shards(split))})
     for split, facts in folder.splits.items():
-        writer = RowFileWriter(place / f"{split}.safetensors", "targets", facts["samples"])
-        writer.dtype = DTYPES[facts["type"]]
-        with writer:
-            for part in mapped(folder, split):
-                writer.add(part)
+        write_rows(place / f"{split}.safetensors", mapped(folder, split), facts["samples"], facts["type"])
     shutil.copyfile(folder.root / MAP, place / "map.safetensors")
     return dict(folder.facts["made"]["targets"])
+
+
+def check_files(folder: EfficientFolder, names: set[str]) -> None:
+    """Raises MissingError where one of these files is not what was written."""
+    if problems := list(folder.problems(contents=True, names=names)):
+        raise MissingError("\n".join(problems))
+
+
+def write_rows(path: Path, parts: list[Tensor], count: int, kind: str) -> None:
+    """Targets of several shards as one file, in the type that they have there."""
+    writer = RowFileWriter(path, "targets", count, DTYPES[kind])
+    with writer:
+        for part in parts:
+            writer.add(part)

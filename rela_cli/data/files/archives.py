@@ -11,11 +11,12 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rela_cli.errors import MissingError
+from rela_cli.store.files import remove_tree
 from rela_cli.store.locks import Lock
 
 
@@ -31,18 +32,11 @@ def unpack(archive: Path, folder: Path) -> None:
         (unpack_zip if zipfile.is_zipfile(archive) else unpack_tar)(archive, folder)
     except BaseException as error:
         for name in set(os.listdir(folder)) - before:
-            remove(folder / name)
+            with suppress(OSError):
+                remove_tree(folder / name)
         if isinstance(error, (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError)):
             raise MissingError(f"{archive} cannot be unpacked: {error}. Nothing was unpacked") from error
         raise
-
-
-def remove(path: Path) -> None:
-    """A file, a link or a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def unpack_tar(archive: Path, folder: Path) -> None:

@@ -106,7 +106,7 @@ def files_below(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in files if name[0] != "." and not is_image(name))
 
 
-def open_dataset(name: str, title: str, expected: str, root: str, download: bool, **options: Any) -> Any:
+def open_torchvision(name: str, title: str, expected: str, root: str, download: bool, **options: Any) -> Any:
     """torchvision's class `name`, fetched into `root` first if it is not there and may be.
 
     Raises:

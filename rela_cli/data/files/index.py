@@ -23,7 +23,7 @@ from typing import Any, overload
 import numpy as np
 
 from rela_cli.data.files.entries import ENCODING, LOOSE, NAMES_SHOWN, File, FolderListing, Left, add_up, list_folder
-from rela_cli.store.files import Facts, file_sha256, fingerprint, read_json, write_atomic
+from rela_cli.store.files import Facts, file_sha256, fingerprint, read_json, write_filled, write_text
 from rela_cli.store.notices import warn
 
 REMEMBERED = 10_000  # files; fewer are listed in milliseconds, and then a rewritten file is seen at once
@@ -300,17 +300,11 @@ def write_index(index: Index, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files, table = index_files(folder, index.fingerprint), index.table
     for path, values in zip(files, (table.text, table.ends, table.numbers), strict=True):
-        write_atomic(path, partial(save_array, values))
+        write_filled(path, partial(np.save, arr=values))
     folders = {name: [k.time, k.folders, k.first, k.count, k.left] for name, k in index.found.items()}
     facts: Facts = {"root": str(index.root.resolve()), "fingerprint": index.fingerprint, "borders": index.borders}
     facts |= {"folders": folders, "arrays": [file_sha256(file) for file in files]}
     text = json.dumps({**facts, "check": fingerprint(facts)})  # a hash of itself: a bit may flip here, too
-    write_atomic(folder / "index.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / "index.json", text)
     for old in set(folder.glob("*.npy")) - set(files):
         old.unlink(missing_ok=True)
-
-
-def save_array(values: np.ndarray, path: Path) -> None:
-    """An array under exactly this name."""
-    with path.open("wb") as file:
-        np.save(file, values)

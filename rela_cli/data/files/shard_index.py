@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from rela_cli.store.files import write_atomic
+from rela_cli.store.files import write_filled
 from rela_cli.store.outputs import Leftover
 
 
@@ -45,13 +45,8 @@ def remember(path: Path, index: ShardIndex, shard: Path) -> None:
     told = shard.stat()
     of: dict[str, Any] = {"shard": np.array(os.fsencode(shard.resolve()))}
     of["told"] = np.array([told.st_size, told.st_mtime_ns])
-
-    def into(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, **vars(index), **of)
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, into)
+    write_filled(path, lambda file: np.savez(file, **vars(index), **of))
 
 
 def shard_in(file: np.lib.npyio.NpzFile) -> tuple[Path, tuple[int, int]]:

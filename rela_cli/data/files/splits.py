@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from rela_cli.data.decoding.undecodable import say_once
 from rela_cli.errors import MissingError
+from rela_cli.store.files import fingerprint
 from rela_cli.terminal import few
 
 PATTERNS = {"train": r"train", "test": r"(test|val|valid|validation)"}  # how file or folder names start
@@ -56,3 +58,22 @@ def split_word(path: Path) -> str:
 def is_hidden(path: Path) -> bool:
     """Whether a part of a relative path begins with a dot."""
     return any(part.startswith(".") for part in path.parts)
+
+
+def first_of_each_split(root: Path, names: Iterable[Path], what: str) -> dict[str, Path]:
+    """The first folder of each split; the others, and those of no split, are not used, which is said."""
+    found: dict[str, Path] = {}
+    for name in names:
+        split = split_of(name)
+        if split is None or split in found:
+            taken = f"{found[split].name} is taken" if split else "it is neither train nor test nor validation"
+            say_once(f"{root}: {what} {name} is not used: {taken}")
+        else:
+            found[split] = root / name
+    return found
+
+
+def files_fingerprint(root: Path, files: Iterable[Path]) -> str:
+    """A hash over the names, sizes and times of files below `root`."""
+    told = [[str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    return fingerprint({"files": told})

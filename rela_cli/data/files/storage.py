@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.store.files import write_atomic
+from rela_cli.store.files import write_atomic, write_filled
 
 KEPT_OPEN = 512  # files; where there are more, each is opened for every read
 ByteRange = tuple[str, int, int]  # file, first byte, bytes
@@ -42,13 +42,8 @@ class LocalFolder:
 
     def write(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         """Let `fill` write a file; it appears whole or not at all."""
-
-        def into(path: Path) -> None:
-            with path.open("wb") as file:
-                fill(file)
-
         self.root.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.root / name, into)
+        write_filled(self.root / name, fill)
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)

@@ -8,13 +8,13 @@ INK_STEPS = 50  # from a colour to black or white
 Colour = tuple[float, ...]  # red, green, blue, from 0 to 1
 
 
-def readable_ink(colour: str, ground: str, least: float = TEXT_CONTRAST) -> str:
+def readable_ink(colour: str, ground: str) -> str:
     """`colour` as it is, or as little darker or lighter as gives it the contrast with its ground; both as #rrggbb."""
     start, end = parts(colour), (0.0,) * 3 if luminance(parts(ground)) > 0.18 else (1.0,) * 3
     for step in range(INK_STEPS + 1):
         share = step / INK_STEPS
         shade = hexed(tuple((1 - share) * one + share * other for one, other in zip(start, end, strict=True)))
-        if contrast(shade, ground) >= least:
+        if contrast(shade, ground) >= TEXT_CONTRAST:
             return colour if step == 0 else shade
     return hexed(end)
 
