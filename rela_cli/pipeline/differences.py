@@ -8,6 +8,16 @@ from typing import Any
 from rela_cli.config.identity import identity_of
 
 RUNTIME = {"gradient_hook": "none", "norm": "global", "extract_precision": "fp32", "read_every_steps": None}
+RUN_SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
+MATCHING = ("transport", "matching", "switch", "extract")  # of these none counts for the plain method
+Sides = tuple[dict[str, Any], dict[str, Any]]  # the config of a run as a tree, and the entries that it is made of
+
+
+def changed_settings(theirs: Sides, ours: Sides) -> dict[str, tuple[Any, Any]]:
+    """What changes a backbone and differs: settings, else inputs where the data or the weights hold something else."""
+    pairs = [settings_of(tree, RUN_SETTINGS + MATCHING) for tree, _ in (theirs, ours)]
+    inputs = [{f"inputs.{kind}": name for kind, name in found.items()} for _, found in (theirs, ours)]
+    return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 
 
 def flattened(tree: Any, name: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rela_cli.distributed.ranks import norm_groups
 from rela_cli.errors import MissingError, RelaError
 from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, Given, Source, artifacts, cut_of_views
 from rela_cli.pipeline.brought import Brought, settled
-from rela_cli.pipeline.differences import differences_text, different, settings_of
+from rela_cli.pipeline.differences import MATCHING, RUN_SETTINGS, changed_settings, differences_text
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, fingerprint, load_json, read_json, reason_of, section
 from rela_cli.store.names import called, run_called, slug
@@ -31,9 +31,7 @@ from rela_cli.store.secrets import redact
 from rela_cli.store.versions import VERSIONS
 from rela_cli.weights import locate, run_folder
 
-RUN_SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
 HISTORY = ("resumes", "forced")  # keys of a manifest that tell what was done in the folder, under whatever settings
-MATCHING = ("transport", "matching", "switch", "extract")  # of these none counts for the plain method
 
 
 class Run:
@@ -212,18 +210,14 @@ class Run:
     def differences(self) -> dict[str, tuple[Any, Any]]:
         """Key by key what the folder's run has, and what this one has, of what changes a backbone; empty if it is this.
 
-        Where the configs say the same, but the data or the weights hold something else, it names the inputs.
-
         Raises:
             MissingError: the folder's config.yaml is damaged.
         """
         manifest = read_json(self.folder / "manifest.json") or {}
         if not manifest or manifest.get("hash") == self.hash:
             return {}
-        trees = (run_folder.run_config(self.folder), redact(self.tree))
-        pairs = [settings_of(tree, RUN_SETTINGS + MATCHING) for tree in trees]
-        inputs = [{f"inputs.{k}": v for k, v in found.items()} for found in (manifest.get("inputs", {}), self.inputs)]
-        return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
+        theirs = (run_folder.run_config(self.folder), manifest.get("inputs", {}))
+        return changed_settings(theirs, (redact(self.tree), self.inputs))
 
     @property
     def trained(self) -> Facts | None:

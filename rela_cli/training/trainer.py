@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rela_cli.config.lengths import Lengths
 from rela_cli.config.parts import instantiate
-from rela_cli.config.schema import FRESH, Config, View
+from rela_cli.config.schema import FRESH, Config
 from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load, sent
@@ -39,7 +39,7 @@ from rela_cli.training.meter import Meter
 from rela_cli.training.readings import NOTHING_READ, Readings
 from rela_cli.training.resume import Checkpointing, Position
 from rela_cli.training.trainee import phase_module, prepared_trainee
-from rela_cli.training.watch import Watch, representation_facts
+from rela_cli.training.watch import Watch
 
 VIEWS = 2  # of an image in phase 1
 
@@ -65,11 +65,10 @@ class Trainer:
         self.images = train.images.to(self.device) if isinstance(train.images, Tensor) else train.images
         self.labels = None if train.labels is None else train.labels.to(self.device)
         self.targets = targets_near(targets, self.device)
-        self.live = live  # gives phase 1 other targets, of the views themselves; None: nobody does
-        self.cached = cached and near(cached, self.device)  # the same, of views that were cut before
+        self.live, self.cached = live, cached and near(cached, self.device)  # either gives targets of single views
         classes = None if train.labels is None else int(train.labels.max()) + 1
-        target_dim = None if targets is None else targets.shape[1]
-        self.trainee = prepared_trainee(config, data.size, target_dim, classes, self.device)
+        width = None if targets is None else targets.shape[1]
+        self.trainee = prepared_trainee(config, data.size, width, classes, self.device)
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, self.trainable)
         self.switch: Switch | None = None if targets is None else switch_of(config, lengths, self.device)
@@ -86,10 +85,18 @@ class Trainer:
             *(lengths, self.position, self.trainee, self.optimizer, self.switch, self.meter, self.linear),
             *(self.readings, self.read_every, self.device),
         )
-        kinds = {1: [config.matching.view] * VIEWS, 2: self.trainee.method.views}
-        self.views = {phase: drawing(config, lengths, data, self.device, views) for phase, views in kinds.items()}
+        self.views = self.drawn_views()
         self.start_phase(self.position.phase)
         self.graph = graphed_step(self)  # takes the steps, where runtime.step says so
+
+    def drawn_views(self) -> dict[int, Views]:
+        """What draws the views of each phase; view i of a sample has a stream of its own."""
+        config, data = self.config, self.data
+        mean, std = data.mean.to(self.device), data.std.to(self.device)
+        fixed, flip = (data.size, mean, std, config.seed), config.dataset.options.get("flip", True)
+        kinds = {1: [config.matching.view] * VIEWS, 2: self.trainee.method.views}
+        augments = {phase: [Augment(v, *fixed, i, flip) for i, v in enumerate(kind)] for phase, kind in kinds.items()}
+        return {phase: Views(some, self.lengths.train_samples) for phase, some in augments.items()}
 
     def begin(self, checkpoints: Checkpoints, saved: Saved | None) -> None:
         """Start the clocks and the trace of the switch, and take up the training that was saved.
@@ -293,18 +300,7 @@ class Trainer:
         facts |= self.linear.facts() if self.linear else {}
         facts["lr"] = self.optimizer.param_groups[0]["lr"]
         if self.is_due(epoch, self.config.runtime.eval_every_epochs):
-            facts |= self.look_at_representation()
-        return facts
-
-    def look_at_representation(self) -> Facts:
-        """Effective rank, deviation and kNN accuracy of the representation of some train images.
-
-        Raises:
-            CollapseError: the representation has collapsed, and on_collapse=stop.
-        """
-        method, block_size = self.trainee.method, self.config.runtime.block_size
-        facts = representation_facts(method.backbone, self.images, self.labels, self.data, block_size)
-        self.watch.check_collapse(facts["effective_rank"], facts["deviation"], method.uses_labels)
+            facts |= self.watch.look(self.trainee.method, self.images, self.labels, self.data)
         return facts
 
 
@@ -326,13 +322,6 @@ def steps_taken(loop: Trainer, epoch: int) -> int:
 def switch_of(config: Config, lengths: Lengths, device: torch.device) -> Switch:
     """The rule that ends phase 1."""
     return instantiate(config.switch, total_steps=lengths.total_steps, device=device)  # type: ignore[no-any-return]
-
-
-def drawing(config: Config, lengths: Lengths, data: ImageStats, device: torch.device, views: Sequence[View]) -> Views:
-    """What draws some views; view i of a sample has a stream of its own."""
-    mean, std, flip = data.mean.to(device), data.std.to(device), config.dataset.options.get("flip", True)
-    augments = [Augment(view, data.size, mean, std, config.seed, i, flip) for i, view in enumerate(views)]
-    return Views(augments, lengths.train_samples)
 
 
 def parts_of(batch: Tensor, images: Tensor, count: int, module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:

@@ -17,6 +17,7 @@ from rela_cli.errors import CollapseError, NonFiniteError
 from rela_cli.evaluation.measures import dimension_std, effective_rank, knn_top1
 from rela_cli.evaluation.representation import representations
 from rela_cli.machine import memory
+from rela_cli.methods.base import Method
 from rela_cli.store.files import Facts
 from rela_cli.training.resume import Position
 
@@ -56,6 +57,16 @@ class Watch:
             f"...). The update was not applied. A smaller optimizer.lr than {self.lr:g} is the usual way out",
             {"step": step, "phase": phase, "epoch": epoch + 1, "samples": samples},
         )
+
+    def look(self, method: Method, images: Images, labels: Tensor | None, data: ImageStats) -> Facts:
+        """Effective rank, deviation and kNN accuracy of the representation of some train images.
+
+        Raises:
+            CollapseError: the representation has collapsed, and on_collapse=stop.
+        """
+        facts = representation_facts(method.backbone, images, labels, data, self.config.runtime.block_size)
+        self.check_collapse(facts["effective_rank"], facts["deviation"], method.uses_labels)
+        return facts
 
     def check_collapse(self, effective_rank: float, deviation: float, uses_labels: bool) -> None:
         """Say once, while it happens, that the representation no longer tells images apart.

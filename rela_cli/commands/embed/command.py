@@ -57,7 +57,7 @@ def main(words: list[str]) -> int:
     request = read(words)
     config = embedding_config(request)
     locate.locate(config.prior)
-    index = list_folder(request.folder, config.outputs / "cache")
+    index = images_below(request.folder, config.outputs / "cache")
     identity = identity_of(config, request, index)
     part = request.to.with_name(f".{request.to.name}.part")
     with disk_errors(request.to, way_out="--to=FILE"):
@@ -155,7 +155,7 @@ def embedding_config(request: EmbedRequest) -> Config:
     return replace(config, prior=part)
 
 
-def list_folder(folder: Path, cache: Path) -> Index:
+def images_below(folder: Path, cache: Path) -> Index:
     """All image files below a folder; what does not count is said.
 
     Raises:

@@ -48,41 +48,60 @@ class FolderListing:
 
 def list_folder(path: Path) -> FolderListing:
     """What lies in one folder; its time is unknown (-1) when it has only just changed, or holds anything odd."""
-    folders: list[str] = []
-    files: list[File] = []
-    odd: dict[str, str] = {}
-    names: dict[str, list[str]] = {HIDDEN: [], OTHER: []}
+    found = FolderContents(path)
     try:
         changed = path.stat().st_mtime_ns
         with os.scandir(path) as entries:
             for entry in entries:
-                name = entry.name
-                try:
-                    if name[0] == ".":
-                        if is_image(name) or entry.is_dir():
-                            names[HIDDEN].append(name)
-                    elif entry.is_dir():
-                        if entry.is_symlink() and leads_up(entry.path, path):
-                            odd[name] = "is a link to a folder that it lies in"
-                        else:
-                            folders.append(name)
-                    elif is_image(name):
-                        status = entry.stat()
-                        if stat.S_ISREG(status.st_mode):
-                            files.append((name, status.st_size, status.st_mtime_ns))
-                        else:
-                            odd[name] = f"is {ODD_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}"
-                    elif entry.is_symlink() and "." not in name and not os.path.exists(entry.path):
-                        odd[name] = "is a link to nothing"
-                    else:
-                        names[OTHER].append(name)
-                except OSError as error:
-                    odd[name] = complaint(error)
+                found.add(entry)
     except OSError as error:
         return FolderListing(-1, odd={"": f"cannot be looked into: {error.strerror}"})
-    left = {why: [len(those), *sorted(those)[:NAMES_SHOWN]] for why, those in names.items() if those}
-    settled = time.time_ns() - changed > SETTLED_NS and not odd
-    return FolderListing(changed if settled else -1, sorted(folders), files, left, odd)
+    left = {why: [len(names), *sorted(names)[:NAMES_SHOWN]] for why, names in found.left.items() if names}
+    settled = time.time_ns() - changed > SETTLED_NS and not found.odd
+    return FolderListing(changed if settled else -1, sorted(found.folders), found.files, left, found.odd)
+
+
+class FolderContents:
+    """The entries of one folder, sorted by what they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folders: list[str] = []
+        self.files: list[File] = []
+        self.odd: dict[str, str] = {}
+        self.left: dict[str, list[str]] = {HIDDEN: [], OTHER: []}
+
+    def add(self, entry: os.DirEntry[str]) -> None:
+        """Put an entry where it belongs."""
+        name = entry.name
+        try:
+            if name[0] == ".":
+                self.left[HIDDEN] += [name] if is_image(name) or entry.is_dir() else []
+            elif entry.is_dir():
+                self.add_folder(entry)
+            elif is_image(name):
+                self.add_image(entry)
+            elif entry.is_symlink() and "." not in name and not os.path.exists(entry.path):
+                self.odd[name] = "is a link to nothing"
+            else:
+                self.left[OTHER].append(name)
+        except OSError as error:
+            self.odd[name] = complaint(error)
+
+    def add_folder(self, entry: os.DirEntry[str]) -> None:
+        """A folder, unless it is a link to one that it lies in."""
+        if entry.is_symlink() and leads_up(entry.path, self.path):
+            self.odd[entry.name] = "is a link to a folder that it lies in"
+        else:
+            self.folders.append(entry.name)
+
+    def add_image(self, entry: os.DirEntry[str]) -> None:
+        """A file with the name of an image, unless it is a pipe or the like."""
+        status = entry.stat()
+        if stat.S_ISREG(status.st_mode):
+            self.files.append((entry.name, status.st_size, status.st_mtime_ns))
+        else:
+            self.odd[entry.name] = f"is {ODD_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}"
 
 
 def leads_up(link: str, folder: Path) -> bool:
