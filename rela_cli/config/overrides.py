@@ -124,10 +124,11 @@ def value_of(word: str, rest: deque[str]) -> str:
 
 def override_value(value: str) -> str:
     """A folder's name as the value of an override: what would be a list or several values is quoted."""
-    special = re.search(r"[,'\"\\\[{(]", value)
-    return (
-        "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + (m[2] and "\\'"), value, count=0) + "'" if special else value
-    )
+    if not re.search(r"[,'\"\\\[{(]", value):
+        return value
+    from rela_cli.config.text import quote  # and Hydra, which is not needed for most names
+
+    return quote(value)
 
 
 def _unknown_flag(flag: str, known: Sequence[str] = (*FLAGS, "--outputs")) -> str:

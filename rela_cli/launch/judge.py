@@ -7,7 +7,6 @@ another.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine
 from rela_cli.config.parts import import_target, instantiate
 from rela_cli.config.schema import Config, Part
+from rela_cli.config.text import quote
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline.judging import SEGMENT, Judged, Judging
 from rela_cli.pipeline.run import Run
@@ -39,7 +39,7 @@ def judging_of_run(folder: Path, line: CommandLine, command: str) -> Judging:
     check_words(line.overrides, folder.name)
     tree, facts = run_folder.run_config(folder), run_folder.run_facts(folder)
     composer = Composer(line)
-    words = [NO_STEP, "prior=rela_run", f"prior.run={quoted(str(folder))}", *dataset_words(composer, tree, facts)]
+    words = [NO_STEP, "prior=rela_run", f"prior.run={quote(str(folder))}", *dataset_words(composer, tree, facts)]
     words += [
         word.replace("dataset.", "prior.", 1) for word in line.overrides if word.startswith("dataset.image_size=")
     ]
@@ -88,7 +88,7 @@ def at_the_end(config: Config, line: CommandLine, overrides: Sequence[str]) -> l
     found = []
     for named in config.evaluate:
         name, _, root = named.partition(":")
-        words = [f"dataset={name}", *([f"dataset.root={quoted(root)}"] if root else [])]
+        words = [f"dataset={name}", *([f"dataset.root={quote(root)}"] if root else [])]
         Composer(line).keys("dataset", name)
         other = Composer(CommandLine(flags, (NO_STEP, *words, *kept))).check()
         if has_masks(other.dataset):
@@ -131,15 +131,10 @@ def written(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{','.join(map(written, value))}]"
     if isinstance(value, str):
-        return quoted(value)
+        return quote(value)
     return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not is_number(value) else str(value)
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a number; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def quoted(text: str) -> str:
-    """A text in quotes for Hydra: backslashes before a quote, and quotes, are escaped."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + (m[2] and "\\'"), text, count=0) + "'"

@@ -20,9 +20,8 @@ from rela_cli.store.disk import CANNOT, OUTPUTS_KEY, disk_errors
 from rela_cli.store.faults import fault
 from rela_cli.store.notices import warn_once
 from rela_cli.store.sealed import BY_HAND, Damaged, sealed, unsealed
+from rela_cli.store.sealed import Facts as Facts
 from rela_cli.store.secrets import redact
-
-Facts = dict[str, Any]
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:
