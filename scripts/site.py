@@ -27,7 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "build" / "pages"
 TOP = ("ARCHITECTURE.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
-OPTIONS = {"logger": schema.Logger, "matching": schema.Matching, "probe": schema.Probe, "runtime": schema.Runtime}
+OPTIONS = {
+    "logger": schema.Logger,
+    "matching": schema.MatchingSettings,
+    "probe": schema.Probe,
+    "runtime": schema.Runtime,
+}
 
 
 def main() -> int:

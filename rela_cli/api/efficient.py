@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from rela_cli.api.maps import JoinedMap, Map
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.data.efficient.folder import MAP
-from rela_cli.data.efficient.targets import ShardedTargets, mapped, mapped_views
+from rela_cli.data.efficient.targets import ShardedTargets, mapped_targets, mapped_views
 from rela_cli.errors import ConfigError, MissingError, did_you_mean
 
 Key = int | slice | str | Sequence[int] | Sequence[str] | Tensor
@@ -51,7 +51,7 @@ class EfficientDataset:
             hint = did_you_mean(split, dataset.splits)
             raise MissingError(f"{dataset.folder.root} has no {split}{hint} (it has {', '.join(dataset.splits)})")
         self.dataset, self.split = dataset, split
-        self.rows = ShardedTargets(mapped(dataset.folder, split))
+        self.rows = ShardedTargets(mapped_targets(dataset.folder, split))
         self.moved: Tensor | None = None
 
     def __repr__(self) -> str:
@@ -231,17 +231,17 @@ class EfficientDataset:
         red, green, blue = self.dataset.folder.facts["made"]["images"]["std"]
         return red, green, blue
 
-    def images(self, transform: Transform | None = None) -> Images:
+    def images(self, transform: Transform | None = None) -> EfficientImages:
         """The images as a torch dataset of (image, number), an image being (3, H, W) uint8, or a `transform` of it.
 
         >>> image, number = open_folder("efficient").images()[3]
         >>> image.shape, image.dtype, number
         (torch.Size([3, 8, 8]), torch.uint8, 3)
         """
-        return Images(self.dataset, self.split, transform)
+        return EfficientImages(self.dataset, self.split, transform)
 
 
-class Images(TorchDataset[tuple[Any, int]]):
+class EfficientImages(TorchDataset[tuple[Any, int]]):
     """Images of a split, decoded when they are asked for; small ones all at once, then kept in memory.
 
     Raises:

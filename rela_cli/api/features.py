@@ -90,19 +90,19 @@ def probe(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} must be one of {', '.join(PROTOCOLS)}")
-    check(features, labels)
+    check_pair(features, labels)
     if test is None:
         labels = labels.cpu()
         rest, held_out = nine_tenths(labels)
         test, features, labels = (features[held_out], labels[held_out]), features[rest], labels[rest]
-    check(*test)
+    check_pair(*test)
     task = Task(features.float(), labels.cpu(), test[0].to(features.device).float(), test[1].cpu())
     logits, extra = protocols.FITTERS[protocol](task, settings_of(protocol, settings))
     return {**accuracy(logits, task.test_labels), **extra, "protocol": protocol, "fitted": len(labels),
             "tested": len(task.test)}  # fmt: skip
 
 
-def check(features: Tensor, labels: Tensor) -> None:
+def check_pair(features: Tensor, labels: Tensor) -> None:
     """They belong together."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)} must be (N, D) and (N,)")

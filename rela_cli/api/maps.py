@@ -12,7 +12,7 @@ from torch import Tensor
 from rela_cli.store.files import write_atomic
 from rela_cli.transports import pca
 
-BLOCK = 8192  # rows at a time, so that float64 copies stay small
+MAPPED_ROWS = 8192  # rows at a time, so that float64 copies stay small
 
 
 class Map:
@@ -46,7 +46,7 @@ class Map:
 
     def __call__(self, features: Tensor) -> Tensor:
         """(n, D) of any float type -> (n, k) float32, on the CPU."""
-        return torch.cat([self.mapped(block) for block in features.cpu().split(BLOCK)])
+        return torch.cat([self.mapped(block) for block in features.cpu().split(MAPPED_ROWS)])
 
     def mapped(self, features: Tensor) -> Tensor:
         """One block."""
@@ -104,7 +104,7 @@ class Whitening(Map):
         if max_dim < 1:
             raise ValueError(f"max_dim={max_dim} must be at least 1")
         fitted = pca.Whitening(max_dim)
-        fitted.fit(checked_blocks(features.split(BLOCK) if isinstance(features, Tensor) else features))
+        fitted.fit(checked_blocks(features.split(MAPPED_ROWS) if isinstance(features, Tensor) else features))
         return cls(fitted.state())
 
     @classmethod

@@ -14,7 +14,7 @@ from rela_cli.errors import DiskError
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import remove_tree
 from rela_cli.store.locks import NO_LOCKS, lock_problem
-from rela_cli.store.outputs import CacheEntry, Inventory, Leftover, RunFolder, size_text, take
+from rela_cli.store.outputs import CacheEntry, Inventory, Leftover, RunFolder, size_text, take_inventory
 from rela_cli.terminal import as_size, line
 
 EXPLANATION = """\
@@ -26,7 +26,7 @@ Whatever goes from the cache is made again by the run that wants it."""
 def main(argv: list[str]) -> int:
     """Say what goes and what stays, and remove the former unless it is a dry run."""
     given = parser().read(argv)
-    found = take(given.outputs)
+    found = take_inventory(given.outputs)
     problem = lock_problem(found.outputs)
     if problem and problem.errno in NO_LOCKS and not given.dry_run:
         raise DiskError(f"nothing is removed: what is in use cannot be told in {found.outputs} ({problem.strerror})")

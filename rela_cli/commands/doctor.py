@@ -29,7 +29,7 @@ from rela_cli.machine.network import unreachable
 from rela_cli.machine.processors import cores
 from rela_cli.store.disk import existing
 from rela_cli.store.locks import Lock, cannot_lock, lock_problem
-from rela_cli.store.outputs import size_of, take
+from rela_cli.store.outputs import size_of, take_inventory
 from rela_cli.terminal import as_size, item, plural
 from rela_cli.weights.sources import WeightSource
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         from rela_cli.commands import gpu_count
 
         return gpu_count.main(given.gpu)
-    as_json, checks = given.json, examine()
+    as_json, checks = given.json, all_checks()
     good = all(check.status != "fail" for check in checks)
     if as_json:
         print(json.dumps({"ok": good, "checks": [asdict(check) for check in checks]}, indent=1))
@@ -79,7 +79,7 @@ def parser() -> Parser:
     return made
 
 
-def examine() -> list[Check]:
+def all_checks() -> list[Check]:
     """All answers; a check that itself breaks is a failed check."""
     first: tuple[Callable[[], Check], ...] = (rela, python, packages, hydra, torch, pair, device, load)
     parts = (*first, images, outputs, locks, cache, weights, hub, wandb, data)
@@ -231,7 +231,7 @@ def cache() -> Check:
     folder = Path("outputs")
     if not folder.is_dir():
         return Check("cache", "ok", "no outputs/ here yet")
-    found = take(folder)
+    found = take_inventory(folder)
     entries = plural(len(found.entries), "entry", "entries")
     text = f"{plural(len(found.runs), 'run')}, {entries}, {as_size(sum(e.bytes for e in found.entries))}"
     damaged = sum(entry.problem is not None for entry in found.entries)

@@ -35,8 +35,8 @@ def main(words: Sequence[str]) -> int:
     steps = {phase: count_step(config, phase, sizes) for phase in phases(config)}
     print(f"{config.learner.name}, {config.method.name}, {config.optimizer.name}: batch {config.batch_size}, {size} px")
     print("Operators of one step on a GPU, counted on tensors without values; each is at least one kernel.\n")
-    print("\n".join(table(steps)))
-    print(f"\nA launch takes the host about {1e6 * LAUNCH:.0f} us (an estimate): {listed(estimated(steps))} ms a step.")
+    print("\n".join(table_lines(steps)))
+    print(f"\nA launch takes the host about {1e6 * LAUNCH:.0f} us (an estimate): {as_ms(estimated(steps))} ms a step.")
     print(timings(config, sizes))
     waits = [f"  phase {phase}, {wait}" for phase, step in steps.items() for wait in found_waits(step)]
     every = config.runtime.read_every_steps or 10
@@ -45,17 +45,17 @@ def main(words: Sequence[str]) -> int:
     return int(bool(waits))
 
 
-def table(steps: dict[int, StepCount]) -> list[str]:
+def table_lines(steps: dict[int, StepCount]) -> list[str]:
     """A line for each part of a step; a part that a phase does not have is a dash."""
     rows = {part: [step.operators.get(part) for step in steps.values()] for part in WHAT}
     found = {part: numbers for part, numbers in rows.items() if any(numbers)}
     head = f"{'part':<10}" + "".join(f"{f'phase {phase}':>9}" for phase in steps)
-    lines = [line(part, [n or None for n in numbers], WHAT[part]) for part, numbers in found.items()]
-    total = line("a step", [step.total for step in steps.values()], "")
-    return [head, *lines, total, line("a read", [step.read for step in steps.values()], "every few steps")]
+    lines = [table_line(part, [n or None for n in numbers], WHAT[part]) for part, numbers in found.items()]
+    total = table_line("a step", [step.total for step in steps.values()], "")
+    return [head, *lines, total, table_line("a read", [step.read for step in steps.values()], "every few steps")]
 
 
-def line(part: str, numbers: Sequence[int | None], what: str) -> str:
+def table_line(part: str, numbers: Sequence[int | None], what: str) -> str:
     """Of the table."""
     return (f"{part:<10}" + "".join(f"{'-' if n is None else n:>9}" for n in numbers) + f"   {what}").rstrip()
 
@@ -79,10 +79,10 @@ def timings(config: Config, sizes: StepSizes) -> str:
     if not torch.cuda.is_available():
         return "There is no GPU here, so nothing was timed."
     found = [1e3 * timed_step(config, phase, sizes, "cuda") for phase in phases(config)]
-    return f"Timed on {torch.cuda.get_device_name()}: {listed(found)} ms a step (runtime.step={config.runtime.step})."
+    return f"Timed on {torch.cuda.get_device_name()}: {as_ms(found)} ms a step (runtime.step={config.runtime.step})."
 
 
-def listed(numbers: Sequence[float]) -> str:
+def as_ms(numbers: Sequence[float]) -> str:
     """One number, or those of both phases."""
     return " and ".join(f"{number:.1f}" for number in numbers)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rela_cli.config.arguments import Parser
-from rela_cli.store.outputs import CacheEntry, Inventory, RunFolder, size_text, take, top1_by_protocol
+from rela_cli.store.outputs import CacheEntry, Inventory, RunFolder, size_text, take_inventory, top1_by_protocol
 from rela_cli.terminal import as_size, item, line, plural, unbroken
 
 OLDER = "  older version"
@@ -16,9 +16,9 @@ OLDER = "  older version"
 def main(argv: list[str]) -> int:
     """Print what lies in an outputs folder."""
     given = parser().read(argv)
-    found = take(given.outputs)
+    found = take_inventory(given.outputs)
     if given.json:
-        print(json.dumps(as_json(found), indent=1))
+        print(json.dumps(inventory_facts(found), indent=1))
     else:
         show(found, given.all)
     return 0
@@ -34,7 +34,7 @@ def parser() -> Parser:
     return made
 
 
-def as_json(found: Inventory) -> dict[str, object]:
+def inventory_facts(found: Inventory) -> dict[str, object]:
     """The inventory as a JSON object, for programs."""
     return {
         "outputs": str(found.outputs),
@@ -69,7 +69,7 @@ def show(found: Inventory, every: bool = False) -> None:
     line(f"runs  {len(found.runs)}, {as_size(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
         item(
-            f"  {run.status:<9}{size_text(run.bytes)}  {run.made}", f"{run.title}{top1(run)}{OLDER * run.is_older}", 40
+            f"  {run.status:<9}{size_text(run.bytes)}  {run.made}", f"{run.title}{top1s(run)}{OLDER * run.is_older}", 40
         )
     entries = plural(len(found.entries), "entry", "entries")
     line(f"cache  {entries}, {as_size(sum(entry.bytes for entry in found.entries))}")
@@ -87,7 +87,7 @@ def show(found: Inventory, every: bool = False) -> None:
         line(f"leftovers  {len(found.leftovers)}, {size}: rela clean")
 
 
-def top1(run: RunFolder) -> str:
+def top1s(run: RunFolder) -> str:
     """'  rela 94.7, knn 95.6', or nothing yet."""
     found = top1_by_protocol(run.result)
     return "  " + ", ".join(unbroken(f"{key} {100 * value:.1f}") for key, value in found.items()) if found else ""

@@ -26,14 +26,14 @@ from rela_cli.terminal import as_duration, as_si, as_size
 if TYPE_CHECKING:
     from rela_cli.pipeline.footprint import Footprint
 
-NUMBERS = (  # options, and what their values are called
+PLAN_OPTIONS = (  # options, and what their values are called
     ("--samples", "N", "so many train images, instead of those that are there (data need not be)"),
     ("--size", "S", "pixels a side, with --samples"),
     ("--train-rate", "R", "images a second that one process trains on, instead of trying it out"),
     ("--prior-rate", "R", "images a second that one process extracts"),
     ("--image-bytes", "B", "of an image as it is stored"),
 )
-RATES = 3  # that a fine-tuning chooses among
+RATES_TRIED = 3  # that a fine-tuning chooses among
 ASSUMED_CLASSES = 10  # where the data do not say
 TEST_SHARE = 0.04  # of test images beside `samples` train images, about ImageNet's
 NOTABLE = 0.1  # of a time, from which on another one is worth its words
@@ -125,7 +125,7 @@ def tuning_of(of: Footprint) -> Footprint:
 
 def tuning_words(config: Config, tuned: Footprint, rate: CostRates) -> str:
     """How long all trainings of a fine-tuning take, and what they compute."""
-    trainings = 2 * (1 if config.probe.finetune_lr else 1 + RATES)
+    trainings = 2 * (1 if config.probe.finetune_lr else 1 + RATES_TRIED)
     steps, batch = config.probe.finetune_steps, tuned.config.batch_size
     images = trainings * steps * batch
     time, flops = as_duration(images * rate.seconds), as_si(images * rate.flops, "FLOP")
@@ -157,7 +157,7 @@ speed; nothing at all where both rates are given.""",
         ],
         (*CONFIG_FLAGS, "--multirun"),
     )
-    for flag, metavar, help in NUMBERS:
+    for flag, metavar, help in PLAN_OPTIONS:
         made.add(flag, metavar=metavar, type=PositiveNumber(flag, 1e15), help=help)
     return made
 
@@ -223,7 +223,7 @@ def pretended(config: Config, given: Mapping[str, float]) -> Config:
 def show(config: Config, plan: PlanSizes) -> None:
     """The plan, a line a thing."""
     shared = f" on each of {plan.devices} processes" if plan.devices > 1 else ""
-    say(f"{prior_name(config)}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
+    say(f"{prior_names(config)}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
     checkpoint, flops = as_si(32 * plan.rate.parameters, "B"), as_si(plan.seen * plan.rate.flops, "FLOP")
     an_epoch, of_all = (as_si(plan.image_bytes * images, "B") for images in (plan.subset, plan.images))
     lines = {
@@ -241,7 +241,7 @@ def show(config: Config, plan: PlanSizes) -> None:
     say("  times suppose that processes do not wait for each other, nor for the disk")
 
 
-def prior_name(config: Config) -> str:
+def prior_names(config: Config) -> str:
     """`patches+embedded` of an ensemble."""
     return "+".join(prior.name for prior in config.prior.singles)
 

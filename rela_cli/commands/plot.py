@@ -11,7 +11,7 @@ from rela_cli.report.differences.paired import AXES
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
 from rela_cli.report.grids.screen import write
 from rela_cli.report.results.comparison import Protocol, Result, protocols_of
-from rela_cli.report.results.options import Parser, results_at, some_of
+from rela_cli.report.results.options import ReportParser, results_at, some_of
 from rela_cli.store.disk import disk_errors
 from rela_cli.terminal import plural
 
@@ -64,9 +64,9 @@ def chosen_protocols(results: Sequence[Result], name: str | None, network: str) 
     return [next((protocol for protocol in found if protocol.name == PREFERRED_PROTOCOL), found[0])]
 
 
-def parser() -> Parser:
+def parser() -> ReportParser:
     """The command line of `rela plot`."""
-    made = Parser(
+    made = ReportParser(
         "plot",
         "Draw the runs found at PATH, as PNG and SVG.",
         ["rela plot", "rela plot --kind budget,cost --out FOLDER"],

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     left = trained(folder).get("switch_step")
     steps = f"{len(losses)} of {plural(total, 'step')}"
     print(f"{folder}: matched in {steps}; {f'left at step {left}' if left else 'never left'}")
-    for tree in switches(own, given.settings):
+    for tree in asked_switches(own, given.settings):
         step, rho = replay(losses, Part.from_tree(tree), total)
         said = f"leaves at step {step}" if step else f"does not leave in {plural(len(losses), 'step')} (rho {rho:.4f})"
         print(f"  {switch_words(tree)}: {said}")
@@ -88,7 +88,7 @@ def loss_of(line: bytes, where: str) -> float:
         raise MissingError(f"{where} is damaged: it holds no matching loss") from error
 
 
-def switches(own: dict[str, Any], words: Sequence[str]) -> Iterator[dict[str, Any]]:
+def asked_switches(own: dict[str, Any], words: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Every switch that the command line asks for, as its yaml's tree: the product of all values."""
     given = {key: value.split(",") for key, _, value in (switch_key(word).partition("=") for word in words)}
     for name in given.pop("switch", [own["name"]]):

@@ -13,7 +13,7 @@ from rela_cli.report.differences.paired import AXES
 from rela_cli.report.grids import formats
 from rela_cli.report.grids.formats import FORMATS
 from rela_cli.report.results.comparison import Result, protocols_of
-from rela_cli.report.results.options import Parser, results_at
+from rela_cli.report.results.options import ReportParser, results_at
 from rela_cli.report.tables import transfer, transfer_grids
 from rela_cli.report.tables.tables import Parts, notes_of, show
 
@@ -77,9 +77,9 @@ def judged_results(given: argparse.Namespace, problems: list[str]) -> tuple[list
         return [], priors
 
 
-def parser() -> Parser:
+def parser() -> ReportParser:
     """The command line of `rela table`."""
-    made = Parser(
+    made = ReportParser(
         "table",
         "Compare the runs found at PATH.",
         ["rela table --cost", "rela table --on digits,stl10", "rela table --format md > table.md"],

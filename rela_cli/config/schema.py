@@ -210,7 +210,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Matching:
+class MatchingSettings:
     """Phase 1: the learner's representation, through a linear transfer layer, is pulled to its target."""
 
     name: str
@@ -321,7 +321,7 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointSettings:
     """How often the state of training is written down, and whether the last one outlives the training."""
 
     every_seconds: NonNegative
@@ -335,7 +335,7 @@ class Config:
     dataset: Part
     prior: Part
     transport: Part
-    matching: Matching
+    matching: MatchingSettings
     switch: Part
     learner: Part
     method: Part
@@ -344,7 +344,7 @@ class Config:
     runtime: Runtime
     logger: Logger
     paths: Paths
-    checkpoint: Checkpoint
+    checkpoint: CheckpointSettings
     budget: PositiveShare
     epochs: Count
     batch_size: Annotated[int, Range(2)]

@@ -75,17 +75,17 @@ def quote(text: str) -> str:
 
 def is_plain_number(value: str) -> bool:
     """Whether Hydra reads a number here that is written in this very way: 8 or 0.5, but not 1_0 or 1e3."""
-    read = _read(value)
+    read = _read_by_hydra(value)
     return isinstance(read, int | float) and str(read) == value
 
 
 def _is_read_as(value: str) -> bool:
     """Whether Hydra reads a value as this very text, or as the text that its escapes stand for."""
-    read = _read(value)
+    read = _read_by_hydra(value)
     return isinstance(read, str) and (read == value or bool(ESCAPED.search(value)))
 
 
-def _read(value: str) -> Any:
+def _read_by_hydra(value: str) -> Any:
     """What Hydra makes of one value; None where it cannot read it."""
     try:
         return OverridesParser.create().parse_rule(value, "primitive")

@@ -44,7 +44,7 @@ class HuggingFace(ColumnDataset, LabelColumn):
         super().__init__(root, *columns, **options)
         self.numbers = {}
         if hub and not is_saved(self.root):
-            fetch(hub, self.root)
+            fetch_from_library(hub, self.root)
         self.files = {split: files_of(folder) for split, folder in split_folders(self.root).items()}
         self.files = {split: self.files.get(split, []) for split in PATTERNS}
         if not self.full_count("train"):
@@ -84,7 +84,7 @@ class HuggingFace(ColumnDataset, LabelColumn):
     @cached_property
     def tables(self) -> dict[str, Any]:
         """The mapped table of each split."""
-        return {split: mapped(files) for split, files in self.files.items() if files}
+        return {split: mapped_table(files) for split, files in self.files.items() if files}
 
     @cached_property
     def chunks(self) -> dict[str, tuple[list[Any], Array]]:
@@ -154,7 +154,7 @@ def split_folders(root: Path) -> dict[str, Path]:
         )
     if not (root / DICT).is_file():
         return {"train": root}
-    names = [str(name) for name in read(root / DICT, "splits")]
+    names = [str(name) for name in read_list(root / DICT, "splits")]
     found = first_of_each_split(root, map(Path, sorted(names, key=lambda name: not name.startswith("test"))), "split")
     if "train" not in found:
         raise MissingError(f"dataset.root={root} has no split train ({', '.join(names)})")
@@ -167,13 +167,13 @@ def files_of(folder: Path) -> list[Path]:
     Raises:
         MissingError: one is gone.
     """
-    files = [folder / str(file["filename"]) for file in read(folder / STATE, "_data_files")]
+    files = [folder / str(file["filename"]) for file in read_list(folder / STATE, "_data_files")]
     if gone := [path for path in files if not path.is_file()]:
         raise MissingError(f"{gone[0]} is gone, and {folder / STATE} names it: put it back")
     return files
 
 
-def read(path: Path, key: str) -> list[Any]:
+def read_list(path: Path, key: str) -> list[Any]:
     """A list in a JSON file.
 
     Raises:
@@ -188,7 +188,7 @@ def read(path: Path, key: str) -> list[Any]:
     return found
 
 
-def mapped(files: list[Path]) -> Any:
+def mapped_table(files: list[Path]) -> Any:
     """A table over some files, mapped.
 
     Raises:
@@ -210,7 +210,7 @@ def mapped(files: list[Path]) -> Any:
         raise MissingError(f"the files of {files[0].parent} have different columns: {error}") from error
 
 
-def fetch(hub: str, root: Path) -> None:
+def fetch_from_library(hub: str, root: Path) -> None:
     """Save a dataset of the hub to `root`: whole, nothing is streamed.
 
     Raises:

@@ -121,7 +121,7 @@ class LabelFile:
         )
 
 
-def read_labels(path: Path, test_share: float, seed: int, skips: bool) -> LabelFile:
+def read_label_file(path: Path, test_share: float, seed: int, skips: bool) -> LabelFile:
     """The rows of a file.
 
     Raises:

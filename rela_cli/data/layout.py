@@ -12,7 +12,7 @@ from pathlib import Path
 from rela_cli.data.decoding.images import is_image
 from rela_cli.data.files.entries import folders_in
 from rela_cli.data.files.index import PathTable
-from rela_cli.data.label_file import SPLITS, LabelFile, read_labels
+from rela_cli.data.label_file import SPLITS, LabelFile, read_label_file
 from rela_cli.errors import MissingError
 from rela_cli.store.files import file_sha256
 
@@ -203,7 +203,7 @@ def labelled_layout(root: Path, labels: str, test_share: float, seed: int, skips
     """All images below a folder, and the file `labels`, which lies at that path from here on or from the folder on."""
     places = (Path(labels).expanduser(), root / labels)
     path = next((place for place in places if place.is_file()), places[0])
-    label_file = read_labels(path, test_share, seed, skips)
+    label_file = read_label_file(path, test_share, seed, skips)
     return LabelledLayout("image_folder", root, None, label_file.classes, label_file=label_file)
 
 

@@ -59,10 +59,12 @@ class LitData(IndexedShards):
     def index_of(self, shard: Path) -> ShardIndex:
         facts = next(facts for folder, facts in self.configs.values() if folder == shard.parent)
         names, kinds = fields_of(facts, shard.parent / INDEX)
-        image = field(self.image_column, names, kinds, ENCODED, "an encoded image", "image_column")
+        image = field_number(self.image_column, names, kinds, ENCODED, "an encoded image", "image_column")
         has_label = self.label_column in names
         label = (
-            field(self.label_column, names, kinds, (NUMBER,), "a whole number", "label_column") if has_label else None
+            field_number(self.label_column, names, kinds, (NUMBER,), "a whole number", "label_column")
+            if has_label
+            else None
         )
         return read_chunk(shard, len(names), image, label)
 
@@ -130,7 +132,7 @@ def fields_of(facts: Facts, path: Path) -> tuple[list[str], list[str]]:
     return [str(name) for name in names], kinds
 
 
-def field(name: str, names: list[str], kinds: list[str], wanted: tuple[str, ...], what: str, key: str) -> int:
+def field_number(name: str, names: list[str], kinds: list[str], wanted: tuple[str, ...], what: str, key: str) -> int:
     """The number of a field.
 
     Raises:

@@ -57,7 +57,7 @@ class Parquet(LabelColumn):
 
     def settle_columns(self) -> None:
         """The images' column is there; class names from the files' own description, else the numbers that occur."""
-        columns = open_file(self.files["train"][0]).schema_arrow
+        columns = open_parquet(self.files["train"][0]).schema_arrow
         if self.image_column not in columns.names:
             raise ConfigError(
                 f"{self.files['train'][0]} has no column {self.image_column!r} ({', '.join(columns.names)}); "
@@ -68,7 +68,7 @@ class Parquet(LabelColumn):
         self.read_classes(columns.names, named, no_test)
 
     def read_column(self, split: str) -> Array:
-        return np.concatenate([read_column(path, self.label_column) for path in self.files[split]])
+        return np.concatenate([read_parquet_column(path, self.label_column) for path in self.files[split]])
 
     def full_count(self, split: str) -> int:
         return sum(self.rows[path] for path in self.files[split]) - len(self.skipped.get(split, {}))
@@ -76,7 +76,7 @@ class Parquet(LabelColumn):
     @cached_property
     def rows(self) -> dict[Path, int]:
         """Rows of each file, from its footer."""
-        return {path: open_file(path).metadata.num_rows for files in self.files.values() for path in files}
+        return {path: open_parquet(path).metadata.num_rows for files in self.files.values() for path in files}
 
     @cached_property
     def skipped(self) -> Undecodable:  # type: ignore[override]
@@ -128,20 +128,20 @@ class Parquet(LabelColumn):
 
 def cells_of(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     """The cells of one column, each with a name for messages."""
-    file = open_file(path)
+    file = open_parquet(path)
     with naming(path):
         batches = file.iter_batches(batch_size=256, columns=[column])
         for row, value in enumerate(value for batch in batches for value in batch.column(0).to_pylist()):
             yield f"{path} row {row}", value
 
 
-def read_column(path: Path, column: str) -> Array:
+def read_parquet_column(path: Path, column: str) -> Array:
     """One column of a file.
 
     Raises:
         MissingError: the file is broken, or lacks it.
     """
-    file = open_file(path)
+    file = open_parquet(path)
     with naming(path):
         return np.asarray(file.read([column])[column].to_numpy())
 
@@ -168,7 +168,7 @@ def as_blob(value: Any, place: str, on_error: str = "raise") -> Blob:
     return Blob(f"{place} ({name})" if name else place, data)
 
 
-def open_file(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
     """A parquet file.
 
     Raises:

@@ -150,7 +150,7 @@ class Segmentation(EncodedDataset):
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             found = np.stack([*pool.map(lambda i: self.mask(split, int(i)), indices)])
         if split == "train":
-            self.highest = max(self.highest, highest(found))
+            self.highest = max(self.highest, highest_class(found))
         return found
 
     def mask(self, split: str, index: int) -> Array:
@@ -289,7 +289,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         raise MissingError(f"{path} cannot be read as an image: {decoder_message(error)}") from error
 
 
-def highest(masks: Array) -> int:
+def highest_class(masks: Array) -> int:
     """The largest class number in (n, S, S) masks; -1 where all pixels are to be ignored."""
     kept = masks[masks != 255]
     return int(kept.max()) if len(kept) else -1

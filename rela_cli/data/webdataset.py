@@ -29,7 +29,7 @@ class WebDataset(IndexedShards):
     def find(self) -> dict[str, list[Path]]:
         files = split_files(self.root, ".tar")
         if not files["train"]:
-            raise MissingError(f"dataset.root={self.root} {what_is_there(self.root)}")
+            raise MissingError(f"dataset.root={self.root} {why_no_shards(self.root)}")
         return files
 
     def index_of(self, shard: Path) -> ShardIndex:
@@ -37,7 +37,7 @@ class WebDataset(IndexedShards):
         return index_of(shard, extensions, self.label_column.lower().lstrip("."))
 
 
-def what_is_there(root: Path) -> str:
+def why_no_shards(root: Path) -> str:
     """In words, where there are no shards to train on."""
     if not root.is_dir():
         return "is not a folder"

@@ -20,7 +20,7 @@ def held() -> int:
     Pages of files, such as libraries and mapped features, do not count: the kernel takes them back when it needs them,
     and how many of them it keeps differs from machine to machine.
     """
-    return field(STATUS, "RssAnon") + field(STATUS, "RssShmem")
+    return status_field(STATUS, "RssAnon") + status_field(STATUS, "RssShmem")
 
 
 def peak() -> int:
@@ -30,7 +30,7 @@ def peak() -> int:
     `ru_maxrss` is not used there, because it includes the process that started this one.
     """
     counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return max(held(), (field(STATUS, "VmHWM") or counted) - field(STATUS, "RssFile"))
+    return max(held(), (status_field(STATUS, "VmHWM") or counted) - status_field(STATUS, "RssFile"))
 
 
 def give_back() -> None:
@@ -51,7 +51,7 @@ def free(root: Path = Path("/")) -> int | None:
     memory = root / "proc/meminfo"
     if not memory.exists():
         return None
-    return min((field(memory, "MemAvailable") + field(memory, "SwapFree"), *left_in_groups(root)))
+    return min((status_field(memory, "MemAvailable") + status_field(memory, "SwapFree"), *left_in_groups(root)))
 
 
 def left_in_groups(root: Path) -> Iterator[int]:
@@ -63,7 +63,7 @@ def left_in_groups(root: Path) -> Iterator[int]:
         ):
             most = number_in(folder / limit)
             if most is not None and most < NO_LIMIT_BYTES:
-                yield max(0, most - (number_in(folder / used) or 0) + field(folder / "memory.stat", cached))
+                yield max(0, most - (number_in(folder / used) or 0) + status_field(folder / "memory.stat", cached))
 
 
 def groups(root: Path) -> Iterator[Path]:
@@ -86,7 +86,7 @@ def number_in(path: Path) -> int | None:
         return None
 
 
-def field(path: Path, name: str) -> int:
+def status_field(path: Path, name: str) -> int:
     """The bytes behind a name in a file of the kernel's; 0 where it is not there."""
     try:
         found = re.search(rf"^{name}:?\s+(\d+)( kB)?$", path.read_text(), re.MULTILINE)

@@ -16,7 +16,7 @@ from rela_cli.methods.base import Average, Method
 from rela_cli.methods.from_lightly import DINOLoss, DINOProjectionHead, ProjectionHead
 
 
-def projection_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int, layers: int) -> nn.Module:
+def dino_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int, layers: int) -> nn.Module:
     """(B, feature_dim) -> (B, prototypes) scores of an MLP with so many layers; prototypes are unit vectors.
 
     lightly's head normalises them by a deprecated hook that cannot be copied; the same as a parametrization can.
@@ -89,8 +89,8 @@ class DINO(Method):
     ) -> None:
         super().__init__(backbone, [view1, view2, *[local_view] * local_views])
         sizes = (feature_dim, hidden_dim, projection_dim, prototypes, projector_layers)
-        self.head = projection_head(*sizes)
-        start = nn.Sequential(backbone, projection_head(*sizes)) if teacher_head == "own" else self.student()
+        self.head = dino_head(*sizes)
+        start = nn.Sequential(backbone, dino_head(*sizes)) if teacher_head == "own" else self.student()
         self.teacher = Average(start, ema, ema_schedule)
         self.loss = Loss(prototypes, student_temp=student_temperature)
         self.temperatures = (warmup_teacher_temperature, teacher_temperature)

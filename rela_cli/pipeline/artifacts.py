@@ -76,7 +76,7 @@ class Artifacts:
 
 
 @dataclass(frozen=True)
-class Joined(Artifacts):
+class JoinedArtifacts(Artifacts):
     """Those of an ensemble: the entries of its members, which are the members' own, and what is joined of them.
 
     Its features say no more than which entries they are; its targets are those of the members side by side.
@@ -89,7 +89,7 @@ class Joined(Artifacts):
 
 
 @dataclass(frozen=True)
-class Given(Artifacts):
+class GivenArtifacts(Artifacts):
     """Those that an efficient dataset brings, by the names that they had where it was made."""
 
     specs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
@@ -110,4 +110,4 @@ def artifacts(source: Source, prior: Part, identity: dict[str, Any]) -> Artifact
     if not prior.members:
         return Artifacts(source, prior, identity)
     members = zip(prior.members, identity["members"], strict=True)
-    return Joined(source, prior, identity, tuple(Artifacts(source, *member) for member in members))
+    return JoinedArtifacts(source, prior, identity, tuple(Artifacts(source, *member) for member in members))

@@ -73,7 +73,7 @@ def needs_of(one: Artifacts, run: Run, until: str, width: int) -> dict[str, int]
     if one.features.manifest is None:
         there = size_of(one.features.part)  # of an extraction that was interrupted
         found["features"] = max(0, FLOAT16_BYTES * width * sample_count(run) - there)
-    if until != "extract" and (times := missing(one.targets, run.targets)):
+    if until != "extract" and (times := missing_count(one.targets, run.targets)):
         found["targets"] = times * FLOAT16_BYTES * kept * sample_count(run)
     return found | (needs_of_views(one, run, until, width) if run.config.has_views else {})
 
@@ -83,13 +83,13 @@ def needs_of_views(one: Artifacts, run: Run, until: str, width: int) -> dict[str
     found, count = {}, run.config.extract.views * run.lengths.train_samples
     if one.views.manifest is None:
         found["views"] = max(0, (FLOAT16_BYTES * width + BOX_BYTES) * count - size_of(one.views.part))
-    if until != "extract" and (times := missing(one.view_targets, run.view_targets)):
+    if until != "extract" and (times := missing_count(one.view_targets, run.view_targets)):
         size = FLOAT16_BYTES * components_kept(run.config.transport, width) + BOX_BYTES
         found["view_targets"] = times * size * count
     return found
 
 
-def missing(*entries: Entry) -> int:
+def missing_count(*entries: Entry) -> int:
     """How many different entries are not there."""
     return sum(entry.manifest is None for entry in {entry.hash: entry for entry in entries}.values())
 

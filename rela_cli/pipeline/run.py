@@ -19,7 +19,7 @@ from rela_cli.data.base import open_dataset
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.distributed.ranks import norm_groups
 from rela_cli.errors import MissingError, RelaError
-from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, Given, Source, artifacts, cut_of_views
+from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, GivenArtifacts, Source, artifacts, cut_of_views
 from rela_cli.pipeline.brought import Brought, settled
 from rela_cli.pipeline.differences import MATCHING, RUN_SETTINGS, changed_settings, differences_text
 from rela_cli.store.entries import Entry
@@ -74,7 +74,7 @@ class Run:
         made_of = (self.images.hash, self.precision_key, self.config.transport.identity, cut)
         source, prior = Source(self.outputs / "cache", *made_of), self.config.prior
         if self.brought:
-            return Given(source, prior, self.prior_identity, specs=self.brought.folder.spec)
+            return GivenArtifacts(source, prior, self.prior_identity, specs=self.brought.folder.spec)
         return artifacts(source, prior, self.prior_identity)
 
     @property

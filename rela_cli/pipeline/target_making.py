@@ -37,13 +37,13 @@ class TargetMaking:
 
     def make_clean(self, until: str) -> None:
         """Features and targets of the clean view of each image."""
-        from rela_cli.data.efficient.targets import write_targets
+        from rela_cli.data.efficient.targets import bring_targets
         from rela_cli.stages.ensemble import joined_targets
 
         if until == "transport" and ranks.agree(is_intact(self.run.targets)):
             return
         if self.run.brought:
-            make_together(self.run.targets, partial(self.bring, write_targets))
+            make_together(self.run.targets, partial(self.bring, bring_targets))
             return
         for one in self.run.artifacts.singles:
             self.make_single(one, until)
@@ -59,13 +59,13 @@ class TargetMaking:
 
     def make_views(self, until: str) -> None:
         """With extract.views above 1: the same of light views, by the map of the clean ones."""
-        from rela_cli.data.efficient.targets import write_view_targets
+        from rela_cli.data.efficient.targets import bring_view_targets
         from rela_cli.stages.ensemble import joined_views
 
         if until == "transport" and ranks.agree(is_intact(self.run.view_targets)):
             return
         if self.run.brought:
-            make_together(self.run.view_targets, partial(self.bring, write_view_targets))
+            make_together(self.run.view_targets, partial(self.bring, bring_view_targets))
             return
         for one in self.run.artifacts.singles:
             make_together(one.views, partial(self.extract_views, one), goes_on=True)

@@ -80,13 +80,13 @@ def similar_finished_run(run: Run) -> tuple[float, str] | None:
         settings, seen = section(result, "settings"), result.get("samples_seen")
         seconds = section(result, "seconds").get("train")
         same = all(settings.get(key) == own[key] for key in ("learner", "method", "dataset", "batch_size"))
-        same = same and teacher(settings) == teacher(own)
+        same = same and live_prior(settings) == live_prior(own)
         if same and is_positive(seen) and is_positive(seconds):
             found.append((path.stat().st_mtime, seconds / seen, path.parent.name))
     return (max(found)[1] * run.lengths.samples_seen, max(found)[2]) if found else None
 
 
-def teacher(settings: Facts) -> Any:
+def live_prior(settings: Facts) -> Any:
     """The prior where it takes part in training; a cached one takes no time there."""
     return settings.get("prior") if section(settings, "matching").get("targets") == LIVE else None
 

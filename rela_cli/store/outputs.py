@@ -125,7 +125,7 @@ class Inventory:
     leftovers: list[Leftover]
 
 
-def take(outputs: Path) -> Inventory:
+def take_inventory(outputs: Path) -> Inventory:
     """Look at every folder; sizes and manifests are read, contents are not. `paths.outputs=FOLDER` is a folder, too.
 
     Raises:

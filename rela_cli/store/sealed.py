@@ -28,7 +28,7 @@ def sealed(facts: Facts) -> Facts:
         TypeError: something in them is no JSON.
     """
     body: Facts = json.loads(json.dumps({key: value for key, value in facts.items() if key != SEAL}, default=list))
-    return {**body, SEAL: _digest(body)}
+    return {**body, SEAL: _own_digest(body)}
 
 
 def unsealed(text: str | bytes) -> tuple[Facts, bool]:
@@ -41,7 +41,7 @@ def unsealed(text: str | bytes) -> tuple[Facts, bool]:
     if not isinstance(facts, dict):
         raise Damaged("it holds no JSON object")
     seal = facts.pop(SEAL, None)
-    if seal is not None and seal != _digest(facts):
+    if seal is not None and seal != _own_digest(facts):
         raise Damaged("it does not hold what was written: its own sha256 differs")
     return facts, seal is not None
 
@@ -99,5 +99,5 @@ def parsed_yaml(content: bytes) -> Facts:
     return mapping
 
 
-def _digest(body: Facts) -> str:
+def _own_digest(body: Facts) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

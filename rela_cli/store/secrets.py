@@ -32,7 +32,7 @@ def _walked(value: Any, known: list[str]) -> Any:
         return {k: _hidden(v) if SECRET_NAME.search(str(k)) else _walked(v, known) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_walked(item, known) for item in value]
-    return _text(value, known) if isinstance(value, str) else value
+    return _without_secrets(value, known) if isinstance(value, str) else value
 
 
 def _hidden(value: Any) -> Any:
@@ -44,7 +44,7 @@ def _hidden(value: Any) -> Any:
     return HIDDEN if isinstance(value, str) and value else value
 
 
-def _text(text: str, known: list[str]) -> str:
+def _without_secrets(text: str, known: list[str]) -> str:
     for secret in known:
         text = text.replace(secret, HIDDEN)
     text = ASSIGNED.sub(rf"\g<1>{HIDDEN}", text)

@@ -13,7 +13,7 @@ import torch
 
 from rela_cli.commands.bench import contest, registry, show
 from rela_cli.commands.bench.contest import Bench, Comparison, Results
-from rela_cli.commands.bench.memory import STATUS, peak
+from rela_cli.commands.bench.memory import STATUS, peak_of
 from rela_cli.commands.bench.timing import Contestant, Spread, Timing, Timings, clock, race, ratios, rotated
 from tests.conftest import NO_TORCH, ROOT, Rela
 
@@ -160,7 +160,7 @@ def test_markdown() -> None:
     pair = Comparison("ours", "paper", "400,000 rows", 1.5, "wall")
     score = contest.compared_row("transport", pair, {"ours": record(2, 2), "paper": record(6, 5)}, "cosine 1")
     load = {when: {"time": "now", "average": [0.1, 0.2, 0.3]} for when in ("begin", "end")}
-    head, _, row, _, note = show.markdown([score], {"torch": "2"}, load).splitlines()
+    head, _, row, _, note = show.markdown_table([score], {"torch": "2"}, load).splitlines()
     assert head.startswith("| row | work | against |")
     shown = "transport | 400,000 rows | paper | 2 | 5.5 | 2.75x [2.50x..3.00x] (wall) | ≥ 1.50x | yes | cosine 1"
     assert row == f"| {shown} |"
@@ -244,4 +244,4 @@ def test_peak_memory_is_seen() -> None:
     """In a process of its own, as the bench looks: here, what earlier tests left may be collected meanwhile."""
     done = subprocess.run([sys.executable, "-c", HOLD], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 70e6 < int(done.stdout) < 200e6
-    assert peak("memory:anonymous") == pytest.approx(0, abs=0.05)
+    assert peak_of("memory:anonymous") == pytest.approx(0, abs=0.05)

@@ -22,7 +22,7 @@ from PIL import Image
 from rela_cli.commands.reproduce import command, tables
 from rela_cli.commands.reproduce.command import read
 from rela_cli.commands.reproduce.execute import Batch, Executor
-from rela_cli.commands.reproduce.finish import name_options, standing, standing_text
+from rela_cli.commands.reproduce.finish import how_claims_stand, name_options, standing_text
 from rela_cli.commands.reproduce.runs import PlannedRuns, data_words
 from rela_cli.commands.reproduce.tables import METHODS, PROFILES, TABLES
 from rela_cli.config.compose import compose
@@ -321,7 +321,7 @@ def test_verdicts() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_how_to_read_claims_fits_a_screen(profile: str) -> None:
     """Every verdict is explained, in lines of at most 80 letters; a smoke run says that its own mean nothing."""
-    lines = standing(profile)
+    lines = how_claims_stand(profile)
     text = " ".join(lines)
     assert max(map(len, lines)) <= 78 and len(lines) > 3
     assert all(word in text for word in ("95 %", "holds", "does not hold", "open", "one seed"))

@@ -77,8 +77,8 @@ def test_runs_at_work_come_first_then_failures_then_the_newest(tmp_path: Path) -
 
 def test_files_are_read_again_only_when_they_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = states.read
-    monkeypatch.setattr(states, "read", lambda folder, stamp: read.append(folder.name) or original(folder, stamp))
+    original = states.read_run
+    monkeypatch.setattr(states, "read_run", lambda folder, stamp: read.append(folder.name) or original(folder, stamp))
     for name in "abc":
         make_run(tmp_path, name, "finished")
     watcher = Watcher(tmp_path)

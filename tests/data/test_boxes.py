@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from rela_cli.config.schema import View
-from rela_cli.data.batches.boxes import CachedViews, cut, draw_boxes, parts
+from rela_cli.data.batches.boxes import CachedViews, box_parts, cut, draw_boxes
 from rela_cli.data.batches.views import Augment, Views
 from tests.factories import pixels
 
@@ -16,7 +16,7 @@ ROWS = torch.arange(200)
 
 def test_boxes_lie_in_the_image_and_half_are_mirrored() -> None:
     boxes = draw_boxes(LIGHT, True, 12, ROWS, 4)
-    start, side, mirrored = parts(boxes.flatten(0, 1))
+    start, side, mirrored = box_parts(boxes.flatten(0, 1))
     assert boxes.shape == (200, 4, 5) and boxes.dtype == torch.int16
     assert (start >= 0).all() and (side >= 1).all() and (start + side <= 12).all()
     assert 0.4 < mirrored.float().mean() < 0.6

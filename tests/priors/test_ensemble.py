@@ -35,7 +35,7 @@ from rela_cli.report.results.settings import differing, flatten, settings_text
 from rela_cli.stages import extract
 from rela_cli.stages.ensemble import read_features
 from rela_cli.store.files import size_of
-from rela_cli.store.outputs import take
+from rela_cli.store.outputs import take_inventory
 from rela_cli.transports.base import column_order, taken_up
 from rela_cli.weights import seen
 from tests.factories import config
@@ -163,7 +163,7 @@ def test_two_of_them_in_a_table_differ_by_a_members_key(place: Path) -> None:
 def test_its_entries_are_used(place: Path) -> None:
     """`rela clean --unused` leaves what its members have made."""
     needed = [f"{kind}/{name}" for kind, names in Run(asked(place, *BOTH)).member_inputs.items() for name in names]
-    used = [entry.title for entry in take(place).entries if entry.users]
+    used = [entry.title for entry in take_inventory(place).entries if entry.users]
     assert len(needed) == 4 and set(needed) <= set(used)
 
 

@@ -13,7 +13,7 @@ import pytest
 from torch import Tensor
 
 from rela_cli.store import blocks
-from rela_cli.store.outputs import take
+from rela_cli.store.outputs import take_inventory
 from tests.promises.harness import TINY, Process, call, finish, spawn
 from tests.promises.helpers import only, wait_until
 
@@ -113,15 +113,15 @@ def test_stopped_it_goes_on_and_a_clean_lets_go_of_it(tmp_path: Path, expected: 
     for round in range(2):
         process: Process = spawn(tmp_path, "extract", *WORDS, before=third_block_hangs)
         wait_until((tmp_path / "there").exists)
-        assert not take(tmp_path / "outputs").leftovers, "a process is at it"
+        assert not take_inventory(tmp_path / "outputs").leftovers, "a process is at it"
         os.kill(process.pid, signal.SIGTERM)
         assert finish(process) == 143
         (tmp_path / "there").unlink()
         if round == 0:
-            (left,) = take(tmp_path / "outputs").leftovers
+            (left,) = take_inventory(tmp_path / "outputs").leftovers
             assert left.path.suffix == ".part" and "would go on with it" in left.why
             assert call(tmp_path, "clean") == 0
-            assert not take(tmp_path / "outputs").leftovers
+            assert not take_inventory(tmp_path / "outputs").leftovers
     assert call(tmp_path, "extract", *WORDS) == 0
     assert "extract train: resumed at block 3 of 8" in (tmp_path / "out").read_text()
     assert features(tmp_path) == expected

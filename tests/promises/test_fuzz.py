@@ -40,7 +40,7 @@ from rela_cli.priors.reading import read_state
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import fingerprint, read_json
 from rela_cli.store.integrity import damage
-from rela_cli.store.outputs import take
+from rela_cli.store.outputs import take_inventory
 from rela_cli.store.secrets import redact
 from rela_cli.weights.kinds import kind_of
 from rela_cli.weights.run_folder import run_facts
@@ -339,7 +339,7 @@ def test_any_manifest_of_an_entry(tmp_path_factory: pytest.TempPathFactory, mani
 @given(manifest=MANIFESTS, result=JSON)
 def test_any_manifest_of_a_run(tmp_path_factory: pytest.TempPathFactory, manifest: Any, result: Any) -> None:
     """`rela ls` and `rela show` have something to say about it."""
-    from rela_cli.commands.ls import as_json, show
+    from rela_cli.commands.ls import inventory_facts, show
     from rela_cli.commands.show import lines
 
     outputs = tmp_path_factory.mktemp("outputs")
@@ -348,8 +348,8 @@ def test_any_manifest_of_a_run(tmp_path_factory: pytest.TempPathFactory, manifes
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text(json.dumps(value))
     (run / "result.json").write_text(json.dumps(result))
-    found = take(outputs)
-    assert len(as_json(found)["runs"]) == 1  # type: ignore[arg-type]
+    found = take_inventory(outputs)
+    assert len(inventory_facts(found)["runs"]) == 1  # type: ignore[arg-type]
     show(found)
     assert dict(lines(found.runs[0], outputs))["run"] == str(run)
 

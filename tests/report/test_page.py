@@ -245,7 +245,7 @@ def test_neighbours_are_the_nearest_of_train(trained: Path) -> None:
     from rela_cli.learners.build import load_backbone
 
     (folder,) = (path.parent for path in trained.glob("runs/fake*/result.json"))
-    found = neighbours.neighbours(folder)
+    found = neighbours.neighbours_of_run(folder)
     assert [len(one.after) for one in found] == [neighbours.NEAREST] * 4  # one query a class
     assert len({one.query.label for one in found}) == 4
     entry = neighbours.images_of(folder)
@@ -264,7 +264,7 @@ def test_before_and_after_differ_and_are_shown(trained: Path) -> None:
     found = Page(text)
     assert found.tags.count("img") == 4 * (1 + 2 * neighbours.NEAREST)
     (folder,) = (path.parent for path in trained.glob("runs/fake*/result.json"))
-    pictures = neighbours.neighbours(folder)
+    pictures = neighbours.neighbours_of_run(folder)
     assert [one.before for one in pictures] != [one.after for one in pictures]
 
 

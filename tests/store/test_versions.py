@@ -14,7 +14,7 @@ from rela_cli.pipeline.run import Run
 from rela_cli.report.results.older_settings import settings_of_today
 from rela_cli.report.results.settings import differing, flatten
 from rela_cli.store.files import fingerprint
-from rela_cli.store.outputs import take
+from rela_cli.store.outputs import take_inventory
 from rela_cli.store.versions import VERSIONS, is_older
 
 OURS = "rela_cli.learners.resnet.resnet18"
@@ -95,6 +95,6 @@ def test_what_an_older_version_made_is_said_to_be_older(tmp_path: Path) -> None:
         folder = tmp_path / "cache" / "features" / str(version)
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text(json.dumps({"files": {}, "spec": {"version": version}}))
-    found = take(tmp_path)
+    found = take_inventory(tmp_path)
     assert [run.is_older for run in found.runs] == [entry.is_older for entry in found.entries] == [True, False]
     assert not is_older("run", {}) and not is_older("features", {})

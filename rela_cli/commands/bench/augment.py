@@ -48,7 +48,7 @@ def on(bench: Bench, device: torch.device, n: int, peers: tuple[str, ...] = tupl
     contestants = [
         Contestant("eager", partial(views_of, ours, blocks), is_ours=True),
         Contestant("compiled", partial(views_of, [compiled(augment) for augment in ours], blocks)),
-        *(Contestant(peer, PEERS[peer](pixels, data, device, batch)) for peer in peers if bench.wants(NAME, peer)),
+        *(Contestant(peer, VIEWERS[peer](pixels, data, device, batch)) for peer in peers if bench.wants(NAME, peer)),
     ]
     work = f"two 32x32 views of {n:,} images, {device.type}"
     comparisons = [
@@ -107,14 +107,14 @@ def by_image(view: Callable[[Any], Tensor], items: list[Any], second: Callable[[
             torch.stack([each(item) for item in items[start : start + BATCH]])
 
 
-def pictures(pixels: Tensor) -> list[Image.Image]:
+def as_images(pixels: Tensor) -> list[Image.Image]:
     """(N, 3, S, S) uint8 as Pillow images."""
     return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
 
 
 def torchvision_v1(pixels: Tensor, data: ImageStats, device: torch.device, batch: int) -> Callable[[], None]:
     """Pillow images, one by one: the paper's."""
-    return partial(by_image, light_views(32, data), pictures(pixels))
+    return partial(by_image, light_views(32, data), as_images(pixels))
 
 
 def torchvision_v2(pixels: Tensor, data: ImageStats, device: torch.device, batch: int) -> Callable[[], None]:
@@ -148,7 +148,7 @@ def lightly(pixels: Tensor, data: ImageStats, device: torch.device, batch: int) 
         gaussian_blur=0.0,
         normalize={"mean": data.mean.tolist(), "std": data.std.tolist()},
     )
-    return partial(by_image, view, pictures(pixels))
+    return partial(by_image, view, as_images(pixels))
 
 
 def kornia(pixels: Tensor, data: ImageStats, device: torch.device, batch: int) -> Callable[[], None]:
@@ -175,4 +175,4 @@ def kornia(pixels: Tensor, data: ImageStats, device: torch.device, batch: int) -
     return all_views
 
 
-PEERS = {"torchvision-v1": torchvision_v1, "torchvision-v2": torchvision_v2, "lightly": lightly, "kornia": kornia}
+VIEWERS = {"torchvision-v1": torchvision_v1, "torchvision-v2": torchvision_v2, "lightly": lightly, "kornia": kornia}

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from rela_cli.commands.bench.contest import Bench, BenchRow
-from rela_cli.commands.bench.registry import BENCH_ROWS, PEERS, missing
+from rela_cli.commands.bench.registry import BENCH_ROWS, PEERS, missing_package
 from rela_cli.config.arguments import Choice, Parser, WholeNumber
 from rela_cli.errors import MissingError
 from rela_cli.store.files import write_json
@@ -74,27 +74,27 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="rela-bench-") as folder:
         devices = ("cpu", "cuda") if asked.device == "all" else (asked.device,)
         bench = Bench(Path(folder), asked.rounds, tuple(asked.peer), asked.data, asked.size == "tiny", devices)
-        return run(bench, rows, asked.json, asked.markdown)
+        return run_rows(bench, rows, asked.json, asked.markdown)
 
 
-def run(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool) -> int:
+def run_rows(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool) -> int:
     """Row by row, each line printed when it is done; --json is whole after each of them."""
     from rela_cli.commands.bench.machine import all_versions, machine_load
-    from rela_cli.commands.bench.show import content, line, markdown
+    from rela_cli.commands.bench.show import content, markdown_table, row_line
 
     scores: list[BenchRow] = []
     begin = machine_load()
     for name in rows:
         for score in import_module(f"rela_cli.commands.bench.{name}").run(bench):
             scores.append(score)
-            print(line(score), flush=True)
+            print(row_line(score), flush=True)
             if path:
                 load = {"begin": begin, "end": machine_load()}
                 write_json(path, content(scores, bench.skipped, all_versions(), load))
     for note in bench.skipped:
         print(f"{note['name']:<10} {note['peer']} skipped: {note['why']}", file=sys.stderr)
     if as_markdown:
-        print(markdown(scores, all_versions(), {"begin": begin, "end": machine_load()}))
+        print(markdown_table(scores, all_versions(), {"begin": begin, "end": machine_load()}))
     return 0
 
 
@@ -113,7 +113,7 @@ def listing() -> str:
     """Rows with their peers; of peers that are not here what is missing."""
     lines = []
     for name, row in BENCH_ROWS.items():
-        peers = [peer + (f" (needs {package})" if (package := missing(peer)) else "") for peer in row.peers]
+        peers = [peer + (f" (needs {package})" if (package := missing_package(peer)) else "") for peer in row.peers]
         lines.append(f"{name:<10} {row.does}\n{'':<10} against {', '.join(peers)}")
         if row.gpu:
             lines.append(f"{'':<10} with a GPU: {row.gpu}")

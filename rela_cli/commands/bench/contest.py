@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rela_cli.commands.bench.registry import missing
+from rela_cli.commands.bench.registry import missing_package
 from rela_cli.commands.bench.timing import Contestant, Spread, Timings, race, ratios, seconds
 from rela_cli.errors import first_line
 
@@ -81,7 +81,7 @@ class Bench:
         """Whether a peer is asked for and here; one that is not here is noted."""
         if self.peers and peer not in self.peers:
             return False
-        if package := missing(peer):
+        if package := missing_package(peer):
             self.skip(name, peer, f"{package} is not installed: pip install 'rela-cli[bench]'")
         return not package
 

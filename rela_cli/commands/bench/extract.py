@@ -25,7 +25,7 @@ from rela_cli.stages.extract import run_prior
 from rela_cli.store.row_file import RowFileWriter
 
 NAME = "extract"
-WORKERS = 2
+LOADER_WORKERS = 2
 FP16, FP32 = (f"runtime.extract_precision={name}" for name in ("fp16", "fp32"))
 GPU_TARGET = 12_000.0  # images a second, CLIP ViT-B/16
 
@@ -67,7 +67,7 @@ class Work:
         from torchvision import transforms as T
 
         view = T.Compose([T.ToTensor(), T.Normalize(self.data.mean.tolist(), self.data.std.tolist())])
-        loader = DataLoader(OneView(self.pixels, view), 128, num_workers=WORKERS)
+        loader = DataLoader(OneView(self.pixels, view), 128, num_workers=LOADER_WORKERS)
         with torch.no_grad():
             return torch.cat([self.prior.backbone(block.to(self.device)).cpu() for block in loader])
 

@@ -25,10 +25,10 @@ def run(bench: Bench) -> Iterator[BenchRow]:
     n = bench.size(10_000, 60)
     root, cache = tree(bench, n), bench.folder / "cache"
     contestants = [
-        Contestant("ours", partial(start, root, cache, afresh=True), is_ours=True),
-        Contestant("second start", partial(start, root, cache), is_ours=True),
+        Contestant("ours", partial(start_of_a_run, root, cache, afresh=True), is_ours=True),
+        Contestant("second start", partial(start_of_a_run, root, cache), is_ours=True),
         Contestant("torchvision-v1", partial(image_folder, root)),
-        Contestant("first-start", partial(start, root, bench.folder / "other", afresh=True)),
+        Contestant("first-start", partial(start_of_a_run, root, bench.folder / "other", afresh=True)),
     ]
     work = f"{n:,} JPEGs of 32 px"
     comparisons = [
@@ -58,7 +58,7 @@ def tree(bench: Bench, n: int) -> Path:
     return root
 
 
-def start(root: Path, cache: Path, afresh: bool = False) -> Tensor:
+def start_of_a_run(root: Path, cache: Path, afresh: bool = False) -> Tensor:
     """What a run does before it has its images: list the folder, then make the entry or check it, and map it."""
     if afresh:
         shutil.rmtree(cache, ignore_errors=True)

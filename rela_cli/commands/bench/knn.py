@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rela_cli.commands.bench import material
 from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured_row
-from rela_cli.commands.bench.memory import peak
+from rela_cli.commands.bench.memory import peak_of
 from rela_cli.commands.bench.timing import Contestant, spread
 from rela_cli.evaluation.measures import knn_logits
 
@@ -46,7 +46,7 @@ def run(bench: Bench) -> Iterator[BenchRow]:
 
 def memory(bench: Bench, work: str, *sizes: str) -> Iterator[BenchRow]:
     """What it takes besides the features themselves."""
-    found = [peak(f"knn:{name}", *sizes) for name in ("hold", "hold_ours", "hold_brute_force")]
+    found = [peak_of(f"knn:{name}", *sizes) for name in ("hold", "hold_ours", "hold_brute_force")]
     if None in found:
         bench.skip("knn", "memory", "no /proc here that tells anonymous memory")
         return

@@ -18,7 +18,7 @@ from rela_cli.machine.memory import STATUS
 PAUSE = 0.005  # seconds between two looks
 
 
-def peak(work: str, *arguments: str) -> float | None:
+def peak_of(work: str, *arguments: str) -> float | None:
     """GB that the work `<module>:<function>` takes at its peak, imports aside; None if nobody can tell."""
     if not STATUS.exists():
         return None

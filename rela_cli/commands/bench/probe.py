@@ -39,7 +39,7 @@ def run(bench: Bench) -> Iterator[BenchRow]:
     epochs = bench.size(EPOCHS, 2)
     contestants = [
         Contestant(name, partial(lbfgs, task, how), warm_up=partial(lbfgs, tenth(task), how), is_ours=True)
-        for name, how in settings().items()
+        for name, how in our_probes().items()
     ]
     loop = partial(probe_epochs, task.train, task.train_labels, task.classes, TIMED)
     contestants.append(Contestant("paper", loop, TIMED / EPOCHS))
@@ -75,7 +75,7 @@ def make_task(bench: Bench) -> Task:
     return Task(features[0], train[1], features[1], test[1])
 
 
-def settings() -> dict[str, Probe]:
+def our_probes() -> dict[str, Probe]:
     """Ours, composed beforehand: reading configs is no part of a probe."""
     common = compose([]).probe
     return {name: replace(common, lbfgs_penalty=p, lbfgs_tolerance=t) for name, (p, t) in OUR_SETTINGS.items()}

@@ -47,6 +47,6 @@ BENCH_ROWS = {
 PEERS = tuple(dict.fromkeys(peer for row in BENCH_ROWS.values() for peer in row.peers))
 
 
-def missing(peer: str) -> str:
+def missing_package(peer: str) -> str:
     """The package that a peer lacks here, or nothing."""
     return next((name for name in PEER_PACKAGES.get(peer, ()) if PathFinder.find_spec(name) is None), "")

@@ -11,7 +11,7 @@ HEAD = ("row", "work", "against", "ours, s", "peer, s", "ratio [min..max]", "tar
 MARKS = {True: "yes", False: "no", None: ""}
 
 
-def line(score: BenchRow) -> str:
+def row_line(score: BenchRow) -> str:
     """One row as it is printed while the others run."""
     _, work, peer, ours, theirs, ratio, target, mark, accuracy = row_cells(score)
     times = f"  {ours} s against {theirs} s" if ours and theirs else ""
@@ -19,7 +19,7 @@ def line(score: BenchRow) -> str:
     return f"{score.name:<10} {work}, {peer}: {ratio}{times}{aim}" + (f"\n{'':<10} {accuracy}" if accuracy else "")
 
 
-def markdown(scores: list[BenchRow], versions: dict[str, str], load: dict[str, Any]) -> str:
+def markdown_table(scores: list[BenchRow], versions: dict[str, str], load: dict[str, Any]) -> str:
     """The table for docs/performance.md, and beneath it what it was measured with."""
     lines = ["| " + " | ".join(HEAD) + " |", "| " + " | ".join("---" for _ in HEAD) + " |"]
     lines += ["| " + " | ".join(row_cells(score)) + " |" for score in scores]

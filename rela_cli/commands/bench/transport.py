@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rela_cli.commands.bench import material
 from rela_cli.commands.bench.contest import Bench, BenchRow, Comparison, Results, measured_row
-from rela_cli.commands.bench.memory import peak
+from rela_cli.commands.bench.memory import peak_of
 from rela_cli.commands.bench.paper import whitened
 from rela_cli.commands.bench.timing import Contestant, spread
 from rela_cli.stages.transport import ROWS_AT_A_TIME, write_targets
@@ -110,7 +110,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 def memory(bench: Bench, work: str, small: Path, large: Path) -> Iterator[BenchRow]:
     """Growth of peak anonymous memory from an eighth of the rows to all of them."""
     found = [
-        peak(f"transport:{way}", str(path), str(bench.folder / "out"))
+        peak_of(f"transport:{way}", str(path), str(bench.folder / "out"))
         for way in ("ours", "paper")
         for path in (small, large)
     ]

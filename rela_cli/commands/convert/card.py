@@ -85,7 +85,7 @@ def front_matter(facts: Facts, files: Facts) -> Facts:
         "rela": {
             "format": facts["format"],
             "dataset": {key: facts["dataset"][key] for key in ("name", "called", "limits", "label_set", "flip")},
-            "prior": {key: value for key, value in prior.items() if key != "identity"} | {"weights": weights(prior)},
+            "prior": {key: value for key, value in prior.items() if key != "identity"} | {"weights": weights_of(prior)},
             "preprocessing": made["features"].get("preprocessing") or "as the prior of this name does it",
             "image_size": made["images"].get("size"),
             "transport": {"name": facts["transport"]["name"], **facts["transport"]["options"], **map_facts(made)},
@@ -107,10 +107,10 @@ def title(facts: Facts) -> str:
     return f"{facts['dataset']['called']}, targets of {facts['prior']['called']}"
 
 
-def weights(prior: Facts) -> Any:
+def weights_of(prior: Facts) -> Any:
     """The sha256 of the prior's weights, or what stands for them; None for a prior without any; of an ensemble each."""
     if members := prior["identity"].get("members"):
-        return {member["name"]: weights({"identity": member}) for member in members}
+        return {member["name"]: weights_of({"identity": member}) for member in members}
     return prior["identity"].get("weights") or prior["identity"].get("run")
 
 

@@ -52,7 +52,7 @@ from rela_cli.store.sealed import Damaged
 from rela_cli.store.versions import VERSIONS
 from rela_cli.weights import seen
 
-INDEX = 8 + 32 + 8  # bytes of a sample beside its targets: row, hash, label
+SAMPLE_BYTES = 8 + 32 + 8  # bytes of a sample beside its targets: row, hash, label
 PACK = 1_000_000_000  # bytes of a file of images
 
 
@@ -155,11 +155,11 @@ class Writer:
                 f"`rela data check` with the same words, then `rela convert` again"
             )
         size = 2 if targets.get_dtype() == "F16" else 4
-        step = max(1, self.shard_bytes // (width * size + INDEX))
+        step = max(1, self.shard_bytes // (width * size + SAMPLE_BYTES))
         names = [f"{split}-{i:05d}-of-{-(-count // step):05d}.safetensors" for i in range(-(-count // step))]
         done = next((i for i, name in enumerate(names) if name not in self.files), len(names))
         if done < len(names):
-            ensure_room(self.to, (len(names) - done) * step * (width * size + INDEX))
+            ensure_room(self.to, (len(names) - done) * step * (width * size + SAMPLE_BYTES))
             contents = samples(self.run_.dataset, split, rows, done * step)
             contents = with_progress(contents, f"convert {split}", count, done * step)
             for i in range(done, len(names)):

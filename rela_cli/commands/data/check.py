@@ -55,7 +55,7 @@ def main(words: list[str]) -> int:
         return check_efficient.main(config, folder, cache)
     dataset = open_dataset(config)
     path = cache / "index" / report_name(config) / "check.json"
-    report = examine(dataset)
+    report = examine_dataset(dataset)
     show(config, report, read_json(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**report, **provenance()})
@@ -83,7 +83,7 @@ def report_name(config: Config) -> str:
     return fingerprint({"name": config.dataset.name, "root": str(Path(root).expanduser().resolve())})
 
 
-def examine(dataset: Dataset) -> Facts:
+def examine_dataset(dataset: Dataset) -> Facts:
     """Everything about a dataset that takes reading all of it."""
     dataset.on_error = "raise"  # here every image counts
     empty, odd, left = [], [], ""
@@ -126,7 +126,7 @@ def examine_split(dataset: Dataset, split: str) -> Facts:
         "images_of_class": {names[i]: int(n) for i, n in zip(*found, strict=True)}
         if names and found[1] is not None
         else {},
-        **(summary(looks) or pixels_of(dataset, split)),
+        **(summary_of(looks) or pixels_of(dataset, split)),
     }
     if dataset.contents_hash(split) not in (None, facts["contents"]):
         facts["broken"] = [*facts["broken"], f"{split} does not hold the images that were packed: put back a copy"]
@@ -148,7 +148,7 @@ def inspect_image(source: Path | Blob) -> ImageFacts:
         return ImageFacts(str(source), digest, problem=str(error))
 
 
-def summary(looks: Iterator[ImageFacts]) -> Facts:
+def summary_of(looks: Iterator[ImageFacts]) -> Facts:
     """Sizes, modes, problems and a hash; empty when there was nothing to look at."""
     contents, modes = hashlib.sha256(), Counter[str]()
     sizes = array("I")
@@ -209,7 +209,7 @@ def show(config: Config, report: Facts, before: Facts | None) -> None:
     line(f"  broken       {len(report['broken']) or 'none'} of {report['found']}")
     if report["unprobed"]:
         line(f"  no numbers   a run will train and not be probed: {report['unprobed']}")
-    line(f"  fingerprint  {report['fingerprint']}; contents {report['contents']}{compared(report, before)}")
+    line(f"  fingerprint  {report['fingerprint']}; contents {report['contents']}{against_last_check(report, before)}")
 
 
 def show_notes(split: Facts) -> None:
@@ -230,7 +230,7 @@ def classes_of(split: Facts) -> str:
     return f", {plural(len(counts), 'class', 'classes')} of {few}" + (f" to {many}" if many > few else "")
 
 
-def compared(report: Facts, before: Facts | None) -> str:
+def against_last_check(report: Facts, before: Facts | None) -> str:
     """How the contents stand to those of the last check."""
     if not before:
         return ""

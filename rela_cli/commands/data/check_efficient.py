@@ -60,14 +60,14 @@ def check(root: Path, images: str | None, cache: Path) -> int:
     if problems and any(not problem.startswith(str(root / CARD)) for problem in problems):
         line("  images       not looked at, since files are damaged")
     else:
-        problems += compared(root, images, cache)
+        problems += image_problems(root, images, cache)
     for problem in problems:
         print(printable(f"  broken       {problem}"), file=sys.stderr)
     line(f"  broken       {len(problems) or 'none'}")
     return MissingError.exit_code if problems else 0
 
 
-def compared(root: Path, images: str | None, cache: Path) -> list[str]:
+def image_problems(root: Path, images: str | None, cache: Path) -> list[str]:
     """What is wrong with the images of a folder whose files are whole; what was looked at is said."""
     dataset = Efficient(str(root), images, cache)
     if dataset.has_copies:

@@ -26,7 +26,7 @@ def main(words: list[str]) -> int:
     given, line = parser().read_line(words)
     dataset, to = open_dataset(Composer(line).check()), given.to
     with disk_errors(to):
-        counts = make(dataset, given.share, to)
+        counts = make_links(dataset, given.share, to)
     print(f"  train        {counts['train']} links to train images")
     print(f"  test         {counts['test']} links to other train images; no test image is among them")
     print(f"  to use it    {shlex.join(['rela', 'train', 'dataset=image_folder', f'dataset.root={to}'])}")
@@ -50,7 +50,7 @@ def parser() -> RunParser:
     return made
 
 
-def make(dataset: Dataset, share: float, to: Path) -> dict[str, int]:
+def make_links(dataset: Dataset, share: float, to: Path) -> dict[str, int]:
     """The links under another name first, so that a folder that is there is whole; images of each split.
 
     Raises:

@@ -124,7 +124,7 @@ def is_done(to: Path, identity: Facts, overwrite: bool) -> bool:
     record = read_json(to / RECORD) or {}
     if not record:
         raise ConfigError(f"{to} is there, and is no export of rela: say another --to FOLDER")
-    if record.get("identity") == identity and is_whole(to, record):
+    if record.get("identity") == identity and holds_its_files(to, record):
         line(f"  already there  {to}")
         return True
     if overwrite:
@@ -134,7 +134,7 @@ def is_done(to: Path, identity: Facts, overwrite: bool) -> bool:
     raise ConfigError(f"{to} {what}: say another --to FOLDER, or --overwrite to replace it")
 
 
-def is_whole(to: Path, record: Facts) -> bool:
+def holds_its_files(to: Path, record: Facts) -> bool:
     """Whether the files hold what was written."""
     return all((to / name).is_file() and file_sha256(to / name) == sha for name, sha in record["files"].items())
 

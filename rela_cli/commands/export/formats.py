@@ -33,13 +33,13 @@ def check(backbone: Backbone, form: str) -> None:
     if missing := [name for name in NEEDS.get(form, ()) if find_spec(name) is None]:
         raise ConfigError(f"--format {form} needs {' and '.join(missing)}: pip install 'rela-cli[export]'")
     if form == "torchvision" and not is_torchvision(backbone.learner):
-        raise ConfigError(f"{backbone.title} is no network of torchvision: say {others(backbone)}")
+        raise ConfigError(f"{backbone.title} is no network of torchvision: say {fitting_formats(backbone)}")
     if form in ("timm", "huggingface") and not is_timm(backbone.learner):
         why = "timm can build ResNets with learner.stem=imagenet learner.width=64, and learner=timm or vit_s16"
-        raise ConfigError(f"{backbone.title} is no network of timm: say {others(backbone)} ({why})")
+        raise ConfigError(f"{backbone.title} is no network of timm: say {fitting_formats(backbone)} ({why})")
 
 
-def others(backbone: Backbone) -> str:
+def fitting_formats(backbone: Backbone) -> str:
     """The formats that can hold a network."""
     fits = {"torchvision": is_torchvision(backbone.learner), "timm": is_timm(backbone.learner)}
     names = [form for form in FORMATS if fits.get("timm" if form == "huggingface" else form, True)]
@@ -48,11 +48,11 @@ def others(backbone: Backbone) -> str:
 
 def write(backbone: Backbone, form: str, folder: Path) -> None:
     """The files of a format but for the card."""
-    from rela_cli.commands.export.loading import as_json, loading_code
+    from rela_cli.commands.export.loading import json_text, loading_code
 
     WRITERS[form](backbone, folder)
     (folder / "load.py").write_text(loading_code(backbone, form), encoding="utf-8")
-    (folder / "preprocessing.json").write_text(as_json(backbone.preprocessing), encoding="utf-8")
+    (folder / "preprocessing.json").write_text(json_text(backbone.preprocessing), encoding="utf-8")
 
 
 def write_weights(backbone: Backbone, folder: Path) -> None:
@@ -64,21 +64,21 @@ def write_weights(backbone: Backbone, folder: Path) -> None:
 
 def write_timm(backbone: Backbone, folder: Path) -> None:
     """Weights, and config.json."""
-    from rela_cli.commands.export.loading import as_json, timm_config
+    from rela_cli.commands.export.loading import json_text, timm_config
 
     write_weights(backbone, folder)
-    (folder / "config.json").write_text(as_json(timm_config(backbone)), encoding="utf-8")
+    (folder / "config.json").write_text(json_text(timm_config(backbone)), encoding="utf-8")
 
 
 def write_pt2(backbone: Backbone, folder: Path) -> None:
     """A program of torch.export; preprocessing.json is in the file, too."""
     import torch
 
-    from rela_cli.commands.export.loading import as_json
+    from rela_cli.commands.export.loading import json_text
 
     network, example = fed(backbone)
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    facts = {"preprocessing.json": as_json(backbone.preprocessing)}
+    facts = {"preprocessing.json": json_text(backbone.preprocessing)}
     torch.export.save(program, folder / "model.pt2", extra_files=facts)
 
 
@@ -87,7 +87,7 @@ def write_onnx(backbone: Backbone, folder: Path) -> None:
     import onnx
     import torch
 
-    from rela_cli.commands.export.loading import as_json
+    from rela_cli.commands.export.loading import json_text
 
     network, example = fed(backbone)
     path, apart = folder / "model.onnx", sum(t.nbytes for t in backbone.state.values()) > EXTERNAL_DATA_BYTES
@@ -103,7 +103,7 @@ def write_onnx(backbone: Backbone, folder: Path) -> None:
         external_data=apart,
     )
     model = onnx.load(path, load_external_data=False)
-    onnx.helper.set_model_props(model, {"preprocessing": as_json(backbone.preprocessing)})
+    onnx.helper.set_model_props(model, {"preprocessing": json_text(backbone.preprocessing)})
     onnx.save(model, path)
 
 

@@ -214,6 +214,6 @@ def timm_config(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def as_json(facts: Any) -> str:
+def json_text(facts: Any) -> str:
     """JSON for people."""
     return json.dumps(facts, indent=2) + "\n"

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         for prior in config.prior.singles:
             locate.locate(prior)  # all that is missing is said before anything is computed
     runs = [made_targets(config) for config in configs]
-    found = [scores(entry, run) for entry, run in zip(request.entries, runs, strict=True)]
+    found = [scores_of(entry, run) for entry, run in zip(request.entries, runs, strict=True)]
     add_agreement(found, runs)
     best_first = ordered(found)
     show(best_first, runs[0], request.form)
@@ -90,11 +90,11 @@ def made_targets(config: Config) -> Run:
     return run
 
 
-def scores(entry: Candidate, run: Run) -> Scores:
+def scores_of(entry: Candidate, run: Run) -> Scores:
     """Everything that one prior can be scored by alone."""
     features, targets = run.features.manifest or {}, run.targets.manifest or {}
     width = min(Pipeline(run, "rela rank").learner_width(), targets["dim"]) if targets["ordered"] else targets["dim"]
-    explained, rank = spectrum(run, width)
+    explained, rank = variance_and_rank(run, width)
     by_labels = label_scores(run, width)
     labels, images = seen.label_facts(run.config.prior, run.dataset), run.lengths.train_samples
     return Scores(
@@ -118,7 +118,7 @@ def prior_name(run: Run) -> str:
     return locate.shown_name(replace(run.config.prior, name=run.called["prior"]))
 
 
-def spectrum(run: Run, width: int) -> tuple[float | None, float]:
+def variance_and_rank(run: Run, width: int) -> tuple[float | None, float]:
     """Share of the variance in the first `width` components, and the effective rank of the features."""
     from safetensors.torch import load_file
 
@@ -196,12 +196,12 @@ def ordered(found: Sequence[Scores]) -> list[Scores]:
 # ----------------------------------------------------------------------------------------------------------- screen
 
 RANK_COLUMNS: dict[str, Callable[[Scores], Cell]] = {
-    "lbfgs": lambda score: percent(score.lbfgs),
-    "knn": lambda score: percent(score.knn),
-    "stable": lambda score: percent(score.stability),
-    "explained\nvariance": lambda score: percent(score.explained),
+    "lbfgs": lambda score: percent_cell(score.lbfgs),
+    "knn": lambda score: percent_cell(score.knn),
+    "stable": lambda score: percent_cell(score.stability),
+    "explained\nvariance": lambda score: percent_cell(score.explained),
     "effective\nrank": lambda score: Cell(f"{score.effective_rank:.1f}"),
-    "agrees": lambda score: percent(score.agreement),
+    "agrees": lambda score: percent_cell(score.agreement),
     "features": lambda score: Cell(str(score.features)),
     "targets": lambda score: Cell(str(score.targets)),
     "ms an\nimage": lambda score: Cell(f"{score.milliseconds:.3g}"),
@@ -215,8 +215,8 @@ LEGEND = (
     ("agrees", f"mean share of {NEIGHBOURS} nearest neighbours in common with the other priors, %"),
     (MISSING, "not known"),
 )
-SEEN_LEGEND = (SEEN, "trained with the labels of this very dataset: not comparable, so it stands last")
-UNKNOWN_LEGEND = (UNKNOWN, "nobody says which labels it was trained with: NAME.card.labels_seen=[cifar10], [] for none")
+SEEN_WORDS = (SEEN, "trained with the labels of this very dataset: not comparable, so it stands last")
+UNKNOWN_WORDS = (UNKNOWN, "nobody says which labels it was trained with: NAME.card.labels_seen=[cifar10], [] for none")
 
 
 def show(found: Sequence[Scores], run: Run, form: str) -> None:
@@ -261,7 +261,7 @@ def ranking(found: Sequence[Scores], run: Run, heads: tuple[str, ...]) -> Grid:
     labels = tuple((str(i + 1), score.prior + mark(score)) for i, score in enumerate(found))
     marks = {mark(score) for score in found}
     legend = tuple(line for line in LEGEND if any(line[0].split(",")[0] in head for head in heads))
-    legend += tuple(line for line in (SEEN_LEGEND, UNKNOWN_LEGEND) if line[0] in marks)
+    legend += tuple(line for line in (SEEN_WORDS, UNKNOWN_WORDS) if line[0] in marks)
     rows = tuple(tuple(RANK_COLUMNS[head](score) for head in heads) for score in found)
     return Grid(title, ("", "prior"), heads, labels, rows, legend)
 
@@ -287,6 +287,6 @@ def shared_cell(score: Scores, name: str) -> Cell:
     return Cell(f"{100 * score.neighbours[name]:.0f} / {100 * score.cka[name]:.0f}")
 
 
-def percent(value: float | None) -> Cell:
+def percent_cell(value: float | None) -> Cell:
     """One digit behind the point, or a dash."""
     return Cell() if value is None else Cell(f"{100 * value:.1f}")

@@ -13,7 +13,7 @@ from rela_cli.report.grids.screen import write
 from rela_cli.report.page import page
 from rela_cli.report.results.collect import unfinished
 from rela_cli.report.results.comparison import Protocol, Result, protocols_of, results_in
-from rela_cli.report.results.options import Parser, results_at
+from rela_cli.report.results.options import ReportParser, results_at
 from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import write_text
 from rela_cli.store.notices import warn
@@ -69,9 +69,9 @@ def pictures(results: Sequence[Result], protocol: Protocol | None) -> Mapping[st
     return found
 
 
-def parser() -> Parser:
+def parser() -> ReportParser:
     """The command line of `rela report`."""
-    made = Parser(
+    made = ReportParser(
         "report", "One HTML file about the runs found at PATH: tables, plots, neighbours, cost, commands.", EXAMPLES
     )
     made.add_argument("--out", type=Path, metavar="FILE", help="default: outputs/report.html")

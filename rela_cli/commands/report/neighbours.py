@@ -27,7 +27,7 @@ PICTURE_SIDE = 96  # pixels of a picture at most
 IMAGES_AT_A_TIME = 256  # images at a time
 
 
-def neighbours(folder: Path) -> list[Neighbourhood]:
+def neighbours_of_run(folder: Path) -> list[Neighbourhood]:
     """For test images of as many classes as can be: the nearest train images, by the untrained and the trained learner.
 
     Raises:
@@ -39,7 +39,7 @@ def neighbours(folder: Path) -> list[Neighbourhood]:
 
     tree = run_config(folder)
     entry = images_of(folder)
-    train, test = (split_of(entry, name, tree) for name in ("train", "test"))
+    train, test = (split_of_run(entry, name, tree) for name in ("train", "test"))
     data = read_stats(entry)
     trained = load_backbone(folder)  # first: it refuses classes from elsewhere
     untrained = build_backbone(Part.from_tree(tree["learner"]), tree["seed"], data.size).eval()
@@ -74,7 +74,7 @@ def images_of(folder: Path) -> Entry:
     return entry
 
 
-def split_of(entry: Entry, name: str, tree: dict) -> Split:
+def split_of_run(entry: Entry, name: str, tree: dict) -> Split:
     """A split of the run's images; from the dataset's own files where they stay on disk.
 
     Raises:
@@ -141,6 +141,6 @@ def png(pixels: Tensor) -> bytes:
 def neighbours_or_why(folder: Path) -> list[Neighbourhood] | str:
     """The nearest neighbours of a run, or a sentence that says why there are none."""
     try:
-        return neighbours(folder)
+        return neighbours_of_run(folder)
     except (RelaError, OSError, KeyError) as error:
         return f"none: {error}"

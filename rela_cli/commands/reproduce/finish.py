@@ -47,7 +47,7 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
     stands = list(claims(runs, JUDGED[profile]))
     if stands:
         say(f"\n{runs.table.whose}, by {JUDGED[profile]}")
-    for line in standing(profile) if stands else ():
+    for line in how_claims_stand(profile) if stands else ():
         say(f"  {line}")
     for line in stands:
         say(line)
@@ -55,7 +55,7 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
         return
     every += told
     if stands:
-        markdown += [f"## {runs.table.whose}\n", f"By {JUDGED[profile]}. {' '.join(standing(profile))}\n"]
+        markdown += [f"## {runs.table.whose}\n", f"By {JUDGED[profile]}. {' '.join(how_claims_stand(profile))}\n"]
         markdown += [f"- {line.strip()}" for line in stands]
     write_text(out / "table.md", "\n".join(markdown) + "\n", "--out=FOLDER")
     write_text(out / "table.csv", text_of("table", [*every, "--format", "csv"]), "--out=FOLDER")
@@ -64,7 +64,7 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
     say(f"\n  table, plots and report: {out}")
 
 
-def standing(profile: str) -> list[str]:
+def how_claims_stand(profile: str) -> list[str]:
     """How to read the claims, in lines of a screen's width."""
     lines = (*STANDING, WORTHLESS) if profile == "smoke" else STANDING
     return textwrap.wrap(" ".join(lines), LINE_WIDTH)
@@ -105,13 +105,13 @@ def claims(runs: PlannedRuns, protocol: str) -> Iterator[str]:
     from rela_cli.report.differences.paired import paired
 
     for claim in runs.table.claims:
-        better = scores(runs, claim.section, claim.better, claim.budget, protocol)
-        than = scores(runs, claim.section, claim.than, claim.than_budget, protocol)
+        better = top1_by_seed(runs, claim.section, claim.better, claim.budget, protocol)
+        than = top1_by_seed(runs, claim.section, claim.than, claim.than_budget, protocol)
         difference = paired({seed: better[seed] - than[seed] for seed in sorted(better.keys() & than.keys())})
         yield f"  {claim.text}: {standing_text(difference, claim.margin)}"
 
 
-def scores(runs: PlannedRuns, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
+def top1_by_seed(runs: PlannedRuns, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
     """Top-1 by seed."""
     found = {}
     for planned in runs.by_place.get((section, name, budget), []):

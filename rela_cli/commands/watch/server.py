@@ -60,7 +60,7 @@ class Server(ThreadingHTTPServer):
             "watch.js": lambda _: text_file("watch.js"),
             "page.css": lambda _: ("text/css", page.CSS.encode()),
             "watch.css": lambda _: text_file("watch.css"),
-            "state.json": lambda _: as_json(self.watcher.state()),
+            "state.json": lambda _: json_answer(self.watcher.state()),
             "curve.json": self.curve,
             "table.html": lambda _: ("text/html", self.table.html().encode()),
         }
@@ -68,7 +68,7 @@ class Server(ThreadingHTTPServer):
     def curve(self, query: dict[str, list[str]]) -> Answer | None:
         """The curve of the run named."""
         found = self.watcher.curve(query.get("run", [""])[0])
-        return None if found is None else as_json(found)
+        return None if found is None else json_answer(found)
 
 
 class PageHandler(BaseHTTPRequestHandler):
@@ -151,7 +151,7 @@ def text_file(name: str) -> Answer:
     return kinds[Path(name).suffix], (PAGE_FOLDER / name).read_bytes()
 
 
-def as_json(value: Any) -> Answer:
+def json_answer(value: Any) -> Answer:
     """A value, without what JSON does not know: a loss may be nan."""
     return "application/json", json.dumps(finite(value)).encode()
 

@@ -73,7 +73,7 @@ class Watcher:
         """A run, read again if one of its files has changed."""
         stamp = tuple(stamp_of(folder / name) for name in WATCHED_FILES)
         before = self.seen.get(folder)
-        return before if before and before.stamp == stamp else read(folder, stamp)
+        return before if before and before.stamp == stamp else read_run(folder, stamp)
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
@@ -85,7 +85,7 @@ def stamp_of(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def read(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Seen:
+def read_run(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Seen:
     """What there is to say of a run. Damaged or half-written files say nothing."""
     manifest, result = (read_json(folder / name) or {} for name in ("manifest.json", "result.json"))
     records = read_jsonl(folder / "metrics.jsonl") if stamp[1][1] else []
@@ -103,7 +103,7 @@ def read(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Seen:
         "beside": {key: comparison_words(result, key) for key in top1_by_protocol(result)},
         "cost": cost(result),
     }
-    return Seen(stamp, facts, thinned(curve_of(records)))
+    return Seen(stamp, facts, thinned(loss_rows(records)))
 
 
 def progress(folder: Path, records: Sequence[Facts], result: Facts) -> Facts:
@@ -132,7 +132,7 @@ def newest(records: Sequence[Facts]) -> Facts:
     return found
 
 
-def curve_of(records: Sequence[Facts]) -> list[list[Any]]:
+def loss_rows(records: Sequence[Facts]) -> list[list[Any]]:
     """[step, loss, phase] of each record that has them."""
     rows = [[record.get("step"), record.get("loss"), record.get("phase")] for record in records]
     return [row for row in rows if is_number(row[0]) and is_number(row[1])]

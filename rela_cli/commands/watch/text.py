@@ -27,10 +27,10 @@ def drawn(state: Facts, width: int, rows: int | None) -> Group:
         )
     failures = [Text(f"{printable(run['name'])}: {printable(run['reason'])}") for run in shown if run["reason"]]
     hidden = [Text(f"{len(runs) - len(shown)} more runs")] if len(shown) < len(runs) else []
-    return Group(Text(counts(runs)), table, *hidden, *failures)
+    return Group(Text(state_counts(runs)), table, *hidden, *failures)
 
 
-def counts(runs: list[Facts]) -> str:
+def state_counts(runs: list[Facts]) -> str:
     """'2 running, 14 finished'."""
     states = [run["status"] for run in runs]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no runs yet"

@@ -36,12 +36,12 @@ def one_box(view: View, flip: bool, limits: Tensor, samples: Tensor, number: int
 def cut(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """The views of images (B, 3, H, H) uint8 by boxes (B, 5), as the uint8 pixels that a prior takes: (B, 3, S, S)."""
     grid = ResampleGrid.of(images.shape[-1], size, images.device)
-    start, side, mirrored = parts(boxes)
+    start, side, mirrored = box_parts(boxes)
     shown = crop_resize(images.float() / 255, start, side, [grid], flip=mirrored)
     return (shown * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def parts(boxes: Tensor) -> Place:
+def box_parts(boxes: Tensor) -> Place:
     """(B, 5) -> the first pixel and the length of (vertical, horizontal), (2, B) float32 each, and is mirrored (B,)."""
     numbers = boxes.T.float()
     return numbers[:2], numbers[2:4], numbers[4] > 0
@@ -64,7 +64,7 @@ class CachedViews:
     def places(self, rows: Tensor, epoch: int, views: int) -> list[Place]:
         """Where so many views of samples (B,) are cut in an epoch, on the device of `rows`."""
         own = rows.to(self.boxes.device)
-        return [parts(self.boxes[own, which].to(rows.device)) for which in self.chosen(own, epoch, views)]
+        return [box_parts(self.boxes[own, which].to(rows.device)) for which in self.chosen(own, epoch, views)]
 
     def targets_of(self, rows: Tensor, epoch: int, views: int) -> list[Tensor]:
         """What the prior made of these views, (B, k) float32 of each, on the device of `rows`."""

@@ -76,7 +76,7 @@ def fast_jpeg_bytes(source: ImageSource, size: int | None) -> bytes | None:
     if jpegs.decoder() is None or not (blob or str(source).lower().endswith(JPEGS)):
         return None
     try:
-        data = source.data if isinstance(source, Blob) else jpegs.read(source)
+        data = source.data if isinstance(source, Blob) else jpegs.read_file(source)
     except OSError:  # Pillow says it better
         return None
     return data if jpegs.is_plain(data, 2 * REDUCING_GAP * size if size else None) else None
@@ -84,7 +84,7 @@ def fast_jpeg_bytes(source: ImageSource, size: int | None) -> bytes | None:
 
 def decode_bytes(source: ImageSource, data: bytes | None, size: int | None) -> Pixels:
     """An image from what `plain` gave for it."""
-    pixels = None if data is None else jpegs.decode(data)
+    pixels = None if data is None else jpegs.decode_plain(data)
     if pixels is None:
         return decode_with_pillow(source, size)
     if size is None or pixels.shape[:2] == (size, size):

@@ -71,7 +71,7 @@ def is_plain(data: bytes, reduced: int | None) -> bool:
     return not reduced or min(sides) < reduced
 
 
-def decode(data: bytes) -> np.ndarray | None:
+def decode_plain(data: bytes) -> np.ndarray | None:
     """(H, W, 3) uint8 of a plain JPEG; None where simplejpeg is not to be used, or has anything to say against it."""
     decode_jpeg = decoder()
     try:
@@ -99,7 +99,7 @@ def frame(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def read(path: str | os.PathLike[str]) -> bytes:
+def read_file(path: str | os.PathLike[str]) -> bytes:
     """All of a file; two calls of the system fewer than `Path.read_bytes`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

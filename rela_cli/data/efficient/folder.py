@@ -129,7 +129,7 @@ def read_facts(root: Path) -> Facts:
     try:
         facts, has_seal = load_json(path)
     except FileNotFoundError:
-        raise MissingError(f"{root} holds {what_is_there(root)}") from None
+        raise MissingError(f"{root} holds {why_not_there(root)}") from None
     except (OSError, Damaged) as error:
         raise MissingError(f"{path} is damaged: {reason_of(error)}; {MEND}") from error
     if facts.get("format") != FORMAT:
@@ -139,7 +139,7 @@ def read_facts(root: Path) -> Facts:
     return facts
 
 
-def what_is_there(root: Path) -> str:
+def why_not_there(root: Path) -> str:
     """In words, where there is no efficient.json."""
     if (root / BEGUN).exists():
         return "an efficient dataset that is not finished: the same `rela convert` goes on with it"

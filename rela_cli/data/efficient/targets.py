@@ -17,7 +17,7 @@ from rela_cli.store.files import Facts
 from rela_cli.store.row_file import DTYPES, RowFileWriter
 
 
-def mapped(folder: EfficientFolder, split: str) -> list[Tensor]:
+def mapped_targets(folder: EfficientFolder, split: str) -> list[Tensor]:
     """The targets of each shard, (n, k) fp16 or fp32, mapped from disk: what is not used is not read."""
     return [safe_open(path, "pt").get_tensor("targets") for path in folder.shards(split)]
 
@@ -49,7 +49,7 @@ class ShardedTargets:
         return found
 
 
-def write_view_targets(folder: EfficientFolder, place: Path) -> Facts:
+def bring_view_targets(folder: EfficientFolder, place: Path) -> Facts:
     """The same of light views: what stage transport had made of them.
 
     Raises:
@@ -62,7 +62,7 @@ def write_view_targets(folder: EfficientFolder, place: Path) -> Facts:
     return dict(folder.facts["made"]["view_targets"])
 
 
-def write_targets(folder: EfficientFolder, place: Path) -> Facts:
+def bring_targets(folder: EfficientFolder, place: Path) -> Facts:
     """What stage transport would have left in an entry of the cache, byte for byte; facts for its manifest.
 
     Raises:
@@ -70,7 +70,7 @@ def write_targets(folder: EfficientFolder, place: Path) -> Facts:
     """
     check_files(folder, {MAP, *(path.name for split in folder.splits for path in folder.shards(split))})
     for split, facts in folder.splits.items():
-        write_rows(place / f"{split}.safetensors", mapped(folder, split), facts["samples"], facts["type"])
+        write_rows(place / f"{split}.safetensors", mapped_targets(folder, split), facts["samples"], facts["type"])
     shutil.copyfile(folder.root / MAP, place / "map.safetensors")
     return dict(folder.facts["made"]["targets"])
 

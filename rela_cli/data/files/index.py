@@ -259,7 +259,7 @@ def list_images(
     index = Index(root, list(tops), None if only is None else sorted(only), frozenset(sorted_tops))
     folder = cache / "index" / index.place if cache else None
     if folder and not afresh:
-        remember(index, folder)
+        recall(index, folder)
     index.read()
     if folder and index.count() >= REMEMBERED and index.found is not index.known:
         with suppress(OSError):  # it would only have saved time
@@ -270,7 +270,7 @@ def list_images(
 # ---------------------------------------------------------------------------------------------------------- on disk
 
 
-def remember(index: Index, folder: Path) -> None:
+def recall(index: Index, folder: Path) -> None:
     """Put what an earlier start has found into `index`, if it is all there and as it was written."""
     path = folder / "index.json"
     if not path.exists():

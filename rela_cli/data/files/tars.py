@@ -19,12 +19,12 @@ from rela_cli.data.files.shard_index import ShardIndex
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.files import reason_of
 
-BLOCK = 512  # bytes; a tar consists of such blocks, and ends with some of zeros
+TAR_BLOCK = 512  # bytes; a tar consists of such blocks, and ends with some of zeros
 LONGEST_LABEL = 1 << 20  # bytes of a file with labels
 
 
 @dataclass
-class Sample:
+class TarSample:
     """The files of one sample: by their extension where each begins, and how long it is."""
 
     key: str
@@ -32,7 +32,7 @@ class Sample:
     label: bytes | None = None
 
 
-def samples_in(path: Path, label: str) -> Iterator[Sample]:
+def samples_in(path: Path, label: str) -> Iterator[TarSample]:
     """The samples of a shard, in order, each with the content of its label file.
 
     Raises:
@@ -40,7 +40,7 @@ def samples_in(path: Path, label: str) -> Iterator[Sample]:
         ConfigError: the files of a sample do not stand together.
     """
     seen: set[str] = set()
-    sample: Sample | None = None
+    sample: TarSample | None = None
     with path.open("rb") as file:
         for member in members_of(file, path):
             folder, slash, base = member.name.rpartition("/")
@@ -54,7 +54,7 @@ def samples_in(path: Path, label: str) -> Iterator[Sample]:
                 if key in seen:
                     raise ConfigError(f"{path}: the files of sample {key} do not stand together: write the shard again")
                 seen.add(key)
-                sample = Sample(key)
+                sample = TarSample(key)
             sample.files[extension.lower()] = (member.offset_data, member.size)
             if extension.lower() == label and member.size <= LONGEST_LABEL:
                 place = file.tell()
@@ -86,7 +86,7 @@ def members_of(file: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
     except (tarfile.TarError, OSError) as error:
         raise MissingError(f"{path} cannot be read as a tar file: {reason_of(error)}; copy it again") from error
     file.seek(end)
-    last = file.read(BLOCK)
+    last = file.read(TAR_BLOCK)
     if not last:
         raise MissingError(f"{path} is cut short: the zeros that end a tar file are not there; copy it again")
     if any(last):
@@ -119,7 +119,7 @@ def index_of(path: Path, images: Sequence[str], label: str) -> ShardIndex:
     return ShardIndex(*numbers, *(np.array(column, dtype=np.bytes_) for column in (name, labels)))
 
 
-def label_in(sample: Sample, of_json: str, path: Path) -> bytes:
+def label_in(sample: TarSample, of_json: str, path: Path) -> bytes:
     """A sample's label as text; empty where it has none."""
     if sample.label is None or not of_json:
         return (sample.label or b"").strip()

@@ -10,7 +10,7 @@ Colour = tuple[float, ...]  # red, green, blue, from 0 to 1
 
 def readable_ink(colour: str, ground: str) -> str:
     """`colour` as it is, or as little darker or lighter as gives it the contrast with its ground; both as #rrggbb."""
-    start, end = parts(colour), (0.0,) * 3 if luminance(parts(ground)) > 0.18 else (1.0,) * 3
+    start, end = rgb(colour), (0.0,) * 3 if luminance(rgb(ground)) > 0.18 else (1.0,) * 3
     for step in range(INK_STEPS + 1):
         share = step / INK_STEPS
         shade = hexed(tuple((1 - share) * one + share * other for one, other in zip(start, end, strict=True)))
@@ -21,7 +21,7 @@ def readable_ink(colour: str, ground: str) -> str:
 
 def contrast(one: str, other: str) -> float:
     """From 1, the same, to 21, black on white."""
-    dark, light = sorted(luminance(parts(colour)) for colour in (one, other))
+    dark, light = sorted(luminance(rgb(colour)) for colour in (one, other))
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -31,7 +31,7 @@ def luminance(colour: Colour) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def parts(colour: str) -> Colour:
+def rgb(colour: str) -> Colour:
     """Red, green and blue of #rrggbb."""
     return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
 

@@ -64,7 +64,7 @@ def training_figure(group: Group, budget: float) -> Figure:
     for axes, panel in zip(panels, kept, strict=False):
         for (_, style, dash, results, _), curves in zip(shown, found[panel], strict=True):
             draw_curves(axes, curves, style, dash, seeds=not crowded)
-            for step in switches(results, crowded):
+            for step in switch_steps(results, crowded):
                 axes.axvline(step, color=style.colour, ls=":", lw=1, alpha=0.8)
         axes.set_title(panel[0].format(method=dict(group.shared).get("method", "method")))
         whole_steps(axes, last)
@@ -131,7 +131,7 @@ def with_curves(group: Group, budget: float) -> Iterator[Way]:
             yield column.name, style, dash, results, curves
 
 
-def switches(results: Sequence[Result], mean: bool) -> set[float]:
+def switch_steps(results: Sequence[Result], mean: bool) -> set[float]:
     """The steps at which phase 1 ended, or their mean."""
     steps = {float(result.raw["switch_step"]) for result in results if result.raw.get("switch_step")}
     return {statistics.fmean(steps)} if mean and steps else steps

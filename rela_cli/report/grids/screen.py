@@ -57,12 +57,12 @@ def print_rich(grids: Sequence[Grid], notes: Sequence[str], console: Console | N
     shown = [found for grid in grids for found in _shown(grid, console)]
     last = {line: number for number, (grid, _) in enumerate(shown) for line in grid.needed}
     for number, (grid, more) in enumerate(shown):
-        console.print(_text(grid.title, console, "bold"))
+        console.print(_rich_text(grid.title, console, "bold"))
         for table in _fitting(grid, console):
             console.print(table)
         _print_legend([line for line in grid.needed if last[line] == number], more, console)
     for note in notes:
-        console.print(_text(printable(f"note: {note}"), console))
+        console.print(_rich_text(printable(f"note: {note}"), console))
 
 
 def _shown(whole: Grid, console: Console) -> Iterator[tuple[Grid, list[str]]]:
@@ -71,7 +71,7 @@ def _shown(whole: Grid, console: Console) -> Iterator[tuple[Grid, list[str]]]:
     if not grid.cells:
         return
     grid, more = brief(grid), [f"no result: {', '.join(gone)}"] * bool(gone)
-    if not grid.parts or _whole(grid, console):
+    if not grid.parts or _one_table(grid, console):
         yield grid, more
     elif grid.rest:
         yield grid.parts[0], [*more, grid.rest]
@@ -87,7 +87,7 @@ def _print_legend(legend: Sequence[tuple[str, str]], more: Sequence[str], consol
     words = [f"{word}: {meaning}" for word, meaning in legend if word not in MARK_WORDS]
     text = Text("; ").join(_mark(*line, console) for line in marks)
     for line in filter(
-        None, (text, _text("; ".join(words), console, "dim"), *(_text(one, console, "dim") for one in more))
+        None, (text, _rich_text("; ".join(words), console, "dim"), *(_rich_text(one, console, "dim") for one in more))
     ):
         console.print(line)
     console.print()
@@ -96,7 +96,7 @@ def _print_legend(legend: Sequence[tuple[str, str]], more: Sequence[str], consol
 def _mark(mark: str, meaning: str, console: Console) -> Text:
     """A mark as it looks in the table, and its meaning."""
     names = MARK_WORDS | ({BEST: "bold", ABOVE: "underlined"} if _styled(console) else {})
-    return _text(names[mark], console, MARK_STYLES[mark]) + _text(f": {meaning}", console, "dim")
+    return _rich_text(names[mark], console, MARK_STYLES[mark]) + _rich_text(f": {meaning}", console, "dim")
 
 
 def _styled(console: Console) -> bool:
@@ -107,7 +107,7 @@ def _styled(console: Console) -> bool:
 # --------------------------------------------------------------------------------------------------- the widths
 
 
-def _whole(grid: Grid, console: Console) -> Table | None:
+def _one_table(grid: Grid, console: Console) -> Table | None:
     """One table with a line a row, the rows as columns if need be; None if it does not fit on the screen."""
     return _first_fit((grid, transposed(grid)), console, None)
 
@@ -150,12 +150,12 @@ def _table(grid: Grid, columns: Sequence[int], console: Console, width: int | No
     """The chosen columns; `width` breaks labels and heads into lines, `tight` breaks cells too."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for head in grid.label_heads:
-        table.add_column(_text(head, console), overflow="fold")
+        table.add_column(_rich_text(head, console), overflow="fold")
     for column in columns:
-        table.add_column(_text(_broken(grid.heads[column], width), console), justify="right", overflow="fold")
+        table.add_column(_rich_text(_broken(grid.heads[column], width), console), justify="right", overflow="fold")
     shown = [_column([row[j] for row in grid.cells], grid.heads[j], console, tight) for j in columns]
     for labels, *cells in zip(said_once(grid.labels), *shown, strict=True):
-        names = [_text(_broken(label, width, "  "), console) for label in labels]
+        names = [_rich_text(_broken(label, width, "  "), console) for label in labels]
         table.add_row(*names, *cells)
     return table
 
@@ -217,6 +217,6 @@ def _filled(line: str, width: int, indent: str) -> str:
     return wrapper.fill(" ".join(words))
 
 
-def _text(text: str, console: Console, style: str = "") -> Text:
+def _rich_text(text: str, console: Console, style: str = "") -> Text:
     """Text, never markup: a label such as [0.5,1] would be read as a tag."""
     return Text(speakable(printable(text, lines=True), console.encoding), style)

@@ -22,7 +22,7 @@ COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 THEMED = {INK: "--ink", SOFT: "--soft", GRID: "--grid", PAPER: "--paper", PRIOR_STYLES["plain"][0]: "--plain"}
 
 
-def section(title: str, inside: str) -> str:
+def page_section(title: str, inside: str) -> str:
     """A part of the page; nothing where there is nothing to say."""
     return f"<section><h2>{escape(title)}</h2>\n{inside}</section>" if inside else ""
 
@@ -40,7 +40,7 @@ def with_line_breaks(text: str) -> str:
 def grids_html(grids: Sequence[Grid]) -> str:
     """Tables without what is empty in them; what a mark means is said once, at the last table that has it."""
     full = [(grid, gone) for grid, gone in map(without_empty, grids) if grid.cells]
-    shown = [(upright(one), gone) for grid, gone in full for one in pieces(brief(grid))]
+    shown = [(made_tall(one), gone) for grid, gone in full for one in pieces(brief(grid))]
     last = {line: number for number, (grid, _) in enumerate(shown) for line in grid.needed}
     return "".join(
         grid_html(grid, legend_html([line for line in grid.needed if last[line] == number], gone))
@@ -61,7 +61,7 @@ def pieces(grid: Grid) -> tuple[Grid, ...]:
     return grid.parts if grid.rest and len(grid.heads) > BROAD else (grid,)
 
 
-def upright(grid: Grid) -> Grid:
+def made_tall(grid: Grid) -> Grid:
     """The rows of a broad table as columns, where they are fewer: a page is higher than it is broad."""
     return transposed(grid) if len(grid.heads) > max(BROAD, len(grid.labels)) else grid
 

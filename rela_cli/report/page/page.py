@@ -14,7 +14,7 @@ from rela_cli.report.differences.paired import AXES, cost_share, difference_at_b
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
 from rela_cli.report.figures.series import Group, groups_of
 from rela_cli.report.grids.cells import MISSING, or_missing
-from rela_cli.report.page.html import dark_shades, details, figure_html, grids_html, section
+from rela_cli.report.page.html import dark_shades, details, figure_html, grids_html, page_section
 from rela_cli.report.results import run_files
 from rela_cli.report.results.comparison import (
     Column,
@@ -74,13 +74,13 @@ def page(found: PageInputs) -> str:
     title = found.heading or heading(groups)
     body = [
         f"<header><h1>{escape(title)}</h1>{glance(found, groups)}</header>",
-        section("Accuracy", tables(found)),
-        section("On other data", on_other_data(found)),
-        section("Plots", figures(found)),
-        section("Nearest neighbours", neighbours(found.neighbours)),
-        section("Cost", grids_html(grids_of(found.results, [], Parts(cost=True)))),
-        section("What was run", run_table(found) + notes(found)),
-        section("To repeat it", commands(found.results) + configs(groups) + versions_section(found.results)),
+        page_section("Accuracy", tables(found)),
+        page_section("On other data", on_other_data(found)),
+        page_section("Plots", figures(found)),
+        page_section("Nearest neighbours", neighbours_section(found.neighbours)),
+        page_section("Cost", grids_html(grids_of(found.results, [], Parts(cost=True)))),
+        page_section("What was run", run_table(found) + notes(found)),
+        page_section("To repeat it", commands(found.results) + configs(groups) + versions_section(found.results)),
     ]
     shades = dark_shades("".join(body))
     head = (
@@ -216,7 +216,7 @@ def figures(found: PageInputs) -> str:
 # -------------------------------------------------------------------------------------------------- neighbours
 
 
-def neighbours(by_run: Mapping[str, Sequence[Neighbourhood] | str]) -> str:
+def neighbours_section(by_run: Mapping[str, Sequence[Neighbourhood] | str]) -> str:
     """A grid of images for each run shown, or why there is none."""
     return "".join(
         f"<h3>{escape(name)}</h3>" + (f"<p class=note>{escape(what)}</p>" if isinstance(what, str) else grid_of(what))

@@ -41,7 +41,7 @@ def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = Non
     """
     found: list[str] = []
     files = dict.fromkeys(file.resolve() for file in _files(paths, found))
-    results = _distinct((result for file in files if (result := _read(file, found))), found)
+    results = _distinct((result for file in files if (result := _read_result(file, found))), found)
     if not results:
         where = ", ".join(map(str, paths)) or "nowhere"
         raise MissingError("\n".join([f"no result.json found in {where}; `rela train` makes one", *found]))
@@ -91,7 +91,7 @@ def _is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("result.json", "manifest.json", "config.yaml"))
 
 
-def _read(file: Path, problems: list[str]) -> dict[str, Any] | None:
+def _read_result(file: Path, problems: list[str]) -> dict[str, Any] | None:
     """One result, or None and a problem that names the file."""
     try:
         result, has_seal = load_json(file)

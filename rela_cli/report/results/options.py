@@ -16,7 +16,7 @@ from rela_cli.report.results.prior_names import prior_and_name
 PATHS = "outputs folder, folder of runs, run folder or result.json (default: outputs)"
 
 
-class Parser(arguments.Parser):
+class ReportParser(arguments.Parser):
     """What table, plot and report have in common: which runs, and what they are called."""
 
     def __init__(self, command: str, description: str, examples: Sequence[str]) -> None:

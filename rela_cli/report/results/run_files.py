@@ -24,14 +24,14 @@ def read_jsonl(path: Path) -> list[LogLine]:
     except OSError as error:
         warn_once(f"{path}: {reason_of(error)}; plots go without it")
         return []
-    found = [record for text in whole if (record := _record(text, path.name)) is not None]
+    found = [record for text in whole if (record := _parsed_line(text, path.name)) is not None]
     if len(found) < len(whole):
         warn_once(f"{path}: {len(whole) - len(found)} of {len(whole)} lines are damaged and left out of plots")
-    unfinished = _record(last, path.name)
+    unfinished = _parsed_line(last, path.name)
     return found if unfinished is None else [*found, unfinished]
 
 
-def _record(text: bytes, name: str) -> LogLine | None:
+def _parsed_line(text: bytes, name: str) -> LogLine | None:
     """A line whose values are numbers, words or nothing, and have what plots of such a file cannot do without."""
     try:
         line = parsed(text)

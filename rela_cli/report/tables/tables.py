@@ -71,12 +71,12 @@ def score_grids(results: Sequence[Result], protocols: Sequence[Protocol], every:
         here = [protocol for protocol in protocols if protocol in protocols_of(some)]
         if here:
             parts = tuple(score_grid(some, [protocol]) for protocol in here) if len(here) > 1 else ()
-            rest = "" if every else others(here[1:])
+            rest = "" if every else other_protocols(here[1:])
             found.append(replace(score_grid(some, here), parts=parts, rest=rest))
     return found
 
 
-def others(protocols: Sequence[Protocol]) -> str:
+def other_protocols(protocols: Sequence[Protocol]) -> str:
     """How to see what a narrow screen leaves out."""
     names = list(dict.fromkeys(protocol.name for protocol in protocols))
     return f"also measured: {', '.join(names)}; --protocol=all shows them too" if names else ""
@@ -171,17 +171,17 @@ def _both(time: Cell, work: Cell) -> Cell:
 
 
 def _sizes(account: Account, has_switch: bool) -> list[Cell]:
-    switch = _whole(account.switch_step) if account.switch_step is not None or not has_switch else "never"
+    switch = _whole_number(account.switch_step) if account.switch_step is not None or not has_switch else "never"
     sizes = (
-        _whole(account.samples_seen),
-        _whole(account.steps),
+        _whole_number(account.samples_seen),
+        _whole_number(account.steps),
         switch,
         or_missing(account.peak_memory_bytes, partial(as_si, unit="B")),
     )
     return [Cell(size) for size in sizes]
 
 
-def _whole(value: float | None) -> str:
+def _whole_number(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
@@ -197,7 +197,7 @@ def records(results: Sequence[Result], protocols: Sequence[Protocol], parts: Par
             seen = [saw_labels(results, row, column) for column in columns]
             marks = best_and_above(scores, columns, seen)
             for column, value, saw, mark in zip(columns, scores, seen, marks, strict=True):
-                record = _record(protocol, row, column, value, *mark) | {
+                record = _score_record(protocol, row, column, value, *mark) | {
                     "prior_saw_labels": saw,
                     "labels_unknown": label_mark(results, row, column) == UNKNOWN,
                 }
@@ -211,7 +211,7 @@ def records(results: Sequence[Result], protocols: Sequence[Protocol], parts: Par
     return found
 
 
-def _record(
+def _score_record(
     protocol: Protocol, row: Row, column: Column, value: Score | None, best: bool, above: bool
 ) -> dict[str, Any]:
     return {

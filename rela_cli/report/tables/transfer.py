@@ -89,7 +89,7 @@ def line_of(runs: Sequence[Result], labels: tuple[str, ...], fresh: TransferRow,
     """The row of some runs that differ in their seed alone; what the untrained learner reaches goes to `fresh`."""
     line = TransferRow(labels, True)
     for run in runs:
-        for facts in read(run.folder, problems):
+        for facts in read_numbers(run.folder, problems):
             line.add(dataset_of(facts), run.seed, measured_by(facts.get("probe")), mark_of(facts))
             fresh.add(dataset_of(facts), run.seed, as_online(measured_by(facts.get("untrained"))), "")
         own, mark = own_dataset(run), mark_of(run.raw) if run.variant else ""
@@ -101,7 +101,7 @@ def line_of(runs: Sequence[Result], labels: tuple[str, ...], fresh: TransferRow,
 
 def prior_line(folder: Path, problems: list[str]) -> TransferRow:
     """The row of a prior."""
-    files = list(read(folder, problems))
+    files = list(read_numbers(folder, problems))
     title = str(files[0].get("judged", folder.name)) if files else folder.name
     line = TransferRow(("", "", "", "", "", f"{title} alone"), False)
     for facts in files:
@@ -125,7 +125,7 @@ def as_online(measured: Mapping[Protocol, float]) -> dict[Protocol, float]:
     return {Protocol(protocol.name, "online"): top1 for protocol, top1 in measured.items()}
 
 
-def read(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+def read_numbers(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """The files of numbers beside a run; what cannot be used goes to `problems`."""
     for path in files_in(folder):
         try:

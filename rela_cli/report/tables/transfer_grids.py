@@ -62,12 +62,12 @@ def grid_on(lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], p
         (*line.labels[:-1], line.labels[-1].replace("untrained", FRESH[is_tuned(protocol)])) for line in shown
     ]
     title, heads, labels = without_constants(TRANSFER_HEADS, every_label, keep=1)
-    what = f"{measure_of(protocol)} % by {shown_name(protocol)}"
+    what = f"{measure_of(protocol)} % by {with_network(protocol)}"
     rows = tuple(zip(*cells, strict=True))
     return Grid(" · ".join([*title, what]), heads, heads_of(datasets), labels, rows, legend_of(rows, counts, protocol))
 
 
-def shown_name(protocol: Protocol) -> str:
+def with_network(protocol: Protocol) -> str:
     """lbfgs (online)"""
     return f"{protocol.name} ({protocol.network})"
 
@@ -141,7 +141,7 @@ def difference_grids(
             continue
         title, heads, labels = without_constants(TRANSFER_HEADS, [pairs[i][0].labels for i in kept], keep=1)
         what = " · ".join(
-            [*title, f"minus {FRESH[is_tuned(protocol)]}, points of {measure_of(protocol)} by {shown_name(protocol)}"]
+            [*title, f"minus {FRESH[is_tuned(protocol)]}, points of {measure_of(protocol)} by {with_network(protocol)}"]
         )
         found.append(
             paired_grid(
