@@ -89,7 +89,7 @@ class EfficientDataset:
         return torch.device("cpu") if self.moved is None else self.moved.device
 
     def to(self, device: str | torch.device) -> EfficientDataset:
-        """The same with all targets in that device's memory, N x k of 2 bytes; on the CPU they are read as needed."""
+        """This dataset with all targets in a device's memory, N x k of 2 bytes; on the CPU they are read as needed."""
         other = EfficientDataset(self.dataset, self.split)
         other.moved = torch.cat(self.rows.parts).to(device)
         return other
@@ -221,13 +221,13 @@ class EfficientDataset:
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Of each channel of the train images, in [0, 1]."""
+        """The mean of each channel of the train images, in [0, 1]."""
         red, green, blue = self.dataset.folder.facts["made"]["images"]["mean"]
         return red, green, blue
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Of each channel of the train images, in [0, 1]."""
+        """The standard deviation of each channel of the train images, in [0, 1]."""
         red, green, blue = self.dataset.folder.facts["made"]["images"]["std"]
         return red, green, blue
 

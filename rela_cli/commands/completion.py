@@ -35,5 +35,5 @@ def values(parser: Parser, action: argparse.Action) -> Iterable[str]:
 
 
 def fitting(names: Iterable[str], words: Sequence[str]) -> list[str]:
-    """Those that begin as the last word does."""
+    """The names that begin as the last word does."""
     return [name for name in names if name.startswith(words[-1] if words else "")]

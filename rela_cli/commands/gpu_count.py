@@ -56,7 +56,7 @@ def table_lines(steps: dict[int, StepCount]) -> list[str]:
 
 
 def table_line(part: str, numbers: Sequence[int | None], what: str) -> str:
-    """Of the table."""
+    """A line of the table."""
     return (f"{part:<10}" + "".join(f"{'-' if n is None else n:>9}" for n in numbers) + f"   {what}").rstrip()
 
 
@@ -88,5 +88,5 @@ def as_ms(numbers: Sequence[float]) -> str:
 
 
 def phases(config: Config) -> tuple[int, ...]:
-    """Those that a run of these settings has."""
+    """The phases that a run of these settings has."""
     return (2,) if config.is_plain else (1, 2)

@@ -196,7 +196,7 @@ def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> PlanSizes:
 
 
 def rate_of(of: Footprint, given: float | None) -> CostRates:
-    """Of training, as it is given or by trial."""
+    """The rates of training: as given, or by trial."""
     if given:
         return CostRates(1 / given, 1 / given, of.flops, of.trained)
     import torch
@@ -207,7 +207,7 @@ def rate_of(of: Footprint, given: float | None) -> CostRates:
 
 
 def speed_of(of: Footprint, given: float | None) -> Speed:
-    """Of extraction, as it is given or by trial."""
+    """The speed of extraction: as given, or by trial."""
     return Speed(1 / given, 0.0) if given else prior_speed(of)
 
 

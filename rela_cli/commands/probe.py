@@ -89,7 +89,7 @@ def outputs_of(line: CommandLine) -> Path:
 
 
 def finished_runs(names: Sequence[str], outputs: Path) -> list[RunFolder]:
-    """The runs meant, each once; of several those without a backbone are left out, which is said.
+    """The runs that are meant, each once. Of several, those without a backbone are left out with a warning.
 
     Raises:
         MissingError: no such run, or none of them is trained.

@@ -143,7 +143,7 @@ class Loader(ConfigLoaderImpl):
         return replace(loaded, config=OmegaConf.masked_copy(loaded.config, kept))
 
     def misfits(self, defaults: Sequence[ResultDefault], repo: Any) -> Iterator[Fallen]:
-        """Of each preset the groups for which it sets a key that the part chosen does not have.
+        """The groups for which a preset sets a key that the chosen part does not have, preset by preset.
 
         Raises:
             ConfigError: the part chosen is the one that the preset was written for; or `check_params`.
@@ -188,7 +188,7 @@ class Loader(ConfigLoaderImpl):
         return self.standing[preset]
 
     def misfit(self, preset: str, part: str, values: dict[str, Any], lacking: str, own: set[str]) -> Fallen:
-        """One of them, if the preset was written for another part."""
+        """What falls away of a preset for one group, if the preset was written for another part."""
         group, _, chosen = part.partition("=")
         written_for = self.stands_on(preset)[group]
         if written_for == chosen:

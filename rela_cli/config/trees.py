@@ -51,7 +51,7 @@ class Trees:
             return tree, tree.pop("hydra")
 
     def config(self, words: Sequence[str], given: Sequence[str] | None = None) -> Config:
-        """The config of some overrides; `given` are all that were typed, where some of them cannot be loaded.
+        """The config of some overrides. `given` are all that were typed, where `words` leaves some of them out.
 
         Raises:
             ConfigError: with every problem found, one a line.
@@ -69,7 +69,7 @@ class Trees:
 
 
 def checked_config(tree: DictConfig, node: DictConfig, words: Sequence[str]) -> Config:
-    """The config of a tree and of Hydra's node; no yaml has Hydra call what the command line does not allow.
+    """The config of a tree, once no yaml makes Hydra call a class that the command line does not allow.
 
     Raises:
         ConfigError: with every problem found, one a line.

@@ -105,7 +105,7 @@ class Dataset:
         raise NotImplementedError
 
     def masks(self, split: str, indices: Array) -> Array:
-        """Of a dataset with masks those of some samples: (n, S, S) uint8, 255 where nothing counts."""
+        """The masks of some samples, of a dataset that has masks: (n, S, S) uint8, 255 where nothing counts."""
         raise NotImplementedError
 
     def image(self, split: str, index: int) -> Pixels:
@@ -127,7 +127,7 @@ class Dataset:
         return iter(())
 
     def encoded_rows(self, split: str, rows: Array) -> Iterator[Path | Blob]:
-        """Those of some samples alone, in order."""
+        """The encoded images of some samples, in order."""
         kept = np.zeros(self.full_count(split), dtype=bool)
         kept[rows] = True
         return compress(self.encoded_images(split), kept)

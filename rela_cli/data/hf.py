@@ -88,7 +88,7 @@ class HuggingFace(ColumnDataset, LabelColumn):
 
     @cached_property
     def chunks(self) -> dict[str, tuple[list[Any], Array]]:
-        """Of each split the pieces of its column of images, and the first row of each, and of all."""
+        """The pieces of each split's column of images, and the row at which each piece begins."""
         found = {split: table.column(self.image_column).chunks for split, table in self.tables.items()}
         return {split: (pieces, borders_of(map(len, pieces))) for split, pieces in found.items()}
 

@@ -83,7 +83,7 @@ class LabelColumn(Dataset):
         return self.numbers[split]
 
     def all_labels(self, split: str) -> Array | None:
-        """Those of a split, or None where it has none."""
+        """The labels of a split; None where it has none."""
         if self.classes is None or not self.files[split] or self.is_unlabelled(split):
             return None
         return self.column_of(split)

@@ -40,7 +40,7 @@ class LitData(IndexedShards):
 
     @cached_property
     def configs(self) -> dict[str, tuple[Path, Facts]]:
-        """Of each split its folder, and what index.json says of it."""
+        """The folder of each split, and what its index.json says."""
         names = (path.parent.relative_to(self.root) for path in sorted(self.root.rglob(INDEX)))
         folders = first_of_each_split(self.root, names, "folder")
         return {split: (folder, read_index(folder / INDEX)) for split, folder in folders.items()}

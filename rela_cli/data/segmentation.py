@@ -40,9 +40,9 @@ class Segmentation(EncodedDataset):
     Without train/ and val/ a share of the images is held out, by a fixed draw from the dataset's seed.
 
     Args:
-        class_list: a text file with the names of the classes, a line each, class 0 first; None goes by the masks.
+        class_list: a text file with a class name on each line, class 0 first. None: classes are the numbers in masks.
         ignore_label: a number in masks that is no class: such pixels count nowhere. None: there is none.
-        background: the class that is none of the things; means are also given without it. None: there is none.
+        background: the class of pixels that show no object; means are also given without it. None: there is none.
 
     Raises:
         ConfigError: no root. MissingError: no such folders, or an image without a mask.
@@ -90,7 +90,7 @@ class Segmentation(EncodedDataset):
         return next((self.root / name for name in names if (self.root / name / IMAGES).is_dir()), None)
 
     def divided(self, pairs: list[Pair]) -> dict[str, list[Pair]]:
-        """Train and test, where nobody has divided them."""
+        """Train and test images, where the folder does not separate them."""
         count = max(1, round(self.test_share * len(pairs)))
         if len(pairs) < 2:
             raise MissingError(f"{self.root / IMAGES} holds one image; two are needed, one of them to test by")
@@ -113,7 +113,7 @@ class Segmentation(EncodedDataset):
 
     @cached_property
     def classes(self) -> list[str] | None:  # type: ignore[override]
-        """The names of a file, if there is one."""
+        """The names in the file `class_list`; None without it."""
         if self.class_list is None:
             return None
         places = (Path(self.class_list).expanduser(), self.root / self.class_list)
@@ -142,7 +142,7 @@ class Segmentation(EncodedDataset):
         return {"dataset": self.kind, "listing": fingerprint(files), **masks, **self.sizes}
 
     def masks(self, split: str, indices: Array) -> Array:
-        """(n, S, S) uint8 class numbers, shown as the images are; what is to be ignored is 255.
+        """Class numbers (n, S, S) uint8, cut and resized as the images are; 255 is ignored.
 
         Raises:
             MissingError: a mask that cannot be used, with what is wrong with it.
@@ -257,7 +257,7 @@ def check_there(pairs: Sequence[Pair], folder: Path) -> None:
 
 
 def told(path: Path, root: Path) -> list[Any]:
-    """What a listing has of a file."""
+    """A file in a listing: path, bytes, time."""
     facts = path.stat()
     return [path.relative_to(root).as_posix(), facts.st_size, facts.st_mtime_ns]
 

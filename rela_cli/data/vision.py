@@ -77,7 +77,7 @@ class Stl10(Dataset):
 class Torchvision(Dataset):
     """Any dataset of torchvision with a train and a test split, images and one class an image.
 
-    It is known by its sizes, its labels and a few of its images, so it is opened at each start.
+    Its identity is made of its sizes, its labels and a few of its images, so it is opened at each start.
     """
 
     def __init__(self, dataset: str, root: str, download: bool, image_size: int | None, **common: Any) -> None:

@@ -50,7 +50,7 @@ class Task:
         return self.train.device
 
     def to(self, device: torch.device) -> Task:
-        """The same with its features on another device."""
+        """This task with its features on another device."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 

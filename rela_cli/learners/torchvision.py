@@ -42,7 +42,7 @@ def built_network(model: str, **options: Any) -> nn.Module:
 
 
 def known_options(model: str, **options: Any) -> dict[str, Any]:
-    """Those of `options` that a model knows, and what we always ask for."""
+    """The options that a model knows, and those that we always set."""
     takes = class_arguments(model)
     asked = {"init_weights": True, **options}  # the default of all, and said so by two of them at each call
     asked |= {"aux_logits": False}  # no further classifiers, which are for training with labels

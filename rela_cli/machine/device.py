@@ -1,4 +1,4 @@
-"""The machine under a run: device, threads, blocks of work, what it costs, and the lines people read."""
+"""The device of a run: which one it is, its name, its memory, and the FLOPs of some work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pick_device(runtime: Runtime) -> torch.device:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers were made with."""
+    """The versions and the machine that the numbers were made with."""
     import torchvision
 
     from rela_cli import __version__
@@ -88,7 +88,7 @@ def gpu_memory() -> tuple[int, int]:
 
 
 def with_room(device: torch.device, size: int, what: str, is_shared: bool = True) -> torch.device:
-    """The GPU, where `size` bytes have room on it, else the CPU, which is said; `is_shared`: the same for all ranks."""
+    """The GPU if `size` bytes fit on it, else the CPU, with a warning. `is_shared`: all ranks get the same answer."""
     if device.type == "cpu":
         return device
     torch.cuda.empty_cache()

@@ -23,7 +23,7 @@ def gpus() -> int:
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Their names as CUDA_VISIBLE_DEVICES has them: those that it allows, else all."""
+    """The GPUs that CUDA_VISIBLE_DEVICES allows, by the names that it uses; all GPUs where it is not set."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return tuple(name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1"))

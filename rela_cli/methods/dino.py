@@ -19,7 +19,7 @@ from rela_cli.methods.from_lightly import DINOLoss, DINOProjectionHead, Projecti
 def dino_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes: int, layers: int) -> nn.Module:
     """(B, feature_dim) -> (B, prototypes) scores of an MLP with so many layers; prototypes are unit vectors.
 
-    lightly's head normalises them by a deprecated hook that cannot be copied; the same as a parametrization can.
+    lightly's head normalises them by a deprecated hook, which cannot be copied; a parametrization can.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -35,7 +35,7 @@ def dino_head(feature_dim: int, hidden_dim: int, projection_dim: int, prototypes
 
 
 class Loss(DINOLoss):  # type: ignore[misc]
-    """lightly's, the same numbers; the centre is moved where it lies, so that a CUDA graph can hold the step."""
+    """lightly's loss, with the same numbers. It changes the centre in place, so that a CUDA graph can hold the step."""
 
     def forward(self, teacher: list[Tensor], student: list[Tensor], temperature: Tensor) -> Tensor:
         """From the scores (B, prototypes) of each teacher view and each student view (paper, equation 3)."""
@@ -60,9 +60,11 @@ class DINO(Method):
     The teacher sees the global views only; the student sees all, and learns from each teacher view through every
     other one (paper, equation 3). The ReLA reference protocol has no local views.
 
-    temperature_by: the teacher's temperature rises with each step, or, as in the authors' code and in ReLA's, epoch by
-    epoch: evenly from the first epoch to the last one of the warm-up. teacher_head: the teacher begins as a copy of the
-    student ("copy", the paper), or with a head of its own ("own", as in ReLA's code).
+    Args:
+        temperature_by: "step" raises the teacher's temperature at each step; "epoch" once an epoch, evenly from
+            the first to the last epoch of the warm-up, as the authors' code and ReLA's do.
+        teacher_head: "copy" starts the teacher as a copy of the student, as in the paper. "own" draws a head for it, as
+            in ReLA's code.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class DINO(Method):
         self.heat.fill_(self.temperature())
 
     def temperature(self) -> float:
-        """The teacher's, at the present place of the run."""
+        """The teacher's temperature now."""
         start, end = self.temperatures
         share = self.progress / self.warmup
         if self.by == "epoch":

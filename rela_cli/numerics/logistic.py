@@ -220,7 +220,7 @@ def block(samples: Samples, doubt: Tensor) -> Tensor:
 
 
 def inverse(matrix: Tensor) -> Tensor:
-    """Of a symmetric positive matrix, its diagonal lifted as far as rounding makes it necessary."""
+    """The Cholesky factor of a symmetric positive matrix, its diagonal lifted as far as rounding makes it necessary."""
     identity, mean = torch.eye(len(matrix)), float(matrix.diagonal().mean())
     for power in LIFTS:
         factor, failed = torch.linalg.cholesky_ex(matrix + 10.0**power * mean * identity)
@@ -230,7 +230,7 @@ def inverse(matrix: Tensor) -> Tensor:
 
 
 def inverse_of_all(matrices: Tensor) -> Tensor:
-    """The same of (C, n, n) at once, all lifted as far as the worst of them needs; the host reads once for each try."""
+    """The Cholesky factors of (C, n, n) at once, all lifted as far as the worst needs; the host reads once a try."""
     identity = torch.eye(matrices.shape[-1], device=matrices.device)
     mean = matrices.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     for power in LIFTS:

@@ -77,7 +77,7 @@ class Artifacts:
 
 @dataclass(frozen=True)
 class JoinedArtifacts(Artifacts):
-    """Those of an ensemble: the entries of its members, which are the members' own, and what is joined of them.
+    """The artifacts of an ensemble: the entries of its members, which are the members' own, and what is joined of them.
 
     Its features say no more than which entries they are; its targets are those of the members side by side.
     """
@@ -90,7 +90,7 @@ class JoinedArtifacts(Artifacts):
 
 @dataclass(frozen=True)
 class GivenArtifacts(Artifacts):
-    """Those that an efficient dataset brings, by the names that they had where it was made."""
+    """The artifacts that an efficient dataset brings, under the names that they had where it was made."""
 
     specs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -106,7 +106,7 @@ def cut_of_views(config: Config, flip: bool) -> dict[str, Any]:
 
 
 def artifacts(source: Source, prior: Part, identity: dict[str, Any]) -> Artifacts:
-    """Those of a prior; of an ensemble with those of its members, whose identities stand in its own."""
+    """The artifacts of a prior. Those of an ensemble hold its members', whose identities stand in its own."""
     if not prior.members:
         return Artifacts(source, prior, identity)
     members = zip(prior.members, identity["members"], strict=True)

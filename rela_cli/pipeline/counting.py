@@ -78,7 +78,7 @@ def count_work(work: Callable[[], object], network: nn.Module) -> Taken:
 
 
 def counted_for(images: int, work: Callable[[N, int, str], object], make: Callable[[], N]) -> Taken:
-    """What `work(network, images, device)` takes: on the meta device, or scaled up from two small real passes."""
+    """Memory and FLOPs of `work(network, images, device)`: on the meta device, or scaled up from two small passes."""
     network = make()
     try:
         network.to("meta")

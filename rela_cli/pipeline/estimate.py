@@ -59,7 +59,7 @@ class CostRates:
         return images * (self.matching if switch == "never" else self.seconds)
 
     def range(self, images: float, switch: str) -> tuple[float, float]:
-        """The same at the least and at the most; where a switch decides, it is not known how many steps match."""
+        """The least and the most seconds for so many images. Where a switch decides, the steps of matching are unknown."""
         both = (self.training(images, switch), self.training(images, "never" if switch else ""))
         return min(both) * self.spread[0], max(both) * self.spread[1]
 
@@ -142,7 +142,7 @@ class Estimator:
         return sum(self.extraction_by(one, run) for one in run.artifacts.singles) if run.config.extracts else 0.0
 
     def extraction_by(self, one: Artifacts, run: Run) -> float:
-        """The same of one prior."""
+        """Seconds of the pass of one prior."""
         images = self.images_to_see(one, run)
         if not images:
             return 0.0

@@ -172,7 +172,7 @@ class Footprint:
 
     @property
     def flops(self) -> float:
-        """Of a step of the method's own, an image; with matching.targets=live the prior's on both views, too."""
+        """FLOPs of a step of the method, an image; with matching.targets=live also the prior's on both views."""
         own = self.step(2).flops / self.images_a_pass
         if not (self.config.is_live and self.outlook):
             return own

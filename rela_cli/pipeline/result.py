@@ -59,7 +59,7 @@ def skipped(dataset: Dataset) -> Facts:
 
 
 def costs(run: Run, probe_cost: Facts) -> dict[str, Facts]:
-    """Of each stage the facts with its seconds and FLOPs: what making its artifact cost, also when it was cached."""
+    """The seconds and FLOPs that each stage's artifact cost to make, also when it came from the cache."""
     found: dict[str, Facts] = {"extract": {}, "transport": {}, "train": run.trained or {}, "probe": probe_cost}
     if not run.config.is_plain:
         made = run.brought.folder.facts["made"]["features"] if run.brought else run.features.manifest

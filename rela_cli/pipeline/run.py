@@ -227,7 +227,7 @@ class Run:
 
     @property
     def result(self) -> Facts | None:
-        """result.json, once there is one; one that is damaged counts as none, which is said."""
+        """result.json; None where there is none, and with a warning where it is damaged."""
         path = self.folder / "result.json"
         try:
             result = load_json(path)[0]
@@ -281,7 +281,7 @@ class Run:
 
     @property
     def member_inputs(self) -> dict[str, list[str]]:
-        """Of an ensemble the entries of its members, of which its own are made."""
+        """The entries of an ensemble's members, from which its own are made; empty for a single prior."""
         members = () if self.config.is_plain else self.artifacts.members
         kinds = [*CLEAN, *(VIEWS if self.config.has_views else ())] if members else []
         return {kind: [getattr(member, kind).hash for member in members] for kind in kinds}

@@ -30,7 +30,7 @@ class TargetMaking:
         self.run, self.config, self.clock = run, run.config, clock
 
     def make(self, until: str) -> None:
-        """Up to stage `until`, extract or transport; for later ones up to transport."""
+        """Make what stage `until` needs: features for extract, features and targets for any later stage."""
         self.make_clean(until)
         if self.config.has_views:
             self.make_views(until)
@@ -52,13 +52,13 @@ class TargetMaking:
             self.join(CLEAN, until, lambda targets, folder: joined_targets(targets, features, folder))
 
     def make_single(self, one: Artifacts, until: str) -> None:
-        """The same by one prior."""
+        """Features and targets of the clean views, by one prior."""
         make_together(one.features, partial(self.extract, one), goes_on=True)
         if until == "transport":
             make_together(one.targets, partial(self.transport, one))
 
     def make_views(self, until: str) -> None:
-        """With extract.views above 1: the same of light views, by the map of the clean ones."""
+        """With extract.views above 1: features and targets of light views. The map is that of the clean views."""
         from rela_cli.data.efficient.targets import bring_view_targets
         from rela_cli.stages.ensemble import joined_views
 
@@ -70,7 +70,7 @@ class TargetMaking:
         for one in self.run.artifacts.singles:
             make_together(one.views, partial(self.extract_views, one), goes_on=True)
             if until == "transport":
-                if not ranks.agree(is_intact(one.targets)):  # of a member, whose map is wanted
+                if not ranks.agree(is_intact(one.targets)):  # an ensemble's member, whose map is needed
                     self.make_single(one, until)
                 make_together(one.view_targets, partial(self.transport_views, one))
         if self.run.artifacts.members:

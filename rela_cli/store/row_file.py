@@ -72,7 +72,7 @@ class RowFileWriter:
         self.sizes.append(len(block))
 
     def header(self) -> bytes:
-        """Of all rows, in the present type."""
+        """The header of a file with all rows, in the present type."""
         size = self.count * self.width * self.dtype.itemsize
         entry = {"dtype": DTYPE_NAMES[self.dtype], "shape": [self.count, self.width], "data_offsets": [0, size]}
         header = json.dumps({self.name: entry}, separators=(",", ":")).encode()

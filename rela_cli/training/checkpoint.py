@@ -188,7 +188,7 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `pack` was given; but keys are strings, and sequences lists."""
+    """The tree that `pack` was given, with strings for keys and lists for sequences."""
     if isinstance(value, dict):
         is_tensor = value.keys() == {TENSOR}
         return tensors[value[TENSOR]] if is_tensor else {key: unpack(inner, tensors) for key, inner in value.items()}
@@ -196,7 +196,7 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def tensor_bytes(state: Mapping[str, Tensor]) -> int:
-    """Of a state dict in a file."""
+    """Bytes that the tensors of a state dict take in a file."""
     return sum(value.nbytes for value in state.values())
 
 

@@ -63,7 +63,7 @@ class Readings:
 
 
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same on the host, by one copy; counts up to 2^53 stay exact."""
+    """The numbers on the host, by one copy; counts up to 2^53 stay exact."""
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return list(tensors)
     packed = torch.cat([tensor.flatten().double() for tensor in tensors]).cpu()

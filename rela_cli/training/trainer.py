@@ -199,7 +199,7 @@ class Trainer:
         return self.loss_with(views, self.targets_of(views, rows, epoch), self.labels_of(rows))
 
     def loss_with(self, views: Sequence[Tensor], targets: Targets | None, labels: Tensor | None) -> Tensor:
-        """The same with what the views are compared to: in phase 1 targets, in phase 2 labels, or nothing."""
+        """The loss of views and of what they are compared to: targets in phase 1, labels or nothing in phase 2."""
         if self.position.phase == 1:
             return self.module(views, targets)  # type: ignore[no-any-return]
         return self.module(views) if labels is None else self.module(views, labels)  # type: ignore[no-any-return]

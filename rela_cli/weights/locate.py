@@ -52,7 +52,7 @@ def located(prior: Part) -> Part:
 
 
 def located_alone(prior: Part) -> Part:
-    """The same of a prior that is one network."""
+    """A prior that is one network, with its weights named by a path on this disk."""
     if prior.options.get("run"):
         return Part(prior.name, prior.target, {**prior.options, "run": str(run_folder(prior))}, prior.card)
     path = locate(prior)

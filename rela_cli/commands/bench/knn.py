@@ -21,7 +21,7 @@ WIDTH = 512
 
 
 def run(bench: Bench) -> Iterator[BenchRow]:
-    """Time in one process, memory in one of each."""
+    """Time in this process, and memory in a process for each way."""
     if "cpu" not in bench.devices:
         return
     sizes = bench.size(50_000, 1000), bench.size(10_000, 100)
@@ -45,7 +45,7 @@ def run(bench: Bench) -> Iterator[BenchRow]:
 
 
 def memory(bench: Bench, work: str, *sizes: str) -> Iterator[BenchRow]:
-    """What it takes besides the features themselves."""
+    """The peak memory of both ways; the features themselves count in both."""
     found = [peak_of(f"knn:{name}", *sizes) for name in ("hold", "hold_ours", "hold_brute_force")]
     if None in found:
         bench.skip("knn", "memory", "no /proc here that tells anonymous memory")

@@ -61,7 +61,7 @@ def clock(work: Callable[[], T]) -> tuple[Timing, T]:
 
 
 def processor_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Processor seconds of this process and of its children that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 

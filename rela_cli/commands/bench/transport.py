@@ -103,7 +103,7 @@ def gram(path: Path) -> Tensor:
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
-    """Of two matrices, as long vectors."""
+    """The cosine of two matrices, as long vectors."""
     return float((one * other).sum() / (one.norm() * other.norm()))
 
 

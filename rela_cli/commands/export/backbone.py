@@ -57,7 +57,7 @@ class Backbone:
 
     @property
     def sha256(self) -> str:
-        """Of the file of its weights."""
+        """The hash of the file with its weights."""
         return digest(self.run.folder / backbone_name(self.network))
 
     @cached_property

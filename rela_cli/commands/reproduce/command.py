@@ -205,7 +205,7 @@ def show_plan(runs: PlannedRuns, request: TableRequest) -> None:
 
 @dataclass
 class Totals:
-    """Of what is to do."""
+    """What all runs that are to do will take."""
 
     seconds: float = 0.0
     memory: float = 0.0

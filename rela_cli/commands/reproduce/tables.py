@@ -304,7 +304,7 @@ def has_teacher(column: TableColumn) -> bool:
 
 
 def live_twin(column: TableColumn) -> TableColumn:
-    """The same runs with live targets."""
+    """The runs of a column, with live targets."""
     return replace(column, name=column.name + LIVE, words=(*column.words, "matching.targets=live"))
 
 

@@ -67,7 +67,7 @@ def left(run: Facts, now: float) -> str:
 
 
 def number_or_blank(value: float | None, digits: int) -> str:
-    """Or nothing."""
+    """A number with so many digits behind the point; empty without one."""
     return "" if value is None else f"{value:.{digits}f}"
 
 

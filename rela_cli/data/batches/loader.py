@@ -148,7 +148,7 @@ def in_numbered_blocks(
     first: int = 0,
     place: torch.device = CPU,
 ) -> Iterator[Tensor]:
-    """The same for what has to know which images they are: `compute(images, numbers)` of a block.
+    """As `in_blocks`, where `compute(images, numbers)` has to know which images a block holds.
 
     Borders depend on the data alone, so a restart or another machine layout gives the same bits. With several ranks,
     rank r computes blocks r, r + world, ...; every rank receives all results.

@@ -78,7 +78,7 @@ class Augment:
 
     @property
     def kind(self) -> object:
-        """The same for views that one call can make: they differ in how often they are blurred or solarized."""
+        """Equal for views that one call can make: those differ only in how often they are blurred or solarized."""
         return replace(self.view, blur_p=0.0, solarize_p=0.0), self.size, self.seed, self.flip_p
 
     def draws(self, indices: Tensor, epoch: int) -> Tensor:
@@ -178,7 +178,7 @@ class Views:
         return self.drawn(images, self.draws(rows, epoch), places)
 
     def drawn(self, images: Tensor, draws: Sequence[Tensor], places: Sequence[Place] = ()) -> list[Tensor]:
-        """The same, from the random numbers of each view, (B, DRAWS)."""
+        """The views from the random numbers of each, (B, DRAWS)."""
         views = list[Tensor]()
         for call in self.calls:
             these = slice(len(views), len(views) + call.count)

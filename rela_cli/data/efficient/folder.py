@@ -61,7 +61,7 @@ class EfficientFolder:
 
     @property
     def splits(self) -> dict[str, Facts]:
-        """Of each split: samples, shards, whether it has labels and names, and the type of the targets."""
+        """The facts of each split: samples, shards, whether it has labels and names, and the type of the targets."""
         return dict(self.facts["splits"])
 
     @property
@@ -71,7 +71,7 @@ class EfficientFolder:
 
     @property
     def views(self) -> Facts | None:
-        """Of light views: how many of each train image, where they were cut, their shards; None without any."""
+        """The facts of light views: how many of each train image, where they are cut, their shards; None without."""
         found: Facts | None = self.facts.get("views")
         return found
 

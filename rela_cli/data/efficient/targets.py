@@ -23,7 +23,7 @@ def mapped_targets(folder: EfficientFolder, split: str) -> list[Tensor]:
 
 
 def mapped_views(folder: EfficientFolder) -> tuple[list[Tensor], Tensor]:
-    """Of the light views of train: the targets of each shard, (n, K * k), mapped, and all boxes (N, K, 5) int16."""
+    """The light views of train: the targets of each shard, (n, K * k), mapped, and all boxes (N, K, 5) int16."""
     files = [safe_open(path, "pt") for path in folder.view_shards()]
     return [file.get_tensor("targets") for file in files], torch.cat([file.get_tensor("boxes") for file in files])
 
@@ -50,7 +50,7 @@ class ShardedTargets:
 
 
 def bring_view_targets(folder: EfficientFolder, place: Path) -> Facts:
-    """The same of light views: what stage transport had made of them.
+    """What stage transport would have left of the light views, byte for byte; facts for its manifest.
 
     Raises:
         MissingError: as `write_targets`.

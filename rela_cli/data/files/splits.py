@@ -61,7 +61,7 @@ def is_hidden(path: Path) -> bool:
 
 
 def first_of_each_split(root: Path, names: Iterable[Path], what: str) -> dict[str, Path]:
-    """The first folder of each split; the others, and those of no split, are not used, which is said."""
+    """The first folder of each split. A line names each folder that is not used: a further one, or one of no split."""
     found: dict[str, Path] = {}
     for name in names:
         split = split_of(name)

@@ -26,7 +26,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def luminance(colour: Colour) -> float:
-    """Of sRGB, from 0 to 1."""
+    """The relative luminance of an sRGB colour, from 0 to 1."""
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 

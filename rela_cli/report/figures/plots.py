@@ -14,7 +14,7 @@ from rela_cli.report.results.comparison import Protocol, Result
 
 
 def plots(results: Sequence[Result], protocols: Sequence[Protocol], axis: str, kinds: Iterable[str]) -> Iterator[Plot]:
-    """All plots that the runs have anything for, by group."""
+    """Every plot for which the runs have data, group by group."""
     groups = groups_of(results)
     for group in groups:
         suffix = f"-{file_slug(group.name)}" if len(groups) > 1 else ""

@@ -1,4 +1,4 @@
-"""The command lines of `rela table`, `rela plot` and `rela report`: what they have in common."""
+"""What the command lines of `rela table`, `rela plot` and `rela report` share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATHS = "outputs folder, folder of runs, run folder or result.json (default: out
 
 
 class ReportParser(arguments.Parser):
-    """What table, plot and report have in common: which runs, and what they are called."""
+    """A command line with the runs to read and the names to give to priors."""
 
     def __init__(self, command: str, description: str, examples: Sequence[str]) -> None:
         super().__init__(command, description, examples)
@@ -36,7 +36,7 @@ class ReportParser(arguments.Parser):
 
 
 def results_at(given: argparse.Namespace, problems: list[str]) -> list[Result]:
-    """The runs at the paths given, their priors called as asked for; what could not be read goes to `problems`."""
+    """Read the runs at the given paths, with the priors named as asked. What cannot be read goes to `problems`."""
     return results_of(collect(given.paths or [given.outputs], problems), dict(given.names))
 
 

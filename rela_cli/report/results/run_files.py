@@ -1,4 +1,4 @@
-"""What a run has left beside result.json: curves, traces, spectra, manifests. Whatever is not there is empty."""
+"""The files of a run beside result.json: curves, traces, spectra, manifests. A missing file gives an empty value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINE_KEYS = {"metrics.jsonl": ("step",), "switch.jsonl": ("step", "loss", "fast"
 
 
 def read_jsonl(path: Path) -> list[LogLine]:
-    """The records of a JSONL file. What is none is left out and said, but for a last line that is not finished yet."""
+    """The records of a JSONL file. Damaged lines are left out with a warning; an unfinished last line is left out."""
     try:
         *whole, last = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def read_jsonl(path: Path) -> list[LogLine]:
 
 
 def _parsed_line(text: bytes, name: str) -> LogLine | None:
-    """A line whose values are numbers, words or nothing, and have what plots of such a file cannot do without."""
+    """A line as a record; None unless all values are numbers, words or null and the keys that plots need are there."""
     try:
         line = parsed(text)
     except Damaged:
@@ -43,7 +43,7 @@ def _parsed_line(text: bytes, name: str) -> LogLine | None:
 
 
 def is_number(value: Any) -> bool:
-    """NaN is one too: a run may have met it."""
+    """Whether a value is a number. NaN counts: a run may have produced it."""
     return isinstance(value, int | float)
 
 
@@ -71,7 +71,7 @@ def caches(folder: Path) -> Iterator[Path]:
 
 
 def read_config(folder: Path) -> LogLine:
-    """The run's config.yaml; empty when it cannot be read, which is said."""
+    """The run's config.yaml; empty, with a warning, when it cannot be read."""
     path = folder / "config.yaml"
     try:
         return parsed_yaml(path.read_bytes())

@@ -83,7 +83,7 @@ def mean_groups(datasets: Sequence[TransferDataset]) -> list[list[TransferDatase
 
 
 def column_of(lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], protocol: Protocol) -> TransferColumn:
-    """Of each line the numbers by seed, and their mark."""
+    """The numbers of each line by seed, with their mark."""
     return [(line.means(datasets, protocol), mark_in(line, datasets, protocol)) for line in lines]
 
 
@@ -177,7 +177,7 @@ def records_on(
 def record(
     line: TransferRow, lines: Sequence[TransferRow], dataset: TransferDataset, protocol: Protocol
 ) -> dict[str, Any]:
-    """One of them; without a number n is 0."""
+    """The record of a row on a dataset under a protocol; n is 0 where there is no number."""
     scores, mark = line.means([dataset], protocol), mark_in(line, [dataset], protocol)
     fresh = fresh_of(line, lines) if line.is_trained else None
     return {
