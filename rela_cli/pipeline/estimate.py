@@ -59,7 +59,7 @@ class CostRates:
         return images * (self.matching if switch == "never" else self.seconds)
 
     def range(self, images: float, switch: str) -> tuple[float, float]:
-        """The least and the most seconds for so many images. Where a switch decides, the steps of matching are unknown."""
+        """The least and the most seconds for so many images; where a switch decides, matching may take any of them."""
         both = (self.training(images, switch), self.training(images, "never" if switch else ""))
         return min(both) * self.spread[0], max(both) * self.spread[1]
 
