@@ -83,6 +83,8 @@ TYPOS = [
     ("train +prior=randm", ["unknown prior randm, did you mean random?"]),
     ("train -m prior=none,randm", ["unknown prior randm, did you mean random?"]),
     ("train prior=null", ["prior takes one name"]),
+    ("train lr=1e-3", ["unknown key lr, did you mean optimizer.lr?"]),
+    ("train dataset=image_folder image_size=32", ["unknown key image_size, did you mean dataset.image_size?"]),
     ("train priorr=random", ["unknown key priorr, did you mean prior?"]),
     ("train prior=random prior.widht=8", ["unknown key prior.widht for prior=random, did you mean prior.width?"]),
     ("train +prior=random +prior.widht=8", ["did you mean prior.width?", "allowed: width, seed"]),

@@ -129,11 +129,19 @@ def unknown_option(group: str, override: Override, options: Sequence[str]) -> st
 def unknown_step(key: str, path: Sequence[str], step: str, here: Mapping[str, Any]) -> str:
     """A key that is not there, with the nearest one and those that are."""
     names = [str(name) for name in here if name not in ("_target_", "name")] + ([] if path else ["experiment", "sweep"])
-    close = did_you_mean(step, [name for name in names if name != "hydra"])
+    inside = [] if path else [f"{group}.{step}" for group, part in here.items() if holds(part, step)]
+    close = (
+        f", did you mean {' or '.join(inside)}?" if inside else did_you_mean(step, [n for n in names if n != "hydra"])
+    )
     owner = f" for {path[0]}={here['name']}" if len(path) == 1 and "name" in here else ""
     prefix = ".".join(path) + "." if path else ""
-    close = close.replace("did you mean ", f"did you mean {prefix}")
+    close = close if inside else close.replace("did you mean ", f"did you mean {prefix}")
     return f"unknown key {key}{owner}{close}{allowed_names(names) if path or not close else ''}"
+
+
+def holds(part: object, key: str) -> bool:
+    """Whether a part of the config has a key that people may set."""
+    return isinstance(part, Mapping) and key in part and key not in ("_target_", "name")
 
 
 def allowed_names(names: Sequence[str]) -> str:
