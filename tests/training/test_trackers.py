@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_a_server_that_is_not_there_is_one_warning(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     track(tmp_path / "run", "logger=mlflow", "logger.uri=http://127.0.0.1:9")
     assert capsys.readouterr().err.count("rela: mlflow stopped working") == 1
+
+
+def test_a_part_of_mlflow_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None if name == "sqlalchemy" else find_spec(name))
+    track(tmp_path / "run", "logger=mlflow")
+    assert "rela: mlflow-skinny has no database (pip install 'rela-cli[mlflow]' brings it" in capsys.readouterr().err
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 # -------------------------------------------------------------------------------------------------------------- trackio

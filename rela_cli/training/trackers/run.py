@@ -45,11 +45,23 @@ def open_service(name: str, config: Config, folder: Path) -> Service | None:
         from rela_cli.training.trackers.wandb import open_wandb
 
         return open_wandb(config, folder)
+    how = f"pip install 'rela-cli[{name}]'"
     if find_spec(name) is None:
-        how = f"pip install 'rela-cli[{name}]'"
         warn(f"{name} is not installed ({how} brings it): metrics.jsonl has everything")
         return None
+    if name == "mlflow" and needs_whole_package(config):
+        warn(
+            f"mlflow-skinny has no database ({how} brings it; or say logger.uri=ADDRESS): metrics.jsonl has everything"
+        )
+        return None
     return _others()[name](config, folder)
+
+
+def needs_whole_package(config: Config) -> bool:
+    """Whether MLflow would write to a database, which mlflow-skinny, a part of it, cannot."""
+    from rela_cli.training.trackers.mlflow import tracking_uri
+
+    return tracking_uri(config).startswith("sqlite:") and find_spec("sqlalchemy") is None
 
 
 def _others() -> dict[str, Callable[[Config, Path], Service]]:
