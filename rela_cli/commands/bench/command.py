@@ -28,7 +28,7 @@ def parser() -> Parser:
         "rows",
         nargs="*",
         metavar="ROW",
-        help=f"{', '.join(BENCH_ROWS)} or all (default: all)",
+        help=f"{', '.join(BENCH_ROWS)} or all (default: all but distill)",
         offers=lambda: BENCH_ROWS,
     )
     peer = Choice("--peer", PEERS)
@@ -50,6 +50,9 @@ def parser() -> Parser:
     made.add_argument(
         "--size", default="full", type=size, metavar="full|tiny", help="tiny: does it run? Its figures mean nothing"
     )
+    made.add_argument(
+        "--lightly-train", type=Path, metavar="PYTHON", help="for distill: the python of an environment that has it"
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="rows, versions and load; written after each row")
     made.add_argument("--markdown", action="store_true", help="end with the table of docs/performance.md")
     made.add_argument("--list", action="store_true", help="rows and peers, and which of them are here")
@@ -60,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     """Race the rows that are asked for; 0 whether or not they reach their targets.
 
     Raises:
-        ConfigError: no such row, peer or option. MissingError: --data is no folder.
+        ConfigError: no such row, peer or option. MissingError: --data is no folder, --lightly-train no file.
     """
     asked = parser().read(argv)
     rows = chosen_rows(asked.rows)
@@ -69,11 +72,14 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if asked.data and not asked.data.is_dir():
         raise MissingError(f"--data {asked.data} is not a folder (looked at {asked.data.absolute()})")
+    if asked.lightly_train and not asked.lightly_train.is_file():
+        raise MissingError(f"--lightly-train {asked.lightly_train} is not a file; give the python of its environment")
     if asked.json and not asked.json.absolute().parent.is_dir():
         raise MissingError(f"--json {asked.json}: there is no folder {asked.json.absolute().parent}")
     with tempfile.TemporaryDirectory(prefix="rela-bench-") as folder:
         devices = ("cpu", "cuda") if asked.device == "all" else (asked.device,)
-        bench = Bench(Path(folder), asked.rounds, tuple(asked.peer), asked.data, asked.size == "tiny", devices)
+        is_tiny, peers = asked.size == "tiny", tuple(asked.peer)
+        bench = Bench(Path(folder), asked.rounds, peers, asked.data, is_tiny, devices, asked.lightly_train)
         return run_rows(bench, rows, asked.json, asked.markdown)
 
 
@@ -99,14 +105,15 @@ def run_rows(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: 
 
 
 def chosen_rows(names: Sequence[str]) -> tuple[str, ...]:
-    """Rows in the registry's order; all of them where none is named.
+    """Rows in the registry's order; where none is named, or all, those that do not train for long.
 
     Raises:
         ConfigError: there is no such row. An unknown option comes first: its value would be taken for a row.
     """
     check = Choice("ROW", (*BENCH_ROWS, "all"))
     names = [check(name) for name in names]
-    return tuple(name for name in BENCH_ROWS if not names or name in names or "all" in names)
+    is_all = not names or "all" in names
+    return tuple(name for name, row in BENCH_ROWS.items() if name in names or (is_all and not row.is_long))
 
 
 def listing() -> str:

@@ -58,6 +58,7 @@ class Bench:
     data: Path | None = None
     tiny: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
+    lightly_train: Path | None = None  # the python of an environment that has it
     skipped: list[dict[str, str]] = field(default_factory=list)
 
     def size(self, full: int, tiny: int) -> int:

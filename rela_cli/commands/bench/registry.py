@@ -21,6 +21,7 @@ class RowInfo:
     does: str
     peers: tuple[str, ...]
     gpu: str = ""
+    is_long: bool = False  # a quarter of an hour: only where it is named
 
 
 BENCH_ROWS = {
@@ -40,6 +41,11 @@ BENCH_ROWS = {
         "ResNet-18, 32 px, pairs/s at batch 128 and 512: phase 1 against the paper's loop, BYOL against lightly's",
     ),
     "train": RowInfo("data and step: width-8 ResNet-18, batch 128", ("paper",)),
+    "distill": RowInfo(
+        "top-1 at equal processor seconds, prior embedded; only where it is named: it trains for a quarter of an hour",
+        ("live", "lightly-train"),
+        is_long=True,
+    ),
     "probe": RowInfo("a linear classifier on 50,000 x 512 features", ("paper",)),
     "knn": RowInfo("10,000 queries among 50,000 x 512 features", ("scikit-learn",)),
     "startup": RowInfo("`rela --help`, and the answer to a wrong config", ("python",)),
