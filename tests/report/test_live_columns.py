@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
+from rela_cli.commands.reproduce.tables import RECIPE
+from rela_cli.config.compose import compose
+from rela_cli.config.identity import identity_of
+from rela_cli.config.reading import to_tree
 from rela_cli.report.differences.paired import cost_on_axis
+from rela_cli.report.figures.series import groups_of, references
 from rela_cli.report.results.collect import collect
-from rela_cli.report.results.comparison import results_of
+from rela_cli.report.results.comparison import Protocol, results_of
+from rela_cli.report.results.settings import PRESET_SETTINGS, flatten
 from tests.report.made_runs import Make, cell, make, records, shown
 
 __all__ = ["make"]  # a fixture
@@ -89,3 +95,55 @@ def test_in_images_the_prior_sees_those_of_phase_1_again(make: Make) -> None:
         folder = make(0.5, "embedded", changes=changes, **sizes)
         costs.append(cost_on_axis(results_of(collect([folder]))[0], "samples"))
     assert costs == [1300, 1900]
+
+
+# --------------------------------------------------------------------------------------- experiment=best, in a word
+
+
+@pytest.fixture(scope="module")
+def best() -> dict[str, Any]:
+    """The settings of the preset as results hold them."""
+    tree = to_tree(compose(["experiment=best", "prior=embedded"]))
+    flat = flatten({group: identity_of(tree[group], group) for group in ("transport", "matching", "switch")})
+    return {key: value for key, value in flat.items() if key in PRESET_SETTINGS}
+
+
+def test_the_preset_is_what_its_file_says(best: dict[str, Any]) -> None:
+    assert best == PRESET_SETTINGS == dict(word.split("=") for word in RECIPE["best"]) | {"transport": "whitening"}
+
+
+def test_the_preset_is_named_and_its_settings_are_not_listed(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others do not say what they share; one more setting is said; one setting alone is no preset."""
+    words = {"matching": "geometric", "switch": "never", "transport.dims": "twice", "transport.power": 0.5}
+    make(0.4, "embedded", prior_alone=0.63)
+    make(0.5, "embedded", changes=words, prior_alone=0.63)
+    make(0.6, "embedded", changes={**words, **LIVE}, prior_alone=0.63)
+    make(0.7, "embedded", changes={**words, "transport.max_dim": 32}, prior_alone=0.63)
+    make(0.3, "patches", prior_alone=0.53)
+    found = {record["label"]: record["mean"] for record in records(tmp_path, capsys) if record["kind"] == "prior"}
+    preset = "embedded experiment=best"
+    lengths = {f"{preset} transport.max_dim=32": 0.7, f"{preset} transport.max_dim=64": 0.5}
+    live = {"embedded live experiment=best transport.max_dim=64": 0.6}
+    assert found == pytest.approx({"embedded": 0.4, "patches": 0.3, **lengths, **live})
+
+
+def test_where_one_setting_of_it_differs_that_setting_is_named(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"matching": "geometric", "switch": "never", "transport.dims": "twice"}
+    make(0.5, "embedded", changes={**words, "transport.power": 0.5})
+    make(0.4, "embedded", changes={**words, "transport.power": 1})
+    found = {record["label"] for record in records(tmp_path, capsys) if record["kind"] == "prior"}
+    assert found == {"embedded transport.power=0.5", "embedded transport.power=1"}
+
+
+def test_a_prior_alone_is_drawn_once_where_its_transports_leave_it(make: Make, tmp_path: Path) -> None:
+    words = {"matching": "geometric", "switch": "never", "transport.dims": "twice", "transport.power": 0.5}
+    make(0.5, "embedded", changes=words, prior_alone=0.63)
+    make(0.4, "embedded", prior_alone=0.63)
+    make(0.3, "patches", prior_alone=0.63)
+    (group,) = groups_of(results_of(collect([tmp_path / "outputs"])))
+    drawn = [label.text for label, kind in references(group, Protocol("lbfgs", "online")) if kind == "prior_alone"]
+    assert drawn == ["patches alone 63.0", "embedded alone 63.0"]

@@ -143,17 +143,22 @@ def series_of(group: Group, protocol: Protocol, x_of: Callable[[Row, Column], fl
 
 
 def references(group: Group, protocol: Protocol) -> Iterator[tuple[Label, str]]:
-    """Horizontal lines: untrained, plain*, each prior alone; with the kind of each."""
-    row = group.row(group.budgets[-1])
+    """Horizontal lines: untrained, plain*, each prior alone; with the kind of each.
+
+    Another transport that leaves a prior alone where it was has no line of its own.
+    """
+    row, drawn = group.row(group.budgets[-1]), set[tuple[str, str]]()
     for column in columns_of(group.results):
         value = (
             None if column.is_trained and column.kind != "plain_star" else score(group.results, row, column, protocol)
         )
-        if value is None:
+        place = (dict(column.settings).get("prior", column.kind), f"{100 * value.mean:.1f}" if value else "")
+        if value is None or place in drawn:
             continue
+        drawn.add(place)
         colour = style_of(dict(column.settings)["prior"]).colour if column.kind == "prior_alone" else SOFT
         name = column.name.replace(" prior alone", " alone") + label_mark(group.results, row, column)
-        yield Label(100 * value.mean, f"{name} {100 * value.mean:.1f}", colour), column.kind
+        yield Label(100 * value.mean, f"{name} {place[1]}", colour), column.kind
 
 
 def labels_of(found: Sequence[Series], group: Group, protocol: Protocol) -> list[Label]:

@@ -22,12 +22,15 @@ from rela_cli.report.results.settings import (
     LIVE,
     LIVE_KEY,
     NAMED_PARTS,
+    PRESET,
+    PRESET_SETTINGS,
     TARGET_PARTS,
     VARIANT,
     VIEWS_KEY,
     Settings,
     differing,
     flatten,
+    is_preset,
     natural_order,
     part_of,
     settings_text,
@@ -169,13 +172,17 @@ def columns_of(results: Iterable[Result]) -> list[Column]:
     """Untrained, plain, each variant of each prior with the prior alone beside it, plain on everything."""
     variants = {result.variant for result in results if result.variant}
     keys = differing(variants)
+    presets = {variant for variant in variants if is_preset(variant, keys)}
+    own = differing(variants - presets)  # where only the preset differs, its name says so
     by_targets: dict[Settings, list[Settings]] = defaultdict(list)
     for variant in sorted(variants, key=lambda v: natural_order(v, keys)):
         by_targets[part_of(variant, TARGET_PARTS)].append(variant)
     columns = [Column("untrained", "untrained"), Column("plain", "plain")]
     for targets in sorted(by_targets, key=lambda t: _prior_order(dict(t)["prior"])):
-        columns += [Column("prior", _head(variant, keys), variant) for variant in by_targets[targets]]
-        columns.append(Column("prior_alone", f"{_head(targets, keys)}\nprior alone", targets))
+        heads = [_preset_head(v, keys) if v in presets else _head(v, own) for v in by_targets[targets]]
+        columns += [Column("prior", *pair) for pair in zip(heads, by_targets[targets], strict=True)]
+        alone = _preset_head(targets, keys) if presets.issuperset(by_targets[targets]) else _head(targets, own)
+        columns.append(Column("prior_alone", f"{alone}\nprior alone", targets))
     return [*columns, Column("plain_star", "plain*")]
 
 
@@ -183,12 +190,16 @@ def _prior_order(name: str) -> tuple[int, str]:
     return (PRIOR_ORDER.index(name) if name in PRIOR_ORDER else len(PRIOR_ORDER)), name
 
 
-def _head(variant: Settings, keys: set[str]) -> str:
+def _head(variant: Settings, keys: set[str], preset: str = "") -> str:
     settings = dict(variant)
     views = f"{settings[VIEWS_KEY]} views" if VIEWS_KEY in settings else ""
     live = LIVE if settings.get(LIVE_KEY) == LIVE else ""
     others = settings_text(variant, keys - {LIVE_KEY, VIEWS_KEY}, "\n")
-    return "\n".join(filter(None, (settings["prior"], live, views, others)))
+    return "\n".join(filter(None, (settings["prior"], live, views, preset, others)))
+
+
+def _preset_head(variant: Settings, keys: set[str]) -> str:
+    return _head(variant, keys - PRESET_SETTINGS.keys(), PRESET)
 
 
 def score(results: Iterable[Result], row: Row, column: Column, protocol: Protocol) -> Score | None:

@@ -18,6 +18,16 @@ LIVE_KEY, LIVE = "matching.targets", "live"  # the prior looks at every view: th
 
 VIEWS_KEY = "extract.views"  # how many light views the prior has looked at: the head says that in words, too
 
+PRESET = "experiment=best"  # how the head of a column calls these settings, which are that preset's
+
+PRESET_SETTINGS = {
+    "matching": "geometric",
+    "switch": "never",
+    "transport": "whitening",
+    "transport.dims": "twice",
+    "transport.power": "0.5",
+}
+
 OWN_COLUMNS = (*NAMED_PARTS, "prior")  # names that have a place of their own in every table
 
 Settings = tuple[tuple[str, str], ...]  # flat, sorted, written out: comparable and hashable
@@ -67,6 +77,11 @@ def differing(many: Iterable[Settings]) -> set[str]:
 def settings_text(settings: Settings, keys: set[str], separator: str = " ") -> str:
     """The settings among `keys` as one would type them, but for those with a place of their own."""
     return separator.join(f"{k}={v}" for k, v in settings if k in keys and k not in OWN_COLUMNS)
+
+
+def is_preset(settings: Settings, keys: set[str]) -> bool:
+    """Whether these are the settings of `experiment=best`, and more than one of them is unusual among the columns."""
+    return PRESET_SETTINGS.items() <= dict(settings).items() and len(keys & PRESET_SETTINGS.keys()) > 1
 
 
 def as_live(variant: Settings) -> Settings:
