@@ -20,6 +20,7 @@ from rela_cli.errors import first_line
 from rela_cli.machine import memory
 from rela_cli.machine.processors import cores
 from rela_cli.store.files import read_json
+from rela_cli.store.notices import warn
 from rela_cli.terminal import as_size
 
 NOTES = "RELA_GPU_NOTES"  # names the folder of one GPU's notes
@@ -58,12 +59,20 @@ def note() -> None:
     folder, torch = os.environ.get(NOTES), sys.modules.get("torch")
     if not folder or torch is None or not torch.cuda.is_initialized():
         return
+    try:
+        write_note(Path(folder), now_taken())
+    except (RuntimeError, OSError) as error:  # a GPU that answers nothing more, a full disk: the run's own error counts
+        warn(f"what this run took of the GPU cannot be noted ({first_line(error)}), and does not count for the next")
+
+
+def now_taken() -> Taken:
+    """What this process has taken until now."""
     from rela_cli.machine.device import gpu_memory
 
     peak, room = gpu_memory()
     free = memory.free()
     host_room = None if free is None else free + memory.held()
-    write_note(Path(folder), Taken(peak + CONTEXT_BYTES, room + CONTEXT_BYTES, memory.peak(), host_room))
+    return Taken(peak + CONTEXT_BYTES, room + CONTEXT_BYTES, memory.peak(), host_room)
 
 
 def write_note(folder: Path, taken: Taken) -> None:
