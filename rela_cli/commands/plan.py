@@ -25,6 +25,7 @@ from rela_cli.terminal import as_duration, as_si, as_size
 
 if TYPE_CHECKING:
     from rela_cli.pipeline.footprint import Footprint
+    from rela_cli.pipeline.tokens import MapSizes
 
 PLAN_OPTIONS = (  # options, and what their values are called
     ("--samples", "N", "so many train images, instead of those that are there (data need not be)"),
@@ -59,6 +60,7 @@ class PlanSizes:
     switch: str
     views: int = 0  # of each train image that the prior looks at beside the clean one
     joined: int = 0  # components that an ensemble stores once more, side by side
+    tokens: MapSizes | None = None  # feature maps of train images, or of their views, that the prior gives besides
 
     @property
     def images(self) -> int:
@@ -66,8 +68,8 @@ class PlanSizes:
 
     @property
     def looks(self) -> int:
-        """Images and views that the prior sees."""
-        return self.images + self.views * self.samples
+        """Images and views that the prior sees; those of feature maps once more."""
+        return self.images + self.views * self.samples + (self.tokens.maps if self.tokens else 0)
 
     @property
     def extract_seconds(self) -> float:
@@ -87,8 +89,9 @@ class PlanSizes:
     @property
     def cache_bytes(self) -> float:
         """Features and targets in fp16, and row numbers with labels; where views are cut stands beside both."""
-        boxes = 2 * BOX_BYTES * self.views * self.samples
-        return HALF * self.looks * (self.width + self.targets + self.joined) + 2 * WORD * self.images + boxes
+        looks, boxes = self.images + self.views * self.samples, 2 * BOX_BYTES * self.views * self.samples
+        tokens = self.tokens.bytes + BOX_BYTES * self.views * self.samples if self.tokens else 0
+        return HALF * looks * (self.width + self.targets + self.joined) + 2 * WORD * self.images + boxes + tokens
 
 
 def main(argv: list[str]) -> int:
@@ -192,6 +195,7 @@ def sizes(run: Run, of: Footprint, given: Mapping[str, float]) -> PlanSizes:
         "" if config.is_plain else config.switch.name,
         config.extract.views if config.has_views else 0,
         of.targets if config.prior.members else 0,
+        of.tokens,
     )
 
 
@@ -226,6 +230,7 @@ def show(config: Config, plan: PlanSizes) -> None:
     say(f"{prior_names(config)}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
     checkpoint, flops = as_si(32 * plan.rate.parameters, "B"), as_si(plan.seen * plan.rate.flops, "FLOP")
     an_epoch, of_all = (as_si(plan.image_bytes * images, "B") for images in (plan.subset, plan.images))
+    maps = of_maps(plan)
     lines = {
         "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
         "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
@@ -234,7 +239,7 @@ def show(config: Config, plan: PlanSizes) -> None:
         "range": ranged(plan),
         "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
         "read": f"{an_epoch} an epoch; all is {of_all}",
-        "disk": f"{as_si(plan.cache_bytes, 'B')} of features, targets and rows; {checkpoint} a checkpoint",
+        "disk": f"{as_si(plan.cache_bytes, 'B')} of features, targets and rows{maps}; {checkpoint} a checkpoint",
     }
     for name, text in lines.items():
         say(f"  {name:<10}{text}")
@@ -249,7 +254,16 @@ def prior_names(config: Config) -> str:
 def extract_time(plan: PlanSizes) -> str:
     """Time to extract, and what the prior looks at beside the clean images."""
     views = f", {plan.views} light views of each train image included" if plan.views else ""
-    return as_duration(plan.extract_seconds) + views
+    maps = f", and a second look for {plan.tokens.maps:,} feature maps" if plan.tokens else ""
+    return as_duration(plan.extract_seconds) + views + maps
+
+
+def of_maps(plan: PlanSizes) -> str:
+    """How much of the disk feature maps take."""
+    if not plan.tokens:
+        return ""
+    side = round(plan.tokens.cells**0.5)
+    return f" ({as_si(plan.tokens.bytes, 'B')} of it feature maps of {side} x {side} cells)"
 
 
 def why_not_extracted(config: Config) -> str:

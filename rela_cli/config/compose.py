@@ -26,6 +26,7 @@ from rela_cli.config.schema import CONF_DIR, Config
 from rela_cli.config.trees import Trees, as_dict, checked_config, dotted, hydra_message, is_hydra_1_4
 from rela_cli.config.without_effect import (
     of_no_prior,
+    of_no_tokens,
     of_norm,
     of_other_protocols,
     of_other_trackers,
@@ -106,6 +107,7 @@ class Composer:
         config = checked_config(tree, node, words)
         idle = (*overruled(words), *of_sweeps(words), *of_other_protocols(words, config.probe.protocols))
         idle += (*of_no_prior(words, config.is_plain), *of_other_trackers(words, config.logger.trackers))
+        idle += (*of_no_tokens(words, config),)
         groups = ranks.norm_groups(config.runtime.norm, config.runtime.devices)
         self.notes.update(dict.fromkeys((*idle, *of_norm(words, config.runtime.norm, groups))))
         return config

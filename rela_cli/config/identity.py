@@ -7,8 +7,8 @@ from typing import Any
 
 LATER: dict[str, dict[str, Any]] = {  # keys younger than the artifacts on disks, at what was done before them: no
     # identity has them, so that older artifacts keep their names; by class, or by group where a group names no class
-    "matching": {"targets": "cached"},
-    "extract": {"views": 1},
+    "matching": {"targets": "cached", "token_weight": 0.5},
+    "extract": {"views": 1, "tokens": False, "token_grid": 7},
     "ImageFolder": {"labels": None, "test_share": 0.2},
     "Adaptive": {"moments": "keep", "warmup_epochs": 0.0},
     "Fixed": {"moments": "keep", "warmup_epochs": 0.0},
@@ -17,6 +17,13 @@ LATER: dict[str, dict[str, Any]] = {  # keys younger than the artifacts on disks
     "PCA": {"dims": "learner", "center": True},
     "Whitening": {"power": 1.0, "dims": "learner", "center": True},
 }
+
+
+def without_idle(tree: dict[str, Any]) -> dict[str, Any]:
+    """A config's tree without keys that say how something is done that is not done."""
+    if not tree["extract"]["tokens"]:
+        del tree["extract"]["token_grid"], tree["matching"]["token_weight"]
+    return tree
 
 
 def class_name(target: str) -> str:

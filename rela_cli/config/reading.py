@@ -13,6 +13,7 @@ from rela_cli.config.schema import (
     EFFICIENT,
     ENSEMBLE,
     HOMES,
+    NO_MAP,
     OWN_KEYS,
     PART_GROUPS,
     POOLS,
@@ -150,6 +151,7 @@ def _cross_checks(config: Config, problems: list[str]) -> None:
     _check_members(config.prior, problems)
     _check_brought(config, problems)
     _check_views(config, problems)
+    _check_tokens(config, problems)
     _check_batch(config, problems)
     _check_norm(config, problems)
     _check_gradient_hook(config, problems)
@@ -170,6 +172,28 @@ def _check_views(config: Config, problems: list[str]) -> None:
         problems.append(
             f"extract.views={config.extract.views} caches targets of views and matching.targets=live makes them anew "
             f"in every step: say one of them"
+        )
+
+
+def _check_tokens(config: Config, problems: list[str]) -> None:
+    """Who can give a feature map, and what cannot look into a network while it trains."""
+    if not config.has_tokens:
+        return
+    leave = "or leave extract.tokens out"
+    if why := NO_MAP.get(config.prior.target):
+        problems.append(
+            f"extract.tokens=true needs the feature map of prior={config.prior.name}, and {why}: say another prior, "
+            f"such as prior=embedded or prior=dinov2_vits14, {leave}"
+        )
+    if config.is_live:
+        problems.append(
+            f"extract.tokens=true keeps feature maps and matching.targets=live keeps nothing: say "
+            f"matching.targets=cached, {leave}"
+        )
+    if config.runtime.compile != "off":
+        problems.append(
+            f"extract.tokens=true looks at the feature map inside the learner, which runtime.compile="
+            f"{config.runtime.compile} hides: say runtime.compile=off, {leave}"
         )
 
 

@@ -53,6 +53,12 @@ GROUPS = (*PART_GROUPS, "matching", "probe", "runtime", "logger", "experiment", 
 
 # ------------------------------------------------------------------------------------------- names of choices
 
+NO_MAP = {  # priors of ours that give no feature map, and why
+    "rela_cli.priors.onnx.Onnx": "a program gives what it was exported to give, one vector an image",
+    "rela_cli.priors.exported.Exported": "a program gives what it was exported to give, one vector an image",
+    "rela_cli.priors.ensemble.Ensemble": "the maps of its members may have other numbers of cells",
+    "rela_cli.priors.efficient.OfDataset": "an efficient dataset brings one target an image",
+}
 EFFICIENT = "rela_cli.priors.efficient.OfDataset"  # the prior whose targets come with dataset=efficient
 ENSEMBLE = "rela_cli.priors.ensemble.Ensemble"  # the prior that is several
 NO_MEMBERS = {  # priors that an ensemble cannot have, and why
@@ -217,13 +223,19 @@ class MatchingSettings:
     transfer: Annotated[str, OneOf(("trained", "frozen"))]
     view: View
     targets: Annotated[str, OneOf((CACHED, LIVE))] = CACHED
+    token_weight: PositiveShare = 0.5
 
 
 @dataclass(frozen=True)
 class Extract:
-    """What the prior looks at: each clean image; with `views` above 1, so many light views of each train image, too."""
+    """What the prior looks at: each clean image; with `views` above 1, so many light views of each train image, too.
+
+    With `tokens` its feature map of train images, or of their light views, is kept: `token_grid` cells a side at most.
+    """
 
     views: Annotated[int, Range(1, 1000)] = 1
+    tokens: bool = False
+    token_grid: Annotated[int, Range(2, 64)] = 7
 
 
 @dataclass(frozen=True)
@@ -375,6 +387,11 @@ class Config:
     def has_views(self) -> bool:
         """Whether phase 1 matches light views to what the prior made of these very views."""
         return self.extract.views > 1 and not self.is_plain
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether phase 1 also matches the learner's feature map, cell by cell, to the prior's."""
+        return self.extract.tokens and not self.is_plain
 
     @property
     def extracts(self) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rela_cli.config.schema import PROTOCOLS, WHOLE
+from rela_cli.config.schema import PROTOCOLS, WHOLE, Config
 
 OF_MATCHING = ("transport=", "transport.", "matching=", "matching.", "switch=", "switch.", "extract.")
+
+OF_TOKENS = ("extract.token_grid=", "matching.token_weight=")
 
 OF_TRACKERS = {"project": ("wandb", "mlflow", "trackio"), "entity": ("wandb",), "mode": ("wandb",), "uri": ("mlflow",)}
 
@@ -44,6 +46,13 @@ def of_no_prior(words: Sequence[str], is_plain: bool) -> Iterator[str]:
     for word in words:
         if is_plain and word.startswith(OF_MATCHING):
             yield f"{word} has no effect: prior=none is the method by itself"
+
+
+def of_no_tokens(words: Sequence[str], config: Config) -> Iterator[str]:
+    """What says how tokens are made and matched, where there are none."""
+    for word in words:
+        if word.lstrip("+").startswith(OF_TOKENS) and not config.extract.tokens and not config.is_plain:
+            yield f"{word} has no effect: it goes with extract.tokens=true"
 
 
 def of_norm(words: Sequence[str], norm: object, groups: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rela_cli.config.schema import Config, Part
 from rela_cli.store.entries import Entry
 from rela_cli.store.versions import VERSIONS
 
-CLEAN, VIEWS = ("features", "targets"), ("views", "view_targets")  # kinds of entries
+CLEAN, VIEWS, TOKENS = ("features", "targets"), ("views", "view_targets"), ("tokens", "token_targets")  # of entries
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Source:
     precision: dict[str, str]
     transport: dict[str, Any]
     view: dict[str, Any]
+    tokens: dict[str, Any] = field(default_factory=dict)  # what is made of a feature map, besides the rest
 
     def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
         """An entry that a certain version of a stage makes."""
@@ -69,6 +70,18 @@ class Artifacts:
         """The entry of a kind, by what it is made of."""
         return self.source.entry(kind, stage, **spec)
 
+    @cached_property
+    def tokens(self) -> Entry:
+        """The prior's feature map of each train image, or with extract.views above 1 of each light view."""
+        source, spec = self.source, {"images": self.source.images, "prior": self.identity}
+        return source.entry("tokens", "extract", **spec, **source.precision, **source.tokens)
+
+    @cached_property
+    def token_targets(self) -> Entry:
+        """What a map of their own, fitted to all cells, makes of them."""
+        made_of = {"tokens": self.tokens.hash, "transport": self.source.transport}
+        return self.source.entry("token_targets", "transport", **made_of)
+
     @property
     def singles(self) -> tuple[Artifacts, ...]:
         """What is made by one prior alone: that of each member of an ensemble, else all of it."""
@@ -98,11 +111,23 @@ class GivenArtifacts(Artifacts):
         return Entry(kind, self.specs[kind], self.source.cache)
 
 
+def kinds_of(config: Config) -> list[str]:
+    """The kinds of entries that stages extract and transport make for a run, in pairs: features and targets."""
+    if config.is_plain:
+        return []
+    return [*CLEAN, *(VIEWS if config.has_views else ()), *(TOKENS if config.has_tokens else ())]
+
+
 def cut_of_views(config: Config, flip: bool) -> dict[str, Any]:
     """With extract.views above 1: how many light views are cut of an image, and how."""
     view = config.matching.view
     cut = {"count": config.extract.views, "scale": view.crop_scale, "ratio": view.crop_ratio}
     return {**cut, "flip_p": view.flip_p if flip else 0.0}
+
+
+def map_of_tokens(config: Config, cut: dict[str, Any]) -> dict[str, Any]:
+    """With extract.tokens=true: how many cells a side, and the light views where there are any."""
+    return {"grid": config.extract.token_grid, **({"view": cut} if config.has_views else {})}
 
 
 def artifacts(source: Source, prior: Part, identity: dict[str, Any]) -> Artifacts:

@@ -10,7 +10,7 @@ from rela_cli.machine.device import pick_device
 from rela_cli.pipeline.footprint import Footprint, of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.terms import DEVICE, HOST, PROCESS, Stage
-from rela_cli.pipeline.to_do import is_made
+from rela_cli.pipeline.to_do import EXTRACT, TRANSPORT, is_made
 from rela_cli.store.notices import warn
 from rela_cli.terminal import as_size
 
@@ -71,11 +71,11 @@ def to_make(run: Run, of: Footprint, until: str) -> Iterator[Stage]:
     """The stages up to `until` that are not there yet."""
     if run.images.manifest is None:
         yield of.images()
-    if run.config.extracts and not is_made(run, "features", "views"):
+    if run.config.extracts and not is_made(run, EXTRACT):
         yield of.extract()
     if until == "extract":
         return
-    if run.config.extracts and not is_made(run, "targets", "view_targets"):
+    if run.config.extracts and not is_made(run, TRANSPORT):
         yield of.transport()
     if until == "transport":
         return

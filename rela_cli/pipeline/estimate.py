@@ -18,6 +18,7 @@ from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.pipeline.artifacts import Artifacts
 from rela_cli.pipeline.run import Run
+from rela_cli.pipeline.to_do import TRANSPORT, is_made
 from rela_cli.terminal import as_size
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Estimator:
         priors = () if run.config.is_plain or run.targets.manifest else run.config.prior.singles
         times = 3 if len(priors) > 1 else 2  # an ensemble's targets are stored side by side as well
         widths = times * sum(prior.card.features or 512 for prior in priors)
-        return 8.0 * rate.parameters + 2.0 * images * widths
+        tokens = None if is_made(run, TRANSPORT) else self.footprint(run).tokens
+        return 8.0 * rate.parameters + 2.0 * images * widths + (tokens.bytes if tokens else 0)
 
     def rate(self, run: Run) -> CostRates:
         key = timing_key(run)
@@ -158,6 +160,7 @@ class Estimator:
         """Images and views that a prior still has to look at, but for those of an earlier run of the plan."""
         passes = [(one.features, run.lengths.train_samples + run.dataset.count("test"))]
         passes += [(one.views, views_to_see(run))] if run.config.has_views else []
+        passes += [(one.tokens, views_to_see(run) or run.lengths.train_samples)] if run.config.has_tokens else []
         new = {entry.hash: n for entry, n in passes if not entry.manifest and entry.hash not in self.passed}
         self.passed |= new.keys()
         return sum(new.values())
@@ -171,8 +174,9 @@ def views_to_see(run: Run) -> int:
 def timing_key(run: Run) -> str:
     """Runs with equal keys take equal time per step and equal memory, so one trial serves them all."""
     c = run.config
-    live = c.prior.identity if c.is_live else ""
-    return f"{c.learner.identity} {c.method.identity} {c.batch_size} {c.accumulate} {run.shown_size} {live}"
+    live = c.prior.identity if c.is_live or c.has_tokens else ""
+    tokens = f"{c.extract} {c.transport.identity}" if c.has_tokens else ""
+    return f"{c.learner.identity} {c.method.identity} {c.batch_size} {c.accumulate} {run.shown_size} {live}{tokens}"
 
 
 # ------------------------------------------------------------------------------------------------------------- trials
@@ -202,8 +206,9 @@ def trial(of: Footprint, threads: int | None) -> CostRates:
     targets = torch.randn(n, of.matched) if of.targets else None
     grey = torch.full((3,), 0.5)
     lengths, stats = Lengths(n, n, 1, 1, n), ImageStats(grey, grey / 2, shape.size)
+    tokens = of.tokens.blank(n, shape.size) if of.tokens else None
     live = trial_prior(of, images, stats) if config.is_live else None
-    trainer = Trainer(config, lengths, Split(images, labels), targets, stats, live)
+    trainer = Trainer(config, lengths, Split(images, labels), targets, stats, live, tokens=tokens)
     trainer.trainee.train()
     rows, shown = torch.arange(n, device=trainer.device), images.to(trainer.device)
     found = {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,6 +34,7 @@ from rela_cli.pipeline.counting import count_work, counted_for
 from rela_cli.pipeline.preflight import BOX_BYTES
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.terms import DEVICE, MAPPED, PROCESS, Stage, Taken, Term
+from rela_cli.pipeline.tokens import MapSizes, map_sizes
 from rela_cli.priors.base import Prior
 from rela_cli.stages.transport import ROWS_AT_A_TIME
 from rela_cli.training.trainee import Trainee, memory_format
@@ -96,10 +98,17 @@ class Footprint:
         width = feature_dim(build_backbone(self.config.learner, self.config.seed, self.shape.size))
         return matched_width(width, self.targets, mapping.ordered, mapping.per_feature)
 
+    @cached_property
+    def tokens(self) -> MapSizes | None:
+        """The feature maps of extract.tokens=true; None without."""
+        shape = self.shape
+        return map_sizes(self.config, shape.train, shape.size, self.prior) if self.config.has_tokens else None
+
     def trainee(self) -> Trainee:
         """The learner with its method and the matching, as stage train has it."""
-        shape = self.shape
-        return Trainee(self.config, shape.size, self.matched if self.targets else None, shape.classes).train()
+        shape, matched = self.shape, self.matched if self.targets else None
+        token_dim = self.tokens.matched if self.tokens else None
+        return Trainee(self.config, shape.size, matched, shape.classes, token_dim).train()
 
     @property
     def images_a_pass(self) -> int:
@@ -132,7 +141,8 @@ class Footprint:
         shown = [
             Augment(view, shape.size, grey, grey, 0, number, True)(images, rows, 0) for number, view in enumerate(views)
         ]
-        targets = torch.zeros(n, self.matched, device=device) if phase == 1 else None
+        targets: Any = torch.zeros(n, self.matched, device=device) if phase == 1 else None
+        targets = self.tokens.beside(targets, rows, shape.size) if phase == 1 and self.tokens else targets
         wants_labels = phase == 2 and method.uses_labels
         trainee(shown, targets, torch.zeros(n, dtype=torch.long, device=device) if wants_labels else None).backward()
 
@@ -159,7 +169,7 @@ class Footprint:
             prior = self.prior()
         except RelaError:
             return None
-        fit, weights, made = self.fit(prior), bytes_of(prior), iter([prior])
+        fit, weights, made = fitting(prior, self.shape.size), bytes_of(prior), iter([prior])
         block = self.look(lambda: next(made, None) or self.prior(), torch.uint8)
         return Outlook(prior.feature_dim, weights, fit, block)
 
@@ -204,15 +214,6 @@ class Footprint:
 
         return counted_for(images or self.config.runtime.block_size, work, make)
 
-    def fit(self, prior: Prior) -> Taken:
-        """What fitting the prior takes; most have nothing to fit."""
-        if type(prior).fit is Prior.fit:
-            return Taken(0, 0)
-        size = self.shape.size
-        return count_work(
-            lambda: prior.fit(torch.randint(0, 256, (FITTED_TO, 3, size, size), dtype=torch.uint8)), prior
-        )
-
     # -------------------------------------------------------------------------------------------- the stages
 
     def stages(self) -> list[Stage]:
@@ -254,9 +255,11 @@ class Footprint:
         """Features in blocks, of which the first is taken in float64; then the eigenvectors of their covariance."""
         if self.members:
             return max((member.transport() for member in self.members), key=Stage.total)
-        shape, width = self.shape, self.features
+        shape, tokens = self.shape, self.tokens
+        width = max(self.features, tokens.channels if tokens else 0)
         rows = Term("a block of features", min(ROWS_AT_A_TIME, shape.train) * width * (HALF + 2 * DOUBLE))
-        features = Term("features", HALF * shape.train * width, MAPPED)
+        stored = max(HALF * shape.train * self.features, tokens.feature_bytes if tokens else 0)
+        features = Term("features", stored, MAPPED)
         if not issubclass(import_target(self.config.transport), PCA):
             return self.stage("transport", rows, features)
         sums = Term("sums of its products", SUMS * DOUBLE * width**2)
@@ -289,6 +292,7 @@ class Footprint:
             Term("drawing an epoch", DRAW * shape.train),
             *self.pixels(shape.train, self.config.batch_size // self.config.runtime.devices),
             Term("targets", HALF * shape.train * self.targets * (views or 1), MAPPED),
+            Term("targets of tokens", self.tokens.target_bytes if self.tokens else 0, MAPPED),
             Term("where views are cut", BOX_BYTES * shape.train * views),
         )
 
@@ -330,6 +334,14 @@ class Footprint:
             near,
             *self.pixels(shape.train + shape.test, self.config.runtime.block_size),
         )
+
+
+def fitting(prior: Prior, size: int) -> Taken:
+    """What fitting a prior takes; most have nothing to fit."""
+    if type(prior).fit is Prior.fit:
+        return Taken(0, 0)
+    images = torch.randint(0, 256, (FITTED_TO, 3, size, size), dtype=torch.uint8)
+    return count_work(lambda: prior.fit(images), prior)
 
 
 def of_run(run: Run) -> Footprint:

@@ -22,7 +22,7 @@ from rela_cli.config.schema import Config
 from rela_cli.distributed import pulse, ranks
 from rela_cli.machine import memory
 from rela_cli.machine.signals import stoppable
-from rela_cli.pipeline import preflight
+from rela_cli.pipeline import preflight, tokens
 from rela_cli.pipeline.making import make_together
 from rela_cli.pipeline.probing import Probing
 from rela_cli.pipeline.result import Numbers, prior_facts, result_of
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rela_cli.data.batches.cache import ImageStats, Split
+    from rela_cli.data.batches.tokens import TokenTargets
     from rela_cli.training.checkpoint import Checkpoints, Saved
     from rela_cli.training.live import LiveTargets
 
@@ -133,6 +134,8 @@ class Pipeline:
         with stoppable(partial(standing, self.run)):
             if until in ("extract", "transport"):
                 self.check_memory(until)
+                if self.config.has_tokens and self.run.shown_size is not None:
+                    tokens.check_prior(self.run, self.run.shown_size, until)
                 self.make_targets(until)
                 show_targets(self.run)
                 return
@@ -229,6 +232,9 @@ class Pipeline:
             self.checkpoints().ensure_room(tensor_bytes(backbone.state_dict()))
             if ranks.is_first():
                 enough_memory.check(self.run)
+            if self.config.has_tokens:
+                self.channels = tokens.channels_of(backbone, self.run, size)
+                tokens.check_prior(self.run, size, "train")
             self.tried, self.width = size, feature_dim(backbone)
         return self.width
 
@@ -255,9 +261,8 @@ class Pipeline:
         ):
             stats = read_stats(self.run.images)
             live = self.live_targets(split, stats, targets)
-            facts = train(
-                self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics, live, views
-            )
+            of_prior = (live, views, self.token_targets(split, stats))
+            facts = train(self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics, *of_prior)
         if ranks.is_first():
             facts["files"] = run_folder.recorded(self.run.folder)
         self.record.write("trained", train=facts)
@@ -271,6 +276,15 @@ class Pipeline:
 
         caches = (self.run.features.folders, self.run.targets.folder)
         return live_targets(self.config, split, stats, *caches, targets.shape[1])
+
+    def token_targets(self, split: Split, stats: ImageStats) -> TokenTargets | None:
+        """For extract.tokens=true: what the cells of the learner's feature map are matched to."""
+        if not self.config.has_tokens:
+            return None
+        from rela_cli.data.batches.loader import side_of
+        from rela_cli.stages.train import read_tokens
+
+        return read_tokens(self.run.artifacts.token_targets, self.channels, side_of(split.images), stats.size)
 
     def checkpoints(self) -> Checkpoints:
         from rela_cli.training.checkpoint import Checkpoints

@@ -68,6 +68,9 @@ def costs(run: Run, probe_cost: Facts) -> dict[str, Facts]:
         made = run.brought.folder.facts["made"]["views"] if run.brought else run.views.manifest
         found["extract"] = summed(found["extract"], made or {})
         found["transport"] = summed(found["transport"], run.view_targets.manifest or {})
+    if run.config.has_tokens:
+        found["extract"] = summed(found["extract"], run.artifacts.tokens.manifest or {})
+        found["transport"] = summed(found["transport"], run.artifacts.token_targets.manifest or {})
     return found
 
 

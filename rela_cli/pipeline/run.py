@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rela_cli.config.identity import identity_of
+from rela_cli.config.identity import identity_of, without_idle
 from rela_cli.config.lengths import Lengths, lengths
 from rela_cli.config.reading import to_tree
 from rela_cli.config.schema import RANDOM, Config, Part
@@ -19,7 +19,15 @@ from rela_cli.data.base import open_dataset
 from rela_cli.data.efficient.dataset import Efficient
 from rela_cli.distributed.ranks import norm_groups
 from rela_cli.errors import MissingError, RelaError
-from rela_cli.pipeline.artifacts import CLEAN, VIEWS, Artifacts, GivenArtifacts, Source, artifacts, cut_of_views
+from rela_cli.pipeline.artifacts import (
+    Artifacts,
+    GivenArtifacts,
+    Source,
+    artifacts,
+    cut_of_views,
+    kinds_of,
+    map_of_tokens,
+)
 from rela_cli.pipeline.brought import Brought, settled
 from rela_cli.pipeline.differences import MATCHING, RUN_SETTINGS, changed_settings, differences_text
 from rela_cli.store.entries import Entry
@@ -72,7 +80,8 @@ class Run:
         """What the prior makes of the images, in the cache."""
         cut = cut_of_views(self.config, self.dataset.flip)
         made_of = (self.images.hash, self.precision_key, self.config.transport.identity, cut)
-        source, prior = Source(self.outputs / "cache", *made_of), self.config.prior
+        of_tokens = map_of_tokens(self.config, cut)
+        source, prior = Source(self.outputs / "cache", *made_of, of_tokens), self.config.prior
         if self.brought:
             return GivenArtifacts(source, prior, self.prior_identity, specs=self.brought.folder.spec)
         return artifacts(source, prior, self.prior_identity)
@@ -124,7 +133,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Everything that changes the backbone, and nothing else; tables compare it."""
-        tree, runtime = to_tree(self.config), self.config.runtime
+        tree, runtime = without_idle(to_tree(self.config)), self.config.runtime
         kinds = RUN_SETTINGS if self.config.is_plain else RUN_SETTINGS + MATCHING
         return {
             "version": VERSIONS["train"],
@@ -143,6 +152,7 @@ class Run:
         if not self.config.is_plain:
             inputs |= {"targets": self.targets.hash, "read_every_steps": self.config.runtime.read_every_steps}
             inputs |= {"view_targets": self.view_targets.hash} if self.config.has_views else {}
+            inputs |= {"token_targets": self.artifacts.token_targets.hash} if self.config.has_tokens else {}
         return fingerprint({**self.settings, "dataset": inputs})[:8]
 
     @cached_property
@@ -150,7 +160,7 @@ class Run:
         """What a person reads."""
         c, names = self.config, {group: slug(name) for group, name in self.called.items()}
         prior = f"{names['prior']}-random" if c.prior.options.get("weights") == RANDOM else names["prior"]
-        prior += "-live" * c.is_live + f"-{c.extract.views}views" * c.has_views
+        prior += "-live" * c.is_live + f"-{c.extract.views}views" * c.has_views + "-tokens" * c.has_tokens
         return f"{names['dataset']}-{prior}-{names['learner']}-{c.method.name}-b{c.budget:g}-s{c.seed}"
 
     @cached_property
@@ -275,16 +285,14 @@ class Run:
     @property
     def inputs(self) -> dict[str, str]:
         """The entries of the cache that it is made of."""
-        kinds = ["images"] if self.config.is_plain else ["images", "features", "targets"]
-        kinds += ["views", "view_targets"] if self.config.has_views else []
-        return {kind: getattr(self, kind).hash for kind in kinds}
+        of_prior = {kind: getattr(self.artifacts, kind).hash for kind in kinds_of(self.config)}
+        return {"images": self.images.hash, **of_prior}
 
     @property
     def member_inputs(self) -> dict[str, list[str]]:
         """The entries of an ensemble's members, from which its own are made; empty for a single prior."""
         members = () if self.config.is_plain else self.artifacts.members
-        kinds = [*CLEAN, *(VIEWS if self.config.has_views else ())] if members else []
-        return {kind: [getattr(member, kind).hash for member in members] for kind in kinds}
+        return {kind: [getattr(member, kind).hash for member in members] for kind in kinds_of(self.config) if members}
 
     @property
     def tree(self) -> dict[str, Any]:

@@ -41,6 +41,9 @@ def show_targets(run: Run) -> None:
     if run.config.has_views and (views := run.views.manifest):
         shape = f"{run.lengths.train_samples} x {views['views']} x {views['feature_dim']}"
         say(f"  views     {shape}  {run.views.folder}")
+    if run.config.has_tokens and (maps := run.artifacts.tokens.manifest):
+        shape = f"{run.lengths.train_samples * maps.get('views', 1)} x {maps['cells']} x {maps['channels']}"
+        say(f"  tokens    {shape}  {run.artifacts.tokens.folder}")
     if targets := run.targets.manifest:
         shares = [
             f"{k} {100 * share:.1f} %"

@@ -1,4 +1,4 @@
-"""Stages 1 and 2 of a run: features and targets, of clean images and of light views, each made once for all runs.
+"""Stages 1 and 2 of a run: features and targets, of images, of light views and of tokens, each made once for all runs.
 
 Of an ensemble of priors each member's are made as those of a run with this prior alone, and then joined.
 """
@@ -20,6 +20,7 @@ from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts
 
 if TYPE_CHECKING:
+    from rela_cli.data.batches.cache import ImageStats, Split
     from rela_cli.data.efficient.folder import EfficientFolder
 
 
@@ -34,6 +35,17 @@ class TargetMaking:
         self.make_clean(until)
         if self.config.has_views:
             self.make_views(until)
+        if self.config.has_tokens:
+            self.make_tokens(until)
+
+    def make_tokens(self, until: str) -> None:
+        """With extract.tokens=true: the feature maps of train images, or of their light views, and their targets."""
+        one = self.run.artifacts
+        if until == "transport" and ranks.agree(is_intact(one.token_targets)):
+            return
+        make_together(one.tokens, self.extract_tokens, goes_on=True)
+        if until == "transport":
+            make_together(one.token_targets, self.transport_tokens)
 
     def make_clean(self, until: str) -> None:
         """Features and targets of the clean view of each image."""
@@ -102,21 +114,46 @@ class TargetMaking:
             return transport(self.config, one.features.folder, folder)
 
     def extract_views(self, one: Artifacts, folder: Path | None) -> Facts:
-        from rela_cli.data.batches.cache import read_split, read_stats
         from rela_cli.stages.extract import extract_views
 
-        images, dataset = self.run.images, self.run.dataset
         with self.clock("extract"):
-            train = read_split(images, "train", dataset)
-            assert train is not None
+            train, data = self.train_images()
             config = replace(self.config, prior=one.prior)
-            return extract_views(config, train, read_stats(images), dataset.flip, folder)
+            return extract_views(config, train, data, self.run.dataset.flip, folder)
+
+    def train_images(self) -> tuple[Split, ImageStats]:
+        """The train images, and what is known of them."""
+        from rela_cli.data.batches.cache import read_split, read_stats
+
+        train = read_split(self.run.images, "train", self.run.dataset)
+        assert train is not None
+        return train, read_stats(self.run.images)
 
     def transport_views(self, one: Artifacts, folder: Path | None) -> Facts:
         from rela_cli.stages.transport import transport_views
 
         with self.clock("transport"):
             return transport_views(self.config, one.views.folder, one.targets.folder, folder)
+
+    def extract_tokens(self, folder: Path | None) -> Facts:
+        from rela_cli.stages.extract import extract, extract_views
+
+        grid = self.config.extract.token_grid
+        with self.clock("extract"):
+            train, data = self.train_images()
+            if self.config.has_views:
+                return extract_views(self.config, train, data, self.run.dataset.flip, folder, grid)
+            return extract(self.config, {"train": train}, data, folder, grid)
+
+    def transport_tokens(self, folder: Path | None) -> Facts:
+        from rela_cli.stages.transport import transport
+
+        tokens = self.run.artifacts.tokens
+        facts = tokens.manifest or {}
+        views = facts.get("views", 1)
+        with self.clock("transport"):
+            made = transport(self.config, tokens.folder, folder, facts["cells"] * views)
+        return {**made, "views": views, "cells": facts["cells"], "covered": facts["covered"]} if made else made
 
     def bring(self, write: Callable[[EfficientFolder, Path], Facts], folder: Path | None) -> Facts:
         """The targets of an efficient dataset, into the cache."""

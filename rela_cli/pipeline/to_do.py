@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from rela_cli.config.schema import LIVE
+from rela_cli.pipeline.artifacts import kinds_of
 from rela_cli.pipeline.run import Run, yaml_ready
 from rela_cli.store.files import Facts, read_json, section
 from rela_cli.store.versions import STAGES
 from rela_cli.terminal import plural
+
+EXTRACT, TRANSPORT = slice(0, None, 2), slice(1, None, 2)  # of `kinds_of`, what these stages make
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,10 @@ def stage_states(run: Run, until: str) -> list[StageState]:
     images = f"{n.subset_size} of {plural(n.train_samples, 'image')}"
     counts = f"{plural(n.total_steps, 'step')} of {c.batch_size}; {images} an epoch"
     protocols = ", ".join(c.probe.protocols) if run.can_probe else f"no numbers: {run.dataset.why_unprobed}"
-    views = f"; {c.extract.views} light views" if c.has_views else ""
+    views = f"; {c.extract.views} light views" * c.has_views + f"; maps of {c.extract.token_grid}" * c.has_tokens
     states = [
-        prior_state(run, "extract", trained or is_made(run, "features", "views"), run.called["prior"] + views),
-        prior_state(run, "transport", trained or is_made(run, "targets", "view_targets"), c.transport.name),
+        prior_state(run, "extract", trained or is_made(run, EXTRACT), run.called["prior"] + views),
+        prior_state(run, "transport", trained or is_made(run, TRANSPORT), c.transport.name),
         StageState("train", "cached" if run.trained else "to do", f"{counts}, {plural(c.epochs, 'epoch')}"),
         StageState("probe", "to do" if rest else "cached", protocols),
     ]
@@ -50,10 +53,9 @@ def prior_state(run: Run, stage: str, is_done: bool, note: str) -> StageState:
     return StageState(stage, "cached" if is_done else "to do", note)
 
 
-def is_made(run: Run, clean: str, of_views: str) -> bool:
-    """Whether the entries of clean and, where there are any, of light views are there."""
-    kinds = [clean, *([of_views] if run.config.has_views else [])]
-    return all(getattr(run, kind).manifest is not None for kind in kinds)
+def is_made(run: Run, stage: slice) -> bool:
+    """Whether all entries that a stage, EXTRACT or TRANSPORT, makes are there."""
+    return all(getattr(run.artifacts, kind).manifest is not None for kind in kinds_of(run.config)[stage])
 
 
 def standing(run: Run) -> str:
@@ -61,9 +63,8 @@ def standing(run: Run) -> str:
     found = [path.name.split("-")[1] for path in run.folder.glob("checkpoint-*-*.safetensors")]
     if found and not (run.folder / "backbone.safetensors").exists():
         return f"step {int(max(found))} of {run.lengths.total_steps}"
-    kinds = ["features", *(["views"] if run.config.has_views else [])]
     singles = () if run.config.is_plain else run.artifacts.singles
-    is_begun = any(getattr(one, kind).part.exists() for one in singles for kind in kinds)
+    is_begun = any(getattr(one, kind).part.exists() for one in singles for kind in kinds_of(run.config)[EXTRACT])
     return "the last whole block of the extraction" if is_begun else "the last finished stage"
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from rela_cli.config.schema import INTERPOLATIONS
 from rela_cli.errors import ConfigError
 from rela_cli.learners.build import measured_width, refused
+from rela_cli.learners.maps import feature_map
 from rela_cli.priors.pooling import Pooled, vectors
 from rela_cli.store.notices import warn_once
 
@@ -27,6 +28,18 @@ class Prior(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def cells(self, images: Tensor, grid: int) -> Tensor:
+        """The map behind the features, at most `grid` cells a side: (B, 3, H, W) uint8 -> (B, D, g, g) float32.
+
+        Raises:
+            ConfigError: the prior has none.
+        """
+        raise ConfigError(f"{type(self).__name__} gives one vector an image and no map")
+
+    def covered(self, size: int) -> float:
+        """Share of a side of images of `size` px that the map is of, in the middle."""
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,11 @@ class Preprocess:
         pixels = pixels.flip(1) if self.channels == "bgr" else pixels
         mean, std = self.constants(images.device)
         return (pixels / 255 - mean) / std
+
+    def covered(self, size: int) -> float:
+        """Share of a side of images of `size` px that is kept, in the middle; above 1 with a frame around them."""
+        kept = self.image_size or size
+        return kept / int(kept / self.crop + 1e-6)
 
     def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std (1, 3, 1, 1); on a GPU made once, since it is waited for when a tensor is made of numbers."""
@@ -129,6 +147,23 @@ class NetworkPrior(Prior):
 
     def forward(self, images: Tensor) -> Tensor:
         return vectors(self.backbone(self.preprocess(images)), self.pool).float()  # type: ignore[no-any-return]
+
+    def cells(self, images: Tensor, grid: int) -> Tensor:
+        return reduced(feature_map(self.backbone, self.preprocess(images)).float(), grid)
+
+    def covered(self, size: int) -> float:
+        return self.preprocess.covered(size)
+
+
+def reduced(found: Tensor, grid: int) -> Tensor:
+    """A map (B, D, h, w) with at most `grid` cells a side, by antialiased bilinear sampling: (B, D, g, g).
+
+    One that is not square becomes square.
+    """
+    size = min(grid, max(found.shape[2:]))
+    if found.shape[2:] == (size, size):
+        return found
+    return F.interpolate(found, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def say_unseen(network: nn.Module, name: str, size: int) -> None:

@@ -12,13 +12,18 @@ from rela_cli.distributed import ranks
 from rela_cli.machine.device import pick_device
 from rela_cli.machine.precision import extracting
 from rela_cli.priors.base import Prior
+from rela_cli.priors.cells import Cells
 from rela_cli.weights.locate import located
 
 
-def fitted_prior(config: Config, train: Split, data: ImageStats) -> tuple[Prior, torch.device]:
-    """The prior, ready to look at images, and the device that it is on; what it is fitted to, it sees in fp32."""
+def fitted_prior(config: Config, train: Split, data: ImageStats, grid: int = 0) -> tuple[Prior, torch.device]:
+    """The prior, ready to look at images, and the device that it is on; what it is fitted to, it sees in fp32.
+
+    With `grid` it gives the cells of its feature map, at most so many a side, in the place of its features.
+    """
     device = pick_device(config.runtime)
     prior: Prior = instantiate(located(config.prior), data=data, allow=config.allow)
+    prior = Cells(prior, grid, data.size) if grid else prior
     prior.fit(centre(sample_of(train.images), data.size))
     ranks.broadcast_parameters(prior)  # what it was fitted to depends on threads in its last bits
     prior = prior.to(device).eval()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from rela_cli.data.batches.cache import ImageStats
 from rela_cli.errors import ConfigError
 from rela_cli.numerics.randomness import random_words, stream_key
-from rela_cli.priors.base import Prior
+from rela_cli.priors.base import Prior, reduced
 
 SAMPLES = 100_000  # patches that the whitening is estimated from
 EPSILON = 0.1  # added to eigenvalues of contrast-normalised patches, as in the paper
@@ -51,13 +51,25 @@ class Patches(Prior):
         return images[which[:, None, None, None], channels, rows, columns].flatten(1).double() / 255
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.float() / 255
-        scale = x.std((1, 2, 3), keepdim=True) + 0.01
-        response = F.conv2d((x - x.mean((1, 2, 3), keepdim=True)) / scale, self.weight, self.bias)
+        response = self.responses(images)
         # one side after the other, in place: at 64 px the responses of 256 images take 0.9 GB
         positive = F.adaptive_avg_pool2d(response.relu(), self.pool)
         negative = F.adaptive_avg_pool2d(response.neg_().relu_(), self.pool)
         return torch.cat((positive, negative), dim=1).flatten(1)
+
+    def responses(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> (B, patches, S', S'), for each place where a patch fits: S' = S - patch_size + 1."""
+        x = images.float() / 255
+        scale = x.std((1, 2, 3), keepdim=True) + 0.01
+        return F.conv2d((x - x.mean((1, 2, 3), keepdim=True)) / scale, self.weight, self.bias)
+
+    def cells(self, images: Tensor, grid: int) -> Tensor:
+        response = self.responses(images)
+        positive = reduced(response.relu(), grid)
+        return torch.cat((positive, reduced(response.neg_().relu_(), grid)), dim=1)
+
+    def covered(self, size: int) -> float:
+        return (size - self.patch_size + 1) / size
 
 
 def contrast_normalised(patches: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from rela_cli.errors import RelaError
 from rela_cli.machine.device import count_flops
 from rela_cli.machine.progress import Progress
 from rela_cli.priors.base import NetworkPrior, Prior
+from rela_cli.priors.cells import Cells
 from rela_cli.priors.fitting import fitted_prior
 from rela_cli.store.blocks import KeptWriter
 from rela_cli.store.disk import ensure_room
@@ -35,20 +36,20 @@ from rela_cli.store.files import Facts, size_of
 FLOAT16_BYTES = 2  # bytes of a feature
 
 
-def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path | None) -> Facts:
+def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: Path | None, grid: int = 0) -> Facts:
     """Features of each split as <split>.safetensors; facts with the cost of the train split.
 
     Stored as fp16 where that can hold them. The other splits are for evaluation only: their seconds are counted apart.
     Blocks that an earlier process left in `folder` are used, and their seconds count. Ranks without `folder`
-    compute their share of the blocks and write nothing.
+    compute their share of the blocks and write nothing. With `grid` it is the prior's map, its cells in a row.
     """
     started = time.perf_counter()
-    prior, device = fitted_prior(config, splits["train"], data)
+    prior, device = fitted_prior(config, splits["train"], data, grid)
     if folder:
         total = FLOAT16_BYTES * prior.feature_dim * sum(len(split.images) for split in splits.values())
         ensure_room(folder, total - size_of(folder))
     runtime = config.runtime
-    facts: Facts = {"feature_dim": prior.feature_dim, "precision": runtime.extract_precision}
+    facts = facts_of(prior, runtime)
     for name, split in splits.items():
         blocks = partial(run_prior, prior, split.images, data.size, runtime.block_size, device, name)
         if folder is None:
@@ -60,24 +61,36 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
                 features.add(block)
         facts["seconds" if name == "train" else f"seconds_{name}"] = features.seconds
         started = time.perf_counter()
-    facts["preprocessing"] = asdict(prior.preprocess) if isinstance(prior, NetworkPrior) else None
     images = splits["train"].images
     facts["flops"] = flops_per_image(prior, centre(images[:1], data.size).to(device)) * len(images)
     return facts
 
 
-def extract_views(config: Config, train: Split, data: ImageStats, flip: bool, folder: Path | None) -> Facts:
+def facts_of(prior: Prior, runtime: Runtime) -> Facts:
+    """What a manifest says of the prior."""
+    network = prior.prior if isinstance(prior, Cells) else prior
+    return {
+        "feature_dim": prior.feature_dim,
+        "precision": runtime.extract_precision,
+        "preprocessing": asdict(network.preprocess) if isinstance(network, NetworkPrior) else None,
+        **(prior.facts if isinstance(prior, Cells) else {}),
+    }
+
+
+def extract_views(
+    config: Config, train: Split, data: ImageStats, flip: bool, folder: Path | None, grid: int = 0
+) -> Facts:
     """Features of `extract.views` light views of each train image, and boxes.safetensors, which says what these are.
 
     Row i of train.safetensors is sample i, its K views side by side: (N, K * feature_dim). Blocks are kept as those of
-    the clean view are. facts: as `extract` has them.
+    the clean view are. facts, grid: as `extract` has them.
     """
     started = time.perf_counter()
-    prior, device = fitted_prior(config, train, data)
+    prior, device = fitted_prior(config, train, data, grid)
     images, runtime, count = train.images, config.runtime, config.extract.views
     boxes = draw_boxes(config.matching.view, flip, side_of(images), torch.arange(len(images)), count)
     look = partial(look_at_views, prior, images, boxes, data.size, runtime, device)
-    facts: Facts = {"feature_dim": prior.feature_dim, "views": count, "precision": runtime.extract_precision}
+    facts = {**facts_of(prior, runtime), "views": count}
     if folder is None:
         deque(look(ranks.agree(0)), maxlen=0)
         return facts

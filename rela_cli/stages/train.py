@@ -19,6 +19,7 @@ from rela_cli.config.schema import Config
 from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import side_of
+from rela_cli.data.batches.tokens import TokenTargets
 from rela_cli.distributed import ranks
 from rela_cli.learners.build import feature_dim, load_state, saved_state
 from rela_cli.machine import memory, threads
@@ -52,6 +53,17 @@ def read_views(entry: Entry, width: int, seed: int) -> CachedViews:
     return CachedViews(boxes, targets.unflatten(1, (boxes.shape[1], -1))[..., :width], seed)
 
 
+def read_tokens(entry: Entry, channels: int, side: int, size: int) -> TokenTargets:
+    """The targets of the cells of each image's map, or of those of its views, for a learner's map of so many channels.
+
+    side, size: pixels of the stored images, and of their middle, which is shown.
+    """
+    targets, facts = load_file(entry.folder / "train.safetensors")["targets"], entry.manifest or {}
+    width = matched_width(channels, targets.shape[1], facts["ordered"], facts.get("per_feature", 1))
+    maps = targets.unflatten(0, (-1, facts["views"], facts["cells"]))
+    return TokenTargets(maps[..., :width], side, size, facts["covered"])
+
+
 def train(
     config: Config,
     lengths: Lengths,
@@ -63,11 +75,12 @@ def train(
     metrics: Metrics,
     live: LiveTargets | None = None,
     views: CachedViews | None = None,
+    tokens: TokenTargets | None = None,
 ) -> Facts:
     """Train on images, towards targets (N, k) first if there are any; write the backbones; facts for the manifest.
 
     With `live` phase 1 matches each view to what the prior makes of that view, with `views` to what it made of it once;
-    of `targets` the width alone counts then.
+    of `targets` the width alone counts then. With `tokens` it also matches the cells of the learner's feature map.
 
     With a `saved` training it goes on from there. backbone.safetensors is the online network,
     backbone_target.safetensors the target network of methods with one.
@@ -75,7 +88,7 @@ def train(
     Raises:
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
-    trainer = Trainer(config, lengths, images, targets, data, live, views)
+    trainer = Trainer(config, lengths, images, targets, data, live, views, tokens)
     costs = step_flops(trainer)
     choose_threads(trainer, saved.threads if saved else None)
     memory.give_back()
@@ -121,7 +134,7 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "phase1_steps": phase1,
         "collapsed": trainer.position.collapsed,
         "feature_dim": feature_dim(trainer.trainee.method.backbone),
-        "target_dim": None if trainer.targets is None else trainer.targets.shape[1],
+        "target_dim": trainer.target_dim,
         "seconds": seconds,
         "flops": phase1 * costs.get(1, 0) + (total - phase1) * costs[2],
         "image_size": trainer.data.size,  # with mean and std, what the backbone wants to be fed

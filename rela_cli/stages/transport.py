@@ -28,14 +28,16 @@ LARGEST = 1e15  # of a target: sums of squares of larger ones are infinite in 32
 MAPPED = 2048  # rows to map at a time: they stay in the processor's cache until they are fp16
 
 
-def transport(config: Config, features_folder: Path, folder: Path | None) -> Facts:
+def transport(config: Config, features_folder: Path, folder: Path | None, cells: int = 1) -> Facts:
     """Targets of each split, fp16, as <split>.safetensors, and the map as map.safetensors; fitted on train.
 
     Features are read, and targets written, a block at a time: memory does not grow with their number. Of several ranks
     each sees its share of the features, where there is a block for everybody; those without `folder` write nothing.
+    With `cells` features are those of so many cells side by side, (N, cells * D): the map is fitted to all of them, and
+    targets are (N * cells, k).
     """
     started = time.perf_counter()
-    train = RowFile(features_folder / "train.safetensors", "features")
+    train = RowFile(features_folder / "train.safetensors", "features", cells)
     mapping: Transport = instantiate(config.transport)
     mapping.shared = ranks.world() > 1 and len(train) >= ranks.world() * ROWS_AT_A_TIME
     share = (ranks.rank(), ranks.world()) if mapping.shared else (0, 1)
@@ -49,7 +51,7 @@ def transport(config: Config, features_folder: Path, folder: Path | None) -> Fac
     facts["flops"] = fit_flops(*train.shape)
     save_file({name: value.cpu() for name, value in mapping.state().items()}, folder / "map.safetensors")
     for path in features_folder.glob("*.safetensors"):
-        if path.stem != "train":
+        if path.stem not in ("train", "boxes"):
             write_targets(mapping, RowFile(path, "features"), folder / path.name, device)
     return facts
 

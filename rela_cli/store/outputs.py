@@ -17,7 +17,7 @@ from rela_cli.store.locks import Lock, RunLock
 from rela_cli.store.versions import is_older
 from rela_cli.terminal import as_size
 
-CACHE_KINDS = ("images", "features", "targets", "views", "view_targets", "baselines")
+CACHE_KINDS = ("images", "features", "targets", "views", "view_targets", "tokens", "token_targets", "baselines")
 ELSEWHERE = ".elsewhere"  # under runs/: where runs lie that are not there
 UNFINISHED = ("running", "killed", "stopped", "failed", "damaged")  # states from which the same command goes on
 

@@ -113,17 +113,25 @@ class RowFileWriter:
 
 
 class RowFile:
-    """The rows of such a file; a slice reads no more than itself."""
+    """The rows of such a file; a slice reads no more than itself.
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.slice = safe_open(path, "pt").get_slice(name)
-        self.shape = tuple(self.slice.get_shape())
+    parts: each row is so many, side by side: of (N, parts * D) this is (N * parts, D).
+    """
+
+    def __init__(self, path: Path, name: str, parts: int = 1) -> None:
+        self.slice, self.parts = safe_open(path, "pt").get_slice(name), parts
+        rows, width = self.slice.get_shape()
+        self.shape = (rows * parts, width // parts)
         self.dtype = next(kind for kind, name in DTYPE_NAMES.items() if name == self.slice.get_dtype())
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
     def blocks(self, size: int, first: int = 0, every: int = 1) -> Iterator[Tensor]:
-        """`size` rows at a time, as they were stored; of the blocks, one in `every`, from `first` on."""
-        for start in range(first * size, len(self), every * size):
-            yield self.slice[start : start + size]
+        """`size` rows at a time, as they were stored; of the blocks, one in `every`, from `first` on.
+
+        Where rows have parts, all parts of so many rows as have no more than `size` of them.
+        """
+        size = max(1, size // self.parts)
+        for start in range(first * size, len(self) // self.parts, every * size):
+            yield self.slice[start : start + size].reshape(-1, self.shape[1])

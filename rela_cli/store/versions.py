@@ -13,6 +13,8 @@ MADE_BY = {  # which stage makes the entries of a kind
     "targets": "transport",
     "views": "extract",
     "view_targets": "transport",
+    "tokens": "extract",
+    "token_targets": "transport",
     "baselines": "probe",
 }
 

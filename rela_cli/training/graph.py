@@ -25,8 +25,8 @@ from rela_cli.distributed import ranks
 from rela_cli.errors import first_line
 from rela_cli.machine.precision import tf32
 from rela_cli.store.notices import warn
+from rela_cli.training.goals import Goals, Targets
 from rela_cli.training.linear_probe import LinearProbe
-from rela_cli.training.live import LiveTargets
 from rela_cli.training.resume import Position
 from rela_cli.training.trainee import Trainee
 
@@ -50,12 +50,12 @@ class Loop(Protocol):
     optimizer: torch.optim.Optimizer
     views: dict[int, Views]
     labels: Tensor | None
-    live: LiveTargets | None
+    goals: Goals | None
     linear: LinearProbe | None
     is_tf32: bool
 
     def places_of(self, rows: Tensor, epoch: int) -> Sequence[Place]: ...
-    def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor | list[Tensor] | None: ...
+    def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Targets | None: ...
     def loss_with(self, views: Sequence[Tensor], targets: Any, labels: Tensor | None) -> Tensor: ...
     def listening(self) -> AbstractContextManager[list[Tensor]]: ...
 
@@ -67,7 +67,7 @@ class Given:
     images: Tensor  # (B, 3, H, W) uint8
     draws: Sequence[Tensor]  # the random numbers of each view
     places: Sequence[Place]  # where views are cut, instead of by random numbers
-    targets: Any  # of phase 1: (B, k), or one a view
+    targets: Any  # of phase 1: (B, k), or one a view; with those of their cells
     labels: Tensor | None  # (B,), of methods that use them, and of the linear probe
 
 
@@ -221,7 +221,7 @@ def hindrance(loop: Loop) -> str:
         "several GPUs train the run": ranks.world() > 1,
         "a batch is taken in parts (accumulate)": config.accumulate > 1,
         "networks are compiled (runtime.compile)": config.runtime.compile != "off",
-        "targets are live, and a prior may compute on the host": loop.live is not None,
+        "targets are live, and a prior may compute on the host": loop.goals is not None and loop.goals.live is not None,
         f"method={config.method.name} is not rela's own, and may read on the host": not is_ours(method),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

@@ -27,6 +27,7 @@ from rela_cli.config.lengths import Lengths
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load
+from rela_cli.data.batches.tokens import TokenTargets
 from rela_cli.distributed.batch_norm import is_known
 from rela_cli.distributed.ranks import norm_groups
 from rela_cli.learners.build import build_backbone
@@ -123,7 +124,10 @@ def a_trainer(config: Config, phase: int, sizes: StepSizes, kind: str) -> traine
     targets = torch.zeros(count, sizes.target, dtype=torch.float16) if phase == 1 and sizes.target else None
     labels: Any = Labels(count, sizes.classes)
     lengths = Lengths(count, count, COUNTED_BATCHES, 100 * COUNTED_BATCHES, 100 * count)
-    loop = trainer.Trainer(config, lengths, Split(pixels, labels), targets, data)
+    tokens = None
+    if config.has_tokens and targets is not None:
+        tokens = TokenTargets.blank(count, config.extract.token_grid**2, targets.shape[1], sizes.image)
+    loop = trainer.Trainer(config, lengths, Split(pixels, labels), targets, data, tokens=tokens)
     if kind == "cpu" and is_known(loop.trainee):
         take_views_together(loop.trainee, norm_groups(config.runtime.norm, config.runtime.devices))
         loop.start_phase(phase)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config, Runtime
+from rela_cli.data.batches.tokens import TargetsWithCells
 from rela_cli.distributed import ranks
 from rela_cli.distributed.batch_norm import convert, is_known
 from rela_cli.learners.build import build_backbone, feature_dim, try_out
+from rela_cli.learners.maps import map_shape, maps_of, watched
 from rela_cli.machine.precision import in_half, uses_bf16
-from rela_cli.matching import Matching
+from rela_cli.matching import Matching, TokenMatching
 from rela_cli.methods.base import Average, Method, each
 from rela_cli.numerics.randomness import torch_seed
 
@@ -21,19 +24,35 @@ from rela_cli.numerics.randomness import torch_seed
 class Trainee(nn.Module):
     """Everything that is optimized, in one module: the method around its backbone, and the matching of phase 1."""
 
-    def __init__(self, config: Config, image_size: int, target_dim: int | None, classes: int | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        image_size: int,
+        target_dim: int | None,
+        classes: int | None,
+        token_dim: int | None = None,
+    ) -> None:
+        """target_dim, token_dim: components that the representation, and each cell of its map, is matched to."""
         super().__init__()
+        matching = config.matching
         backbone = build_backbone(config.learner, config.seed, image_size)
         width = feature_dim(backbone)
         with torch_seed(config.seed, "init", "heads"):
             known = {"backbone": backbone, "feature_dim": width, "classes": classes, "epochs": config.epochs}
             self.method: Method = instantiate(config.method, **known)
-            self.matching = Matching(width, target_dim, config.matching.transfer) if target_dim else None
+            self.matching = Matching(width, target_dim, matching.transfer) if target_dim else None
+            self.tokens: TokenMatching | None = None
+            if token_dim:
+                self.tokens = TokenMatching(map_shape(backbone, image_size)[0], token_dim, matching.transfer)
+        self.token_weight = matching.token_weight
 
-    def forward(
-        self, views: Sequence[Tensor], targets: Tensor | Sequence[Tensor] | None, labels: Tensor | None = None
-    ) -> Tensor:
-        """The matching loss where there are targets (phase 1), else the method's own (phase 2)."""
+    def forward(self, views: Sequence[Tensor], targets: Any, labels: Tensor | None = None) -> Tensor:
+        """The matching loss where there are targets (phase 1), else the method's own (phase 2).
+
+        targets: (B, k), a list of such for each view, or `TargetsWithCells`; None in phase 2.
+        """
+        if isinstance(targets, TargetsWithCells):
+            return MatchingModel(self)(views, targets)  # type: ignore[no-any-return]
         if targets is not None and self.matching is not None:
             return self.matching(self.method.represent(views), targets)  # type: ignore[no-any-return]
         return self.method(views) if labels is None else self.method(views, labels)  # type: ignore[no-any-return]
@@ -56,10 +75,15 @@ def tried_out(config: Config, image_size: int, classes: int | None) -> nn.Module
 
 
 def prepared_trainee(
-    config: Config, image_size: int, target_dim: int | None, classes: int | None, device: torch.device
+    config: Config,
+    image_size: int,
+    target_dim: int | None,
+    classes: int | None,
+    device: torch.device,
+    token_dim: int | None = None,
 ) -> Trainee:
     """A trainee on `device`, in the memory format, the precision and with the batch norms that it is trained with."""
-    trainee = Trainee(config, image_size, target_dim, classes).to(device)
+    trainee = Trainee(config, image_size, target_dim, classes, token_dim).to(device)
     trainee.to(memory_format=memory_format(trainee, device, image_size))
     prepare_networks(trainee, config.runtime, device)
     return trainee
@@ -96,20 +120,31 @@ def phase_module(trainee: Trainee, phase: int) -> nn.Module:
 
 
 class MatchingModel(nn.Module):
-    """What phase 1 trains, and nothing else: the backbone and the transfer layer of the matching."""
+    """What phase 1 trains, and nothing else: the backbone and the transfer layers of the matching."""
 
     def __init__(self, trainee: Trainee) -> None:
         super().__init__()
         assert trainee.matching is not None
         self.backbone, self.matching = trainee.method.backbone, trainee.matching
+        self.tokens, self.token_weight = trainee.tokens, trainee.token_weight
         self.one_pass = trainee.method.one_pass
 
-    def forward(self, views: Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
-        """The matching loss of V views (B, 3, H, W) and targets (B, k), one or V of them."""
+    def forward(self, views: Sequence[Tensor], targets: Tensor | Sequence[Tensor] | TargetsWithCells) -> Tensor:
+        """The matching loss of V views (B, 3, H, W) and targets (B, k), one or V of them, and of their cells."""
+        if isinstance(targets, TargetsWithCells):
+            return self.with_cells(views, targets)
         found = each(self.backbone, views, self.one_pass)
         if self.one_pass and isinstance(targets, Tensor):  # the mean over all views at once: half the kernels
             found, targets = [torch.cat(found)], targets.repeat(len(found), 1)
         return self.matching(found, targets)  # type: ignore[no-any-return]
+
+    def with_cells(self, views: Sequence[Tensor], targets: TargetsWithCells) -> Tensor:
+        """Both losses, of the representations and of the maps behind them, from the same passes; weighed."""
+        assert self.tokens is not None
+        with watched(self.backbone) as seen:
+            found = each(self.backbone, views, self.one_pass)
+        of_cells = self.tokens(maps_of(self.backbone, seen, len(views)), targets.cells)
+        return (1 - self.token_weight) * self.matching(found, targets.pooled) + self.token_weight * of_cells  # type: ignore[no-any-return]
 
 
 def memory_format(network: nn.Module, device: torch.device, size: int) -> torch.memory_format:

@@ -6,7 +6,6 @@ import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import reduce
 from itertools import chain, islice
 
@@ -18,8 +17,9 @@ from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import FRESH, Config
 from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats, Split
-from rela_cli.data.batches.loader import load, sent
+from rela_cli.data.batches.loader import load, side_of
 from rela_cli.data.batches.subset import batches
+from rela_cli.data.batches.tokens import TokenTargets
 from rela_cli.data.batches.views import Augment, Place, Views
 from rela_cli.distributed import pulse, ranks
 from rela_cli.distributed.batch_norm import share_running_statistics
@@ -31,6 +31,7 @@ from rela_cli.optim import Schedule, build_optimizer, forget, non_finite
 from rela_cli.store.files import Facts
 from rela_cli.switch import Switch
 from rela_cli.training.checkpoint import Checkpoints, Saved
+from rela_cli.training.goals import VIEWS, Goals, Targets
 from rela_cli.training.graph import graphed_step
 from rela_cli.training.linear_probe import linear_probe
 from rela_cli.training.live import LiveTargets
@@ -40,10 +41,6 @@ from rela_cli.training.readings import NOTHING_READ, Readings
 from rela_cli.training.resume import Checkpointing, Position
 from rela_cli.training.trainee import phase_module, prepared_trainee
 from rela_cli.training.watch import Watch
-
-VIEWS = 2  # of an image in phase 1
-
-Targets = Tensor | list[Tensor]  # (B, k), or one such for each view
 
 
 class Trainer:
@@ -58,17 +55,18 @@ class Trainer:
         data: ImageStats,
         live: LiveTargets | None = None,
         cached: CachedViews | None = None,
+        tokens: TokenTargets | None = None,
     ) -> None:
         self.config, self.lengths, self.data = config, lengths, data
         self.device = pick_device(config.runtime)
         self.is_tf32 = trains_in(config.runtime, self.device) == "tf32"
         self.images = train.images.to(self.device) if isinstance(train.images, Tensor) else train.images
         self.labels = None if train.labels is None else train.labels.to(self.device)
-        self.targets = targets_near(targets, self.device)
-        self.live, self.cached = live, cached and near(cached, self.device)  # either gives targets of single views
+        self.goals = None if targets is None else Goals(targets, self.device, live, cached, tokens)
         classes = None if train.labels is None else int(train.labels.max()) + 1
-        width = None if targets is None else targets.shape[1]
-        self.trainee = prepared_trainee(config, data.size, width, classes, self.device)
+        self.target_dim = None if targets is None else targets.shape[1]
+        token_dim = None if tokens is None else tokens.targets.shape[3]
+        self.trainee = prepared_trainee(config, data.size, self.target_dim, classes, self.device, token_dim)
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, self.trainable)
         self.switch: Switch | None = None if targets is None else switch_of(config, lengths, self.device)
@@ -176,7 +174,7 @@ class Trainer:
         """Choose what this phase trains; the backward pass averages its gradients over all ranks."""
         self.position.phase = phase
         if phase == 2:
-            self.live = self.cached = None  # the prior's weights are not needed any more
+            self.goals = None  # neither the prior's weights nor its targets are needed any more
         part = phase_module(self.trainee, phase)
         has_idle = phase == 2 and self.trainee.method.has_idle
         hook = self.config.runtime.gradient_hook
@@ -191,8 +189,11 @@ class Trainer:
         return views
 
     def places_of(self, rows: Tensor, epoch: int) -> Sequence[Place]:
-        """Where the views of phase 1 are cut from their images, where that was settled when targets were made."""
-        return self.cached.places(rows, epoch, VIEWS) if self.cached and self.position.phase == 1 else ()
+        """Where the views of phase 1 are cut from their images, where their targets depend on that."""
+        if self.goals is None or self.position.phase == 2:
+            return ()
+        side = side_of(self.images)
+        return self.goals.places(rows, epoch, self.views[1], torch.Size((side, side)))
 
     def loss_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Tensor:
         """The scalar loss of the phase, of this rank's samples."""
@@ -226,16 +227,10 @@ class Trainer:
             self.linear.learn(found, self.labels[rows])
 
     def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Targets | None:
-        """In phase 1 (B, k) from the cache, or one such for each view."""
-        if self.position.phase == 2 or self.targets is None:
+        """In phase 1 what these views of samples (B,) are compared to."""
+        if self.goals is None or self.position.phase == 2:
             return None
-        if self.live is not None:
-            return self.live(views)
-        if self.cached is not None:
-            return self.cached.targets_of(rows, epoch, VIEWS)
-        if self.targets.device.type == self.device.type:
-            return self.targets[rows].float()
-        return sent(self.targets[rows.cpu()], self.device).float()  # too many for the GPU: it is waited for
+        return self.goals.of(views, rows, epoch, self.places_of(rows, epoch))
 
     def labels_of(self, rows: Tensor) -> Tensor | None:
         """(B,) in phase 2 of a method that uses them."""
@@ -334,17 +329,3 @@ def parts_of(batch: Tensor, images: Tensor, count: int, module: nn.Module) -> It
             with module.no_sync():  # type: ignore[operator]
                 yield part
     yield last
-
-
-def near(cached: CachedViews, device: torch.device) -> CachedViews:
-    """With its boxes on the device, and its targets where they have room."""
-    targets = targets_near(cached.targets, device)
-    assert targets is not None
-    return replace(cached, boxes=cached.boxes.to(device), targets=targets)
-
-
-def targets_near(targets: Tensor | None, device: torch.device) -> Tensor | None:
-    """On the GPU where they take less than a quarter of its free memory; else mapped from disk."""
-    if targets is None or device.type == "cpu" or targets.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
-        return targets
-    return targets.to(device)

@@ -86,8 +86,8 @@ def in_double(loop: Trainer) -> None:
     loop.trainee.double()
     for memory in loop.optimizer.state.values():
         memory.update({k: v.double() for k, v in memory.items()})
-    loop.targets = None if loop.targets is None else loop.targets.double()
-    loop.targets_of = lambda _, batch, epoch: loop.targets[batch] if loop.position.phase == 1 else None  # type: ignore[method-assign, index]
+    targets = None if loop.goals is None else loop.goals.targets.double()
+    loop.targets_of = lambda _, batch, epoch: targets[batch] if loop.position.phase == 1 else None  # type: ignore[method-assign, index]
     make_views = loop.make_views
     loop.make_views = lambda *given: [view.double() for view in make_views(*given)]  # type: ignore[method-assign]
     loop.start_phase(loop.position.phase)

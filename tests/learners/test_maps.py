@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
 
 from rela_cli.errors import ConfigError
 from rela_cli.learners.cifar_resnet import cifar_resnet
-from rela_cli.learners.maps import feature_map, map_shape
+from rela_cli.learners.maps import feature_map, map_shape, maps_of, watched
 from rela_cli.learners.resnet import resnet18, resnet50
 from rela_cli.learners.timm import timm_model, vit
 from rela_cli.learners.torchvision import torchvision_model
@@ -56,3 +58,34 @@ def test_torchvisions_transformer_and_densenet() -> None:
 def test_a_network_without_a_map_is_named() -> None:
     with pytest.raises(ConfigError, match="Linear has no feature map that is known here"):
         feature_map(nn.Linear(3, 3), torch.randn(2, 3))
+
+
+def test_the_towers_of_clip() -> None:
+    """Tokens of the transformer behind its last norm, without the class token; what CLIP's ResNets pool."""
+    images = torch.randn(2, 3, 64, 64)
+    tower = VisionTransformer(64, 16, width=32, layers=1, heads=2, mlp_ratio=2.0, output_dim=8).eval()
+    seen: list[Tensor] = []
+    tower.ln_post.register_forward_hook(lambda _, __, found: seen.append(found))
+    resnet = ModifiedResNet((1, 1, 1, 1), output_dim=8, heads=2, image_size=64, width=8).eval()
+    with torch.no_grad():
+        assert torch.equal(feature_map(tower, images).flatten(2).transpose(1, 2), seen[0][:, 1:])
+        found = feature_map(resnet, images)
+        assert tuple(found.shape) == (2, 256, 2, 2)
+        assert torch.equal(resnet.attnpool(found), resnet(images))
+        assert tower(images).shape == (2, 8), "it gives its vector as before"
+
+
+@pytest.mark.parametrize("make", [lambda: resnet18("cifar", 4), lambda: vit("vit_tiny_patch16_224", 16, 64)])
+def test_maps_of_a_pass_that_is_made_anyway(make: Callable[[], nn.Module]) -> None:
+    """Of two views in one pass and in two; afterwards nothing is noted any more."""
+    network, views = make().eval(), list(torch.randn(2, 3, 3, 64, 64))
+    with torch.no_grad():
+        wanted = [feature_map(network, view) for view in views]
+        with watched(network) as seen:
+            network(torch.cat(views))
+        with watched(network) as apart:
+            vectors = [network(view) for view in views]
+        network(views[0])
+    for found in (maps_of(network, seen, 2), maps_of(network, apart, 2)):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert len(seen) == 1 and len(apart) == 2 and vectors[0].ndim == 2

@@ -86,6 +86,21 @@ def test_light_views_go_on_too(tmp_path: Path, expected_views: dict[str, bytes],
     assert len(expected_views) == 4 and made_of_views(tmp_path) == expected_views
 
 
+def test_so_do_feature_maps(tmp_path: Path) -> None:
+    """Killed in their third block, behind eight of the train images and three of the test images."""
+    words, made = (*WORDS, "extract.tokens=true"), []
+    for folder, points in ((tmp_path / "killed", ["rows.after_line:14", ""]), (tmp_path / "not", [""])):
+        folder.mkdir()
+        codes = [call(folder, "transport", *words, env={"RELA_FAULT": point}) for point in points]
+        assert codes == [-signal.SIGKILL, 0][-len(points) :]
+        found = [
+            path for kind in ("tokens", "token_targets") for path in folder.glob(f"outputs/cache/{kind}/*/*.safet*")
+        ]
+        made.append({f"{path.parent.parent.name}/{path.name}": path.read_bytes() for path in found})
+    assert "train: resumed at block 3 of 8" in (tmp_path / "killed/out").read_text()
+    assert len(made[0]) == 3 and made[0] == made[1]
+
+
 @pytest.mark.parametrize("kind", ["a link to nothing", "a file"])
 def test_a_beginning_that_is_no_folder_is_let_go(tmp_path: Path, expected: dict[str, bytes], kind: str) -> None:
     assert call(tmp_path, "extract", *WORDS, env={"RELA_FAULT": "rows.after_line:3"}) == -signal.SIGKILL

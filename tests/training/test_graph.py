@@ -16,11 +16,14 @@ from torch import Tensor
 from torch.utils import _pytree as trees
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rela_cli.config.lengths import lengths
 from rela_cli.data.batches.boxes import CachedViews, draw_boxes
+from rela_cli.data.batches.cache import Split
+from rela_cli.data.batches.tokens import TokenTargets
 from rela_cli.training import graph
 from rela_cli.training.graph import GraphedStep, hindrance, take, unchanged
 from rela_cli.training.trainer import Trainer
-from tests.factories import trainer
+from tests.factories import config, pixels, stats_of, trainer
 from tests.promises.harness import METHODS, differing, ending, small, train, untimed, words
 
 HOST = ("_local_scalar_dense", "lift_fresh", "nonzero", "is_nonzero", "equal")  # the host reads, or makes a tensor
@@ -84,7 +87,23 @@ def test_views_that_were_cut_before_and_their_targets_come_in_from_outside(tmp_p
     for made in (lambda loop: loop, by_tape):
         loop = trainer("epochs=4", "switch=never")
         boxes = draw_boxes(loop.config.matching.view, True, 8, torch.arange(64), 3)
-        loop.cached = CachedViews(boxes, torch.randn(64, 3, 8, generator=torch.Generator().manual_seed(3)), seed=0)
+        assert loop.goals is not None
+        targets = torch.randn(64, 3, 8, generator=torch.Generator().manual_seed(3))
+        loop.goals.cached = CachedViews(boxes, targets, seed=0)
+        folder = tmp_path / str(len(found))
+        found.append(untimed(ending(train(folder, made(loop)), folder)))
+    assert differing(*found) == []
+
+
+def test_so_do_the_maps_that_cells_are_matched_to(tmp_path: Path) -> None:
+    """And where each view lies in them."""
+    found = []
+    for made in (lambda loop: loop, by_tape):
+        asked = config("batch_size=16", "epochs=3", "switch=never", "extract.tokens=true")
+        images, random = pixels(64, 8), torch.Generator().manual_seed(1)
+        maps = TokenTargets(torch.randn(64, 1, 9, 5, generator=random), 8, 8)
+        split, targets = Split(images, torch.arange(64) % 4), torch.randn(64, 8, generator=random)
+        loop = Trainer(asked, lengths(asked, 64), split, targets, stats_of(images), tokens=maps)
         folder = tmp_path / str(len(found))
         found.append(untimed(ending(train(folder, made(loop)), folder)))
     assert differing(*found) == []

@@ -115,8 +115,14 @@ def test_features_beyond_fp16_become_its_largest_number() -> None:
 def loop_of(*words: str, n: int = 64) -> Trainer:
     """A trainer with a live prior of three features, which are also the width of its targets."""
     loop = small(*words, target_dim=3)
-    loop.live = LiveTargets(Seen(), Identity(), 3, loop.data, torch.float16)  # type: ignore[arg-type]
+    assert loop.goals is not None
+    loop.goals.live = LiveTargets(Seen(), Identity(), 3, loop.data, torch.float16)  # type: ignore[arg-type]
     return loop
+
+
+def live_of(loop: Trainer) -> LiveTargets:
+    assert loop.goals is not None and loop.goals.live is not None
+    return loop.goals.live
 
 
 def test_each_view_is_matched_to_its_own_target() -> None:
@@ -125,25 +131,24 @@ def test_each_view_is_matched_to_its_own_target() -> None:
     views = loop.make_views(loop.images[rows], rows, 0)  # type: ignore[index]
     loop.trainee.eval()
     found = loop.loss_of(views, rows, 0)
-    assert loop.live is not None and loop.trainee.matching is not None
+    assert loop.trainee.matching is not None
     losses = [
         1 - F.cosine_similarity(loop.trainee.matching.transfer(loop.trainee.method.backbone(view)), target).mean()
-        for view, target in zip(views, loop.live(views), strict=True)
+        for view, target in zip(views, live_of(loop)(views), strict=True)
     ]
     torch.testing.assert_close(found, torch.stack(losses).mean())
-    assert not torch.equal(*loop.live(views))
+    assert not torch.equal(*live_of(loop)(views))
 
 
 def test_the_prior_is_not_trained_and_leaves_with_phase_1() -> None:
     loop = loop_of(*SWITCH)
-    live = loop.live
-    assert live is not None
+    live = live_of(loop)
     rows = torch.arange(16)
     loop.loss_of(loop.make_views(loop.images[rows], rows, 0), rows, 0).backward()  # type: ignore[index]
     assert live.prior.factor.grad is None
     assert all(live.prior.factor is not weight for weight in loop.trainable)
     loop.start_phase(2)
-    assert loop.live is None
+    assert loop.goals is None
 
 
 def test_accumulated_parts_match_their_own_views() -> None:
@@ -166,7 +171,8 @@ def test_the_priors_passes_are_in_the_cost() -> None:
     """FLOPs of a step are those of the cached one, and of the prior and the map on both views."""
     cached, live = trainer(target_dim=3), trainer(target_dim=3)
     prior = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    live.live = LiveTargets(AsFloat(prior), Identity(), 3, live.data, torch.float16)  # type: ignore[arg-type]
+    assert live.goals is not None
+    live.goals.live = LiveTargets(AsFloat(prior), Identity(), 3, live.data, torch.float16)  # type: ignore[arg-type]
     a_pass = 16 * 2 * 3 * 5 * 9 * 6 * 6  # images, multiply and add, channels in and out, taps, places
     assert step_flops(live)[1] - step_flops(cached)[1] == 2 * a_pass
     assert step_flops(live)[2] == step_flops(cached)[2]

@@ -21,8 +21,10 @@ from rela_cli.config.schema import Config
 from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats
 from rela_cli.data.batches.loader import load
+from rela_cli.data.batches.tokens import TokenTargets
 from rela_cli.machine.fake_gpu import Counted
 from rela_cli.training import graph, trainer
+from rela_cli.training.goals import Goals
 from rela_cli.training.live import LiveTargets
 from rela_cli.training.readings import Reading, Readings
 from rela_cli.training.step_count import READ, StepSizes, a_trainer, count_parts, count_step, on_a_fake, walked
@@ -87,6 +89,7 @@ def test_nor_does_a_learner(learner: tuple[str, ...]) -> None:
         ("switch=fixed", "runtime.precision=tf32", "optimizer=sgd"),
         ("switch=adaptive", "matching=geometric", "optimizer=lars"),
         ("switch=never", "matching.transfer=frozen"),
+        ("switch=fixed", "extract.tokens=true", "extract.token_grid=3"),
     ],
 )
 def test_nor_does_phase_1(words: tuple[str, ...]) -> None:
@@ -116,15 +119,18 @@ class Pools(nn.Module):
         return images.float().flatten(1)[:, :24]
 
 
-@pytest.mark.parametrize("kind", ["live", "cut before"])
+@pytest.mark.parametrize("kind", ["live", "cut before", "cut before, with maps"])
 def test_targets_of_the_views_themselves(kind: str) -> None:
-    with in_phase_1() as (loop, batches):
+    with in_phase_1(*(["extract.tokens=true"] if "maps" in kind else [])) as (loop, batches):
+        assert loop.goals is not None
         if kind == "live":
             data = ImageStats(torch.full((3,), 0.5), torch.full((3,), 0.25), SIZES.image)
-            loop.live = LiveTargets(Pools(), Identity(), 24, data, torch.float16)  # type: ignore[arg-type]
+            loop.goals.live = LiveTargets(Pools(), Identity(), 24, data, torch.float16)  # type: ignore[arg-type]
         else:
             boxes, targets = torch.zeros(32, 3, 5, dtype=torch.int16), torch.zeros(32, 3, 24)
-            loop.cached = trainer.near(CachedViews(boxes, targets, seed=0), loop.device)
+            cached = CachedViews(boxes, targets, seed=0)
+            maps = TokenTargets(torch.zeros(32, 3, 9, 24), SIZES.image, SIZES.image) if "maps" in kind else None
+            loop.goals = Goals(loop.goals.targets, loop.device, cached=cached, tokens=maps)
         count_parts(loop, next(batches), "cuda")  # constants are made once
         assert waits(count_parts(loop, next(batches), "cuda")) == []
 

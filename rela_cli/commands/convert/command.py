@@ -84,6 +84,10 @@ def check(config: Config, request: ConvertRequest) -> None:
     if not config.extracts:
         what = "prior=none gives no features" if config.is_plain else "an efficient dataset has its targets"
         raise ConfigError(f"{what}: say whose targets are to be made, prior=NAME transport=whitening")
+    if config.has_tokens:
+        raise ConfigError(
+            "extract.tokens=true: an efficient dataset holds one target an image, and no feature maps; leave it out"
+        )
     if config.dataset.name == "efficient" and request.images != "copy":
         raise ConfigError("the images of an efficient dataset can be copied, and not linked to: say --images copy")
     if request.images != "copy" and not config.dataset.target.startswith(HOMES["dataset"]):

@@ -97,7 +97,7 @@ class Augment:
         box, color, late = u.split((2 * CANDIDATES + 3, 10, 3), dim=1)
         x = images / 255
         limits, grids = self.sides(x.shape[-2:])
-        start, side, mirrored = place or (*self.crop_boxes(box, limits), box[:, -1] < self.flip_p)
+        start, side, mirrored = place or self.place(box, limits)
         x = crop_resize(x, start, side, grids, flip=mirrored)
         x = self.color(x, color)
         if isinstance(blur_p, Tensor) or blur_p > 0:
@@ -119,6 +119,11 @@ class Augment:
     def crop_boxes(self, u: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
         """Where `u` lets its views be cut."""
         return crop_boxes(self.view, u, limits)
+
+    def place(self, u: Tensor, limits: Tensor) -> Place:
+        """The same, and whether it mirrors them."""
+        box = u[:, : 2 * CANDIDATES + 3]
+        return *self.crop_boxes(box, limits), box[:, -1] < self.flip_p
 
     def color(self, x: Tensor, u: Tensor) -> Tensor:
         """Colour jitter with a factor and an order per sample, then grayscale."""
@@ -184,6 +189,11 @@ class Views:
             these = slice(len(views), len(views) + call.count)
             views += call.drawn(images, draws[these], side_by_side(places[these]))
         return views
+
+    def places(self, rows: Tensor, epoch: int, shape: torch.Size) -> list[Place]:
+        """Where each view of samples (B,) is cut from images of H x W pixels, unless the caller says where."""
+        pairs = zip(self.augments, self.draws(rows, epoch), strict=True)
+        return [augment.place(u, augment.sides(shape)[0]) for augment, u in pairs]
 
     def draws(self, rows: Tensor, epoch: int) -> Sequence[Tensor]:
         """The random numbers of each view, (B, DRAWS)."""
