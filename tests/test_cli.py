@@ -15,7 +15,7 @@ from rela_cli import __version__, cli
 from rela_cli.errors import MissingError, NonFiniteError, Stopped
 from tests.conftest import NO_TORCH, ROOT, Rela
 
-NO_HYDRA = NO_TORCH.replace('("torch",', '("hydra", "omegaconf", "yaml", "rich", "torch",')
+NO_HYDRA = NO_TORCH.replace('("torch",', '("hydra", "omegaconf", "yaml", "rich", "numpy", "torch",')
 
 # A pipeline whose runs end as their seed says: the real command line, Hydra and launchers, no training.
 PIPELINE = """

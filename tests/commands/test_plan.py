@@ -49,7 +49,6 @@ def test_a_fine_tuning_has_its_time_and_its_memory(capsys: pytest.CaptureFixture
     assert float(memory) * {"MB": 1, "GB": 1000}[unit] > 100
     given = printed(capsys, *words, "probe.finetune_lr=0.01", "probe.label_share=1.0")
     assert given["finetune"].startswith("2.1 min, ") and "2 trainings of 500 steps of 128" in given["finetune"]
-    assert "finetune" not in printed(capsys, *GIVEN, *SMALL)
 
 
 def test_size_is_what_the_network_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,13 +96,14 @@ def test_other_work_widens_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_tried_out_where_both_rates_are_given(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ResNet-50 at 224 px with batch 512: its step is counted, and nothing of its memory is taken."""
+    """A ResNet-18 at 224 px with batch 512: its step is counted, and nothing of its memory is taken."""
     for name in ("trial", "prior_speed"):
         monkeypatch.setattr(f"rela_cli.commands.plan.{name}", lambda *_: pytest.fail("a trial ran"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    words = ("experiment=imagenet1k_resnet50", "samples=1281167", "size=224", "train_rate=1500", "prior_rate=5000")
+    given = ("samples=1281167", "size=224", "train_rate=1500", "prior_rate=5000")
+    words = ("experiment=imagenet1k_resnet50", "learner=resnet18", *given)
     plan = printed(capsys, *words, "prior=random")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # kB; the step itself takes 90 GB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # kB; the step takes 20 GB
     assert re.match(r"\d{2,3}\.\d GB at the most, to train", plan["memory"]), plan["memory"]
     assert plan["train"].startswith("23.7 h, ")  # 1281024 * 100 / 1500 s
 

@@ -31,6 +31,7 @@ from rela_cli.launch.room import Room, Taken, write_note
 from rela_cli.pipeline.estimate import Cost
 from rela_cli.report.differences.paired import paired
 from tests import warm
+from tests.config.test_presets import keywords
 
 PROJECT = Path(__file__).parents[2]
 
@@ -92,6 +93,8 @@ def test_every_column_composes(name: str, profile: str) -> None:
             words = [*column.words, *(["prior.run=somewhere"] if column.teacher else [])]
             config = compose([*words, *(["dataset.root=x"] if "mini" in " ".join(words) else [])])
             assert config.is_plain == ("prior=none" in column.words)
+            for part in (config.switch, config.learner, config.transport):
+                assert set(part.options) <= keywords(part.target), words
             if column.teacher:
                 teacher = compose([*column.teacher.words, "dataset.root=x"])
                 assert teacher.is_plain and column.teacher.budgets == (1.0,)

@@ -16,7 +16,6 @@ from hydra.core.default_element import ResultDefault
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rela_cli.commands.reproduce.tables import TABLES
 from rela_cli.config.compose import Composer, compose
 from rela_cli.config.loader import choice_of, group_of
 from rela_cli.config.overrides import CommandLine, parse
@@ -165,12 +164,3 @@ def test_a_mistake_in_a_preset_is_an_error(tmp_path: Path) -> None:
     line = "# @package _global_\ndefaults:\n  - table1_cifar10\n  - override /switch: never\n"
     (tmp_path / "experiment" / "yours.yaml").write_text(line)
     assert compose(["experiment=yours"], str(tmp_path)).switch.options == {}
-
-
-@pytest.mark.parametrize("table", ["table-ablation", "table-learners", "table-recipe"])
-def test_every_column_of_a_table_composes(table: str) -> None:
-    words = {column.words for section in TABLES[table]("full").sections for column in section.columns}
-    for own in sorted(words):
-        config = compose(own)
-        for part in (config.switch, config.learner, config.transport):
-            assert set(part.options) <= keywords(part.target), own

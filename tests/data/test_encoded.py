@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from rela_cli import cli
 from rela_cli.config.compose import compose
 from rela_cli.data.batches.cache import read_labels, read_split, read_stats, write_images
 from rela_cli.data.batches.loader import DiskImages, centre, in_blocks, load, sample_of
@@ -24,7 +25,6 @@ from rela_cli.pipeline import pipeline
 from rela_cli.pipeline.run import Run
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import fingerprint, read_json
-from tests.conftest import Rela
 from tests.promises.helpers import flip
 
 COMMON: dict[str, Any] = {"limit": None, "test_limit": None, "seed": 0, "flip": True}
@@ -362,32 +362,36 @@ def test_files_stand_in_the_order_of_their_paths(tmp_path: Path, remembered: lis
 # ------------------------------------------------------------------------------------------------------ rela data check
 
 
-def test_data_check(rela: Rela, root: Path) -> None:
-    words = ("data", "check", "dataset=image_folder", f"dataset.root={root}")
+def test_data_check(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(root.parent)
+    words = ["data", "check", "dataset=image_folder", f"dataset.root={root}"]
     Image.new("L", (10, 50)).save(root / "train" / "a" / "gray.png")
-    done = rela(*words)
-    assert done.returncode == 0, done.stderr
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
     for text in ("25 images, 2 classes of 12 to 13", "RGB 24, L 1", "10x30 / ", "none of 37", "12 images"):
-        assert text in done.stdout, done.stdout
+        assert text in out
     (root / "train" / "a" / "bad\n  broken       none of 37.jpg").write_bytes(b"<html>")
     (root / "train" / "empty\n  broken       none").mkdir()
-    done = rela(*words)
-    assert done.returncode == 3
-    assert r"a/bad\n  broken       none of 37.jpg cannot be read as an image" in done.stderr, "a name forges no line"
-    assert r"class folders without an image: empty\n  broken       none" in done.stdout
-    assert "NOT those of the check of" in done.stdout
+    assert cli.main(words) == 3
+    done = capsys.readouterr()
+    assert r"a/bad\n  broken       none of 37.jpg cannot be read as an image" in done.err, "a name forges no line"
+    assert r"class folders without an image: empty\n  broken       none" in done.out
+    assert "NOT those of the check of" in done.out
     report = read_json(next((root.parent / "outputs" / "cache" / "index").glob("*/check.json"))) or {}
     assert report["splits"]["train"]["images_of_class"] == {"a": 14, "b": 12}
     assert len(report["broken"]) == 1
-    assert rela("data", "chekc").returncode == 2
+    assert cli.main(["data", "chekc"]) == 2
 
 
-def test_data_check_of_pixels_in_memory(rela: Rela) -> None:
-    done = rela("data", "check", "dataset=digits")
-    assert done.returncode == 0, done.stderr
-    assert "1437 images, 10 classes" in done.stdout and "8x8 / 8x8 / 8x8" in done.stdout
-    again = rela("data", "check", "dataset=digits")
-    assert "the same as the check of" in again.stdout
+def test_data_check_of_pixels_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "check", "dataset=digits"]) == 0
+    out = capsys.readouterr().out
+    assert "1437 images, 10 classes" in out and "8x8 / 8x8 / 8x8" in out
+    assert cli.main(["data", "check", "dataset=digits"]) == 0
+    assert "the same as the check of" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------- the real photographs

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from rela_cli import cli
 from rela_cli.commands.data.packing import Encoding, Packer
 from rela_cli.config.compose import compose
 from rela_cli.data.base import Dataset
@@ -25,29 +26,16 @@ from rela_cli.data.batches.subset import epoch_indices
 from rela_cli.data.datasets import Digits
 from rela_cli.data.files import storage
 from rela_cli.data.files.storage import RemoteFolder, storage_of
-from rela_cli.data.folders import ImageFolder
 from rela_cli.data.packed import Packed
 from rela_cli.errors import ConfigError, MissingError, RelaError
 from rela_cli.pipeline import pipeline
 from rela_cli.store.files import read_json
 from tests.conftest import NO_TORCH, ROOT, Rela
-from tests.data.test_encoded import COMMON, photo
+from tests.data.test_encoded import COMMON, folder, photo, root
 from tests.promises.helpers import flip
 
+__all__ = ["root"]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """train/ and val/ of two classes, 24 and 12 photographs of several sizes."""
-    for i in range(36):
-        part, kind = ("train" if i < 24 else "val"), "ab"[i % 2]
-        photo(tmp_path / "photos" / part / kind / f"{i}.jpg", i, (40 + i, 30 + i % 7))
-    return tmp_path / "photos"
-
-
-def folder(root: Path, **options: Any) -> ImageFolder:
-    return ImageFolder(root=str(root), **{**COMMON, "image_size": 16, "on_disk": True, **options})
 
 
 def pack(dataset: Dataset, to: Path | str, shard_bytes: int = 5000, encoding: Encoding | None = None) -> dict[str, Any]:
@@ -257,21 +245,24 @@ def test_what_is_not_whole_is_named(root: Path, tmp_path: Path) -> None:
         packed(tmp_path / "pack")
 
 
-def test_check_compares_a_pack_with_what_was_packed(rela: Rela, root: Path, tmp_path: Path) -> None:
-    assert rela_pack(root, tmp_path / "pack").returncode == 0
-    of_folder = rela("data", "check", "dataset=image_folder", f"dataset.root={root}")
+def test_check_compares_a_pack_with_what_was_packed(
+    rela: Rela, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pack(folder(root), tmp_path / "pack")
+    assert cli.main(["data", "check", "dataset=image_folder", f"dataset.root={root}"]) == 0
+    of_folder = capsys.readouterr().out
     words = ("data", "check", "dataset=packed", f"dataset.root={tmp_path / 'pack'}")
     of_pack = rela(*words, stub=NO_TORCH)
     assert of_pack.returncode == 0, of_pack.stderr
-    contents = [done.stdout.partition("contents ")[2].split()[0].rstrip(",") for done in (of_folder, of_pack)]
+    contents = [out.partition("contents ")[2].split()[0].rstrip(",") for out in (of_folder, of_pack.stdout)]
     assert contents[0] == contents[1], "the same bytes"
     victim = tmp_path / "pack" / "train-00000.bin"
     data = bytearray(victim.read_bytes())
     data[700] ^= 1
     victim.write_bytes(data)
-    done = rela(*words)
-    assert done.returncode == 3
-    assert "train does not hold the images that were packed" in done.stderr
+    assert cli.main([*words]) == 3
+    assert "train does not hold the images that were packed" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------------------- the command, fsspec

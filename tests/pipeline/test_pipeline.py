@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,19 +172,20 @@ def test_another_budget_reuses_features_and_targets(tmp_path: Path) -> None:
 
 
 def test_another_seed_learner_or_method_reuses_features_and_targets(tmp_path: Path) -> None:
-    for words in ([], ["seed=1"], ["learner.width=8"], ["method=byol"], ["optimizer.lr=0.01"]):
-        go(tmp_path, *WORDS, *words)
+    for words in ([], ["seed=1", "learner.width=8", "method=byol", "optimizer.lr=0.01"]):
+        go(tmp_path, *WORDS, *words, until="transport")
     assert [len(entries(tmp_path, kind)) for kind in ("images", "features", "targets")] == [1, 1, 1]
 
 
 def test_another_prior_reuses_images_and_another_transport_features(tmp_path: Path) -> None:
-    go(tmp_path, *WORDS)
-    go(tmp_path, *WORDS, "prior.seed=1")
-    go(tmp_path, *FAKE, *SHORT, "prior=patches", "prior.patches=8", "prior.patch_size=3")
+    make = partial(go, tmp_path, until="transport")
+    make(*WORDS)
+    make(*WORDS, "prior.seed=1")
+    make(*FAKE, *SHORT, "prior=patches", "prior.patches=8", "prior.patch_size=3")
     assert [len(entries(tmp_path, kind)) for kind in ("images", "features", "targets")] == [1, 3, 3]
-    go(tmp_path, *WORDS, "transport=pca")
+    make(*WORDS, "transport=pca")
     assert [len(entries(tmp_path, kind)) for kind in ("images", "features", "targets")] == [1, 3, 4]
-    go(tmp_path, *WORDS, "dataset.limit=100")
+    make(*WORDS, "dataset.limit=100")
     assert [len(entries(tmp_path, kind)) for kind in ("images", "features", "targets")] == [2, 4, 5]
 
 

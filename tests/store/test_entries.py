@@ -51,16 +51,9 @@ def wait_for(path: Path, seconds: float = 60) -> None:
 # --------------------------------------------------------------------------------------------------------- fingerprints
 
 
-def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
-    assert fingerprint({"a": 1, "b": {"c": 2, "d": [1, 2]}}) == fingerprint({"b": {"d": (1, 2), "c": 2}, "a": 1})
+def test_a_fingerprint_stays_for_good() -> None:
     assert fingerprint({"a": 1}) == "015abd7f5cc57a2d", "runs of last year have to be found"
-
-
-@pytest.mark.parametrize(
-    "other", [{"a": 2}, {"a": "1"}, {"a": 1.5}, {"a": None}, {"b": 1}, {"a": 1, "b": 1}, {"a": [1]}]
-)
-def test_fingerprints_see_every_value(other: dict[str, object]) -> None:
-    assert fingerprint(other) != fingerprint({"a": 1})
+    assert fingerprint({"a": (1, 2)}) == fingerprint({"a": [1, 2]})
 
 
 def test_file_hash(tmp_path: Path) -> None:
@@ -121,18 +114,6 @@ def test_an_entry_without_a_readable_manifest_is_made_again(tmp_path: Path) -> N
     (made.folder / "stranger").write_text("x")
     assert made.make(fill) is True
     assert names(made.folder) == ["data.bin", "manifest.json"]
-
-
-@pytest.mark.parametrize("damage", ["gone", "shorter"])
-def test_an_entry_with_a_damaged_file_is_set_aside_and_made_again(tmp_path: Path, damage: str) -> None:
-    made = entry(tmp_path)
-    made.make(fill)
-    data = made.folder / "data.bin"
-    data.unlink() if damage == "gone" else data.write_bytes(b"1")
-    assert made.manifest is None
-    assert made.make(fill) is True
-    assert len(data.read_bytes()) == 5
-    assert names(made.folder.parent) == sorted([made.hash, f"{made.hash}.corrupt"])
 
 
 KILLED = """
