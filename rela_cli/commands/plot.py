@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     results = results_at(arguments, problems)
     protocols = chosen_protocols(results, arguments.protocol, arguments.network)
     out = arguments.out or arguments.outputs / "plots"
-    with disk_errors(out, way_out="--out=FOLDER"):
+    with disk_errors(out, way_out="--to=FOLDER"):
         written = draw(results, protocols, arguments.axis, arguments.kind, out)
     for note in problems:
         write(f"note: {note}\n")
@@ -71,7 +71,7 @@ def parser() -> ReportParser:
         "Draw the runs found at PATH, as PNG and SVG.",
         ["rela plot", "rela plot --kind budget,cost --out FOLDER"],
     )
-    made.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/plots")
+    made.add_argument("--to", "--out", dest="out", type=Path, metavar="FOLDER", help="default: outputs/plots")
     kinds = some_of("--kind", tuple(PLOT_KINDS))
     made.add_argument(
         "--kind", type=kinds, default=tuple(PLOT_KINDS), help=f"some of {','.join(PLOT_KINDS)} (default: all)"

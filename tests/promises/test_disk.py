@@ -262,7 +262,7 @@ def test_every_librarys_full_disk_is_told_as_one(tmp_path: Path, library: str) -
         assert entry.manifest is None
 
 
-@pytest.mark.parametrize(("command", "way_out"), [("plot", "--out=FOLDER"), ("report --no-neighbours", "--out=FILE")])
+@pytest.mark.parametrize(("command", "way_out"), [("plot", "--to=FOLDER"), ("report --no-neighbours", "--to=FILE")])
 def test_plots_and_reports_have_no_room_or_no_leave(rela: Rela, tmp_path: Path, command: str, way_out: str) -> None:
     go(tmp_path / "outputs", *WORDS)
     with small_disk(tmp_path / "disk", "4k") as disk:

@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 def written(outputs: Path, *options: str) -> str:
     out = outputs.parent / "site" / "report.html"
-    assert command.main([str(outputs), "--out", str(out), *options]) == 0
+    assert command.main([str(outputs), "--to", str(out), *options]) == 0
     return out.read_text(encoding="utf-8")
 
 

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     )
     text = printable(page.page(found), lines=True)
     out = arguments.out or arguments.outputs / "report.html"
-    way_out = "--out=FILE"
+    way_out = "--to=FILE"
     with disk_errors(out, way_out=way_out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text, way_out)
@@ -74,7 +74,7 @@ def parser() -> ReportParser:
     made = ReportParser(
         "report", "One HTML file about the runs found at PATH: tables, plots, neighbours, cost, commands.", EXAMPLES
     )
-    made.add_argument("--out", type=Path, metavar="FILE", help="default: outputs/report.html")
+    made.add_argument("--to", "--out", dest="out", type=Path, metavar="FILE", help="default: outputs/report.html")
     made.add_argument("--title", help="the heading; default: dataset, learner and method")
     axes = Choice("--axis", tuple(AXES))
     made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")

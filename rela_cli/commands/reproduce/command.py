@@ -105,7 +105,9 @@ plots and report.html. Called again it makes what is still missing.""",
     made.add(
         "--data", default="", metavar="FOLDER", help="the dataset's folder, or one that holds several by their names"
     )
-    made.add("--out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE[-live]")
+    made.add(
+        "--to", "--out", dest="out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE[-live]"
+    )
     made.add_outputs()
     made.add("--jobs", type=WholeNumber("--jobs"), metavar="N", help=JOBS)
     made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")

@@ -57,8 +57,8 @@ def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
     if stands:
         markdown += [f"## {runs.table.whose}\n", f"By {JUDGED[profile]}. {' '.join(how_claims_stand(profile))}\n"]
         markdown += [f"- {line.strip()}" for line in stands]
-    write_text(out / "table.md", "\n".join(markdown) + "\n", "--out=FOLDER")
-    write_text(out / "table.csv", text_of("table", [*every, "--format", "csv"]), "--out=FOLDER")
+    write_text(out / "table.md", "\n".join(markdown) + "\n", "--to=FOLDER")
+    write_text(out / "table.csv", text_of("table", [*every, "--format", "csv"]), "--to=FOLDER")
     call_command("plot", [*every, "--out", str(out / "plots")])
     call_command("report.command", [*every, "--out", str(out / "report.html")])
     say(f"\n  table, plots and report: {out}")
