@@ -85,7 +85,7 @@ def returned(node: Function) -> str:
 
 def code(text: str) -> str:
     """A signature as a block; a long one with an argument a line."""
-    if len(text) > 88 and "(" in text:
+    if len(text) > 64 and "(" in text:
         head, _, rest = text.partition("(")
         inside, _, tail = rest.rpartition(")")
         parts = ",\n    ".join(split_arguments(inside))

@@ -36,6 +36,7 @@ SHARD_COLUMNS = {
     "name_end": "(n,) int64: where each path ends",
 }
 NEEDED_KEYS = ("format", "dataset", "prior", "transport", "splits", "spec", "made", "images", "files")
+EDITED = "if people edited it, all is well, since only people read it; else put back a copy"
 MEND = "put back a copy, or remove it and say the same `rela convert` again"
 
 
@@ -57,7 +58,7 @@ class EfficientFolder:
         """A line for each file (of `names`) that is not what was written: by its size, or by all its bytes."""
         for name, facts in self.facts["files"].items():
             if (names is None or name in names) and (problem := file_damage(self.root / name, facts, contents, afresh)):
-                yield f"{self.root / name} {problem}: {MEND}"
+                yield f"{self.root / name} {problem}: {EDITED if name == CARD else MEND}"
 
     @property
     def splits(self) -> dict[str, Facts]:
