@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,6 +27,7 @@ from rela_cli.commands.reproduce.finish import how_claims_stand, name_options, s
 from rela_cli.commands.reproduce.runs import PlannedRuns, data_words
 from rela_cli.commands.reproduce.tables import METHODS, PROFILES, TABLES
 from rela_cli.config.compose import compose
+from rela_cli.config.schema import Config
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.launch.room import Room, Taken, write_note
 from rela_cli.pipeline.estimate import Cost
@@ -83,6 +85,12 @@ def test_make_types_what_the_command_takes(
     assert (asked.jobs, asked.launcher, asked.dry_run) == (jobs, launcher, dry_run)
 
 
+@cache
+def composed(*words: str) -> Config:
+    """Many columns, and most teachers, have the same words."""
+    return compose(words)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", TABLES)
 def test_every_column_composes(name: str, profile: str) -> None:
@@ -91,12 +99,12 @@ def test_every_column_composes(name: str, profile: str) -> None:
     for section in table.sections:
         for column in section.columns:
             words = [*column.words, *(["prior.run=somewhere"] if column.teacher else [])]
-            config = compose([*words, *(["dataset.root=x"] if "mini" in " ".join(words) else [])])
+            config = composed(*words, *(["dataset.root=x"] if "mini" in " ".join(words) else []))
             assert config.is_plain == ("prior=none" in column.words)
             for part in (config.switch, config.learner, config.transport):
                 assert set(part.options) <= keywords(part.target), words
             if column.teacher:
-                teacher = compose([*column.teacher.words, "dataset.root=x"])
+                teacher = composed(*column.teacher.words, "dataset.root=x")
                 assert teacher.is_plain and column.teacher.budgets == (1.0,)
     for claim in table.claims:
         columns = {column.name: column for column in table.sections[claim.section].columns}
