@@ -115,7 +115,7 @@ def item(head: str, text: str, column: int) -> None:
     """A line on stdout, `text` from a column on; what the terminal has no room for goes on below, never in mid-word.
 
     Where the head is too long, or a word of the text too wide, the text begins on the next line. A first word of either
-    that is one of `STYLES` has its colour on a terminal.
+    that is one of `WORD_STYLES` has its colour on a terminal.
     """
     head, text, width = printable(head), printable(text), terminal_width()
     widest = max(map(len, text.split(" ")), default=0)
@@ -142,7 +142,7 @@ def unbroken(phrase: str) -> str:
 
 
 def coloured(text: str, word: str) -> None:
-    """Text on stdout; on a terminal that shows colours the first place of a word of `STYLES` in its own."""
+    """Text on stdout; on a terminal that shows colours the first place of a word of `WORD_STYLES` in its own."""
     if not word or not sys.stdout.isatty():
         print(text)
         return

@@ -1,6 +1,6 @@
 """The command lines of all commands: one grammar, one parser.
 
-What a command itself does is a --flag. What a run is composed of is key=value (`commandline`). The folder of runs and
+What a command itself does is a --flag. What a run is composed of is key=value (overrides.py). The folder of runs and
 caches is `--outputs FOLDER` or `paths.outputs=FOLDER` for every command. Older spellings go on, and a line on stderr
 says the new one. --help helps wherever it stands, and nothing is done then.
 """

@@ -42,21 +42,20 @@ class Fallen:
 
     def __str__(self) -> str:
         keys = ", ".join(f"{self.group}.{key}={value}" for key, value in self.values.items())
-        return (
-            f"{self.preset} sets {keys} for {self.group}={self.written_for}; "
-            f"with {self.group}={self.chosen} that falls away"
-        )
+        return f"{self.preset} sets {keys} for {self.group}={self.written_for}; {self.outcome}"
+
+    @property
+    def outcome(self) -> str:
+        """What becomes of it."""
+        return f"with {self.group}={self.chosen} that falls away"
 
 
 class Kept(Fallen):
     """What a preset sets for a part that is not the one typed, and that has all of these keys."""
 
-    def __str__(self) -> str:
-        keys = ", ".join(f"{self.group}.{key}={value}" for key, value in self.values.items())
-        return (
-            f"{self.preset} sets {keys} for {self.group}={self.written_for}; "
-            f"{self.group}={self.chosen} takes that, too, unless you say something else"
-        )
+    @property
+    def outcome(self) -> str:
+        return f"{self.group}={self.chosen} takes that, too, unless you say something else"
 
 
 composed: dict[tuple[str | None, ...], DictConfig] = {}  # trees of parts alone, which are only read, by what made them

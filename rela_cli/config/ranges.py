@@ -44,12 +44,8 @@ class GridOrOneOf:
     names: tuple[str, ...]
 
     def complaint(self, value: Any) -> str | None:
-        is_grid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        return (
-            None
-            if is_grid or value in self.names
-            else f"must be one of {', '.join(self.names)} (of patches: 1, 2, ...)"
-        )
+        is_right = is_whole_from_one(value) or value in self.names
+        return None if is_right else f"must be one of {', '.join(self.names)} (of patches: 1, 2, ...)"
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,13 @@ class CountOrOneOf:
     names: tuple[str, ...]
 
     def complaint(self, value: Any) -> str | None:
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        return None if is_count or value in self.names else f"must be a whole number, or {' or '.join(self.names)}"
+        is_right = is_whole_from_one(value) or value in self.names
+        return None if is_right else f"must be a whole number, or {' or '.join(self.names)}"
+
+
+def is_whole_from_one(value: Any) -> bool:
+    """Whether a value is a whole number of at least 1; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 Count = Annotated[int, Range(1)]

@@ -1,4 +1,4 @@
-"""The hash under all randomness (streams.py), in numpy, for what does without torch."""
+"""The hash under all randomness (randomness.py), in numpy, for what does without torch."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Speed:
 
     seconds: float
     before: float
-    spread: tuple[float, float] = (1.0, 1.0)  # as of a Rate
+    spread: tuple[float, float] = (1.0, 1.0)  # as of CostRates
 
 
 class Estimator:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rela_cli.terminal import as_size
 
-HOLES = 0.2  # of tensors up to SMALL: what glibc's heap holds beside them; measured 0 to 0.4
+HOLES = 0.2  # of small tensors (counting.py): what glibc's heap holds beside them; measured 0 to 0.4
 DEVICE, HOST, MAPPED, PROCESS = "device", "host", "mapped", "process"  # places of terms
 SUPPLIES = (DEVICE, HOST, PROCESS)
 
@@ -29,7 +29,7 @@ class Taken:
     """What a pass through a network takes at its peak, beside its weights, and the FLOPs of it."""
 
     peak: float
-    small: float  # of the peak, in tensors up to SMALL
+    small: float  # of the peak, in small tensors (counting.py)
     flops: float = 0.0
 
     def terms(self, name: str) -> list[Term]:

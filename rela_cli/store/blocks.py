@@ -26,7 +26,7 @@ from rela_cli.store.row_file import DTYPE_NAMES, DTYPES, RowFileWriter
 
 
 class KeptWriter(RowFileWriter):
-    """A RowWriter that goes on behind the last whole block of an earlier process; the same bytes in the end.
+    """A RowFileWriter that goes on behind the last whole block of an earlier process; the same bytes in the end.
 
     `of` says what the blocks are of: those of other settings are not used. `circumstances` (device, threads)
     change rows by rounding only: where they differ, it is said.

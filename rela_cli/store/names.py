@@ -35,7 +35,7 @@ LOADERS: dict[str, dict[str, tuple[str, ...]]] = {  # group, loader: the keys th
 }
 PATH_KEYS = ("root", "weights")  # keys that hold a path or an address
 DIGEST = re.compile(r"[0-9a-f]{64}")  # what a result has of weights
-FOLDER = re.compile(r"([^-]+)-.+-([^-]+)-b[^-]+-s\d+-([0-9a-f]{8})")  # as runs.Run names them
+FOLDER = re.compile(r"([^-]+)-.+-([^-]+)-b[^-]+-s\d+-([0-9a-f]{8})")  # as pipeline/run.py names them
 LONGEST_NAME = 40  # characters of one name in a folder's name
 
 

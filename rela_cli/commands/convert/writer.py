@@ -284,7 +284,7 @@ def of_each(prior: Part, key: str) -> str | None:
 
 
 def shard_columns(targets: Tensor, rows: Array, labels: Array | None, contents: Iterator[Sample]) -> dict[str, Tensor]:
-    """A shard: `COLUMNS` of data/efficient/folder.py says what each is.
+    """A shard: `SHARD_COLUMNS` of data/efficient/folder.py says what each is.
 
     Raises:
         RelaError: there are fewer samples than targets.

@@ -128,7 +128,7 @@ def label(split: Split, row: int, names: Sequence[str] | None) -> str | None:
 
 
 def png(pixels: Tensor) -> bytes:
-    """(3, H, W) uint8 as a PNG of at most SHOWN pixels."""
+    """(3, H, W) uint8 as a PNG of at most PICTURE_SIDE pixels a side."""
     from PIL import Image
 
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())

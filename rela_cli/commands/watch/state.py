@@ -60,7 +60,7 @@ class Watcher:
         return {"outputs": str(self.outputs.absolute()), "now": time.time(), "runs": runs}
 
     def curve(self, name: str) -> list[list[Any]] | None:
-        """(step, loss, phase) of a run, at most POINTS of them; None for a name that is not there."""
+        """(step, loss, phase) of a run, at most CURVE_POINTS of them; None for a name that is not there."""
         with self.lock:
             return next((seen.curve for seen in self.seen.values() if seen.facts["name"] == name), None)
 
@@ -139,7 +139,7 @@ def loss_rows(records: Sequence[Facts]) -> list[list[Any]]:
 
 
 def thinned(rows: list[list[Any]]) -> list[list[Any]]:
-    """At most POINTS rows, evenly, with the first and the last."""
+    """At most CURVE_POINTS rows, evenly, with the first and the last."""
     if len(rows) <= CURVE_POINTS:
         return rows
     return [rows[round(i * (len(rows) - 1) / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]

@@ -1,6 +1,6 @@
 """Views on the device: a batch of uint8 images in, a batch of augmented float images out.
 
-Every sample has parameters of its own, drawn by `streams` from (seed, epoch, sample, view), and no operation
+Every sample has parameters of its own, drawn by randomness.py from (seed, epoch, sample, view), and no operation
 loops over samples or depends on their number. The operations are torchvision's: `functional` crop-and-resize
 (antialiased where it shrinks), brightness, contrast, saturation, hue in a random order, grayscale, solarize,
 Gaussian blur. One difference, stated: values are not rounded to uint8 between operations.

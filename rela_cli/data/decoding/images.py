@@ -83,7 +83,7 @@ def fast_jpeg_bytes(source: ImageSource, size: int | None) -> bytes | None:
 
 
 def decode_bytes(source: ImageSource, data: bytes | None, size: int | None) -> Pixels:
-    """An image from what `plain` gave for it."""
+    """An image, from the bytes that `fast_jpeg_bytes` gave for it, or by Pillow where that was None."""
     pixels = None if data is None else jpegs.decode_plain(data)
     if pixels is None:
         return decode_with_pillow(source, size)

@@ -2,7 +2,7 @@
 
     efficient.json                       all facts, with the sha256 of each file and of itself; written last
     README.md                            the card, for people and for dataset hubs
-    train-00000-of-00002.safetensors     some samples of a split, in order: a column each (COLUMNS)
+    train-00000-of-00002.safetensors     some samples of a split, in order: a column each (SHARD_COLUMNS)
     transport.safetensors                the fitted map, so that new images can be mapped into the same space
     images/                              with images=copy: the images as a pack (data/packed.py)
 

@@ -116,7 +116,7 @@ def curve_of(
 
 
 def binned_means(points: Sequence[tuple[float, float]], total: int) -> list[tuple[float, float]]:
-    """Means over as many steps as make about STEPS points of a whole run; each stands at its last step."""
+    """Means over as many steps as make about CURVE_POINTS points of a whole run; each stands at its last step."""
     size = -(-total // CURVE_POINTS)
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[-1][0], statistics.fmean(value for _, value in part)) for part in parts]

@@ -127,7 +127,7 @@ class Score:
 
 
 def results_of(found: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> list[Result]:
-    """Results, ready to be compared; their priors are called as `names.prior_names` has it.
+    """Results, ready to be compared; their priors are called as `prior_names` has it.
 
     Raises:
         ConfigError: `names` calls a prior that is not there, or two of them the same.
