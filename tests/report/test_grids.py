@@ -14,7 +14,7 @@ import pytest
 
 from rela_cli.commands import table
 from rela_cli.report.grids import formats
-from rela_cli.report.grids.screen import speakable
+from rela_cli.report.grids.screen import Screen, speakable
 from tests.conftest import Rela
 from tests.report.made_runs import Make, cell, make, records, shown
 
@@ -158,3 +158,12 @@ def test_the_report_needs_neither_torch_nor_hydra():
         "import sys; import rela_cli.report.tables.tables; print([m for m in ('torch', 'hydra') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"[]"
+
+
+def test_a_reader_that_has_gone_ends_a_table_as_it_ends_all_else():
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Screen(file=Gone()).print("a table")

@@ -75,12 +75,12 @@ def in_browser(watcher: Watcher, port: int, opens: bool) -> int:
 
 def in_terminal(watcher: Watcher) -> int:
     """Draw the runs every two seconds; once where there is no terminal."""
-    from rich.console import Console
     from rich.live import Live
 
     from rela_cli.commands.watch.text import drawn
+    from rela_cli.report.grids.screen import Screen
 
-    console = Console()
+    console = Screen()
     if not console.is_terminal:
         console.print(drawn(watcher.state(), console.width, rows=None))
         return 0

@@ -33,6 +33,13 @@ LABEL_WIDTHS = (44, 28, 20, 14)  # characters of a line of a label where the scr
 ASCII = str.maketrans({"±": "+/-", MISSING: "--", "·": "-", SEEN: "#", MINUS: "-", "≤": "<=", "↑": "up"})
 
 
+class Screen(Console):
+    """A console whose reader may go, as in `rela table | head`: the command then ends as all others do."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def speakable(text: str, encoding: str | None) -> str:
     """`text` in characters that `encoding` has, so that ± on an ASCII screen is +/- and not a crash."""
     encoding = encoding or "utf-8"
@@ -53,7 +60,7 @@ def write(text: str) -> None:
 
 def print_rich(grids: Sequence[Grid], notes: Sequence[str], console: Console | None = None) -> None:
     """Print grids so that they stay readable at the console's width; what a mark means after the last that has it."""
-    console = console or Console(highlight=False)
+    console = console or Screen(highlight=False)
     shown = [found for grid in grids for found in _shown(grid, console)]
     last = {line: number for number, (grid, _) in enumerate(shown) for line in grid.needed}
     for number, (grid, more) in enumerate(shown):
