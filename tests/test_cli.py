@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,18 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     assert done.returncode == 0, done.stderr
     assert list(folder.iterdir()) == [], "a command line that cannot be meant leaves nothing behind"
     return {line: (status, error) for line, status, error in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.skipif(find_spec("submitit") is not None, reason="the launcher is there")
+def test_a_launcher_that_is_not_installed(rela: Rela, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    (tmp_path / "conf" / "sweep" / "mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      budget: 0.2,0.5\n"
+    )
+    words = ("--config-dir", "conf", "sweep=mine", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "seed=0,1")
+    done = rela("train", "-m", *words, "runtime.dry_run=true")
+    assert done.returncode == 2 and "it comes with: pip install 'rela-cli[slurm]'" in done.stderr
+    assert "say -m" not in done.stderr
 
 
 @pytest.mark.parametrize(("line", "parts"), TYPOS, ids=[line for line, _ in TYPOS])

@@ -163,7 +163,8 @@ class Composer:
         except OverrideParseException:
             raise ConfigError("\n".join(problems_of(self.trees, words))) from None
         except HydraException as error:
-            raise ConfigError(hydra_message(error)) from error
+            single = [word for word in words if "," not in word]  # Hydra has refused one of these: sweeps are well here
+            raise ConfigError("\n".join(problems_of(self.trees, single) or [hydra_message(error)])) from error
 
     def keys(self, group: str, choice: str) -> set[str]:
         """The keys of a choice's yaml, inner ones with dots.
