@@ -40,12 +40,11 @@ Curve = list[tuple[int, float, float, int]]  # steps, mean points above the prio
 def curves(places: Iterable[str], priors: Sequence[str], protocol: str) -> dict[Line, Curve]:
     """The points of each line, by steps; runs that differ in their seed alone are one point."""
     found: dict[Line, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for place in places:
-        for row in rela.table(place):
-            run = read_json(Path(row["run"]) / "result.json") or {}
-            if row["protocol"] == protocol and row["prior"] in priors and is_default(run):
-                line = row["prior"], int(run["feature_dim"]), row["train_samples"]
-                found[line][row["steps"]].append(100 * (row["top1"] - row["prior_alone"]))
+    for row in rela.table(*places):
+        run = read_json(Path(row["run"]) / "result.json") or {}
+        if row["protocol"] == protocol and row["prior"] in priors and is_default(run):
+            line = row["prior"], int(run["feature_dim"]), row["train_samples"]
+            found[line][row["steps"]].append(100 * (row["top1"] - row["prior_alone"]))
     return {line: [point(steps, at[steps]) for steps in sorted(at)] for line, at in sorted(found.items())}
 
 
@@ -82,6 +81,7 @@ def draw(found: Mapping[Line, Curve], protocol: str) -> Figure:
     axes.set(xscale="log", xlabel="steps", ylabel="points above the prior alone")
     ticks = sorted({steps for curve in found.values() for steps, *_ in curve})
     axes.set_xticks(ticks, [f"{step:,}" for step in ticks])
+    axes.set_xticks([], minor=True)
     margin_labels(axes, labels)
     room_for_ticks(figure)
     return figure
