@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,28 @@ def test_a_signal_inside_wandb_is_not_taken_for_its_failure(rela: Rela, log: str
     assert done.returncode == 143, done.stderr
 
 
+def history(file: Path) -> list[Json]:
+    """What wandb has kept of `log`: its own file has protobuf records, in pieces, in blocks like LevelDB's log."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    head, block, last = struct.Struct("<IHB"), 32768, (1, 4)  # of a piece: checksum, length, kind
+    data, at, piece, found = file.read_bytes(), head.size, b"", list[Json]()
+    while at + head.size <= len(data):
+        if block - at % block < head.size:
+            at += block - at % block
+            continue
+        _, length, kind = head.unpack_from(data, at)
+        piece += data[at + head.size : at + head.size + length]
+        at += head.size + length
+        if kind in last:
+            items = Record.FromString(piece).history.item
+            found += [{item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}] * bool(
+                items
+            )
+            piece = b""
+    return found
+
+
 @pytest.mark.slow
 def test_the_real_wandb_without_a_network(rela: Rela, tmp_path: Path) -> None:
     environment = {"WANDB_MODE": "", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "x" * 40}
@@ -106,5 +129,7 @@ def test_the_real_wandb_without_a_network(rela: Rela, tmp_path: Path) -> None:
     assert folder is not None
     assert read(folder / "manifest.json")["status"] == "finished"
     assert done.stderr.count("rela: wandb") == 1
-    assert list(folder.glob("wandb/offline-run-*"))
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [{key: record[key] for key in wanted} for wanted, record in zip(told, history(file), strict=True)] == told
     assert "x" * 40 not in "".join(p.read_text(errors="ignore") for p in folder.rglob("*") if p.is_file())

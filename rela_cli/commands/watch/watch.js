@@ -87,6 +87,12 @@ function facts(pairs) {
   return list;
 }
 
+function soFar(run) {  // the time that it took, and that it will take at this rate
+  if (run.status !== "running" || run.began === null) return "";
+  const took = state.now - run.began;
+  return duration(took) + (run.epoch && run.epochs ? ` of about ${duration((took * run.epochs) / run.epoch)}` : "");
+}
+
 function left(run) {
   if (run.status !== "running" || !run.epoch || !run.epochs || run.began === null) return "";
   return duration(((state.now - run.began) * (run.epochs - run.epoch)) / run.epoch);
@@ -95,7 +101,7 @@ function left(run) {
 function described(run) {
   return facts([
     ["epoch", run.epochs ? `${run.epoch} of ${run.epochs}` : ""],
-    ["so far", run.status === "running" && run.began ? duration(state.now - run.began) : ""],
+    ["so far", soFar(run)],
     ["left, about", left(run)],
     ["kNN", percent(run.knn)],
     ["linear", percent(run.linear)],
