@@ -112,10 +112,8 @@ def history(file: Path) -> list[Json]:
         piece += data[at + head.size : at + head.size + length]
         at += head.size + length
         if kind in last:
-            items = Record.FromString(piece).history.item
-            found += [{item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}] * bool(
-                items
-            )
+            if items := Record.FromString(piece).history.item:
+                found.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
             piece = b""
     return found
 
