@@ -176,6 +176,15 @@ def test_the_second_time_computes_nothing(capsys: pytest.CaptureFixture[str], tm
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")} == stamps
 
 
+def test_views_and_maps_are_said_to_play_no_part(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("priors=[random]", "prior.width=4", *FAKE, f"paths.outputs={tmp_path}", "format=json")
+    lines = []
+    for more in ((), ("extract.views=2",)):
+        assert command.main([*words, *more]) == 0
+        lines.append("do not change the order" in capsys.readouterr().err)
+    assert lines == [False, True]
+
+
 def score(prior: str, lbfgs: float | None, stable: float, saw: bool = False) -> Scores:
     return Scores(prior, saw, False, 8, 8, 0.5, 1.0, stable, lbfgs, lbfgs, 1.0, 1.0)
 

@@ -22,6 +22,7 @@ from rela_cli.pipeline.pipeline import Pipeline
 from rela_cli.pipeline.run import Run
 from rela_cli.report.grids import formats, screen
 from rela_cli.report.grids.cells import MISSING, SEEN, UNKNOWN, Cell, Grid, or_missing
+from rela_cli.store.notices import warn
 from rela_cli.terminal import as_si
 from rela_cli.weights import locate, seen
 
@@ -62,6 +63,8 @@ def main(argv: list[str]) -> int:
     """
     request = read(argv)
     configs = configs_for(request)
+    if configs[0].has_views or configs[0].has_tokens:
+        warn("rela rank judges the targets of clean images: extract.views and extract.tokens do not change the order")
     for config in configs:
         seen.check(config.prior)
         for prior in config.prior.singles:
