@@ -42,18 +42,24 @@ def curves(places: Iterable[str], priors: Sequence[str], protocol: str) -> dict[
     found: dict[Line, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rela.table(*places):
         run = read_json(Path(row["run"]) / "result.json") or {}
-        if row["protocol"] == protocol and row["prior"] in priors and is_default(run):
+        if (
+            row["protocol"] == protocol
+            and row["prior"] in priors
+            and row["prior_alone"] is not None
+            and is_default(run)
+        ):
             line = row["prior"], int(run["feature_dim"]), row["train_samples"]
             found[line][row["steps"]].append(100 * (row["top1"] - row["prior_alone"]))
     return {line: [point(steps, at[steps]) for steps in sorted(at)] for line, at in sorted(found.items())}
 
 
 def is_default(run: Mapping[str, object]) -> bool:
-    """Whether a run has cached, whitened targets, and the method takes over at some time."""
+    """Whether a run has the default transport, matching and switch."""
     settings: Mapping[str, Mapping[str, object]] = run.get("settings") or {}  # type: ignore[assignment]
     transport, matching = settings.get("transport", {}), settings.get("matching", {})
-    usual = transport.get("name") == "whitening" and transport.get("power", 1) == 1
-    return usual and matching.get("targets", "cached") == "cached" and settings["switch"].get("name") != "never"
+    names = transport.get("name"), matching.get("name"), settings.get("switch", {}).get("name")
+    usual = transport.get("power", 1) == 1 and matching.get("targets", "cached") == "cached"
+    return usual and names == ("whitening", "cosine", "adaptive")
 
 
 def point(steps: int, values: Sequence[float]) -> tuple[int, float, float, int]:

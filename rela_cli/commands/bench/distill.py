@@ -28,11 +28,13 @@ from rela_cli.commands.bench.contest import Bench, BenchRow
 from rela_cli.commands.bench.lightly_train_peer import learner
 from rela_cli.commands.bench.startup import HOME, RELA
 from rela_cli.commands.bench.timing import Timing, clock, spread
+from rela_cli.commands.reproduce.tables import RECIPE
+from rela_cli.config.text import quote
+from rela_cli.errors import RelaError, first_line
 from rela_cli.learners.build import load_backbone
 
 TRAIN, TEST, EPOCHS, SEEDS = 5000, 4000, 16, 3
 BATCH, WIDTH, LR = 64, 8, 5e-3
-BEST = ("transport.power=0.5", "transport.dims=twice", "matching=geometric", "switch=never")
 LIVE, LIGHTLY = "live", "lightly-train"
 TEACHER = Path(rela_cli.__file__).parent / "weights" / "embedded"
 
@@ -63,10 +65,10 @@ def run(bench: Bench) -> Iterator[BenchRow]:
             theirs = [
                 for_as_long(partial(train, images), mine.took.cpu, seed) for seed, mine in zip(seeds, ours, strict=True)
             ]
-        except subprocess.CalledProcessError as error:
-            bench.skip("distill", peer, last_line(error.stderr))
+        except RelaError as error:
+            bench.skip("distill", peer, first_line(error))
             continue
-        yield row(peer, ours, theirs)
+        yield row(peer, ours, theirs, "" if bench.data else ", made-up images, which say nothing")
 
 
 def peers(bench: Bench) -> dict[str, Callable[[Path, int, int], float]]:
@@ -99,10 +101,10 @@ def equal_epochs(one: float, three: float, seconds: float) -> int:
     return max(1, round((seconds - (one - each)) / each))
 
 
-def row(peer: str, ours: list[Outcome], theirs: list[Outcome]) -> BenchRow:
+def row(peer: str, ours: list[Outcome], theirs: list[Outcome], images: str = "") -> BenchRow:
     """Points of top-1 that ours is ahead, paired by seed."""
     ahead = spread(mine.top1 - other.top1 for mine, other in zip(ours, theirs, strict=True))
-    work = f"top-1 by lbfgs at equal seconds, ResNet-18 of width {WIDTH}, prior embedded, n {len(ours)}"
+    work = f"top-1 by lbfgs at equal seconds, ResNet-18 of width {WIDTH}, prior embedded, n {len(ours)}{images}"
     came_out = f"{top1_text(ours)} against {top1_text(theirs)}"
     times = {"ours": mean_times(ours), "peer": mean_times(theirs)}
     return BenchRow(
@@ -127,9 +129,17 @@ def rela(bench: Bench, images: Path, words: tuple[str, ...], epochs: int, seed: 
     """`rela train experiment=best`, in a fresh outputs folder, so that nothing comes from a cache."""
     outputs = fresh_folder(bench)
     command(
-        *(*RELA, "train", "experiment=cifar10_mini", *BEST, "prior=embedded", "budget=0.5", f"epochs={epochs}"),
-        *("dataset=image_folder", f"dataset.root={images}", "dataset.limit=null", f"seed={seed}", *words),
-        *("runtime.threads=1", "probe.protocols=[lbfgs]", f"paths.outputs={outputs}", "runtime.device=cpu"),
+        *(
+            *RELA,
+            "train",
+            "experiment=cifar10_mini",
+            *RECIPE["best"],
+            "prior=embedded",
+            "budget=0.5",
+            f"epochs={epochs}",
+        ),
+        *("dataset=image_folder", f"dataset.root={quote(str(images))}", "dataset.limit=null", f"seed={seed}", *words),
+        *("runtime.threads=1", "probe.protocols=[lbfgs]", f"paths.outputs={quote(str(outputs))}", "runtime.device=cpu"),
     )
     result = json.loads((outputs / "runs" / "latest" / "result.json").read_text())
     return float(100 * result["probe"]["lbfgs"]["top1"])
@@ -179,11 +189,13 @@ def command(*words: str) -> None:
     """Run it on one thread, with this package in sight.
 
     Raises:
-        CalledProcessError: it failed; with what it wrote.
+        RelaError: it failed; with the last line that it wrote.
     """
     paths = os.pathsep.join([HOME, *filter(None, [os.environ.get("PYTHONPATH")])])
     settings = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    subprocess.run(words, env=settings, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, env=settings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RelaError(last_line(done.stderr))
 
 
 def last_line(text: str) -> str:

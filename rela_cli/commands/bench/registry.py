@@ -42,7 +42,7 @@ BENCH_ROWS = {
     ),
     "train": RowInfo("data and step: width-8 ResNet-18, batch 128", ("paper",)),
     "distill": RowInfo(
-        "top-1 at equal processor seconds, prior embedded; only where it is named: it trains for a quarter of an hour",
+        "top-1 at equal processor seconds; only where it is named: a quarter of an hour; rounds are seeds, 3 at most",
         ("live", "lightly-train"),
         is_long=True,
     ),
