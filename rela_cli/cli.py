@@ -116,16 +116,27 @@ OTHER_COMMANDS = {  # the other commands: modules of commands/
     "doctor": "doctor",
 }
 COMPOSED = ("fetch", "plan", "rank", "convert")  # those that take the settings of a run
+SPINS = "10000"  # turns of a thread that waits for another one: measured in docs/performance.md
 SCREEN = {"COLUMNS": 20, "LINES": 2}  # the least that text can be laid out on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Everything a user should read ends here as a message."""
     words = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to others; torch reads it
+    share_cores()
     forget_odd_screen()
     with guarded():
         return of_rank(words)
+
+
+def share_cores() -> None:
+    """Let a thread that waits for another one go to sleep soon, unless the user has said how threads wait.
+
+    torch's OpenMP (GNU's) reads it when it is loaded. By its own default a thread spins for 300,000 turns, which takes
+    the cores from other runs; threads that sleep at once wake each other up at every small product.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def of_rank(words: Sequence[str]) -> int:

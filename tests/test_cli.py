@@ -167,6 +167,23 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     return {line: (status, error) for line, status, error in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.mark.parametrize(
+    ("said", "spins"),
+    [({}, cli.SPINS), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_how_threads_wait_is_for_the_user_to_say(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], spins: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # what the command sets is put back, too
+        monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["--version"]) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+    assert os.environ.get("OMP_WAIT_POLICY") == said.get("OMP_WAIT_POLICY")
+
+
 @pytest.mark.skipif(find_spec("submitit") is not None, reason="the launcher is there")
 def test_a_launcher_that_is_not_installed(rela: Rela, tmp_path: Path) -> None:
     (tmp_path / "conf" / "sweep").mkdir(parents=True)
