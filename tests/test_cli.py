@@ -107,6 +107,8 @@ TYPOS = [
     ("train ~prior", ["missing key prior"]),
     ("train -m seed=0,-1", ["seed=-1 must be at least 0", "cell seed=-1"]),
     ("train -m budget=glob(zz)", ["no cells"]),
+    ("train -m seed=0,1 budget=[", ["cannot read budget=["]),
+    ("train -m seed=0,1 budget=[ bugdet=1", ["cannot read budget=[", "did you mean budget?"]),
     ("train -m hydra/launcher=jobblib", ["unknown hydra/launcher jobblib"]),
     ("train hydra.verbos=1", ["unknown key hydra.verbos, did you mean hydra.verbose?"]),
     ("train sweep=budgets", ["say -m: rela train -m sweep=budgets"]),
@@ -204,6 +206,8 @@ def test_typos(answers: dict[str, tuple[int, str]], line: str, parts: list[str])
     assert [part for part in parts if part not in error] == [], error
     assert "Traceback" not in error
     assert len(error.splitlines()) <= 8
+    if line.startswith("train -m"):
+        assert "say -m" not in error, "it has been said"
 
 
 # ---------------------------------------------------------------------------------------------- Hydra's own flags

@@ -161,10 +161,21 @@ class Composer:
             task = [override for override in self.trees.parse(words) if not override.is_hydra_override()]
             return [tuple(cell) for cell in BasicSweeper.split_arguments(task, None)[0]]
         except OverrideParseException:
-            raise ConfigError("\n".join(problems_of(self.trees, words))) from None
+            raise ConfigError("\n".join(problems_of(self.trees, self.without_sweeps(words)))) from None
         except HydraException as error:
             single = [word for word in words if "," not in word]  # Hydra has refused one of these: sweeps are well here
             raise ConfigError("\n".join(problems_of(self.trees, single) or [hydra_message(error)])) from error
+
+    def without_sweeps(self, words: Sequence[str]) -> list[str]:
+        """The words that are no sweep over values; those that cannot be read are among them."""
+        kept = []
+        for word in words:
+            try:
+                is_sweep = self.trees.parse([word])[0].is_sweep_override()
+            except OverrideParseException:
+                is_sweep = False
+            kept += [] if is_sweep else [word]
+        return kept
 
     def keys(self, group: str, choice: str) -> set[str]:
         """The keys of a choice's yaml, inner ones with dots.
