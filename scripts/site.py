@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from rela_cli.config import schema
+from rela_cli.config import runtime, schema
 from rela_cli.config.options import OPTIONS as PART_OPTIONS
 from scripts.site_api import api_reference
 
@@ -28,10 +28,10 @@ PAGES = ROOT / "build" / "pages"
 TOP = ("ARCHITECTURE.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 OPTIONS = {
-    "logger": schema.Logger,
+    "logger": runtime.Logger,
     "matching": schema.MatchingSettings,
     "probe": schema.Probe,
-    "runtime": schema.Runtime,
+    "runtime": runtime.Runtime,
 }
 
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from rela_cli.config.identity import identity_of
 from rela_cli.config.ranges import (
     Count,
-    CountOrOneOf,
     NonNegative,
     OneOf,
     Positive,
@@ -23,6 +22,7 @@ from rela_cli.config.ranges import (
     Seed,
     Share,
 )
+from rela_cli.config.runtime import CheckpointSettings, Logger, Paths, Runtime
 
 PACKAGE = Path(__file__).parent.parent  # the package
 
@@ -94,9 +94,6 @@ KEEP, FRESH = "keep", "fresh"  # what switch.moments may say
 POOLS = ("cls", "mean", "none")
 
 CHANNELS = ("rgb", "bgr")
-
-
-GLOBAL, NODE, LOCAL = "global", "node", "local"  # what runtime.norm may say instead of a number
 
 LEARNER, TWICE, ALL = "learner", "twice", "all"  # what transport.dims may say instead of a number
 
@@ -268,76 +265,6 @@ class Probe:
     segment_steps: Count
     segment_batch_size: Count
     segment_lr: Positive | None
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how it runs.
-
-    Of a run's identity: `read_every_steps`, `extract_precision` where it is not fp32, `gradient_hook` where it is not
-    none, and the number of groups of `norm` where that is not 1.
-    """
-
-    device: Annotated[str, OneOf(("auto", "cpu", "cuda"))]
-    threads: Count | None
-    block_size: Count
-    log_every_epochs: Count
-    eval_every_epochs: Annotated[int, Range(0)]
-    read_every_steps: Count | None
-    devices: Count
-    norm: Annotated[object, CountOrOneOf((GLOBAL, NODE, LOCAL))]
-    gradient_hook: Annotated[str, OneOf(("none", "bf16"))]
-    hang_minutes: Count
-    precision: Annotated[str, OneOf(("auto", "fp32", "tf32", "bf16"))]
-    extract_precision: Annotated[str, OneOf(("fp32", "tf32", "fp16", "bf16"))]
-    compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]
-    step: Annotated[str, OneOf(("eager", "graph"))]
-    deterministic: bool
-    cells_at_once: Count | None
-    cells_per_gpu: Count | None
-    dry_run: bool
-
-
-@dataclass(frozen=True)
-class Trackers:
-    """Which trackers get the metrics; several yamls of the group may each turn one on."""
-
-    wandb: bool = False
-    tensorboard: bool = False
-    mlflow: bool = False
-    trackio: bool = False
-
-
-@dataclass(frozen=True)
-class Logger:
-    """Where metrics go besides metrics.jsonl."""
-
-    use: Trackers
-    project: str
-    entity: str | None
-    mode: Annotated[str, OneOf(("online", "offline"))]
-    uri: str | None
-
-    @property
-    def trackers(self) -> list[str]:
-        """The names of the trackers that are used."""
-        return [name for name, used in vars(self.use).items() if used]
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Folders; relative ones start at the working directory."""
-
-    outputs: str
-    run: str | None
-
-
-@dataclass(frozen=True)
-class CheckpointSettings:
-    """How often the state of training is written down, and whether the last one outlives the training."""
-
-    every_seconds: NonNegative
-    keep: bool
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rela_cli.config.schema import Runtime
+from rela_cli.config.runtime import Runtime
 from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError
 from rela_cli.machine import memory

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rela_cli.config.schema import Runtime
+from rela_cli.config.runtime import Runtime
 from rela_cli.errors import ConfigError
 from rela_cli.machine.half_weights import HalfWeights
 

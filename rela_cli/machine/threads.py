@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rela_cli.config.schema import Runtime
+from rela_cli.config.runtime import Runtime
 from rela_cli.distributed import ranks
 from rela_cli.machine.processors import cores
 from rela_cli.store.notices import warn

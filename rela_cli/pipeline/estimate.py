@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rela_cli.config.schema import GLOBAL, Config
+from rela_cli.config.runtime import GLOBAL
+from rela_cli.config.schema import Config
 from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.pipeline.artifacts import Artifacts

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rela_cli.config.schema import Config, Runtime
+from rela_cli.config.runtime import Runtime
+from rela_cli.config.schema import Config
 from rela_cli.data.batches.boxes import cut, draw_boxes
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import Images, centre, in_blocks, in_numbered_blocks, side_of

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rela_cli.config.schema import Config, Probe, Runtime
+from rela_cli.config.runtime import Runtime
+from rela_cli.config.schema import Config, Probe
 from rela_cli.data.base import Dataset
 from rela_cli.data.batches.cache import read_labels, read_split, read_stats
 from rela_cli.data.batches.loader import CPU

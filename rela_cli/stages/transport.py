@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rela_cli.config.parts import instantiate
-from rela_cli.config.schema import Config, Runtime
+from rela_cli.config.runtime import Runtime
+from rela_cli.config.schema import Config
 from rela_cli.data.batches.loader import sent
 from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError

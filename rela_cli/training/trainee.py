@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.config.parts import instantiate
-from rela_cli.config.schema import Config, Runtime
+from rela_cli.config.runtime import Runtime
+from rela_cli.config.schema import Config
 from rela_cli.data.batches.tokens import TargetsWithCells
 from rela_cli.distributed import ranks
 from rela_cli.distributed.batch_norm import convert, is_known

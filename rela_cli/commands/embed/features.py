@@ -17,7 +17,7 @@ import torch
 from rela_cli.commands.embed.files import Embedding, FeatureBlock
 from rela_cli.commands.embed.images import Files
 from rela_cli.commands.embed.network import ReadyPrior
-from rela_cli.config.schema import Runtime
+from rela_cli.config.runtime import Runtime
 from rela_cli.data.batches.loader import DiskImages
 from rela_cli.machine.signals import stoppable
 from rela_cli.stages.extract import run_prior
