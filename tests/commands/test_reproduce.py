@@ -156,9 +156,15 @@ def test_the_recipe_changes_what_its_columns_say_and_nothing_else() -> None:
 def test_the_mini_tables_have_three_seeds_and_every_method() -> None:
     (section,) = TABLES["table1-cifar10"]("mini").sections
     assert {column.seeds for column in section.columns} == {(0, 1, 2)}
-    assert {column.name.partition(",")[0] for column in TABLES["table-methods"]("mini").sections[0].columns} == set(
-        METHODS
-    )
+    *columns, best = TABLES["table-methods"]("mini").sections[0].columns
+    assert {column.name.partition(",")[0] for column in columns} == set(METHODS)
+    assert best.name == "embedded, best" and set(RECIPE["best"]) <= set(best.words)
+
+
+def test_the_recipe_stands_at_each_budget_of_the_ablation() -> None:
+    plain, default, best = TABLES["table-ablation"]("mini").sections[-1].columns
+    assert plain.budgets == default.budgets == best.budgets == (0.1, 0.2, 0.5, 1.0)
+    assert best.words == (*default.words, *RECIPE["best"])
 
 
 # ------------------------------------------------------------------------------------------------------- where data are

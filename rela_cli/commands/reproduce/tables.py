@@ -207,6 +207,9 @@ def methods(profile: str) -> PaperTable:
         columns += [shared.column(name, "prior=none"), shared.column(f"{name}, {prior}", f"prior={prior}")]
         budget = shared.budgets[0]
         claims.append(Claim(f"ReLA helps {name}", 0, f"{name}, {prior}", budget, name, budget))
+    if profile == "mini":  # matching to the end: no method has a part in it
+        shared = method_protocol("simclr", profile)
+        columns.append(shared.column("embedded, best", "prior=embedded", *RECIPE["best"]))
     return PaperTable("table-methods", (Section(f"Methods, {profile}", tuple(columns)),), tuple(claims))
 
 
@@ -269,6 +272,8 @@ def ablation(profile: str) -> PaperTable:
     switches = [shared.column(rule, given, *rule.split()) for rule in rules]
     budgets = (0.1, 0.2, 0.5, 1.0) if profile != "smoke" else (0.5, 1.0)
     lengths = [shared.column("plain", "prior=none", budgets=budgets), shared.column(prior, given, budgets=budgets)]
+    if profile == "mini":
+        lengths.append(shared.column("embedded, best", given, *RECIPE["best"], budgets=budgets))
     parts = {"Transport": transports, "Transfer layer": transfers, "Switch": switches, "Budget": lengths}
     return PaperTable("table-ablation", tuple(Section(f"{k}, {profile}", tuple(v)) for k, v in parts.items()))
 
