@@ -25,7 +25,7 @@ from rela_cli.commands.reproduce.command import read
 from rela_cli.commands.reproduce.execute import Batch, Executor
 from rela_cli.commands.reproduce.finish import how_claims_stand, name_options, standing_text
 from rela_cli.commands.reproduce.runs import PlannedRuns, data_words
-from rela_cli.commands.reproduce.tables import METHODS, PROFILES, TABLES
+from rela_cli.commands.reproduce.tables import METHODS, PROFILES, RECIPE, TABLES
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
 from rela_cli.errors import ConfigError, MissingError
