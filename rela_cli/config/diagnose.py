@@ -12,9 +12,10 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
+from omegaconf import DictConfig
 
 from rela_cli.config.text import holds_text
-from rela_cli.config.trees import Trees, as_dict, hydra_message
+from rela_cli.config.trees import Trees, as_dict, checked_config, hydra_message
 from rela_cli.errors import ConfigError, did_you_mean
 
 SHOWN_CELLS = 20  # failing cells that are looked into
@@ -42,22 +43,22 @@ def problems_of_cells(trees: Trees, cells: Sequence[CellOverrides]) -> list[str]
 def problems_of(trees: Trees, words: Sequence[str]) -> list[str]:
     """What is wrong with each override by itself, then with all the good ones together."""
     try:
-        trees.load(())
+        loaded = trees.load(())  # with the good ones so far
     except Exception as error:
         return [hydra_message(error)]
     found: list[str] = []
     good: list[str] = []
     for word in sorted(words, key=lambda word: not trees.options(word.partition("=")[0])):
         try:  # groups come first: a part's keys depend on the part
-            trees.load([*good, word])
+            loaded = trees.load([*good, word])
         except ConfigError as error:  # our loader's: what a preset says
             found.append(str(error))
         except Exception as error:
-            found.append(explain(trees, word, good, error))
+            found.append(explain(trees, word, loaded, error))
         else:
             good.append(word)
     try:
-        trees.config(good, given=words)
+        checked_config(*loaded, words)
     except ConfigError as error:
         refused = [
             word.partition("=")[0] + "=" for word in words if word not in good
@@ -66,8 +67,8 @@ def problems_of(trees: Trees, words: Sequence[str]) -> list[str]:
     return found
 
 
-def explain(trees: Trees, word: str, good: Sequence[str], error: Exception) -> str:
-    """What is wrong with an override that Hydra refuses beside the good ones."""
+def explain(trees: Trees, word: str, loaded: tuple[DictConfig, DictConfig], error: Exception) -> str:
+    """What is wrong with an override that Hydra refuses beside the good ones, whose trees are `loaded`."""
     try:
         override = trees.parse([word])[0]
     except OverrideParseException as unreadable:
@@ -78,7 +79,7 @@ def explain(trees: Trees, word: str, good: Sequence[str], error: Exception) -> s
         return f"{word} is several values; to sweep over them say -m: rela train -m {word}{one}"
     if options and not override.is_delete():
         return unknown_option(key, override, options)
-    tree, node = trees.load(good)
+    tree, node = loaded
     return unknown_key(trees, key, {**as_dict(tree), "hydra": as_dict(node)}) or f"{word}: {hydra_message(error)}"
 
 
@@ -100,8 +101,7 @@ def parts_with(trees: Trees, path: Sequence[str], step: str) -> str:
     """Which other parts of the same group have this key."""
     if len(path) != 1 or path[0] == "hydra":
         return ""
-    words = [f"{path[0]}={option}" for option in trees.options(path[0])]
-    having = [word for word in words if step in trees.load([word])[0][path[0]]]
+    having = [f"{path[0]}={option}" for option in trees.options(path[0]) if step in trees.keys(path[0], option)]
     return f"; {', '.join(having)} has it" if having else ""
 
 

@@ -50,18 +50,24 @@ class Trees:
         with open_dict(tree):
             return tree, tree.pop("hydra")
 
-    def config(self, words: Sequence[str], given: Sequence[str] | None = None) -> Config:
-        """The config of some overrides. `given` are all that were typed, where `words` leaves some of them out.
+    def config(self, words: Sequence[str]) -> Config:
+        """The config of some overrides.
 
         Raises:
             ConfigError: with every problem found, one a line.
         """
-        tree, node = self.load(words)
-        return checked_config(tree, node, words if given is None else given)
+        return checked_config(*self.load(words), words)
 
     def options(self, group: str) -> list[str]:
         """The names of a group's yamls; none where there is no such group."""
         return sorted(self.loader.get_group_options(group)) if group.replace("/", "").isidentifier() else []
+
+    def keys(self, group: str, option: str) -> set[str]:
+        """The keys of a part: its yaml's, which is composed only where it stands on other ones."""
+        found = self.loader.repository.load_config(f"{group}/{option}")
+        is_whole = found is not None and not found.defaults_list and isinstance(found.config, DictConfig)
+        part = found.config if found and is_whole else self.load([f"{group}={option}"])[0][group]
+        return {str(key) for key in part}
 
     def parse(self, words: Sequence[str]) -> list[Override]:
         """The overrides as Hydra reads them; its OverrideParseException names the word that it cannot read."""

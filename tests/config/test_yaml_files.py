@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
 from omegaconf import OmegaConf
 
@@ -21,6 +23,8 @@ def test_what_is_composed_is_what_hydra_composes(monkeypatch: pytest.MonkeyPatch
     """The second time, too, and with other words in between: composing changes nothing that is remembered."""
     read_once = [Trees(CommandLine({}, ())).load(words) for words in (OTHERS, WORDS, OTHERS[1:2], WORDS)]
     monkeypatch.setattr(loader, "YamlFiles", ConfigRepository)
+    hydras_own: Any = defaults_list._create_interpolation_map
+    monkeypatch.setattr(defaults_list, "_create_interpolation_map", hydras_own.__wrapped__)
     read_anew = [Trees(CommandLine({}, ())).load(words) for words in (OTHERS, WORDS, OTHERS[1:2], WORDS)]
     as_text = [[OmegaConf.to_yaml(tree, sort_keys=True) for tree in pair] for pair in (*read_once, *read_anew)]
     assert as_text[:4] == as_text[4:]
@@ -32,3 +36,21 @@ def test_a_yaml_that_changes_is_read_again(tmp_path: Path) -> None:
     for epochs in (3, 14):
         preset.write_text(f"# @package _global_\nepochs: {epochs}\n")
         assert compose(["experiment=mine"], str(tmp_path)).epochs == epochs
+
+
+def test_an_interpolation_in_a_defaults_list_knows_the_choices(tmp_path: Path) -> None:
+    (tmp_path / "learner").mkdir()
+    (tmp_path / "learner" / "mine.yaml").write_text("defaults: ['of_${prior}', _self_]\nname: mine\n")
+    (tmp_path / "learner" / "of_patches.yaml").write_text("width: 14\n")
+    trees = Trees(CommandLine({"--config-dir": str(tmp_path)}, ()))
+    assert trees.load(["learner=mine", "prior=patches"])[0].learner.width == 14
+
+
+@pytest.mark.parametrize(
+    "part", ["prior=checkpoint", "prior=ensemble", "dataset=efficient", "dataset=packed", "runtime=cpu", "switch=fixed"]
+)
+def test_the_keys_of_a_part_are_those_that_are_composed(part: str) -> None:
+    """Read from its yaml alone, or composed where the yaml stands on others (efficient, cpu)."""
+    trees = Trees(CommandLine({}, ()))
+    group, _, option = part.partition("=")
+    assert trees.keys(group, option) == set(trees.load([part])[0][group])
