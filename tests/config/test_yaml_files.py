@@ -39,11 +39,11 @@ def test_a_yaml_that_changes_is_read_again(tmp_path: Path) -> None:
 
 
 def test_an_interpolation_in_a_defaults_list_knows_the_choices(tmp_path: Path) -> None:
-    (tmp_path / "learner").mkdir()
-    (tmp_path / "learner" / "mine.yaml").write_text("defaults: ['of_${method}', _self_]\nname: mine\n")
-    (tmp_path / "learner" / "of_simsiam.yaml").write_text("width: 14\n")
+    (tmp_path / "learner" / "head").mkdir(parents=True)
+    (tmp_path / "learner" / "mine.yaml").write_text("defaults: [{head: '${method}'}]\nname: mine\n")
+    (tmp_path / "learner" / "head" / "simsiam.yaml").write_text("width: 14\n")
     trees = Trees(CommandLine({"--config-dir": str(tmp_path)}, ()))
-    assert trees.load(["learner=mine", "method=simsiam"])[0].learner.width == 14
+    assert trees.load(["learner=mine", "method=simsiam"])[0].learner.head.width == 14
 
 
 @pytest.mark.parametrize(
