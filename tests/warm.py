@@ -1,14 +1,13 @@
 """`rela ...` in processes that are forked from one which has imported everything: a fifth of a second instead of six.
 
 They are processes like any other: they can be killed, stopped and waited for. Two things differ from a fresh one: its
-modules are there already, and `ps` shows another command. There are two servers for each process of pytest: "full" has
-torch and all that a run needs, "light" has Hydra and dies if anything imports torch meanwhile. Tests of what is
-imported at the start take fresh processes.
+modules are there already, and `ps` shows another command. There are two servers, which all workers of one pytest share:
+"full" has torch and all that a run needs, "light" has Hydra and dies if anything imports torch meanwhile. Tests of what
+is imported at the start take fresh processes.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import pickle
 import runpy
@@ -22,10 +21,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 READ_AT_IMPORT = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "LD_", "HF_HUB", "HF_HOME", "TORCH")
 SERVER = "RELA_TEST_SERVER"  # names the socket, for processes that start others
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid4().hex
+HOME = Path(os.environ.get(SERVER) or f"{tempfile.gettempdir()}/rela-test-{RUN}/full").parent  # gone when pytest ends
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,28 @@ def suits(env: Mapping[str, str]) -> bool:
 
 @cache
 def server(kind: str) -> str:
-    """The address of a server that has begun to import; it ends when we do."""
-    address = str(Path(tempfile.mkdtemp(prefix="rela-test-")) / "server")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen(64)
-    number = listener.fileno()
-    command = [sys.executable, "-m", "tests.warm_server", kind, str(number)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), SERVER: address}
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, pass_fds=[number])
-    listener.close()
-    atexit.register(process.communicate)  # which closes its stdin, and it ends
-    return address
+    """The address of a server that has begun to import; whichever worker asks first starts it."""
+    HOME.mkdir(mode=0o700, exist_ok=True)
+    address = HOME / kind
+    with FileLock(HOME / f"{kind}.lock"):
+        if not address.exists():
+            start_server(kind, str(address))
+    return str(address)
+
+
+def start_server(kind: str, address: str) -> None:
+    """A server that lives as long as pytest: the process that has started the workers, or else this one."""
+    watched = os.getppid() if IS_WORKER else os.getpid()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        number = listener.fileno()
+        command = [sys.executable, "-m", "tests.warm_server", kind, str(number), str(watched)]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), SERVER: address}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, pass_fds=[number]))
+
+
+started: list[subprocess.Popen[bytes]] = []  # which are not waited for: they outlive their worker
 
 
 class Process:
@@ -127,7 +142,8 @@ def start(
 def emptied(files: tuple[Path, Path] | None = None) -> tuple[str, str]:
     """The names of two empty files, temporary ones unless there are some."""
     if files is None:
-        place = Path(tempfile.mkdtemp(prefix="rela-test-"))
+        HOME.mkdir(mode=0o700, exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=HOME))
         files = place / "out", place / "err"
     for path in files:
         path.write_text("")

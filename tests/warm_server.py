@@ -1,4 +1,4 @@
-"""The process that `warm` forks from: python -m tests.warm_server full|light SOCKET."""
+"""The process that `warm` forks from: python -m tests.warm_server full|light SOCKET PID."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pickle
 import pkgutil
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,12 +51,12 @@ def import_all(kind: str) -> None:
     gc.freeze()  # what is there is not looked through again, so that forked processes go on sharing it
 
 
-def serve(listener: socket.socket) -> None:
-    """Fork what is asked for, and say what came of it, until whoever started this is gone."""
+def serve(listener: socket.socket, watched: int) -> None:
+    """Fork what is asked for, and say what came of it, until the process `watched` (a pidfd) has ended."""
     children: dict[int, tuple[int, socket.socket]] = {}  # by the descriptor that shows their end
     while True:
-        for ready in select.select([0, listener, *children], [], [])[0]:
-            if ready == 0:
+        for ready in select.select([watched, listener, *children], [], [])[0]:
+            if ready == watched:
                 for pid, _ in children.values():
                     os.kill(pid, signal.SIGKILL)
                 return
@@ -157,6 +158,8 @@ class Forking:
 
 
 if __name__ == "__main__":
+    pytest_process = os.pidfd_open(int(sys.argv[3]))
     import_all(sys.argv[1])
     with socket.socket(socket.AF_UNIX, fileno=int(sys.argv[2])) as listening:
-        serve(listening)
+        serve(listening, pytest_process)
+    shutil.rmtree(Path(os.environ[SERVER]).parent, ignore_errors=True)
