@@ -11,6 +11,7 @@ from typing import Any
 OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "Unable to allocate")
 SMALLER = "ways out: a smaller batch_size= or runtime.block_size=, dataset.on_disk=true, fewer processes side by side"
 FEWER = "ways out: runtime.threads=1, fewer processes side by side"
+MAKERS, FULL = ("CUDA", "CUBLAS", "HIP"), ("out of memory", "ALLOC_FAILED")  # how libraries say that a GPU is full
 
 
 class RelaError(Exception):
@@ -74,6 +75,12 @@ def explained(error: BaseException) -> str | None:
     if "can't start new thread" in text or (isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN):
         return f"no more threads or processes can be started ({text}); `ulimit -u` or a container limits them\n{FEWER}"
     return None
+
+
+def is_full(error: BaseException | str) -> bool:
+    """Whether this says that a GPU has no memory left."""
+    text = str(error)
+    return any(maker in text for maker in MAKERS) and any(words in text for words in FULL)
 
 
 def first_line(error: BaseException) -> str:

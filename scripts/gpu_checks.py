@@ -32,6 +32,7 @@ from rela_cli.evaluation.protocols import FITTERS, Task, accuracy
 from rela_cli.machine.device import device_name, synchronize
 from rela_cli.priors.fitting import fitted_prior
 from rela_cli.stages.extract import run_prior
+from rela_cli.training.graph_trial import reason_against
 from rela_cli.training.step_count import StepSizes, count_step
 from rela_cli.training.trainee import take_views_together
 from rela_cli.training.trainer import Trainer
@@ -44,7 +45,7 @@ PRIORS = ("random", "patches", "embedded")
 LIMITS = {"views": 1e-3, "loss": 1e-3, "gradient": 0.999, "features": 1e-3, "targets": 2e-2, "top1": 0.01}
 STILL_STEPS = 50  # steps in which nothing may wait
 FIRST_STEPS = 8  # before them: kernels are chosen, and a graph is recorded and compared
-GRAPH, AS_A_GRAPH = "runtime.step=graph", " as a graph"
+EAGER, GRAPH, AS_A_GRAPH = "runtime.step=eager", "runtime.step=graph", " as a graph"
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165}  # TFLOP/s of dense bf16, by their data sheets
 Line = dict[str, Any]
 
@@ -105,11 +106,20 @@ def sanity(asked: Asked) -> Iterator[tuple[str, Callable[[], Line]]]:
         yield f"targets by {name}", lambda mapping=mapping, name=name: transported(asked, name, type(mapping))
     for protocol in FITTERS:
         yield f"probe {protocol}", lambda protocol=protocol: probed(asked, protocol)
+    if not asked.small:
+        yield "trial of a graph", graph_on_trial
+
+
+def graph_on_trial() -> Line:
+    """What runtime.step=auto, which the cells of Table 1 have, comes to on this machine."""
+    why = reason_against(compose([*COMMON]), again=True)
+    return found("trial of a graph", why or "went well", ok=not why)
 
 
 def pair(asked: Asked, pixels: Tensor, labels: Tensor, targets: Tensor | None, *words: str) -> tuple[Trainer, Trainer]:
     """The same training on the CPU and on the device, in fp32."""
-    common = (f"batch_size={len(pixels)}", f"learner.width={asked.size(16, 4)}", "runtime.precision=fp32", *words)
+    width = f"learner.width={asked.size(16, 4)}"
+    common = (f"batch_size={len(pixels)}", width, "runtime.precision=fp32", EAGER, *words)
     one, other = (trainer(pixels, labels, targets, *common, f"runtime.device={d}") for d in ("cpu", asked.device))
     if asked.small and is_known(other.trainee):  # the rehearsal goes the way of a GPU on the CPU
         take_views_together(other.trainee)
@@ -173,7 +183,7 @@ def no_wait(asked: Asked, name: str, full: str, *more: str) -> Line:
     loop = trainer(pixels, labels, targets, *words, f"runtime.device={asked.device}")
     batches = iter(loop.draw_batches(0))
     take_steps(loop, batches, FIRST_STEPS)
-    if more and (loop.graph is None or loop.graph.is_off or not loop.graph.captured):
+    if GRAPH in more and (loop.graph is None or loop.graph.is_off or not loop.graph.captured):
         return found(full, "the step could not be recorded as a graph; log.txt says why", ok=False)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -253,13 +263,13 @@ def steps(asked: Asked) -> Iterator[tuple[str, Callable[[], Line]]]:
 
 def ways(asked: Asked) -> dict[str, tuple[str, ...]]:
     """A step operator by operator, and as a CUDA graph, which a CPU does not have."""
-    return {"": ()} if asked.small else {"": (), AS_A_GRAPH: (GRAPH,)}
+    return {"": (EAGER,)} if asked.small else {"": (EAGER,), AS_A_GRAPH: (GRAPH,)}
 
 
 def raced(asked: Asked, name: str, batch: int, *words: str) -> BenchRow:
     """A race of `rela bench step`; a graph runs alone, since the peers have been timed by then."""
     target = step.GPU_TARGETS.get(batch) if name == "phase 1" else None
-    bench = replace(asked.bench, peers=("byol",)) if words else asked.bench
+    bench = replace(asked.bench, peers=("byol",)) if GRAPH in words else asked.bench
     return step.race_of(name, bench, batch, target, asked.device, *words)
 
 
@@ -299,7 +309,7 @@ def large_step(asked: Asked, name: str) -> Line:
     pixels = torch.randint(0, 256, (4 * batch, 3, side, side), dtype=torch.uint8)
     targets = torch.randn(len(pixels), 512) if name == "phase 1" else None
     words = ["learner=resnet50", "learner.stem=imagenet", f"batch_size={batch}", f"runtime.device={asked.device}"]
-    words += [f"learner.width={asked.size(64, 4)}"]
+    words += [f"learner.width={asked.size(64, 4)}", EAGER]
     loop = trainer(pixels, torch.arange(len(pixels)) % 10, targets, *words)
     flops = step.flops_of_step(loop, pixels[:batch])
     for epoch in range(2):

@@ -243,12 +243,6 @@ def as_found(line: str) -> Line | None:
 # ------------------------------------------------------------------------------------------------------------- table 1
 
 
-def is_right_as_a_graph(keeper: Keeper) -> bool:
-    """Whether all checks of a step as a CUDA graph have been passed."""
-    found = [line.get("ok") for line in keeper.of("sanity") if line["name"].endswith("as a graph")]
-    return bool(found) and all(found)
-
-
 def cell(day: Day, name: str) -> list[str] | None:
     """The command of a cell of Table 1; None where it needs a run that is not there."""
     prior, budget = name.split()
@@ -304,8 +298,7 @@ def run_table1(keeper: Keeper, ends: float) -> None:
 def run_side_by_side(keeper: Keeper, names: Sequence[str], ends: float) -> None:
     """Some cells at once: a step leaves most of a GPU idle, and of a CPU none, so there one after the other."""
     day, log = keeper.day, keeper.day.out / "log.txt"
-    way = ["runtime.step=graph"] * is_right_as_a_graph(keeper)
-    commands = {name: [*command, *way] for name in names if (command := cell(day, name))}
+    commands = {name: command for name in names if (command := cell(day, name))}
     for some in [[name] for name in commands] if day.small else [list(commands)]:
         left = ends - time.monotonic()
         if left < LEAST:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rela_cli.config.compose import compose
@@ -37,7 +38,8 @@ def main(words: Sequence[str]) -> int:
     print("Operators of one step on a GPU, counted on tensors without values; each is at least one kernel.\n")
     print("\n".join(table_lines(steps)))
     print(f"\nA launch takes the host about {1e6 * LAUNCH:.0f} us (an estimate): {as_ms(estimated(steps))} ms a step.")
-    print(timings(config, sizes))
+    config, words = with_way(config)
+    print(f"{words}\n{timings(config, sizes)}")
     waits = [f"  phase {phase}, {wait}" for phase, step in steps.items() for wait in found_waits(step)]
     every = config.runtime.read_every_steps or 10
     once = f"The host waits for the GPU once in {every} steps, to read losses and flags by one copy"
@@ -68,6 +70,21 @@ def found_waits(step: StepCount) -> list[str]:
 def estimated(steps: dict[int, StepCount]) -> list[float]:
     """Milliseconds that the host needs for a step's launches."""
     return [1e3 * LAUNCH * step.total for step in steps.values()]
+
+
+def with_way(config: Config) -> tuple[Config, str]:
+    """The config with what runtime.step=auto comes to on this machine, and a line that says it; it may be tried."""
+    from rela_cli.training import graph_trial
+
+    if config.runtime.step != "auto":
+        return config, f"runtime.step={config.runtime.step}, as it was asked for."
+    is_here = graph_trial.on_gpu(config)
+    why = graph_trial.reason_against(config, again=True) if is_here else "not tried here, where there is no GPU"
+    found = f"steps are taken one by one, operator by operator: {why}" if is_here else why
+    if not why:
+        found = f"views, forward and backward pass as one CUDA graph ({graph_trial.path_of(config.method)})"
+    runtime = replace(config.runtime, step="eager" if why else "graph")
+    return replace(config, runtime=runtime), f"runtime.step=auto: {found}."
 
 
 def timings(config: Config, sizes: StepSizes) -> str:

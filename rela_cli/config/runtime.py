@@ -31,7 +31,7 @@ class Runtime:
     precision: Annotated[str, OneOf(("auto", "fp32", "tf32", "bf16"))]
     extract_precision: Annotated[str, OneOf(("fp32", "tf32", "fp16", "bf16"))]
     compile: Annotated[str, OneOf(("off", "default", "reduce-overhead"))]
-    step: Annotated[str, OneOf(("eager", "graph"))]
+    step: Annotated[str, OneOf(("auto", "eager", "graph"))]
     deterministic: bool
     cells_at_once: Count | None
     cells_per_gpu: Count | None

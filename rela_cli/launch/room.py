@@ -7,7 +7,6 @@ matter who started it. Whoever is about to start a cell reads the notes. Needs n
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import os
 import sys
@@ -27,7 +26,6 @@ NOTES = "RELA_GPU_NOTES"  # names the folder of one GPU's notes
 CONTEXT_BYTES = 600 << 20  # of a GPU, for a process that uses it, besides its tensors; assumed, not measured
 SAFE = 0.9  # of the memory that is there: blocks of memory leave gaps, and a larger cell may come
 MOST = 8  # cells on one GPU; each also needs a core, since a step is launched by the host
-MAKERS, FULL = ("CUDA", "CUBLAS", "HIP"), ("out of memory", "ALLOC_FAILED")  # how libraries say that a GPU is full
 
 
 @dataclass(frozen=True)
@@ -147,19 +145,6 @@ def most_cells(gpus: int, threads: int | None) -> int:
     return max(1, min(MOST, len(cores()) // (max(1, gpus) * (threads or 1))))
 
 
-def is_full(error: BaseException | str) -> bool:
-    """Whether this says that a GPU has no memory left."""
-    text = str(error)
-    return any(maker in text for maker in MAKERS) and any(words in text for words in FULL)
-
-
 def shown(error: BaseException) -> str:
     """Its first sentence."""
     return first_line(error).partition(". ")[0]
-
-
-def free_unused() -> None:
-    """Give back what torch holds of the GPU and does not use."""
-    gc.collect()
-    if torch := sys.modules.get("torch"):
-        torch.cuda.empty_cache()

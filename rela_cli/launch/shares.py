@@ -21,9 +21,11 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from rela_cli.config.schema import Config
+from rela_cli.errors import is_full
 from rela_cli.launch import owner
 from rela_cli.launch.owner import GRACE
-from rela_cli.launch.room import NOTES, Room, free_unused, is_full, most_cells, shares_there, shown
+from rela_cli.launch.room import NOTES, Room, most_cells, shares_there, shown
+from rela_cli.machine.memory import free_unused
 from rela_cli.machine.processors import cores, visible_gpus
 from rela_cli.store.notices import warn
 

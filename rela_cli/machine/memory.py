@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import resource
 import sys
@@ -41,6 +42,13 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own; other libraries have none
     if trim is not None:
         trim(0)
+
+
+def free_unused() -> None:
+    """Give back what torch holds of the GPU and does not use."""
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
 
 
 def free(root: Path = Path("/")) -> int | None:

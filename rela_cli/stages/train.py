@@ -29,6 +29,7 @@ from rela_cli.optim import memory_bytes
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, write_atomic
 from rela_cli.training.checkpoint import Checkpoints, Saved, tensor_bytes
+from rela_cli.training.graph_trial import with_step
 from rela_cli.training.live import LiveTargets
 from rela_cli.training.logs import Metrics
 from rela_cli.training.resume import rank_seed
@@ -88,6 +89,7 @@ def train(
     Raises:
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
+    config = with_step(config)
     trainer = Trainer(config, lengths, images, targets, data, live, views, tokens)
     costs = step_flops(trainer)
     choose_threads(trainer, saved.threads if saved else None)

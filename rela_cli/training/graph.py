@@ -1,4 +1,4 @@
-"""The long part of a step as one CUDA graph (runtime.step=graph): views, forward and backward pass, linear probe.
+"""The long part of a step as one CUDA graph (runtime.step): views, forward and backward pass, linear probe.
 
 A graph is launched as one, with the addresses that its kernels were recorded with. So what goes in is copied into
 tensors that stay (`Given`), and what changes on the host from step to step, such as the learning rate, stays outside:
@@ -6,12 +6,13 @@ optimizer, target network, switch and reads go on as ever. These are a tenth of 
 
 A graph replaces the same step only after it has been seen to do the same: the first replays are compared with the step
 operator by operator, whose numbers count. What cannot be recorded is said on one line, and the training goes on.
+Whether a graph is tried at all is for `graph_trial` to say, unless the user does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from rela_cli.config.schema import Config
+from rela_cli.config.schema import Config, Part
 from rela_cli.data.batches.views import Place, Views
 from rela_cli.distributed import ranks
 from rela_cli.errors import first_line
+from rela_cli.machine.memory import free_unused
 from rela_cli.machine.precision import tf32
 from rela_cli.store.notices import warn
 from rela_cli.training.goals import Goals, Targets
@@ -89,7 +91,13 @@ class GraphedStep:
         self.loop, self.record = loop, record
         self.captured: dict[object, Captured] = {}
         self.warm: dict[object, int] = {}
-        self.is_off = False
+        self.matched: list[object] = []  # kinds whose compared replays were the step itself
+        self.why_off = ""
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it has been given up."""
+        return bool(self.why_off)
 
     def __call__(self, rows: Tensor, images: Tensor, epoch: int) -> Tensor:
         """Leave the gradients of a batch where the optimizer finds them; its loss."""
@@ -98,19 +106,22 @@ class GraphedStep:
         tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         kind = (self.loop.position.phase, self.loop.trainee.method.branch(), shapes)
+        if kind not in self.warm:
+            self.captured = {}  # of a kind that will not come again, most likely; its memory is needed
         if not self.is_off and kind not in self.captured and self.warm.get(kind, 0) >= WARM_STEPS:
             self.capture(kind, flat, layout)
         if self.is_off or kind not in self.captured:
             self.warm[kind] = self.warm.get(kind, 0) + 1
             return take(self.loop, given)
-        step = self.captured[kind]
-        return self.repeat(step, tensors) if step.compared == COMPARED_STEPS else self.compare(step, tensors, given)
+        if self.captured[kind].compared < COMPARED_STEPS:
+            return self.compare(kind, tensors, given)
+        return self.repeat(self.captured[kind], tensors)
 
     def capture(self, kind: object, flat: list[Any], layout: Any) -> None:
         """Record the step on copies of what it was given; nothing is computed by that."""
         stays = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in flat]
         given = Given(**trees.tree_unflatten(stays, layout))
-        self.captured = {}  # of a kind that will not come again, most likely; its memory is needed
+        self.captured = {}
         try:
             self.loop.optimizer.zero_grad(set_to_none=True)
             loss, replay = self.record(lambda: take(self.loop, given))
@@ -121,6 +132,8 @@ class GraphedStep:
             tensors = [leaf for leaf in stays if isinstance(leaf, Tensor)]
             self.captured[kind] = Captured(tensors, loss, gradients, replay)
         self.loop.optimizer.zero_grad(set_to_none=True)
+        if self.is_off:  # here nothing holds the error any more, nor what its frames had made
+            free_unused()
 
     def repeat(self, step: Captured, tensors: Sequence[Tensor]) -> Tensor:
         """Take a step by its graph."""
@@ -131,26 +144,51 @@ class GraphedStep:
             weight.grad = gradient
         return step.loss.clone()  # the next step writes over it before the host has read it
 
-    def compare(self, step: Captured, tensors: Sequence[Tensor], given: Given) -> Tensor:
+    def compare(self, kind: object, tensors: Sequence[Tensor], given: Given) -> Tensor:
         """Take a step both ways; the one operator by operator counts. It waits for the device."""
-        with unchanged(self.loop):
-            by_graph = [self.repeat(step, tensors).clone(), norm(step.gradients)]
+        put_back: Callable[[], None] | None = None
+        try:
+            put_back = noted(self.loop)
+            loss, found, expected = self.both(self.captured[kind], tensors, given, put_back)
+        except RuntimeError as error:  # of the driver, or no memory for both ways at once
+            self.give_up(f"a replay cannot be compared with the step ({type(error).__name__}: {first_line(error)})")
+        else:
+            self.judge(kind, found, expected)
+            return loss
+        if put_back:
+            put_back()
+        self.loop.optimizer.zero_grad(set_to_none=True)
+        free_unused()
+        return take(self.loop, given)
+
+    def both(
+        self, step: Captured, tensors: Sequence[Tensor], given: Given, put_back: Callable[[], None]
+    ) -> tuple[Tensor, list[float], list[float]]:
+        """The loss of the step operator by operator; loss and gradient norm by the graph, and by operators."""
+        by_graph = [self.repeat(step, tensors).clone(), norm(step.gradients)]
+        put_back()
         self.loop.optimizer.zero_grad(set_to_none=True)
         loss = take(self.loop, given)
-        step.compared += 1
         own = [loss, norm([weight.grad for weight in self.loop.trainable])]
         found, expected = torch.stack([*by_graph, *own]).view(2, 2).tolist()
+        return loss, found, expected
+
+    def judge(self, kind: object, found: Sequence[float], expected: Sequence[float]) -> None:
+        """Go on with a graph whose loss and gradient norm are the step's, and with no other."""
+        step = self.captured[kind]
+        step.compared += 1
         if not all(abs(a - b) <= TOLERANCE * abs(b) for a, b in zip(found, expected, strict=True)):  # NaN is no match
             told = "loss and gradient norm {:.6g} and {:.6g}"
             self.give_up(f"a replay gives {told.format(*found)}, the step itself {told.format(*expected)}")
         elif step.compared == COMPARED_STEPS:
+            self.matched.append(kind)
             at = self.loop.position
             warn(f"from step {at.step + 1} on, views, forward and backward pass of phase {at.phase} are one CUDA graph")
-        return loss
+            free_unused()  # what steps operator by operator have used
 
     def give_up(self, why: str) -> None:
         """Take this and all later steps operator by operator, and say so."""
-        self.is_off, self.captured = True, {}
+        self.why_off, self.captured = why, {}
         warn(f"runtime.step=graph: {why}. Steps are taken operator by operator, as by runtime.step=eager")
 
 
@@ -179,27 +217,32 @@ def norm(gradients: Sequence[Tensor | None]) -> Tensor:
     return torch.stack(torch._foreach_norm([g for g in gradients if g is not None])).float().norm()
 
 
-@contextmanager
-def unchanged(loop: Loop) -> Iterator[None]:
-    """Inside, a step may be tried: buffers, the linear probe and the random generator are put back."""
+def noted(loop: Loop) -> Callable[[], None]:
+    """What puts back all that a step writes besides gradients: buffers, the linear probe, the random generator."""
     probe = [loop.linear.head, loop.linear.memory, loop.linear.tally] if loop.linear else []
     written = [*loop.trainee.buffers(), *probe]
     before = [tensor.clone() for tensor in written]
-    random = torch.cuda.get_rng_state(loop.device) if loop.device.type == "cuda" else torch.get_rng_state()
-    yield
-    for tensor, value in zip(written, before, strict=True):
-        tensor.copy_(value)
-    if loop.device.type == "cuda":
-        torch.cuda.set_rng_state(random, loop.device)
-    else:
-        torch.set_rng_state(random)
+    is_gpu = loop.device.type == "cuda"
+    random = torch.cuda.get_rng_state(loop.device) if is_gpu else torch.get_rng_state()
+
+    def put_back() -> None:
+        for tensor, value in zip(written, before, strict=True):
+            tensor.copy_(value)
+        torch.cuda.set_rng_state(random, loop.device) if is_gpu else torch.set_rng_state(random)
+
+    return put_back
 
 
 def by_cuda_graph(work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
     """Record work as a CUDA graph."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
+    graph, generator = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
+            result = work()
+    except BaseException:  # then torch leaves its stream, which the outer `stream` mends, and its generator recording
+        generator.graphsafe_set_state(before)
+        raise
     return result, graph.replay
 
 
@@ -207,26 +250,25 @@ def graphed_step(loop: Loop) -> GraphedStep | None:
     """What takes the steps of a training, where the config asks for it; None: steps are taken operator by operator."""
     if loop.config.runtime.step != "graph":
         return None
-    if why := hindrance(loop):
+    if why := hindrance(loop.config, loop.device):
         warn(f"runtime.step=graph has no effect: {why}. Steps are taken operator by operator")
         return None
     return GraphedStep(loop, by_cuda_graph)
 
 
-def hindrance(loop: Loop) -> str:
+def hindrance(config: Config, device: torch.device) -> str:
     """Why steps of a training are not recorded; empty where they are."""
-    config, method = loop.config, type(loop.trainee.method)
     reasons = {
-        "there is no GPU here": loop.device.type != "cuda",
+        "there is no GPU here": device.type != "cuda",
         "several GPUs train the run": ranks.world() > 1,
         "a batch is taken in parts (accumulate)": config.accumulate > 1,
         "networks are compiled (runtime.compile)": config.runtime.compile != "off",
-        "targets are live, and a prior may compute on the host": loop.goals is not None and loop.goals.live is not None,
-        f"method={config.method.name} is not rela's own, and may read on the host": not is_ours(method),
+        "targets are live, and a prior may compute on the host": config.is_live,
+        f"method={config.method.name} is not rela's own, and may read on the host": not is_ours(config.method),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def is_ours(kind: type) -> bool:
-    """Whether a class comes from this package."""
-    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+def is_ours(part: Part) -> bool:
+    """Whether the class of a part comes from this package."""
+    return not part.foreign([__name__.partition(".")[0]])

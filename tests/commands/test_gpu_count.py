@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rela_cli.commands import doctor, gpu_count
-from rela_cli.training import step_count
+from rela_cli.training import graph_trial, step_count
 from rela_cli.training.step_count import StepSizes, timed_step
 from tests.factories import config
 
@@ -24,7 +24,21 @@ def test_a_table_of_both_phases(capsys: pytest.CaptureFixture[str]) -> None:
     assert [int(n) for n in total] == [sum(of_phase) for of_phase in parts]
     assert rows["switch"][1] == rows["keep"][1] == "-" and min(map(int, rows["backward"])) > 20
     assert "The host waits for the GPU once in 10 steps" in text and "and nowhere else." in text
-    assert "There is no GPU here, so nothing was timed." in text or torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        assert "runtime.step=auto: not tried here, where there is no GPU.\nThere is no GPU here, so nothing" in text
+
+
+@pytest.mark.parametrize(
+    ("why", "step", "shown"), [("", "graph", "as one CUDA graph (kept)"), ("it hangs", "eager", "it hangs.")]
+)
+def test_on_a_gpu_it_says_what_auto_comes_to(why: str, step: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a trial that went badly before is repeated."""
+    monkeypatch.setattr(graph_trial, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(graph_trial, "path_of", lambda method: "kept")
+    monkeypatch.setattr(graph_trial, "verdict", lambda method, path, again: why if again else "old")
+    chosen, words = gpu_count.with_way(config())
+    assert chosen.runtime.step == step and words.startswith("runtime.step=auto: ") and shown in words
+    assert "runtime.step=eager, as it was" in gpu_count.with_way(config("runtime.step=eager"))[1]
 
 
 def test_a_wait_is_shown_and_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from rela_cli.config.compose import compose
+from rela_cli.errors import is_full
 from rela_cli.launch import room as rooms
 from rela_cli.launch import shares as shares_of
-from rela_cli.launch.room import CONTEXT_BYTES, MOST, NOTES, Room, Taken, is_full, most_cells, shares_there, write_note
+from rela_cli.launch.room import CONTEXT_BYTES, MOST, NOTES, Room, Taken, most_cells, shares_there, write_note
 from rela_cli.launch.shares import Shares, divide, side_by_side
 from rela_cli.machine import device
 from tests.conftest import Rela

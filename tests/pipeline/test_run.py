@@ -16,6 +16,8 @@ from tests.pipeline.shared import PLAIN, WORDS
         ("logger.project=x",),
         ("runtime.block_size=7",),
         ("runtime.log_every_epochs=3",),
+        ("runtime.step=eager",),
+        ("runtime.step=graph",),
         ("runtime=cpu",),
         ("paths.outputs=elsewhere",),
         ("paths.run=by/hand",),

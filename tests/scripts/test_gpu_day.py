@@ -122,8 +122,9 @@ def test_cells_of_table_1(tmp_path: Path) -> None:
     asked = day(tmp_path, DATA=str(tmp_path / "data"))
     command = gpu_day.cell(asked, "none 1.0")
     assert command is not None and f"dataset.root={tmp_path / 'data'}" in command and "budget=1.0" in command
-    made = compose([*command[4:], "runtime.step=graph"])
+    made = compose(command[4:])
     assert (made.epochs, made.batch_size, made.method.name, made.prior.name) == (100, 128, "byol", "none")
+    assert made.runtime.step == "auto", "by what its own trial says"
     assert gpu_day.cell(asked, "own 0.5") is None, "its prior is a run that is not there yet"
     teacher = tmp_path / "work" / "runs" / "teacher"
     teacher.mkdir(parents=True)

@@ -6,7 +6,9 @@ torch's operators on the very tensors, so whatever the host decides, reads or ma
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from rela_cli.data.batches.boxes import CachedViews, draw_boxes
 from rela_cli.data.batches.cache import Split
 from rela_cli.data.batches.tokens import TokenTargets
 from rela_cli.training import graph
-from rela_cli.training.graph import GraphedStep, hindrance, take, unchanged
+from rela_cli.training.graph import GraphedStep, hindrance, noted, take
 from rela_cli.training.trainer import Trainer
 from tests.factories import config, pixels, stats_of, trainer
 from tests.promises.harness import METHODS, differing, ending, small, train, untimed, words
@@ -57,8 +59,10 @@ def by_tape(loop: Trainer) -> Trainer:
     """A trainer that takes its steps as on a GPU, with a tape for the graph; it notes how often that was used."""
 
     def record(work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        with unchanged(loop), Tape() as tape:
+        put_back = noted(loop)
+        with Tape() as tape:
             result = work()
+        put_back()
         names = {func.overloadpacket.__name__ for func, *_ in tape.calls}
         assert not names & set(HOST), "the host has no part in a recorded step"
         loop.tapes.append(tape)  # type: ignore[attr-defined]
@@ -139,6 +143,71 @@ def test_what_a_graph_gets_wrong_is_noticed_and_steps_are_taken_without(how: str
     assert loop.position.step == 12
 
 
+FULL = "CUDA out of memory. Tried to allocate 20.00 MiB"
+
+
+@pytest.mark.parametrize(
+    ("when", "why"), [("record", "cannot be recorded (OutOf"), ("replay", "cannot be compared with the step (OutOf")]
+)
+def test_a_gpu_that_is_full_costs_the_graph_and_nothing_else(
+    when: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """While it records, and while a step is taken both ways; the numbers are those of a run that never tried."""
+
+    def full(loop: Trainer) -> Trainer:
+        taped = by_tape(loop).graph
+        assert taped is not None
+        record = taped.record
+
+        def fails(work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+            result, replay = record(work)
+            if when == "record":
+                raise torch.OutOfMemoryError(FULL)
+            held.append(weakref.ref(result))
+
+            def half_done() -> None:
+                replay()
+                raise torch.OutOfMemoryError(FULL)
+
+            return result, half_done
+
+        taped.record = fails
+        loop.tapes = Nowhere()  # type: ignore[attr-defined]
+        return loop
+
+    held: list[weakref.ref[Tensor]] = []
+    freed: list[list[Tensor | None]] = []
+    monkeypatch.setattr(graph, "free_unused", lambda: freed.append([tensor() for tensor in held]))
+    found = []
+    for made in (lambda loop: loop, full):
+        folder = tmp_path / str(len(found))
+        loop = train(folder, made(small("method=byol", *LONG)))
+        found.append(untimed(ending(loop, folder)))
+    assert differing(*found) == []
+    said = capsys.readouterr().err
+    assert loop.graph is not None and loop.graph.is_off and why in said and said.count("runtime.step=graph: ") == 1
+    assert freed == [[None] * len(held)], "the graph is gone by then"
+
+
+class Nowhere(list[Any]):
+    """Keeps nothing."""
+
+    def append(self, item: Any) -> None:
+        pass
+
+
+def test_the_graph_of_a_phase_that_is_over_is_dropped_before_the_next_is_recorded() -> None:
+    """Its memory is needed for the steps between."""
+    loop = by_tape(trainer("epochs=4", "switch=fixed", "switch.at=0.5"))
+    assert loop.graph is not None
+    seen = []
+    update = loop.update
+    loop.update = lambda: (update(), seen.append((loop.position.phase, len(loop.graph.captured))))[0]  # type: ignore
+    loop.fit(Quiet())  # type: ignore[arg-type]
+    first = [count for phase, count in seen if phase == 2][:3]
+    assert (1, 1) in seen and first == [0, 0, 0]
+
+
 class Quiet:
     def write(self, record: object) -> None:
         pass
@@ -155,17 +224,14 @@ def test_without_a_gpu_one_line_says_that_it_has_no_effect(capsys: Any) -> None:
     ("word", "why"), [("accumulate=2", "in parts"), ("runtime.compile=default", "are compiled"), ("seed=0", "")]
 )
 def test_what_is_not_recorded_is_named(word: str, why: str) -> None:
-    loop = trainer(word)
-    loop.device = torch.device("cuda")
-    assert why in hindrance(loop) and bool(why) == bool(hindrance(loop))
+    found = hindrance(config(word), torch.device("cuda"))
+    assert why in found and bool(why) == bool(found)
 
 
 def test_a_method_from_elsewhere_may_read_on_the_host() -> None:
-    loop = trainer()
-    loop.device = torch.device("cuda")
-    kind = type(loop.trainee.method)
-    loop.trainee.method.__class__ = type("Theirs", (kind,), {"__module__": "theirs"})
-    assert "is not rela's own" in hindrance(loop)
+    made = config()
+    made = replace(made, method=replace(made.method, target="theirs.Theirs"))
+    assert "is not rela's own" in hindrance(made, torch.device("cuda"))
 
 
 def test_the_recorded_step_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:

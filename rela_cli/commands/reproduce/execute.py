@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns
-from rela_cli.errors import RelaError, Stopped, first_line
+from rela_cli.errors import RelaError, Stopped, first_line, is_full
 from rela_cli.launch.owner import GRACE
-from rela_cli.launch.room import NOTES, Room, is_full, shares_there
+from rela_cli.launch.room import NOTES, Room, shares_there
 from rela_cli.store.files import read_json
 from rela_cli.terminal import plural
 
