@@ -296,7 +296,11 @@ def run_table1(keeper: Keeper, ends: float) -> None:
 
 
 def run_side_by_side(keeper: Keeper, names: Sequence[str], ends: float) -> None:
-    """Some cells at once: a step leaves most of a GPU idle, and of a CPU none, so there one after the other."""
+    """Some cells at once: a step leaves most of a GPU idle, and of a CPU none, so there one after the other.
+
+    Nobody asks whether they have room: by `rela plan` a cell takes 2.2 GB at the most, the host's part included, and
+    1.2 GB more while a step is compared with its graph. Three of them are a seventh of a card of 80 GB.
+    """
     day, log = keeper.day, keeper.day.out / "log.txt"
     commands = {name: command for name in names if (command := cell(day, name))}
     for some in [[name] for name in commands] if day.small else [list(commands)]:

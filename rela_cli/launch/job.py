@@ -31,7 +31,7 @@ class Job:
         """Validate a composed tree and work through the stages. torch is imported here and not before."""
         self.line.open_imports()  # a launcher may have sent this to a process of its own
         config = config_of(tree, overrides)
-        from rela_cli.launch import judge, room
+        from rela_cli.launch import judge, rank_processes, room
 
         is_judged = UNTIL[self.command] == "probe" and ranks.world() == 1 and not config.runtime.dry_run
         judged_on = judge.at_the_end(config, self.line, overrides) if is_judged else []
@@ -40,6 +40,9 @@ class Job:
             for line in judged_on:
                 assert outcome.folder is not None
                 judge.judging_of_run(outcome.folder.resolve(), line, self.text(overrides)).judge()
+        except Exception as error:
+            rank_processes.note_full(error)
+            raise
         finally:
             room.note()
         return outcome

@@ -22,7 +22,7 @@ from pathlib import Path
 from rela_cli.config.schema import Config
 from rela_cli.distributed import pulse
 from rela_cli.distributed.ranks import MEETING
-from rela_cli.errors import RelaError, Stopped
+from rela_cli.errors import RelaError, Stopped, first_line, is_full
 from rela_cli.launch import owner
 from rela_cli.launch.owner import GRACE
 from rela_cli.machine.signals import collected
@@ -63,10 +63,12 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
             statuses = watch(children, signals, moves)
         finally:
             end_all(children, 0.0)
+        full = found_full(Path(folder))
     if signals:
         raise Stopped(str(signals[0]), signals[0].exit_code - 128)
     if failure := first_failure(statuses):
-        raise RanksFailed(*failure)
+        message, status = failure
+        raise RanksFailed(f"{message}: {full}" if full else message, status)
 
 
 def start(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -165,6 +167,19 @@ def note_start(rank: int) -> None:
     if folder := os.environ.get(STATUS_VARIABLE):
         (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
         pulse.begin_notes(Path(folder) / f"at-{rank}")
+
+
+def note_full(error: BaseException) -> None:
+    """Say that a GPU was full, which whoever started the processes cannot see in their exit status."""
+    folder = os.environ.get(STATUS_VARIABLE)
+    if folder and is_full(error):
+        with suppress(OSError):
+            (Path(folder) / f"full-{os.getpid()}").write_text(first_line(error), encoding="utf-8")
+
+
+def found_full(folder: Path) -> str:
+    """What a process has said of its full GPU; empty where none has."""
+    return next((path.read_text(encoding="utf-8") for path in sorted(folder.glob("full-*"))), "")
 
 
 def note_end(rank: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 
 from rela_cli.config.compose import compose
 from rela_cli.errors import is_full
+from rela_cli.launch import rank_processes
 from rela_cli.launch import room as rooms
 from rela_cli.launch import shares as shares_of
 from rela_cli.launch.room import CONTEXT_BYTES, MOST, NOTES, Room, Taken, most_cells, shares_there, write_note
@@ -221,6 +224,35 @@ def test_a_cell_that_finds_its_gpu_full_beside_others_runs_again_alone(
         gc.enable()
         thread.join()
     assert "CUDA out of memory): once more, alone" in capsys.readouterr().err
+
+
+RANKS = """import os, sys, time
+from pathlib import Path
+from rela_cli.launch.rank_processes import note_full
+if os.environ["RANK"] == "1" and not Path(sys.argv[1]).exists():
+    Path(sys.argv[1]).touch()
+    note_full(RuntimeError("unlike a GPU that is full"))
+    note_full(RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"))
+    sys.exit(1)
+while not Path(sys.argv[1]).exists():
+    time.sleep(0.02)
+"""
+
+
+def test_so_does_a_cell_of_several_gpus_of_which_one_is_full(
+    shares: Shares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process that waits for the ranks sees their exit status, and what they have noted."""
+
+    def start(words: object, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", RANKS, str(tmp_path / "tried")], env=environment)
+
+    monkeypatch.setattr(rank_processes, "start", start)
+    write_note(shares.rooms[0].folder, taken(20))
+    shares.work(lambda: rank_processes.run("train", [], compose(["runtime.devices=2"])))
+    assert (tmp_path / "tried").exists()
+    said = "the GPU was full beside other cells (process 1 of 2 ended with status 1: CUDA out of memory): once more"
+    assert said in capsys.readouterr().err
 
 
 def test_a_cell_that_was_alone_is_not_run_again(shares: Shares) -> None:
