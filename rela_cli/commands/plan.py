@@ -306,6 +306,7 @@ def show_memory(stages: Sequence[Stage], devices: int) -> None:
     if devices > 1 or has_gpu():
         own = ", ".join(f"{s.name} {as_size(round(s.total(DEVICE)))}" for s in stages if s.total(DEVICE))
         say(f"    on a GPU so much of it is the GPU's own, if it computes in fp32 as here: {own}")
+    if devices == 1 and has_gpu():
         say("    neither time nor memory is that of a step as one CUDA graph (runtime.step), which needs more at first")
 
 

@@ -32,6 +32,7 @@ from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError, is_full
 from rela_cli.machine.device import pick_device
+from rela_cli.machine.memory import free_unused
 from rela_cli.store.files import Facts, fingerprint, read_json, write_json
 from rela_cli.store.locks import Lock
 from rela_cli.store.notices import warn
@@ -118,6 +119,7 @@ def verdict(method: Part, path: Path, again: bool = False) -> str:
     with one_at_a_time(path):
         if (found := kept_in(path)) == "" or (found and asked):
             return shown(found, path)
+        free_unused()  # the trial needs some of the GPU
         why, is_lasting = outcome(command(method), LIMIT)
         if is_lasting:
             with suppress(RelaError, OSError):  # then the next run tries again
@@ -162,9 +164,10 @@ def outcome(words: Sequence[str], limit: float) -> tuple[str, bool]:
     """
     own = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=own, start_new_session=True
-        )
+        try:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=own)
+        except OSError as error:
+            return f"it cannot be started ({error})", False
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -172,7 +175,7 @@ def outcome(words: Sequence[str], limit: float) -> tuple[str, bool]:
         finally:
             end(process)
         if status < 0:
-            return f"it was ended by {signal.Signals(-status).name}", -status not in BY_OTHERS
+            return f"signal {-status} ended it ({signal.strsignal(-status)})", -status not in BY_OTHERS
         why = answer(last_line(said)) if status == 0 else f"exit status {status}: {last_line(errors)}"
     return why, not is_full(why) and BUSY not in why
 
@@ -180,7 +183,7 @@ def outcome(words: Sequence[str], limit: float) -> tuple[str, bool]:
 def end(process: subprocess.Popen[bytes]) -> None:
     """Leave no process behind; one that not even the system can end is left alone."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)
 

@@ -213,6 +213,47 @@ class Quiet:
         pass
 
 
+def test_after_an_error_in_recording_torch_is_on_its_own_stream_again_with_its_own_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch leaves neither by itself where a capture cannot be ended; the driver is made up."""
+    stream, state = ["own"], ["recording"]
+
+    class Generator:
+        def clone_state(self) -> str:
+            return "before"
+
+        def graphsafe_set_state(self, given: str) -> None:
+            state[0] = given
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __enter__(self) -> None:
+            self.before, stream[0] = stream[0], self.name
+
+        def __exit__(self, *_: object) -> None:
+            stream[0] = self.before
+
+    class Capture(Stream):
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    for name, made in {
+        "CUDAGraph": lambda: None,
+        "default_generators": [Generator()],
+        "current_device": lambda: 0,
+        "current_stream": lambda: "own",
+        "stream": Stream,
+        "graph": lambda _: Capture("side"),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, made)
+    with pytest.raises(RuntimeError, match="during capture"):
+        graph.by_cuda_graph(lambda: torch.ones(()))
+    assert (stream, state) == (["own"], ["before"])
+
+
 def test_without_a_gpu_one_line_says_that_it_has_no_effect(capsys: Any) -> None:
     loop = trainer("runtime.step=graph")
     assert loop.graph is None

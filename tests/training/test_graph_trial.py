@@ -72,7 +72,7 @@ def test_a_trial_that_goes_well_is_paid_for_once_a_method(child: Child, tmp_path
 @pytest.mark.parametrize(
     ("what", "why"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "it was ended by SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal 11 ended it (Segmentation fault)"),
         ("sys.exit(139)", "exit status 139: it said nothing"),
         ("sys.exit('CUDA error: an illegal memory access was encountered')", "exit status 1: CUDA error: an illegal"),
         ("time.sleep(60)", "it was not done after 0.7 s"),
@@ -108,6 +108,15 @@ def test_what_says_nothing_of_graphs_is_not_kept(what: str, child: Child, tmp_pa
     assert "kept in" not in capsys.readouterr().err
     child(WELL)
     assert step_of(config()) == "graph"
+
+
+def test_a_process_that_cannot_be_started_costs_nothing_either(
+    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    child(WELL)
+    monkeypatch.setattr(graph_trial, "command", lambda method: [str(tmp_path / "no-python")])
+    assert step_of(config()) == "eager" and kept(tmp_path) == []
+    assert "it cannot be started ([Errno 2]" in capsys.readouterr().err
 
 
 def test_a_file_that_is_damaged_or_cannot_be_written_is_as_none(
