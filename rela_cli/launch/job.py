@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rela_cli.config.overrides import CommandLine
 from rela_cli.config.trees import config_of
 from rela_cli.distributed import ranks
+from rela_cli.errors import RelaError, is_full
+from rela_cli.store.files import read_json, write_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -55,7 +58,11 @@ class Job:
         until = UNTIL[self.command]
         alone = ranks.world() == 1 and not config.runtime.dry_run
         if config.runtime.devices > 1 and alone and (folder := pipeline.folder_with_work(config, until)):
-            rank_processes.run(self.command, self.words(overrides), config)
+            try:
+                rank_processes.run(self.command, self.words(overrides), config)
+            except RelaError as error:
+                note_full(folder, error)
+                raise
             return pipeline.Outcome("run", folder)
         return pipeline.run(config, until=until, command=self.text(overrides))
 
@@ -66,6 +73,13 @@ class Job:
     def text(self, overrides: Sequence[str]) -> str:
         """The command that repeats this run alone."""
         return shlex.join(["rela", self.command, *self.words(overrides)])
+
+
+def note_full(folder: Path, error: RelaError) -> None:
+    """Correct the manifest of a run of several processes: the first says that it lost touch with one, not why."""
+    manifest = read_json(folder / "manifest.json")
+    if manifest and is_full(error):
+        write_json(folder / "manifest.json", {**manifest, "status": "failed", "reason": str(error)})
 
 
 @dataclass

@@ -15,13 +15,17 @@ import pytest
 import torch
 
 from rela_cli.config.compose import compose
+from rela_cli.config.overrides import CommandLine
 from rela_cli.errors import is_full
 from rela_cli.launch import rank_processes
 from rela_cli.launch import room as rooms
 from rela_cli.launch import shares as shares_of
+from rela_cli.launch.job import Job
 from rela_cli.launch.room import CONTEXT_BYTES, MOST, NOTES, Room, Taken, most_cells, shares_there, write_note
 from rela_cli.launch.shares import Shares, divide, side_by_side
 from rela_cli.machine import device
+from rela_cli.pipeline import pipeline
+from rela_cli.store.files import read_json, write_json
 from tests.conftest import Rela
 from tests.launch.test_shares import JOBLIB, PIPELINE, plugin, where
 
@@ -242,17 +246,21 @@ while not Path(sys.argv[1]).exists():
 def test_so_does_a_cell_of_several_gpus_of_which_one_is_full(
     shares: Shares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The process that waits for the ranks sees their exit status, and what they have noted."""
+    """The process that waits for the ranks sees their exit status, and what they have noted; the manifest says it."""
 
     def start(words: object, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", RANKS, str(tmp_path / "tried")], env=environment)
 
     monkeypatch.setattr(rank_processes, "start", start)
+    monkeypatch.setattr(pipeline, "folder_with_work", lambda *_: tmp_path)
+    write_json(tmp_path / "manifest.json", {"status": "stopped", "reason": "lost touch", "hash": "1"})
     write_note(shares.rooms[0].folder, taken(20))
-    shares.work(lambda: rank_processes.run("train", [], compose(["runtime.devices=2"])))
-    assert (tmp_path / "tried").exists()
-    said = "the GPU was full beside other cells (process 1 of 2 ended with status 1: CUDA out of memory): once more"
-    assert said in capsys.readouterr().err
+    job, asked = Job("train", CommandLine({}, ())), compose(["runtime.devices=2"])
+    assert shares.work(lambda: job.made(asked, ())).folder == tmp_path and (tmp_path / "tried").exists()
+    why = "process 1 of 2 ended with status 1: CUDA out of memory"
+    assert f"the GPU was full beside other cells ({why}): once more" in capsys.readouterr().err
+    manifest = read_json(tmp_path / "manifest.json") or {}
+    assert manifest["reason"].startswith(why) and (manifest["status"], manifest["hash"]) == ("failed", "1")
 
 
 def test_a_cell_that_was_alone_is_not_run_again(shares: Shares) -> None:

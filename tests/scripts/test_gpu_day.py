@@ -159,17 +159,19 @@ def test_checks_of_a_rehearsal(monkeypatch: Patch, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.timeout(2000)
 def test_the_whole_rehearsal(tmp_path: Path) -> None:
-    environment = {**os.environ, "SMALL": "1", "OUT": str(tmp_path), "PYTHON": sys.executable}
-    done = subprocess.run(
-        ["scripts/gpu_day.sh"], cwd=ROOT, env=environment, timeout=600, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    """A minute and a half of processor time, and as long as a machine with other work takes for that."""
+    whole = {**os.environ, "SMALL": "1", "OUT": str(tmp_path), "PYTHON": sys.executable, "LIMIT": "1500"}
+    first, again = rehearsed(whole, 1600), rehearsed(whole, 100)
+    assert first.returncode == 0, first.stdout + first.stderr
     text = page_of(tmp_path)
-    assert (
-        all(title in text for title in gpu_day.TITLES.values()) and "FAILED" not in text and "| own 0.1 | ran |" in text
-    )
-    again = subprocess.run(
-        ["scripts/gpu_day.sh"], cwd=ROOT, env=environment, timeout=100, capture_output=True, text=True
-    )
+    assert all(title in text for title in gpu_day.TITLES.values())
+    assert "FAILED" not in text and "| own 0.1 | ran |" in text
     assert again.returncode == 0 and again.stdout.count("\n") == 1, "nothing is done again"
+
+
+def rehearsed(environment: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["scripts/gpu_day.sh"], cwd=ROOT, env=environment, timeout=seconds, capture_output=True, text=True
+    )
