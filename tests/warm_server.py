@@ -26,7 +26,7 @@ from tests.no_torch import NO_TORCH
 from tests.warm import SERVER, Process, Request, emptied, run_module
 
 OF_FEW = ("timm", "clip", "onnx", "from_transformers", "parquet", "bench", "__main__")
-STARTERS = ("rela_cli.launch.rank_processes", "rela_cli.commands.reproduce.execute", "rela_cli.commands.bench.memory")
+STARTERS = ("rela_cli.launch.processes", "rela_cli.commands.bench.memory")
 
 
 def import_all(kind: str) -> None:

@@ -11,8 +11,6 @@ import math
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,6 +23,7 @@ from rela_cli.distributed.ranks import MEETING
 from rela_cli.errors import RelaError, Stopped, first_line, is_full
 from rela_cli.launch import owner
 from rela_cli.launch.owner import GRACE
+from rela_cli.launch.processes import Process, end_all, start, stop_all
 from rela_cli.machine.signals import collected
 from rela_cli.store.notices import warn
 
@@ -32,8 +31,6 @@ POLL = 0.1  # seconds between looks at the processes
 LOST_GRACE = 10.0  # seconds where one process has failed: the others can neither go on without it nor save
 STATUS_VARIABLE = "RELA_STATUS"  # names the folder where each process notes its pid
 STOPS = (129, 130, 143)  # exit statuses of a process that a signal has stopped in good order
-
-Ranks = Sequence["subprocess.Popen[bytes]"]
 
 
 class RanksFailed(RelaError):
@@ -53,7 +50,7 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
         RelaError: one of them hangs.
     """
     count = config.runtime.devices
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[Process] = []
     with tempfile.TemporaryDirectory(prefix="rela-") as folder, collected("; the same command goes on") as signals:
         try:
             for rank in range(count):
@@ -69,11 +66,6 @@ def run(command: str, words: Sequence[str], config: Config) -> None:
     if failure := first_failure(statuses):
         message, status = failure
         raise RanksFailed(f"{message}: {full}" if full else message, status)
-
-
-def start(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """One process, in a session of its own: a Ctrl-C is ours to hand on, once."""
-    return subprocess.Popen([sys.executable, "-m", "rela_cli", *words], env=environment, start_new_session=True)
 
 
 def environment(folder: str, rank: int, count: int) -> dict[str, str]:
@@ -96,7 +88,7 @@ def loopback() -> str:
     return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
-def watch(children: Ranks, signals: Sequence[Stopped], moves: pulse.StallWatch) -> list[int | None]:
+def watch(children: Sequence[Process], signals: Sequence[Stopped], moves: pulse.StallWatch) -> list[int | None]:
     """Wait until all have left, or the first has failed; their exit statuses then, None for those still there."""
     deadline, told = math.inf, False
     while None in (statuses := [child.poll() for child in children]):
@@ -122,25 +114,6 @@ def watch(children: Ranks, signals: Sequence[Stopped], moves: pulse.StallWatch) 
 def is_failure(status: int | None) -> bool:
     """Whether a process has ended, neither well nor because it was told to."""
     return status not in (None, 0, *STOPS)
-
-
-def stop_all(children: Ranks) -> None:
-    """Let those that are there save and leave."""
-    for child in children:
-        child.terminate()
-
-
-def end_all(children: Ranks, grace: float) -> None:
-    """Leave nobody behind: told first, and ended after `grace` seconds."""
-    if grace:
-        stop_all(children)
-    until = time.monotonic() + grace
-    for child in children:
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(max(0.0, until - time.monotonic()))
-        if child.poll() is None:
-            child.kill()
-            child.wait()
 
 
 def first_failure(statuses: Sequence[int | None]) -> tuple[str, int] | None:

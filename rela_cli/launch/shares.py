@@ -1,7 +1,7 @@
-"""The cells of a sweep that run at once: each has its share of this machine's cores and its GPU, or its own Slurm job.
+"""What runs at once, cells of a sweep or runs of a table: each has its share of this machine's cores, and a GPU.
 
-A share is a lock in the sweep's folder, held for as long as its process lives and freed by the kernel when that dies.
-So it makes no difference which launcher has started the processes, or how many: those without a share wait.
+A share is a lock in a folder, held for as long as its process lives and freed by the kernel when that dies. So it makes
+no difference who has started the processes, or how many: those without a share wait. Under Slurm there are no shares.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from rela_cli.config.runtime import Runtime
 from rela_cli.config.schema import Config
 from rela_cli.errors import is_full
 from rela_cli.launch import owner
@@ -39,7 +40,11 @@ FOREVER_MIN = 1_000_000  # minutes; a local cell has no time limit
 
 CORES_A_CELL = 2  # without GPUs, where nobody says how many cells run at once
 
-JOBLIB = "hydra/launcher=joblib"
+BASIC, JOBLIB, LOCAL, SLURM = (f"{name}Launcher" for name in ("Basic", "Joblib", "Local", "Slurm"))  # Hydra's classes
+
+AT_ONCE = (JOBLIB, LOCAL)  # whose cells run side by side on this machine
+
+SHARES = "RELA_SHARES"  # the shares of whoever has started this process, as JSON
 
 _follows = False  # whether this process ends with the sweep
 
@@ -56,6 +61,11 @@ class Shares:
     cores: tuple[int, ...]  # none where the user says runtime.threads
     sweep: str = ""  # the process that waits for the cells (`owner.stamp`)
     rooms: tuple[Room, ...] = ()  # of each GPU: how many of these shares there are, as far as that is known yet
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment by which the sweeps of other processes take part in these shares."""
+        return {SHARES: json.dumps(asdict(self), default=str)}
 
     def follow(self) -> None:
         """From now on this process ends when the sweep's is gone; a Ctrl-C is the sweep's to hand on, once."""
@@ -96,12 +106,12 @@ class Shares:
                     return number, lock
             time.sleep(POLL)
 
-    def there_now(self) -> list[int]:
-        """The shares that may be taken now."""
+    def there_now(self, say: Callable[[str], object] = warn) -> list[int]:
+        """The shares that may be taken now; a line says how many a GPU has room for, when that changes."""
         if not self.rooms:
             return list(range(self.count))
         for room in self.rooms:
-            room.say(warn)
+            room.say(say)
         return [number for number in shares_there(self.rooms) if number < self.count]
 
     def at_once(self) -> int:
@@ -156,14 +166,30 @@ def confine(own: Sequence[int], gpu: str | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
-def divide(config: Config, launcher: dict[str, Any], folder: Path) -> Shares | None:
-    """The shares of a sweep whose cells run at once on this machine; None where they run one by one, or on Slurm."""
+def shares_of_sweep(config: Config, launcher: dict[str, Any], folder: Path) -> Shares | None:
+    """The shares that the cells of a sweep take; None where they run one by one with all there is, or on Slurm.
+
+    Where whoever has started this process deals shares out, the cells take one of those, and the sweep ends with it.
+    """
     kind = launcher_kind(launcher)
-    if kind not in ("JoblibLauncher", "LocalLauncher"):
-        return None
-    runtime = config.runtime
+    if kind in (*AT_ONCE, BASIC) and (text := os.environ.get(SHARES)):
+        dealt = shares_from(text)
+        dealt.follow()
+        return replace(dealt, sweep=owner.stamp())
+    return divide(config.runtime, folder, launcher.get("n_jobs")) if kind in AT_ONCE else None
+
+
+def shares_from(text: str) -> Shares:
+    """The shares whose `variables` this is."""
+    told = json.loads(text)
+    rooms = tuple(Room(**{**room, "folder": Path(room["folder"])}) for room in told["rooms"])
+    return Shares(Path(told["folder"]), told["count"], tuple(told["gpus"]), tuple(told["cores"]), told["sweep"], rooms)
+
+
+def divide(runtime: Runtime, folder: Path, jobs: int | None = None) -> Shares:
+    """This machine for what runs on it at once: `jobs` of them, unless `runtime` says it; by memory if nobody does."""
     found = () if runtime.device == "cpu" else in_groups(visible_gpus(), runtime.devices)
-    jobs, own_cores = launcher.get("n_jobs"), () if runtime.threads else tuple(cores())
+    own_cores = () if runtime.threads else tuple(cores())
     at_once = runtime.cells_at_once or (jobs if jobs and jobs > 0 else 0)
     said = -(-at_once // len(found)) if at_once and found else runtime.cells_per_gpu
     most = said or most_cells(len(found), runtime.threads)
@@ -179,7 +205,7 @@ def in_groups(names: Sequence[str], size: int) -> tuple[str, ...]:
 
 def side_by_side(config: Config, launcher: dict[str, Any], said: Sequence[str]) -> list[str]:
     """What Hydra is told so that cells run side by side on GPUs, unless the user says a launcher; one line says so."""
-    is_open = launcher_kind(launcher) == "BasicLauncher" and not any("hydra/launcher=" in word for word in said)
+    is_open = launcher_kind(launcher) == BASIC and not any("hydra/launcher=" in word for word in said)
     if not is_open or config.runtime.device == "cpu":
         return []
     gpus = in_groups(visible_gpus(), config.runtime.devices)
@@ -189,7 +215,7 @@ def side_by_side(config: Config, launcher: dict[str, Any], said: Sequence[str]) 
         warn("cells run one after the other; pip install 'rela-cli[parallel]' for as many at once as have room")
         return []
     warn("cells run side by side where the GPU has room; hydra/launcher=basic has one after the other")
-    return [JOBLIB]
+    return ["hydra/launcher=joblib"]
 
 
 def launcher_kind(launcher: dict[str, Any]) -> str:

@@ -25,13 +25,18 @@ from rela_cli.errors import ConfigError, RelaError
 from rela_cli.launch.job import Job
 from rela_cli.launch.news import failure, failures_shown
 from rela_cli.launch.shares import (
+    AT_ONCE,
+    BASIC,
+    JOBLIB,
+    LOCAL,
+    SLURM,
     Shares,
-    divide,
     launcher_kind,
     note_pid,
     pass_signal_on,
     requeued,
     settings,
+    shares_of_sweep,
     side_by_side,
 )
 from rela_cli.launch.together import together
@@ -62,8 +67,8 @@ class CellTask:
     job: Job
     folder: Path
     total: int
-    shares: Shares | None = None  # of this machine, where cells run at once
-    one_terminal: bool = False  # whether cells that run at once write to the same one
+    shares: Shares | None = None  # of this machine, where cells or sweeps run at once
+    launcher: str = BASIC
 
     def __call__(self, tree: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -74,7 +79,7 @@ class CellTask:
         if self.shares:
             self.shares.follow()
         try:
-            with requeued(), together(self.folder, number) if self.one_terminal else nullcontext():
+            with requeued(), together(self.folder, number) if self.launcher == JOBLIB else nullcontext():
                 self.run(tree, number, overrides)
         finally:
             if self.shares:
@@ -111,7 +116,8 @@ class CellTask:
         left = self.total - len(records)
         spent = [record.get("seconds", 0.0) for record in records if record["status"] == "run"]
         if left > 0 and spent:
-            seconds = sum(spent) / len(spent) * left / min(left, self.shares.at_once() if self.shares else 1)
+            at_once = self.shares.at_once() if self.shares and self.launcher != BASIC else 1
+            seconds = sum(spent) / len(spent) * left / min(left, at_once)
             shown = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
             print(f"{len(records)} of {self.total} cells done; all of them in about {shown}", flush=True)
 
@@ -183,16 +189,17 @@ def run(job: Job) -> int:
         job = replace(job, line=replace(job.line, overrides=(*job.line.overrides, *more)))
         launcher = Composer(job.line).launcher()
     folder = _new_folder(Path(first.paths.outputs))
-    shares = divide(first, launcher, folder)
+    shares = shares_of_sweep(first, launcher, folder)
     words = [*_own_folder(job, folder), *settings(shares, launcher, job.line.overrides)]
-    is_elsewhere = launcher_kind(launcher) in ("LocalLauncher", "SlurmLauncher")  # what cells print goes to files
+    kind = launcher_kind(launcher)
+    is_elsewhere = kind in (LOCAL, SLURM)  # what cells print goes to files
     if is_elsewhere:
         print(f"{plural(len(cells), 'cell')}; what they say stands in {os.path.relpath(folder)}/.submitit", flush=True)
-    task = CellTask(job, folder, len(cells), shares, launcher_kind(launcher) == "JoblibLauncher")
+    task = CellTask(job, folder, len(cells), shares, kind)
     news = failures_shown(folder, len(cells)) if is_elsewhere else nullcontext()
     stop, trouble = launched(task, news, words)
     begun = _begun | {int(path.stem) for path in folder.glob("*.pid")}
-    if trouble and not begun and launcher_kind(launcher) != "SlurmLauncher":
+    if trouble and not begun and kind != SLURM:
         raise RelaError(f"no cell was started{trouble}{_way_out(job)}")
     records = [_read(folder, number, cell, stop, trouble, number in begun) for number, cell in enumerate(cells)]
     return report(records, stop)
@@ -203,7 +210,7 @@ def launched(task: CellTask, news: AbstractContextManager[object], words: Sequen
     _begun.clear()  # both are of an earlier sweep of this process
     _unwritten.clear()
     try:
-        with news, signals.between(partial(pass_signal_on, task.folder) if task.shares else None):
+        with news, signals.between(partial(pass_signal_on, task.folder) if task.launcher in AT_ONCE else None):
             hand_over(task.job.command, task.job.line, task, *words)
     except KeyboardInterrupt as interrupt:  # between cells: inside of one it is the cell's
         return getattr(interrupt, "exit_code", 130), ""
@@ -222,13 +229,18 @@ def _way_out(job: Job) -> str:
 
 def dry_run(cells: Sequence[Sequence[str]], launcher: CellRecord, outputs: Path) -> int:
     """What would be started, and on Slurm the script that says so."""
-    if launcher_kind(launcher) == "SlurmLauncher":
+    if launcher_kind(launcher) == SLURM:
         from rela_cli.launch.slurm import script
 
         print(script(launcher, outputs.resolve() / "sweeps" / "DATE", len(cells)))
     for number, cell in enumerate(cells):
         print(redact(f"cell {number + 1} of {len(cells)}: {' '.join(cell)}"))
     return 0
+
+
+def folder_of(outputs: Path, pid: int) -> Path | None:
+    """The folder of the sweep that a process has run, the last one where that number was given away several times."""
+    return max((outputs / "sweeps").glob(f"*_{pid}"), default=None)
 
 
 def _new_folder(outputs: Path) -> Path:

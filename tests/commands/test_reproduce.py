@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rela_cli.commands.reproduce import command, tables
+from rela_cli.commands.reproduce import command, execute, tables
 from rela_cli.commands.reproduce.command import read
 from rela_cli.commands.reproduce.execute import Batch, Executor
 from rela_cli.commands.reproduce.finish import how_claims_stand, name_options, standing_text
@@ -29,7 +29,10 @@ from rela_cli.commands.reproduce.tables import METHODS, PROFILES, RECIPE, TABLES
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.launch import processes
+from rela_cli.launch import room as room_of
 from rela_cli.launch.room import Room, Taken, write_note
+from rela_cli.launch.shares import SHARES, Shares, shares_from
 from rela_cli.pipeline.estimate import Cost
 from rela_cli.report.differences.paired import paired
 from tests import warm
@@ -230,97 +233,136 @@ def test_a_folder_that_is_not_there() -> None:
         read(["table1-cifar10", "data=nowhere"])
 
 
-def test_two_gpus_have_a_run_each_whichever_ends_first(tmp_path: Path) -> None:
-    executor = Executor(PlannedRuns(TABLES["table1-cifar10"]("smoke"), None, []), 2, tmp_path, print, gpus=("0", "1"))
-    first, second = Batch([], tmp_path), Batch([], tmp_path, lane=1)
-    assert [executor.free_lanes(running) for running in ([], [second], [first])] == [[0, 1], [0], [1]]
-    assert [executor.environment(lane)["CUDA_VISIBLE_DEVICES"] for lane in (0, 1)] == ["0", "1"]
+class FakeProcess:
+    """One of `rela`, that ends at the second look: it notes what it took of its GPU, and what came of its run."""
 
+    pid, returncode = 7, 0
 
-class FakeCard:
-    """Processes that end at the second look; each notes what it took, and one finds its GPU full beside others."""
+    def __init__(self, card: FakeCard, words: Sequence[str]) -> None:
+        self.card, self.budget, self.looks = card, words[-2].removeprefix("budget="), iter(range(1))
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: Room, full: str) -> None:
-        self.room, self.full, self.running, self.seen = room, full, list[Batch](), list[list[str]]()
-        monkeypatch.setattr("rela_cli.commands.reproduce.execute.POLL", 0.0)
-        monkeypatch.setattr(Batch, "start", lambda batch, *_: self.start(batch))
+    def poll(self) -> int | None:
+        return self.end() if next(self.looks, None) is None else None
 
-    def start(self, batch: Batch) -> None:
-        self.running.append(batch)
-        looks = iter(range(1))
-        batch.process = cast(Any, SimpleNamespace(poll=lambda: self.end(batch) if next(looks, None) is None else None))
-
-    def end(self, batch: Batch) -> int:
-        self.seen.append(sorted(one.name[-1] for one in self.running))
-        is_full = batch.name.endswith(self.full) and len(self.running) > 1
-        self.running.remove(batch)
-        write_note(self.room.folder, Taken(30, 100, 1, None))
-        planned: Any = batch.runs[0]
-        reason = {"reason": "CUDA out of memory. Tried"} if is_full else {}
-        (planned.folder / "manifest.json").write_text(json.dumps(reason))
-        planned.state = "to do" if is_full else "cached"
+    def end(self) -> int:
+        self.card.seen.append(sorted(process.budget for process in self.card.running))
+        self.card.running.remove(self)
+        write_note(self.card.room.folder, Taken(30, 100, 1, None))
+        self.card.runs[self.budget].state = "cached"
         return 0
 
 
-def fake_run(folder: Path, budget: float) -> Any:
-    folder = folder / f"{budget:g}"
-    folder.mkdir()
-    names: dict[str, Any] = {"words": (f"budget={budget:g}",), "teacher": None, "state": "to do", "waits": False}
+class FakeCard:
+    """A GPU, and who has run on it side by side."""
 
-    class FakeRun(SimpleNamespace):
-        done = property(lambda self: self.state == "cached")
-        run = property(lambda self: self)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: Room, runs: Sequence[Any]) -> None:
+        self.room, self.running, self.seen = room, list[FakeProcess](), list[list[str]]()
+        self.runs = {f"{planned.budget:g}": planned for planned in runs}
+        monkeypatch.setattr(execute, "POLL", 0.0)
+        monkeypatch.setattr(processes, "start", lambda words, environment, log: self.start(words))
 
-    return FakeRun(**names, folder=folder, budget=budget, seed=0, column=SimpleNamespace(name="x"))
+    def start(self, words: Sequence[str]) -> FakeProcess:
+        self.running.append(FakeProcess(self, words))
+        return self.running[-1]
+
+
+class FakeRun(SimpleNamespace):
+    """A planned run of which nothing is there yet."""
+
+    run = None
+    done = property(lambda self: self.state == "cached")
+
+
+def fake_run(budget: float, state: str = "to do", **more: Any) -> Any:
+    words = (f"budget={budget:g}",)
+    names: dict[str, Any] = {"words": words, "all_words": words, "teacher": None, "waits": False, "seed": 0, **more}
+    return FakeRun(**names, state=state, budget=budget, column=SimpleNamespace(name="x"))
 
 
 def test_runs_of_a_table_fill_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One, then three at once; the one that finds the GPU full runs once more at the end, alone."""
+    """The longest alone, then as many at once as have room; a line says how many that are."""
     room, said = Room("0", tmp_path / "gpu", 8), list[str]()
-    runs: Any = [fake_run(tmp_path, budget) for budget in (1, 2, 3, 4, 5)]
-    card = FakeCard(monkeypatch, room, full="3")
-    executor = Executor(runs, 1, tmp_path, said.append, gpus=("0",), rooms=(room,))
+    runs: Any = [fake_run(budget) for budget in (1, 2, 3, 4, 5)]
+    card = FakeCard(monkeypatch, room, runs)
+    executor = Executor(runs, Shares(tmp_path, 8, ("0",), (), "", (room,)), tmp_path, said.append)
     executor.run([])
-    assert card.seen == [["5"], ["2", "3", "4"], ["2", "3"], ["2"], ["1"], ["3"]], said
+    assert card.seen == [["5"], ["2", "3", "4"], ["2", "3"], ["2"], ["1"]], said
     assert not executor.failed and all(planned.done for planned in runs)
+    assert said[0].startswith("  [1/5] x, budget 5: 1 run, ")
     assert said[1].startswith("  GPU 0: 3 cells side by side (the largest cell so far takes")
-    assert [line for line in said if "once more, alone" in line] and said[-1].startswith("  [5/5] x, budget 3: 1 run")
 
 
-def test_seeds_of_a_batch_do_not_share_out_the_gpu_a_second_time(tmp_path: Path) -> None:
-    runs: Any = [fake_run(tmp_path, budget) for budget in (1, 2)]
-    for planned in runs:
-        planned.all_words = ["budget=0.5"]
-    assert "hydra/launcher=basic" in Batch(runs, tmp_path).command("")
-    assert "hydra/launcher=joblib" in Batch(runs, tmp_path).command("joblib")
-    assert "-m" not in Batch(runs[:1], tmp_path).command("")[3:]
-
-
-def test_a_run_that_is_too_large_even_alone_fails_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_for_a_prior_that_has_failed_is_not_run(tmp_path: Path) -> None:
     said = list[str]()
-    planned: Any = fake_run(tmp_path, 1.0)
-    (planned.folder / "manifest.json").write_text(json.dumps({"reason": "CUDA out of memory. Tried"}))
-    batch = Batch([planned], tmp_path / "1.log", has_company=True)
-    executor = Executor(cast(Any, [planned]), 1, tmp_path, said.append, gpus=("0",))
-    executor.waiting, executor.total, executor.left = [], 1, 1
-    batch.process = cast(Any, SimpleNamespace(poll=lambda: 1))
-    assert executor.ended(batch) and executor.waiting[0].alone and not executor.failed
-    executor.waiting[0].process = batch.process
-    assert executor.ended(executor.waiting[0]) and len(executor.waiting) == 1
-    assert executor.failed == ["x, budget 1, seed 0: CUDA out of memory. Tried"]
+    waiting = fake_run(0.5, "waits", teacher=SimpleNamespace(key=""))
+    waiting.waits = True
+    executor = Executor(cast(Any, [waiting]), Shares(tmp_path, 2, (), ()), tmp_path, said.append)
+    executor.run([])
+    assert executor.failed == ["x, budget 0.5: its prior is not there"]
+    assert said == ["  x, budget 0.5: not run, its prior is not there"]
 
 
-@pytest.mark.parametrize(("said", "gpus", "by_room"), [((), "0,1", True), (("jobs=2",), "0", False), ((), "", False)])
-def test_who_says_how_many_runs_at_once(
-    said: tuple[str, ...], gpus: str, by_room: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_is_a_sweep_that_takes_its_shares_from_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(processes, "start", lambda words, environment, log: started.append((words, environment)))
+    shares = Shares(tmp_path / "shares", 2, ("0", "1"), (0, 1), "", (Room("0", tmp_path / "0", 8),))
+    batch = Batch([fake_run(0.5), fake_run(0.5, seed=1)], tmp_path)
+    for launcher in ("", "joblib"):
+        batch.start(launcher, shares)
+    (words, environment), (with_launcher, _) = started
+    assert words == ["train", "-m", "hydra/launcher=basic", "budget=0.5", "seed=0,1"]
+    assert with_launcher[2] == "hydra/launcher=joblib"
+    assert shares_from(environment[SHARES]) == shares
+
+
+@pytest.mark.parametrize(
+    ("status", "record", "log", "why"),
+    [
+        (1, {"status": "failed", "message": "OutOfMemoryError: HIP\nMore"}, "", "OutOfMemoryError: HIP"),
+        (-9, None, "epoch 3\n", "its process was ended by SIGKILL (killed, or out of memory)"),
+        (2, None, "rela: prior.run: no such folder\n", "rela: prior.run: no such folder"),
+        (2, None, "", "exit status 2"),
+    ],
+)  # fmt: skip
+def test_why_a_run_is_not_finished(
+    tmp_path: Path, status: int, record: dict[str, str] | None, log: str, why: str
+) -> None:
+    """What its sweep has noted of it, else how its process has ended."""
+    (tmp_path / "1.log").write_text(log)
+    if record:
+        sweep = tmp_path / "outputs" / "sweeps" / "2026-01-01_00-00-00_7"
+        sweep.mkdir(parents=True)
+        (sweep / "1.json").write_text(json.dumps(record))
+    config = SimpleNamespace(outputs=tmp_path / "outputs")
+    batch = Batch([fake_run(0.5, "cached"), fake_run(0.5, seed=1, config=config)], tmp_path / "1.log")
+    batch.process = cast(Any, SimpleNamespace(pid=7, returncode=status, poll=lambda: status))
+    executor = Executor(cast(Any, []), Shares(tmp_path, 1, (), ()), tmp_path, print)
+    executor.total = executor.left = 1
+    assert executor.ended(batch)
+    assert executor.failed == [f"x, budget 0.5, seed 1: {why}"]
+
+
+@pytest.mark.parametrize(
+    ("said", "gpus", "by_room", "count", "cells"),
+    [((), "0,1", True, 16, None), (("jobs=3",), "0,1", False, 3, 2), (("jobs=2",), "", False, 2, None)],
+)
+def test_who_says_how_many_runs_at_once(
+    said: tuple[str, ...], gpus: str, by_room: bool, count: int, cells: int | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Memory, unless the user does; two runs on GPUs have one each."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    request = read(["table1-cifar10", *said])
-    assert request.by_room == by_room
-    if by_room:
-        assert request.jobs == 2 and not any(
-            word.startswith("runtime.threads") for word in command.common_words(request)
-        )
+    monkeypatch.setattr(room_of, "cores", lambda: list(range(16)))
+    request = read(["table1-cifar10", "profile=smoke", *said])
+    assert (request.by_room, request.jobs) == (by_room, int(said[0][-1]) if said else 2)
+    shares = command.shares_of_runs(PlannedRuns(request.table, None, []), request, tmp_path)
+    assert (shares.count, [room.said for room in shares.rooms]) == (
+        count,
+        [cells] * len(gpus.split(",") if gpus else []),
+    )
+    assert [shares.gpu(number) for number in range(3)] == ([*"010"] if gpus else [None] * 3)
 
 
 def test_verdicts() -> None:

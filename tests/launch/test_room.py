@@ -22,7 +22,7 @@ from rela_cli.launch import room as rooms
 from rela_cli.launch import shares as shares_of
 from rela_cli.launch.job import Job
 from rela_cli.launch.room import CONTEXT_BYTES, MOST, NOTES, Room, Taken, most_cells, shares_there, write_note
-from rela_cli.launch.shares import Shares, divide, side_by_side
+from rela_cli.launch.shares import Shares, shares_of_sweep, side_by_side
 from rela_cli.machine import device
 from rela_cli.pipeline import pipeline
 from rela_cli.store.files import read_json, write_json
@@ -326,7 +326,7 @@ def test_the_users_word_comes_before_the_memory(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(rooms, "cores", lambda: list(range(16)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    found = divide(compose(words), launcher, tmp_path)
+    found = shares_of_sweep(compose(words), launcher, tmp_path)
     assert found and (found.count, found.rooms[0].said, len(found.rooms)) == (count, cells, 2)
 
 

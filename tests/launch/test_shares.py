@@ -9,13 +9,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from rela_cli.config.compose import compose
-from rela_cli.launch.shares import Shares, divide, settings
+from rela_cli.launch import owner
+from rela_cli.launch.room import Room
+from rela_cli.launch.shares import SHARES, Shares, settings, shares_of_sweep
 from tests.conftest import ROOT, Rela
 
 JOBLIB, LOCAL = "hydra_joblib_launcher", "hydra_submitit_launcher"
@@ -97,13 +101,13 @@ def test_how_many_cells_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], launcher: Any, gpus: str, expected: Any
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    found = divide(compose(words), launcher, tmp_path)
+    found = shares_of_sweep(compose(words), launcher, tmp_path)
     assert (found and (found.count, found.gpus)) == expected
 
 
 def test_the_users_threads_and_settings_win(tmp_path: Path) -> None:
     launcher = {"_target_": "x.JoblibLauncher", "n_jobs": -1}
-    found = divide(compose(["runtime.threads=4", "runtime.cells_at_once=3"]), launcher, tmp_path)
+    found = shares_of_sweep(compose(["runtime.threads=4", "runtime.cells_at_once=3"]), launcher, tmp_path)
     assert found and found.cores == ()
     assert settings(found, launcher, []) == ["hydra.launcher.n_jobs=3"]
     assert settings(found, launcher, ["hydra.launcher.n_jobs=7"]) == []
@@ -129,6 +133,24 @@ def test_each_cell_keeps_to_its_share(rela: Rela, tmp_path: Path, launcher: str)
             if one is not other and one["begun"] <= other["begun"] < one["ended"]:
                 assert one["gpu"] != other["gpu"]
                 assert total < 2 or not set(one["cores"]) & set(other["cores"])
+
+
+def test_a_sweep_takes_the_shares_of_whoever_has_started_it(
+    rela: Rela, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, the first is taken: the cells have the second, one after the other."""
+    first, second = (0, 1) if len(os.sched_getaffinity(0)) > 1 else (0, 0)
+    room = Room("5", tmp_path / "gpu", 8, 1)
+    dealt = Shares(tmp_path / "shares", 2, ("4", "5"), (first, second), owner.stamp(), (replace(room, name="4"), room))
+    dealt.folder.mkdir()
+    with FileLock(dealt.folder / "0.lock"):
+        done = rela("train", "-m", "hydra/launcher=basic", "seed=0,1", stub=PIPELINE, env=dealt.variables)
+    assert done.stdout.splitlines()[-1] == "2 cells: 2 run, 0 found, 0 failed", done.stdout + done.stderr
+    assert "cell 1 of 2 (GPU 5, 1 core): seed=0" in done.stdout
+    assert [(cell["gpu"], cell["cores"], cell["threads"]) for cell in where(tmp_path)] == [("5", [second], "1")] * 2
+    assert most_at_once(where(tmp_path)) == 1
+    monkeypatch.setenv(SHARES, dealt.variables[SHARES])
+    assert shares_of_sweep(compose([]), {"_target_": "x.SlurmLauncher"}, tmp_path) is None, "they are elsewhere"
 
 
 @pytest.mark.slow

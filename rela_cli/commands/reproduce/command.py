@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,7 @@ from rela_cli.commands.reproduce.tables import PROFILES, TABLES, PaperTable, wit
 from rela_cli.config.arguments import Choice, Parser, WholeNumber
 from rela_cli.config.compose import compose
 from rela_cli.errors import ConfigError, MissingError, RelaError, did_you_mean
-from rela_cli.launch.room import Room, most_cells
+from rela_cli.launch.shares import Shares, divide
 from rela_cli.machine import signals
 from rela_cli.machine.processors import visible_gpus
 from rela_cli.pipeline.estimate import Cost, Estimator
@@ -50,18 +50,16 @@ def main(argv: list[str]) -> int:
         ConfigError: no such table, profile or key. MissingError: none of its data is here.
     """
     request = read(argv)
-    runs = PlannedRuns(request.table, request.data, common_words(request))
+    runs = PlannedRuns(request.table, request.data, [f'paths.outputs="{request.outputs}"'])
     check_runs(runs)
     show_plan(runs, request)
     if all(planned.state == "not available" for planned in runs):
         raise MissingError(f"no column of {request.table.name} can be run: {next(iter(runs)).missing}")
     if request.dry_run:
         return 0
-    gpus = visible_gpus()
     with TemporaryDirectory(prefix="rela-") as folder:
-        rooms = rooms_of(gpus, Path(folder)) if request.by_room else ()
-        executor = Executor(runs, request.jobs, request.out, say, request.launcher, gpus, rooms)
-        return made(executor, request)
+        shares = shares_of_runs(runs, request, Path(folder))
+        return made(Executor(runs, shares, request.out, say, request.launcher), request)
 
 
 def made(executor: Executor, request: TableRequest) -> int:
@@ -161,16 +159,10 @@ def default_jobs() -> int:
     return len(visible_gpus()) or min(2, os.cpu_count() or 1)
 
 
-def rooms_of(gpus: Sequence[str], folder: Path) -> list[Room]:
-    """The room of each GPU, with a folder for its notes."""
-    return [Room(name, folder / str(number), most_cells(len(gpus), None)) for number, name in enumerate(gpus)]
-
-
-def common_words(request: TableRequest) -> list[str]:
-    """What every run is told besides its column's own words."""
-    threads = max(1, (os.cpu_count() or 1) // request.jobs)
-    shared = [f"runtime.threads={threads}"] if request.jobs > 1 and not request.by_room else []
-    return [*shared, f'paths.outputs="{request.outputs}"']
+def shares_of_runs(runs: PlannedRuns, request: TableRequest, folder: Path) -> Shares:
+    """This machine for the runs of a table, as for the cells of a sweep with the settings of the first one."""
+    runtime = next(planned.config.runtime for planned in runs if not (planned.missing or planned.waits))
+    return divide(replace(runtime, cells_at_once=None if request.by_room else request.jobs), folder)
 
 
 # ---------------------------------------------------------------------------------------------------------- the plan

@@ -1,20 +1,22 @@
-"""Run what a table is missing, a few processes at a time. One process makes the seeds of a column at one budget."""
+"""Run what a table is missing, a few processes at a time. One process makes the seeds of a column at one budget.
+
+Who gets which cores and which GPU, and how many run at once, is up to `launch/shares.py`, as for any sweep.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns
-from rela_cli.errors import RelaError, Stopped, first_line, is_full
+from rela_cli.errors import Stopped
+from rela_cli.launch import processes, sweep
 from rela_cli.launch.owner import GRACE
-from rela_cli.launch.room import NOTES, Room, shares_there
+from rela_cli.launch.shares import Shares
 from rela_cli.store.files import read_json
 from rela_cli.terminal import plural
 
@@ -23,15 +25,12 @@ POLL = 0.2  # seconds between looks at the processes
 
 @dataclass
 class Batch:
-    """Runs that differ in their seed only: one `rela train -m`."""
+    """Runs that differ in their seed only: one sweep, in a process of its own."""
 
     runs: list[PlannedRun]
     log: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: processes.Process | None = None
     started: float = 0.0
-    lane: int = 0  # which share of the machine it has
-    alone: bool = False  # whether nothing may run beside it: it has found its GPU full
-    has_company: bool = False  # whether something runs beside it
 
     @property
     def name(self) -> str:
@@ -41,34 +40,26 @@ class Batch:
     def waits(self) -> bool:
         return any(planned.waits for planned in self.runs)
 
-    def command(self, launcher: str) -> list[str]:
-        """What a shell would be told."""
+    def words(self, launcher: str) -> list[str]:
+        """What `rela` is told; without a launcher, one run after the other."""
         words = [word for word in self.runs[0].all_words if not word.startswith("seed=")]
         seeds = ",".join(str(planned.seed) for planned in self.runs)
-        is_sweep = len(self.runs) > 1 or launcher
-        sweep = ["-m", f"hydra/launcher={launcher or 'basic'}"] if is_sweep else []  # who shares out the GPU: we do
-        return [sys.executable, "-m", "rela_cli", "train", *sweep, *words, f"seed={seeds}"]
+        return ["train", "-m", f"hydra/launcher={launcher or 'basic'}", *words, f"seed={seeds}"]
 
-    def start(self, launcher: str, environment: dict[str, str]) -> None:
+    def start(self, launcher: str, shares: Shares) -> None:
         self.started = time.monotonic()
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                self.command(launcher), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-            )
+        self.process = processes.start(self.words(launcher), {**os.environ, **shares.variables}, self.log)
 
 
 @dataclass
 class Executor:
-    """Up to `jobs` processes, each with its share of the cores, or its GPU where there are several."""
+    """As many processes as the machine has shares for now; each run takes one."""
 
     runs: PlannedRuns
-    jobs: int
+    shares: Shares
     out: Path
     say: Callable[[str], None]
     launcher: str = ""
-    gpus: Sequence[str] = ()  # as CUDA_VISIBLE_DEVICES has them
-    rooms: Sequence[Room] = ()  # of each GPU, where memory and not `jobs` says how many processes it has
     failed: list[str] = field(default_factory=list)
 
     def run(self, signals: Sequence[Stopped]) -> None:
@@ -81,37 +72,25 @@ class Executor:
         self.total = self.left = len(self.waiting)
         while self.waiting or running:
             running = [batch for batch in running if not self.ended(batch)]
-            self.start_some(running)
+            running += self.started(len(self.shares.there_now(self.say_indented)) - len(running))
             if signals:
-                stop(running)
+                processes.end_all([batch.process for batch in running if batch.process], GRACE)
                 raise signals[0]
             if not running and self.waiting:
                 self.give_up(self.waiting)
                 return
             time.sleep(POLL)
 
-    def start_some(self, running: list[Batch]) -> None:
-        """Start what may be started now, and add it to what is running."""
-        ready = [batch for batch in self.waiting if not batch.waits]
-        together = [batch for batch in ready if not batch.alone]
-        if not together and not running:
-            together = ready[:1]
-        for batch, lane in zip(together, self.free_lanes(running), strict=False):
+    def started(self, room: int) -> list[Batch]:
+        """Batches that have been started now: those whose prior is there, `room` of them at most."""
+        ready = [batch for batch in self.waiting if not batch.waits][: max(0, room)]
+        for batch in ready:
             self.waiting.remove(batch)
-            batch.lane = lane
-            batch.start(self.launcher, self.environment(lane))
-            running.append(batch)
-        for batch in running:
-            batch.has_company |= len(running) > 1
+            batch.start(self.launcher, self.shares)
+        return ready
 
-    def free_lanes(self, running: Sequence[Batch]) -> list[int]:
-        """The shares of the machine that may be taken now: where memory decides, as many as are known to have room."""
-        if any(batch.alone for batch in running):
-            return []
-        for room in self.rooms:
-            room.say(lambda line: self.say(f"  {line}"))
-        lanes, taken = shares_there(self.rooms) or range(self.jobs), {batch.lane for batch in running}
-        return [lane for lane in lanes if lane not in taken][: max(0, len(lanes) - len(running))]
+    def say_indented(self, line: str) -> None:
+        self.say(f"  {line}")
 
     def batches(self) -> list[Batch]:
         """What is to do, long ones first, so that no long one is left to run alone at the end."""
@@ -126,33 +105,23 @@ class Executor:
         ordered = sorted(groups.values(), key=lambda g: (-any(id(c) in teachers for c in g), -g[0].budget))
         return [Batch(group, self.out / "logs" / f"{number}.log") for number, group in enumerate(ordered, 1)]
 
-    def environment(self, lane: int) -> dict[str, str]:
-        jobs = len(self.rooms) * max(room.cells() for room in self.rooms) if self.rooms else self.jobs
-        own = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
-        own |= {NOTES: str(self.rooms[lane % len(self.rooms)].folder.resolve())} if self.rooms else {}
-        return own | ({"CUDA_VISIBLE_DEVICES": self.gpus[lane % len(self.gpus)]} if len(self.gpus) > 1 else {})
-
     def ended(self, batch: Batch) -> bool:
         """Whether a process is over; says what came of it."""
         assert batch.process is not None
         if batch.process.poll() is None:
             return False
-        minutes = (time.monotonic() - batch.started) / 60
-        bad = [planned for planned in batch.runs if not fresh(planned).done]
-        if batch.has_company and not batch.alone and any(is_full(why_unfinished(planned, batch)) for planned in bad):
-            self.say(f"  {batch.name}: the GPU was full beside others; once more, alone, when these have ended")
-            self.waiting.append(Batch(bad, batch.log.with_suffix(".again.log"), alone=True))
-            return True
         self.left -= 1
+        minutes = (time.monotonic() - batch.started) / 60
+        bad = {number: planned for number, planned in enumerate(batch.runs) if not fresh(planned).done}
         result = f"{len(bad)} of {len(batch.runs)} failed, see {batch.log}" if bad else plural(len(batch.runs), "run")
-        self.say(f"  [{self.total - self.left}/{self.total}] {batch.name}: {result}, {minutes:.1f} min")
-        self.failed += [f"{batch.name}, seed {planned.seed}: {why_unfinished(planned, batch)}" for planned in bad]
+        self.say_indented(f"[{self.total - self.left}/{self.total}] {batch.name}: {result}, {minutes:.1f} min")
+        self.failed += [f"{batch.name}, seed {bad[number].seed}: {why_unfinished(batch, number)}" for number in bad]
         return True
 
     def give_up(self, waiting: Sequence[Batch]) -> None:
         """What waits for a prior that has failed."""
         for batch in waiting:
-            self.say(f"  {batch.name}: not run, its prior is not there")
+            self.say_indented(f"{batch.name}: not run, its prior is not there")
             self.failed.append(f"{batch.name}: its prior is not there")
 
 
@@ -162,27 +131,15 @@ def fresh(planned: PlannedRun) -> PlannedRun:
     return planned
 
 
-def why_unfinished(planned: PlannedRun, batch: Batch) -> str:
-    """Why a run is not finished: its own words, else the last line of the log."""
-    try:
-        manifest = read_json(planned.run.folder / "manifest.json") or {}
-    except RelaError as error:
-        return first_line(error)
-    if manifest.get("reason"):
-        return str(manifest["reason"]).splitlines()[0]
+def why_unfinished(batch: Batch, number: int) -> str:
+    """Why a run of an ended process is not finished: what its sweep has noted, else how the process ended."""
+    process = batch.process
+    assert process is not None
+    folder = sweep.folder_of(batch.runs[number].config.outputs, process.pid)
+    record = read_json(folder / f"{number}.json") if folder else None
+    if record and "message" in record:
+        return str(record["message"]).splitlines()[0]
+    if process.returncode < 0:
+        return f"its process was ended by {signal.Signals(-process.returncode).name} (killed, or out of memory)"
     lines = batch.log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else f"exit status {batch.process.returncode if batch.process else '?'}"
-
-
-def stop(running: Sequence[Batch]) -> None:
-    """Tell processes to save and leave; those that do not are killed."""
-    for batch in running:
-        if batch.process and batch.process.poll() is None:
-            batch.process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE
-    for batch in running:
-        if batch.process:
-            try:
-                batch.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                batch.process.kill()
+    return lines[-1].strip() if lines else f"exit status {process.returncode}"
