@@ -23,7 +23,8 @@ from torch.utils import _pytree as trees
 from rela_cli.config.schema import Config, Part
 from rela_cli.data.batches.views import Place, Views
 from rela_cli.distributed import ranks
-from rela_cli.errors import first_line
+from rela_cli.errors import RelaError, first_line
+from rela_cli.machine.device import synchronize
 from rela_cli.machine.memory import free_unused
 from rela_cli.machine.precision import tf32
 from rela_cli.store.notices import warn
@@ -132,8 +133,8 @@ class GraphedStep:
             tensors = [leaf for leaf in stays if isinstance(leaf, Tensor)]
             self.captured[kind] = Captured(tensors, loss, gradients, replay)
         self.loop.optimizer.zero_grad(set_to_none=True)
-        if self.is_off:  # here nothing holds the error any more, nor what its frames had made
-            free_unused()
+        if self.is_off:
+            self.recover()
 
     def repeat(self, step: Captured, tensors: Sequence[Tensor]) -> Tensor:
         """Take a step by its graph."""
@@ -155,10 +156,8 @@ class GraphedStep:
         else:
             self.judge(kind, found, expected)
             return loss
-        if put_back:
-            put_back()
-        self.loop.optimizer.zero_grad(set_to_none=True)
-        free_unused()
+        self.loop.optimizer.zero_grad(set_to_none=True)  # which may be the graph's
+        self.recover(put_back)
         return take(self.loop, given)
 
     def both(
@@ -185,6 +184,21 @@ class GraphedStep:
             at = self.loop.position
             warn(f"from step {at.step + 1} on, views, forward and backward pass of phase {at.phase} are one CUDA graph")
             free_unused()  # what steps operator by operator have used
+
+    def recover(self, put_back: Callable[[], None] | None = None) -> None:
+        """After an error, when nothing holds it or what its frames had made: see that the device still works.
+
+        Raises:
+            RelaError: it does not; the training that is saved can be taken up without a graph.
+        """
+        try:
+            if put_back:
+                put_back()
+            free_unused()
+            synchronize(self.loop.device)
+        except RuntimeError as error:
+            way_out = "the same command with runtime.step=eager goes on from the last checkpoint"
+            raise RelaError(f"the GPU answers nothing more after that ({first_line(error)}): {way_out}") from error
 
     def give_up(self, why: str) -> None:
         """Take this and all later steps operator by operator, and say so."""

@@ -22,6 +22,7 @@ from rela_cli.config.lengths import lengths
 from rela_cli.data.batches.boxes import CachedViews, draw_boxes
 from rela_cli.data.batches.cache import Split
 from rela_cli.data.batches.tokens import TokenTargets
+from rela_cli.errors import RelaError
 from rela_cli.training import graph
 from rela_cli.training.graph import GraphedStep, hindrance, noted, take
 from rela_cli.training.trainer import Trainer
@@ -187,6 +188,21 @@ def test_a_gpu_that_is_full_costs_the_graph_and_nothing_else(
     said = capsys.readouterr().err
     assert loop.graph is not None and loop.graph.is_off and why in said and said.count("runtime.step=graph: ") == 1
     assert freed == [[None] * len(held)], "the graph is gone by then"
+
+
+def test_a_gpu_that_answers_nothing_more_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def lost(*_: object) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    loop = by_tape(trainer("epochs=3", target_dim=None))
+    assert loop.graph is not None
+    loop.graph.record = lost
+    monkeypatch.setattr(graph, "free_unused", lost)
+    with pytest.raises(
+        RelaError, match="nothing more after that .*encountered.: the same command with runtime.step=ea"
+    ):
+        loop.fit(Quiet())  # type: ignore[arg-type]
+    assert "the step cannot be recorded (RuntimeError: CUDA error" in capsys.readouterr().err
 
 
 class Nowhere(list[Any]):
