@@ -232,7 +232,7 @@ def staged(command: str, words: Sequence[str]) -> int:
     composer.check()
     composer.say_notes()
     task = Single(job)
-    hand_over(command, line, task)
+    hand_over(command, line, task, checked=composer)
     if task.error:
         raise task.error
     return 0

@@ -166,7 +166,9 @@ def run_module(name: str, words: list[str]) -> None:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
-def call(function: Callable[..., object], *arguments: object) -> Process:
-    """A function of a test in a process of its own."""
+def call(
+    function: Callable[..., object], *arguments: object, folder: Path | None = None, env: Mapping[str, str] = os.environ
+) -> Process:
+    """A function of a test in a process of its own, in `folder` or else here."""
     work = pickle.dumps((function, arguments))
-    return Process(Request(os.getcwd(), dict(os.environ), None, emptied(), work=work), server("full"))
+    return Process(Request(str(folder or Path.cwd()), dict(env), None, emptied(), work=work), server("full"))

@@ -50,18 +50,36 @@ def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Con
     return Composer(CommandLine(flags, tuple(map(without_plus, overrides)))).check()
 
 
-def hand_over(command: str, line: CommandLine, task: Callable[[DictConfig], Any], *extra: str) -> None:
-    """Run `hydra.main` as if it had been called as `rela <command>`; its exceptions reach the caller."""
+def hand_over(
+    command: str, line: CommandLine, task: Callable[[DictConfig], Any], *extra: str, checked: Composer | None = None
+) -> None:
+    """Run `hydra.main` as if it had been called as `rela <command>`; its exceptions reach the caller.
+
+    Hydra composes once to read hydra.mode and once more to run. A composer that has `checked` the line knows the mode.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     keywords = {} if is_hydra_1_4() else {"version_base": "1.3"}
     before = sys.argv, hydra_internal.ConfigLoaderImpl  # type: ignore[attr-defined]
     sys.argv = [f"rela {command}", *extra, *line.words]
     hydra_internal.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
     try:
-        with unchecked_help():
+        with unchecked_help(), known_mode(checked):
             hydra.main(config_path=str(CONF_DIR), config_name="rela", **keywords)(task)()
     finally:
         sys.argv, hydra_internal.ConfigLoaderImpl = before  # type: ignore[attr-defined]
+
+
+@contextmanager
+def known_mode(checked: Composer | None) -> Iterator[None]:
+    """Hydra asks the composer for hydra.mode, if there is one; a Hydra that does not ask at all is left alone."""
+    before = vars(hydra_internal.Hydra).get("get_mode")
+    if checked and before:
+        hydra_internal.Hydra.get_mode = lambda *_, **__: checked.mode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if before:
+            hydra_internal.Hydra.get_mode = before  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -83,6 +101,7 @@ class Composer:
 
     def __init__(self, line: CommandLine) -> None:
         self.line, self.trees = line, Trees(line)
+        self.mode: RunMode | None = None  # what hydra.mode says, once the line has been checked
         self.notes = self.trees.notes  # what presets lose or keep, and what has no effect, once
 
     def say_notes(self) -> None:
@@ -102,6 +121,7 @@ class Composer:
             tree, node = self.trees.load(words)
         except Exception as error:
             raise ConfigError("\n".join(self.problems() or [hydra_message(error)])) from error
+        self.mode = node.mode
         if node.mode == RunMode.MULTIRUN or node.runtime.choices.get("sweep"):
             raise ConfigError("this is a sweep; say -m: rela train -m " + " ".join(words))
         config = checked_config(tree, node, words)

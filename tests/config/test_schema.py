@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -90,10 +92,32 @@ def test_flags_and_overrides_in_any_order() -> None:
 # ------------------------------------------------------------------------------------------------- every yaml
 
 
+@cache
+def rows_of_choices() -> list[list[str]]:
+    """Every choice that needs no other one, in as few command lines as there are choices in the largest group."""
+    groups = {path.parent.name: list[str]() for path in CHOICES}
+    for path in CHOICES:
+        if name_of(path) not in (*NEEDS, "dataset=efficient"):  # which brings a prior and a transport
+            groups[path.parent.name].append(name_of(path))
+    return [[choice for choice in row if choice] for row in zip_longest(*groups.values())]
+
+
+@cache
+def composed_row(words: tuple[str, ...]) -> Config | None:
+    try:
+        return compose(words)
+    except ConfigError:
+        return None  # each of them is composed alone, so that the one at fault is named
+
+
+def composed_with_others(choice: str) -> Config:
+    row = next((tuple(row) for row in rows_of_choices() if choice in row), ())
+    return (row and composed_row(row)) or compose([choice, *NEEDS.get(choice, [])])
+
+
 @pytest.mark.parametrize("path", CHOICES, ids=name_of)
 def test_every_choice_composes_and_bears_its_files_name(path: Path) -> None:
-    choice = name_of(path)
-    config = compose([choice, *NEEDS.get(choice, [])])
+    config = composed_with_others(name_of(path))
     chosen = getattr(config, path.parent.name)
     assert getattr(chosen, "name", path.stem) == path.stem
     assert from_tree(to_tree(config)) == config
@@ -160,7 +184,7 @@ RANGES = [
 
 
 def with_value(key: str, value: object) -> dict:
-    tree = copy.deepcopy(to_tree(compose(["prior=random"])))
+    tree = copy.deepcopy(to_tree(composed_row(("prior=random",))))
     node = tree
     *path, last = key.split(".")
     for step in path:

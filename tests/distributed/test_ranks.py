@@ -36,7 +36,7 @@ SMALL_HEADS = {
     "vicreg": ["method.hidden_dim=16", "method.projection_dim=16"],
     "swav": ["method.prototypes=12", "method.frozen_prototypes=0.7"],
 }
-EPOCHS, STEPS = 2, 6  # three steps each
+EPOCHS, STEPS = 2, 4  # two steps each
 
 
 def free_port() -> int:
@@ -70,9 +70,9 @@ def on(world: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> l
 
 
 def trained(method: str, double: bool, extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Six steps, half of them of matching: what is left, the losses, and the samples that this process saw."""
+    """Four steps, half of them of matching: what is left, the losses, and the samples that this process saw."""
     words = [f"method={method}", "batch_size=8", f"epochs={EPOCHS}", "switch=fixed", "switch.at=0.5", *extra]
-    loop = trainer(*words, *SMALL_HEADS.get(method, []), n=24)
+    loop = trainer(*words, *SMALL_HEADS.get(method, []), n=16)
     if double:
         in_double(loop)
     seen = [batch for epoch in range(EPOCHS) for batch in loop.rank_batches(epoch)]

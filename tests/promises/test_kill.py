@@ -159,9 +159,9 @@ def paced(folder: Path) -> float:
 
 
 def test_killed_at_random(tmp_path: Path, expected: dict[str, Any]) -> None:
-    toll = kills(tmp_path, expected, 20, seed=0)
+    toll = kills(tmp_path, expected, 10, seed=0)
     assert toll.lost == []
-    assert toll.injected == 20 and toll.in_training > 0
+    assert toll.injected == 10 and toll.in_training > 0
 
 
 @pytest.mark.long

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import asdict
@@ -21,6 +19,7 @@ from torch.distributed import HashStore
 from rela_cli.distributed import pulse
 from rela_cli.distributed.pulse import Note, StallWatch
 from rela_cli.errors import RelaError
+from tests import warm
 from tests.conftest import ROOT
 from tests.promises.helpers import FAKE, RANDOM, SHORT, only, read, start, wait_until
 
@@ -213,14 +212,12 @@ def test_where_torchrun_has_started_them_the_first_two_look(
 
 def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:
     """torchrun's own command line and restarts; and the features that both have made are those of one process."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "RELA_STATUS": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [*torchrun, "-m", "rela_cli", *TWO]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, text=True)
-        begun(tmp_path, process)
-        os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
-        assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    words = ["--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "tests.promises.as_rank", *TWO]
+    env = {"PYTHONPATH": str(ROOT), "RELA_STATUS": str(tmp_path), warm.SERVER: warm.server("full")}
+    process = warm.call(warm.run_module, "torch.distributed.run", words, folder=tmp_path, env={**os.environ, **env})
+    begun(tmp_path, process)
+    os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
+    assert process.wait(timeout=240) == 0, process.communicate()
     manifest = read(only(tmp_path, "outputs/runs/fake*/manifest.json"))
     assert manifest["status"] == "finished"
     assert len(manifest["resumes"]) == 1
