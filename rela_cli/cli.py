@@ -227,7 +227,7 @@ def staged(command: str, words: Sequence[str]) -> int:
     if line.shows:
         return _show(job.command, Composer(line))
     if line.is_sweep:
-        return sweep.run(job)
+        return sweep.run_sweep(job)
     composer = Composer(line)
     composer.check()
     composer.say_notes()

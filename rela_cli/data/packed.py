@@ -28,7 +28,7 @@ from rela_cli.data.files.storage import RemoteFolder, checked_length, storage_of
 from rela_cli.errors import MissingError
 from rela_cli.store.files import Facts, fingerprint
 
-FORMAT = 1
+PACK_FORMAT = 1
 READERS = 4  # batches that are asked for at the same time from afar
 
 
@@ -143,8 +143,10 @@ def read_pack(place: Any) -> Facts:
         files = [shard for split in facts["splits"].values() for shard in split["shards"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MissingError(f"{place}/pack.json cannot be read: {error}; pack the dataset again") from error
-    if facts.get("format") != FORMAT:
-        raise MissingError(f"{place} is a pack of format {facts.get('format')}, and this rela reads format {FORMAT}")
+    if facts.get("format") != PACK_FORMAT:
+        raise MissingError(
+            f"{place} is a pack of format {facts.get('format')}, and this rela reads format {PACK_FORMAT}"
+        )
     for shard in files:
         if (size := place.size(shard["name"])) != shard["bytes"]:
             found = f"has {size} of {shard['bytes']} bytes" if size >= 0 else "is gone"

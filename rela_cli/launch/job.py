@@ -59,7 +59,7 @@ class Job:
         alone = ranks.world() == 1 and not config.runtime.dry_run
         if config.runtime.devices > 1 and alone and (folder := pipeline.folder_with_work(config, until)):
             try:
-                rank_processes.run(self.command, self.words(overrides), config)
+                rank_processes.run_ranks(self.command, self.words(overrides), config)
             except RelaError as error:
                 note_full(folder, error)
                 raise

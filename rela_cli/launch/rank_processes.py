@@ -41,7 +41,7 @@ class RanksFailed(RelaError):
         self.exit_code = exit_code
 
 
-def run(command: str, words: Sequence[str], config: Config) -> None:
+def run_ranks(command: str, words: Sequence[str], config: Config) -> None:
     """Run `rela command words` in `runtime.devices` processes.
 
     Raises:

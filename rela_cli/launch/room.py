@@ -29,7 +29,7 @@ MOST = 8  # cells on one GPU; each also needs a core, since a step is launched b
 
 
 @dataclass(frozen=True)
-class Taken:
+class MemoryUse:
     """What one process took at the most, and what it and all other cells can take together; bytes."""
 
     gpu: int
@@ -63,17 +63,17 @@ def note() -> None:
         warn(f"what this run took of the GPU cannot be noted ({first_line(error)}), and does not count for the next")
 
 
-def now_taken() -> Taken:
+def now_taken() -> MemoryUse:
     """What this process has taken until now."""
     from rela_cli.machine.device import gpu_memory
 
     peak, room = gpu_memory()
     free = memory.free()
     host_room = None if free is None else free + memory.held()
-    return Taken(peak + CONTEXT_BYTES, room + CONTEXT_BYTES, memory.peak(), host_room)
+    return MemoryUse(peak + CONTEXT_BYTES, room + CONTEXT_BYTES, memory.peak(), host_room)
 
 
-def write_note(folder: Path, taken: Taken) -> None:
+def write_note(folder: Path, taken: MemoryUse) -> None:
     """One note for each process, whole at any time."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{os.getpid()}.tmp"
@@ -90,14 +90,14 @@ class Room:
     most: int  # cells, whatever the memory
     said: int | None = None  # cells, where the user says it
 
-    def taken(self) -> Taken | None:
+    def taken(self) -> MemoryUse | None:
         """The largest need and the largest room of all notes; None while nothing has run."""
-        notes = [Taken(**found) for path in self.folder.glob("*.json") if (found := read_json(path))]
+        notes = [MemoryUse(**found) for path in self.folder.glob("*.json") if (found := read_json(path))]
         if not notes:
             return None
         host_rooms = [one.host_room for one in notes if one.host_room is not None]
         gpu, gpu_room = max(one.gpu for one in notes), max(one.gpu_room for one in notes)
-        return Taken(gpu, gpu_room, max(one.host for one in notes), max(host_rooms, default=None))
+        return MemoryUse(gpu, gpu_room, max(one.host for one in notes), max(host_rooms, default=None))
 
     def cells(self) -> int:
         """How many cells this GPU may have now."""
@@ -115,7 +115,7 @@ class Room:
             (self.folder / f"said-{self.cells()}").touch(exist_ok=False)
             say(self.words(taken, self.cells()))
 
-    def words(self, taken: Taken, cells: int) -> str:
+    def words(self, taken: MemoryUse, cells: int) -> str:
         """What was decided, and why."""
         why = f"the largest cell so far takes {as_size(taken.gpu)} of {as_size(taken.gpu_room)}"
         if cells < taken.by_gpu:

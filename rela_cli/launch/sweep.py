@@ -171,7 +171,7 @@ def scrub(path: Path) -> None:
         write_atomic(path, lambda temporary: temporary.write_text(yaml.safe_dump(redact(tree)), encoding="utf-8"))
 
 
-def run(job: Job) -> int:
+def run_sweep(job: Job) -> int:
     """Check every cell, run them all, and say what came of each; the exit status of the whole.
 
     Raises:

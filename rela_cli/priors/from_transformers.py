@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.errors import ConfigError
-
-State = dict[str, Tensor]
+from rela_cli.priors.reading import State
 
 TOKENS = {
     "embeddings.cls_token": "cls_token",
@@ -178,10 +177,10 @@ def family_of(keys: set[str]) -> Family | None:
     if "layer_scale1.lambda1" in layer:
         return DINOV2_FAMILY
     plain = {"embeddings.cls_token", "embeddings.position_embeddings", "layernorm.weight"} <= keys
-    return VIT_FAMILY if plain and "layernorm_before.weight" in layer and not foreign(keys) else None
+    return VIT_FAMILY if plain and "layernorm_before.weight" in layer and not is_relative(keys) else None
 
 
-def foreign(keys: set[str]) -> bool:
+def is_relative(keys: set[str]) -> bool:
     """Whether it is one of ViT's relatives that compute something else: DeiT's second token, BEiT's and YOLOS' ways."""
     return any(re.search(r"distillation|relative_position|lambda_|detection_tokens|mid_position", key) for key in keys)
 

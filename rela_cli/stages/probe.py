@@ -64,7 +64,7 @@ def network_task(config: Config, network: nn.Module, images: Entry, dataset: Dat
     data = read_stats(images)
     network = network.to(pick_device(config.runtime), memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = {split: part for split in probed(images) if (part := read_split(images, split, dataset))}
-    place = place_for(config.runtime, sum(len(part.images) for part in parts.values()), feature_dim(network))
+    place = device_of_probes(config.runtime, sum(len(part.images) for part in parts.values()), feature_dim(network))
     features = {
         split: representations(network, part.images, data, config.runtime.block_size, place)
         for split, part in parts.items()
@@ -75,7 +75,7 @@ def network_task(config: Config, network: nn.Module, images: Entry, dataset: Dat
     return task_of(features, images), {"seconds": time.perf_counter() - started, "flops": flops}
 
 
-def place_for(runtime: Runtime, samples: int, width: int) -> torch.device:
+def device_of_probes(runtime: Runtime, samples: int, width: int) -> torch.device:
     """Where probes of features (N, D) are fitted: on the run's device, unless they have no room there."""
     size = COPIES * samples * width * torch.float32.itemsize
     return with_room(pick_device(runtime), size, f"probing {samples:,} x {width:,} features")
@@ -92,7 +92,7 @@ def features_task(features: Entry, images: Entry, runtime: Runtime) -> Task:
     """A prior's features of the images that the probe is fitted on, and of test."""
     if features.is_joined:
         found = {split: read_features(features, split) for split in probed(images)}
-        place = place_for(runtime, sum(map(len, found.values())), found["test"].shape[1])
+        place = device_of_probes(runtime, sum(map(len, found.values())), found["test"].shape[1])
         return task_of({split: rows.to(place) for split, rows in found.items()}, images)
     return stored_task(features, "features", images, runtime)
 
@@ -101,7 +101,7 @@ def stored_task(entry: Entry, name: str, images: Entry, runtime: Runtime, dim: i
     """The task of what an entry holds under a name, of its first `dim` columns or of all; read block by block."""
     files = {split: RowFile(entry.folder / f"{split}.safetensors", name) for split in probed(images)}
     width = min(file.shape[1] if dim is None else dim for file in files.values())
-    place = place_for(runtime, sum(map(len, files.values())), width)
+    place = device_of_probes(runtime, sum(map(len, files.values())), width)
     blocks = {split: (block[:, :dim] for block in file.blocks(ROWS_AT_A_TIME)) for split, file in files.items()}
     return task_of({split: gathered(blocks[split], len(file), place) for split, file in files.items()}, images)
 

@@ -42,7 +42,7 @@ def transport(config: Config, features_folder: Path, folder: Path | None, cells:
     mapping: Transport = instantiate(config.transport)
     mapping.shared = ranks.world() > 1 and len(train) >= ranks.world() * ROWS_AT_A_TIME
     share = (ranks.rank(), ranks.world()) if mapping.shared else (0, 1)
-    device = place_for(mapping, config.runtime, train.shape[1])
+    device = device_of_map(mapping, config.runtime, train.shape[1])
     mapping.fit(sent(block, device) for block in train.blocks(ROWS_AT_A_TIME, *share))
     if folder is None:
         return {}
@@ -57,7 +57,7 @@ def transport(config: Config, features_folder: Path, folder: Path | None, cells:
     return facts
 
 
-def place_for(mapping: Transport, runtime: Runtime, width: int, is_shared: bool = True) -> torch.device:
+def device_of_map(mapping: Transport, runtime: Runtime, width: int, is_shared: bool = True) -> torch.device:
     """Where a transport works: on the run's device if it can, and if matrices of (D, D) and a few blocks fit there."""
     if not mapping.follows_device:
         return CPU
@@ -101,7 +101,7 @@ def transport_views(config: Config, features_folder: Path, map_folder: Path, fol
     boxes = load_file(features_folder / "boxes.safetensors")
     instead = ("extract.views above 1", "extract.views=1")
     count, path = boxes["boxes"].shape[1], map_folder / "map.safetensors"
-    device = place_for(instantiate(config.transport), config.runtime, features.shape[1] // count, is_shared=False)
+    device = device_of_map(instantiate(config.transport), config.runtime, features.shape[1] // count, is_shared=False)
     mapping = taken_up(config.transport, path, *instead, device)
     with RowFileWriter(folder / "train.safetensors", "targets", len(features)) as targets:
         for block in features.blocks(max(1, MAPPED // count)):

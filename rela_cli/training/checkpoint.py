@@ -28,7 +28,7 @@ from rela_cli.store.files import Facts, file_sha256, sync, write_atomic
 from rela_cli.store.notices import warn
 from rela_cli.terminal import as_size
 
-FORMAT = 1  # bump it when what a checkpoint holds is laid out in another way
+CHECKPOINT_FORMAT = 1  # bump it when what a checkpoint holds is laid out in another way
 KEPT_CHECKPOINTS = 2  # the newest, and the one before it, should the newest turn out to be broken
 LOGS = ("metrics.jsonl", "switch.jsonl")  # files that only grow; a checkpoint notes how long they were
 TENSOR = "__tensor__"  # what stands in the JSON in a tensor's place
@@ -82,7 +82,7 @@ class Checkpoints:
         self.before_save()
         tensors: dict[str, Tensor] = {}
         lengths = {name: synced(self.folder / name) for name in LOGS if (self.folder / name).exists()}
-        facts = {"format": FORMAT, "step": step, "lengths": lengths, "threads": torch.get_num_threads()}
+        facts = {"format": CHECKPOINT_FORMAT, "step": step, "lengths": lengths, "threads": torch.get_num_threads()}
         facts["state"] = pack(state, "", tensors)
         metadata = {"facts": json.dumps(facts)}
         path = write_atomic(  # straight from the tensors: bytes in memory would be once more as much as all of them
@@ -154,9 +154,9 @@ def check_format(path: Path, format: int) -> None:
     Raises:
         RelaError: we cannot.
     """
-    if format != FORMAT:
+    if format != CHECKPOINT_FORMAT:
         raise RelaError(
-            f"{path} has format {format} and this version of rela reads {FORMAT}. "
+            f"{path} has format {format} and this version of rela reads {CHECKPOINT_FORMAT}. "
             f"Go on with the version that wrote it, or say resume=never to start again"
         )
 

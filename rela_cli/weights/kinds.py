@@ -60,7 +60,7 @@ def kind_of(path: Path) -> str:
         if not is_onnx(path):
             raise MissingError(f"{path} is truncated or damaged: an ONNX model that ends too early, or none")
         return "onnx"
-    if what := foreign(path, head):
+    if what := foreign_format(path, head):
         raise MissingError(f"{path} is {what}, which rela cannot read. {WAYS_OUT}")
     raise MissingError(f"{path} is not a file of weights (.safetensors, .pth, .pt, .bin, .pt2)")
 
@@ -76,7 +76,7 @@ def looks_onnx(path: Path, head: bytes) -> bool:
     return path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a", b"\x42"))
 
 
-def foreign(path: Path, head: bytes) -> str | None:
+def foreign_format(path: Path, head: bytes) -> str | None:
     """What other libraries' files are called."""
     if head.startswith(HDF5):
         return "an HDF5 file (Keras, h5py)"

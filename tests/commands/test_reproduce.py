@@ -31,7 +31,7 @@ from rela_cli.config.schema import Config
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.launch import processes
 from rela_cli.launch import room as room_of
-from rela_cli.launch.room import Room, Taken, write_note
+from rela_cli.launch.room import MemoryUse, Room, write_note
 from rela_cli.launch.shares import SHARES, Shares, shares_from
 from rela_cli.pipeline.estimate import Cost
 from rela_cli.report.differences.paired import paired
@@ -247,7 +247,7 @@ class FakeProcess:
     def end(self) -> int:
         self.card.seen.append(sorted(process.budget for process in self.card.running))
         self.card.running.remove(self)
-        write_note(self.card.room.folder, Taken(30, 100, 1, None))
+        write_note(self.card.room.folder, MemoryUse(30, 100, 1, None))
         self.card.runs[self.budget].state = "cached"
         return 0
 

@@ -21,7 +21,7 @@ from rela_cli.launch import rank_processes
 from rela_cli.launch import room as rooms
 from rela_cli.launch import shares as shares_of
 from rela_cli.launch.job import Job
-from rela_cli.launch.room import CONTEXT_BYTES, MOST, NOTES, Room, Taken, most_cells, shares_there, write_note
+from rela_cli.launch.room import CONTEXT_BYTES, MOST, NOTES, MemoryUse, Room, most_cells, shares_there, write_note
 from rela_cli.launch.shares import Shares, shares_of_sweep, side_by_side
 from rela_cli.machine import device
 from rela_cli.pipeline import pipeline
@@ -37,8 +37,10 @@ def room(folder: Path, most: int = 8, said: int | None = None, name: str = "0") 
     return Room(name, folder / name, most, said)
 
 
-def taken(gpu: float, gpu_room: float = 100, host: float = 1, host_room: float | None = 1000) -> Taken:
-    return Taken(int(gpu * GB), int(gpu_room * GB), int(host * GB), None if host_room is None else int(host_room * GB))
+def taken(gpu: float, gpu_room: float = 100, host: float = 1, host_room: float | None = 1000) -> MemoryUse:
+    return MemoryUse(
+        int(gpu * GB), int(gpu_room * GB), int(host * GB), None if host_room is None else int(host_room * GB)
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def taken(gpu: float, gpu_room: float = 100, host: float = 1, host_room: float |
         (taken(10, host=100, host_room=None), 8),
     ],
 )
-def test_how_many_have_room(tmp_path: Path, note: Taken | None, cells: int) -> None:
+def test_how_many_have_room(tmp_path: Path, note: MemoryUse | None, cells: int) -> None:
     card = room(tmp_path)
     if note:
         write_note(card.folder, note)
@@ -332,11 +334,11 @@ def test_the_users_word_comes_before_the_memory(
 
 ON_A_CARD = PIPELINE.replace(
     "    return types",
-    """    write_note(notes, Taken(10**9, 100 * 10**9, 1, None))
+    """    write_note(notes, MemoryUse(10**9, 100 * 10**9, 1, None))
     return types""",
 ).replace(
     "    folder.mkdir(parents=True)",
-    """    from rela_cli.launch.room import NOTES, Taken, write_note
+    """    from rela_cli.launch.room import NOTES, MemoryUse, write_note
     folder.mkdir(parents=True, exist_ok=True)
     notes, meeting, end = Path(os.environ[NOTES]), Path(config.paths.outputs) / "meeting", time.monotonic() + 60
     if list(notes.glob("*.json")) and not (folder / "tried").exists():  # not the first cell

@@ -108,7 +108,7 @@ def test_with_all_broken_there_is_none(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_another_format_is_not_taken_for_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr(checkpoint, "FORMAT", 99)
+        newer.setattr(checkpoint, "CHECKPOINT_FORMAT", 99)
         saved(tmp_path, 5)
     with pytest.raises(RelaError, match=r"has format 99 and this version of rela reads 1\..* resume=never"):
         Checkpoints(tmp_path, 0).latest()

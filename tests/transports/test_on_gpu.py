@@ -99,7 +99,7 @@ def test_what_has_no_room_is_done_on_the_cpu(
 def test_a_transport_from_outside_stays_on_the_cpu() -> None:
     from tests.factories import config
 
-    assert stage.place_for(Transport(), config().runtime, 8).type == "cpu"
+    assert stage.device_of_map(Transport(), config().runtime, 8).type == "cpu"
 
 
 def test_a_tensor_that_is_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

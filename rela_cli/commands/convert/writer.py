@@ -25,7 +25,7 @@ from rela_cli.commands.data.packing import Encoding, Packer
 from rela_cli.config.schema import Config, Part
 from rela_cli.data.base import Array
 from rela_cli.data.efficient.contents import Sample, has_files, samples
-from rela_cli.data.efficient.folder import BEGUN, CARD, FACTS, FORMAT, IMAGES, MAP
+from rela_cli.data.efficient.folder import BEGUN, CARD, EFFICIENT_FORMAT, FACTS, IMAGES, MAP
 from rela_cli.data.files.storage import LocalFolder as Place
 from rela_cli.errors import RelaError
 from rela_cli.machine.device import versions
@@ -210,7 +210,7 @@ class Writer:
         features, targets = run.features.manifest or {}, run.targets.manifest or {}
         kinds = ("images", *CLEAN, *(VIEWS if views else ()))
         return {
-            "format": FORMAT,
+            "format": EFFICIENT_FORMAT,
             "made_of": self.made_of,
             "dataset": self.dataset_facts,
             "prior": self.prior_facts(features),

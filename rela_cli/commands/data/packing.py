@@ -23,7 +23,7 @@ from rela_cli.data.base import Array, Dataset
 from rela_cli.data.decoding.images import Blob, decode
 from rela_cli.data.encoded import BLOBS_AT_A_TIME
 from rela_cli.data.files.storage import Storage
-from rela_cli.data.packed import FORMAT
+from rela_cli.data.packed import PACK_FORMAT
 from rela_cli.errors import RelaError
 from rela_cli.machine.processors import each_in_threads
 from rela_cli.machine.progress import with_progress
@@ -87,7 +87,12 @@ class Packer:
         else:
             self.note("packing.json", self.made_of)
         splits = {split: self.pack(split) for split in self.dataset.splits if self.dataset.count(split)}
-        facts = {"format": FORMAT, "splits": splits, "classes": self.dataset.classes, "encoding": self.encoding.facts}
+        facts = {
+            "format": PACK_FORMAT,
+            "splits": splits,
+            "classes": self.dataset.classes,
+            "encoding": self.encoding.facts,
+        }
         facts |= {"why_unprobed": self.dataset.why_unprobed, "made_of": self.made_of, **provenance()}
         self.note("pack.json", facts)
         self.tidy()

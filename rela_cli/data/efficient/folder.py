@@ -25,7 +25,7 @@ from rela_cli.store.files import Facts, load_json, reason_of
 from rela_cli.store.integrity import file_damage
 from rela_cli.store.sealed import Damaged
 
-FORMAT = 1
+EFFICIENT_FORMAT = 1
 FACTS, BEGUN, CARD, MAP, IMAGES = "efficient.json", "converting.json", "README.md", "transport.safetensors", "images"
 SHARD_COLUMNS = {
     "targets": "(n, k) fp16, or fp32 where fp16 cannot hold them: what a learner is matched to",
@@ -133,8 +133,8 @@ def read_facts(root: Path) -> Facts:
         raise MissingError(f"{root} holds {why_not_there(root)}") from None
     except (OSError, Damaged) as error:
         raise MissingError(f"{path} is damaged: {reason_of(error)}; {MEND}") from error
-    if facts.get("format") != FORMAT:
-        raise MissingError(f"{path} is of format {facts.get('format')}, and this rela reads format {FORMAT}")
+    if facts.get("format") != EFFICIENT_FORMAT:
+        raise MissingError(f"{path} is of format {facts.get('format')}, and this rela reads format {EFFICIENT_FORMAT}")
     if not has_seal or any(key not in facts for key in NEEDED_KEYS) or not all(map(is_inside, facts["files"])):
         raise MissingError(f"{path} is not what `rela convert` writes; {MEND}")
     return facts
