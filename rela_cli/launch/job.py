@@ -61,7 +61,7 @@ class Job:
             try:
                 rank_processes.run_ranks(self.command, self.words(overrides), config)
             except RelaError as error:
-                note_full(folder, error)
+                correct_manifest(folder, error)
                 raise
             return pipeline.Outcome("run", folder)
         return pipeline.run(config, until=until, command=self.text(overrides))
@@ -75,8 +75,8 @@ class Job:
         return shlex.join(["rela", self.command, *self.words(overrides)])
 
 
-def note_full(folder: Path, error: RelaError) -> None:
-    """Correct the manifest of a run of several processes: the first says that it lost touch with one, not why."""
+def correct_manifest(folder: Path, error: RelaError) -> None:
+    """Say in it that a GPU was full: of a run of several processes the first says that it lost touch with one."""
     manifest = read_json(folder / "manifest.json")
     if manifest and is_full(error):
         write_json(folder / "manifest.json", {**manifest, "status": "failed", "reason": str(error)})
