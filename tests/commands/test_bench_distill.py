@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from rela_cli.commands.bench.command import chosen_rows
 from rela_cli.commands.bench.contest import Bench
 from rela_cli.commands.bench.timing import Timing
 from rela_cli.data.folders import ImageFolder
+from tests import warm
 
 FAKE = """
 import json, os, torch
@@ -105,7 +107,15 @@ def test_an_environment_without_it_is_named(bench: Bench, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_live_targets_are_what_the_peer_runs(bench: Bench) -> None:
+def test_live_targets_are_what_the_peer_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer's own command, forked from the tests' server instead of started anew."""
+
+    def forked(*words: str) -> None:
+        assert (*words[:3],) == distill.RELA
+        done = warm.run(bench.folder, *words[3:], env=os.environ)
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(distill, "command", forked)
     train = partial(distill.rela, bench, distill.png_tree(bench), ("matching.targets=live",))
     assert 0 <= distill.trained(train, 1, 0).top1 <= 100
     (result,) = bench.folder.glob("distill-*/runs/*-live-*/result.json")
