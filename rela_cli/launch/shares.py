@@ -58,7 +58,7 @@ class Shares:
     folder: Path
     count: int
     gpus: tuple[str, ...]
-    cores: tuple[int, ...]  # none where the user says runtime.threads
+    cores: tuple[int, ...]  # none where the user says runtime.threads, or where one has the machine for itself
     sweep: str = ""  # the process that waits for the cells (`owner.stamp`)
     rooms: tuple[Room, ...] = ()  # of each GPU: how many of these shares there are, as far as that is known yet
 
@@ -189,11 +189,11 @@ def shares_from(text: str) -> Shares:
 def divide(runtime: Runtime, folder: Path, jobs: int | None = None) -> Shares:
     """This machine for what runs on it at once: `jobs` of them, unless `runtime` says it; by memory if nobody does."""
     found = () if runtime.device == "cpu" else in_groups(visible_gpus(), runtime.devices)
-    own_cores = () if runtime.threads else tuple(cores())
     at_once = runtime.cells_at_once or (jobs if jobs and jobs > 0 else 0)
     said = -(-at_once // len(found)) if at_once and found else runtime.cells_per_gpu
     most = said or most_cells(len(found), runtime.threads)
     count = at_once or len(found) * most or max(1, len(cores()) // CORES_A_CELL)
+    own_cores = () if runtime.threads or count == 1 else tuple(cores())
     rooms = tuple(Room(name, folder / "gpus" / str(number), most, said) for number, name in enumerate(found))
     return Shares(folder / "shares", count, found, own_cores, owner.stamp(), rooms)
 

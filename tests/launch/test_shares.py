@@ -19,7 +19,7 @@ from filelock import FileLock
 from rela_cli.config.compose import compose
 from rela_cli.launch import owner
 from rela_cli.launch.room import Room
-from rela_cli.launch.shares import SHARES, Shares, settings, shares_of_sweep
+from rela_cli.launch.shares import SHARES, Shares, divide, settings, shares_of_sweep
 from tests.conftest import ROOT, Rela
 
 JOBLIB, LOCAL = "hydra_joblib_launcher", "hydra_submitit_launcher"
@@ -77,6 +77,12 @@ def test_cores_are_divided_without_a_rest(tmp_path: Path, count: int, cores: int
         assert set(used.values()) == {1}, "no core belongs to two"
     sizes = [len(own) for own in divided]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_one_at_a_time_chooses_its_threads_as_any_run() -> None:
+    one, two = (divide(compose(["runtime=cpu", f"runtime.cells_at_once={n}"]).runtime, Path("x")) for n in (1, 2))
+    assert one.count == 1 and one.of(0) == (), "no number of threads is said for it"
+    assert two.count == 2 and two.of(0) != ()
 
 
 def test_gpus_are_dealt_out(tmp_path: Path) -> None:
