@@ -85,7 +85,7 @@ class Shares:
         """Wait for a share and confine this process to it, before torch is imported; in words."""
         global _taken
         if _taken is None:
-            self.folder.mkdir(exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)  # of a long table: /tmp may have been tidied up
             number, _taken = self.first_free()
             confine(self.of(number), self.gpu(number))
         elif self.rooms:  # there may be more cells now, or fewer

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from rela_cli.config.compose import compose
 from rela_cli.launch import owner
+from rela_cli.launch import shares as module
 from rela_cli.launch.room import Room
 from rela_cli.launch.shares import SHARES, Shares, divide, settings, shares_of_sweep
 from tests.conftest import ROOT, Rela
@@ -157,6 +158,19 @@ def test_a_sweep_takes_the_shares_of_whoever_has_started_it(
     assert most_at_once(where(tmp_path)) == 1
     monkeypatch.setenv(SHARES, dealt.variables[SHARES])
     assert shares_of_sweep(compose([]), {"_target_": "x.SlurmLauncher"}, tmp_path) is None, "they are elsewhere"
+
+
+def test_a_share_can_be_taken_where_its_folder_has_been_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a table lie in a temporary folder, which a system may tidy up within the days that it takes."""
+    monkeypatch.setattr(module, "_taken", None)
+    Shares(tmp_path / "removed" / "shares", 1, (), ()).take()
+    try:
+        assert module.taken_number() == 0
+    finally:
+        if module._taken:
+            module._taken.release()
 
 
 @pytest.mark.slow
