@@ -84,6 +84,14 @@ TYPOS = [
     ("train +prior=randm", ["unknown prior randm, did you mean random?"]),
     ("train -m prior=none,randm", ["unknown prior randm, did you mean random?"]),
     ("train prior=null", ["prior takes one name"]),
+    ("train prior=none prior.patches=3", ["unknown key prior.patches for prior=none (it has no keys)"]),
+    ("train =3", ["cannot read =3", "the key is missing"]),
+    ("train method@x=simclr", ["method@x=simclr: Could not override"]),
+    ("train paths.outputs=", ["paths.outputs= must name a folder"]),
+    ("train --config-dir odd prior=torn", ["cannot read", "/prior/torn.yaml, line 2"]),
+    ("train --config-dir odd -m prior=torn,none", ["/prior/torn.yaml, line 2"]),
+    ("train --config-dir odd prior=patches prior.width=8", ["unknown key prior.width", "prior=random has it"]),
+    ("train --config-dir odd experiment=lost", ["experiment=lost: ", "'prior/nowhere'"]),
     ("train lr=1e-3", ["unknown key lr, did you mean optimizer.lr?"]),
     ("train dataset=image_folder image_size=32", ["unknown key image_size, did you mean dataset.image_size?"]),
     ("train priorr=random", ["unknown key priorr, did you mean prior?"]),
@@ -150,14 +158,24 @@ for line in json.load(sys.stdin):
 """
 
 
+ODD = {  # a config folder of the user's
+    "prior/torn.yaml": "a: [\n",
+    "experiment/lost.yaml": "# @package _global_\ndefaults:\n  - override /prior: nowhere\n",
+}
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
     """What each typo is answered, all in one process that dies if anything imports torch."""
-    folder = tmp_path_factory.mktemp("typos")
+    folder, others = tmp_path_factory.mktemp("typos"), tmp_path_factory.mktemp("odd")
+    for name, text in ODD.items():
+        (others / name).parent.mkdir()
+        (others / name).write_text(text)
+    lines = [line.replace("--config-dir odd", f"--config-dir {others}") for line, _ in TYPOS]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", NO_TORCH + ALL_TYPOS],
-        input=json.dumps([line for line, _ in TYPOS]),
+        input=json.dumps(lines),
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -166,7 +184,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     )
     assert done.returncode == 0, done.stderr
     assert list(folder.iterdir()) == [], "a command line that cannot be meant leaves nothing behind"
-    return {line: (status, error) for line, status, error in map(json.loads, done.stdout.splitlines())}
+    answered = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line: (status, error) for (line, _), (_, status, error) in zip(TYPOS, answered, strict=True)}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ cannot be composed is composed again, override by override.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,13 @@ def explain(trees: Trees, word: str, loaded: tuple[DictConfig, DictConfig], erro
     except OverrideParseException as unreadable:
         return unreadable_word(word, unreadable)
     key, options = override.key_or_group, trees.options(override.key_or_group)
+    if not key:
+        return f"cannot read {word}: settings are key=value, and the key is missing"
     if override.is_sweep_override():
         one = f"; if it is one text quote it: '{key}=\"{word.partition('=')[2]}\"'" if holds_text(key) else ""
         return f"{word} is several values; to sweep over them say -m: rela train -m {word}{one}"
     if options and not override.is_delete():
-        return unknown_option(key, override, options)
+        return unknown_option(key, override, options, error)
     tree, node = loaded
     return unknown_key(trees, key, {**as_dict(tree), "hydra": as_dict(node)}) or f"{word}: {hydra_message(error)}"
 
@@ -101,7 +104,10 @@ def parts_with(trees: Trees, path: Sequence[str], step: str) -> str:
     """Which other parts of the same group have this key."""
     if len(path) != 1 or path[0] == "hydra":
         return ""
-    having = [f"{path[0]}={option}" for option in trees.options(path[0]) if step in trees.keys(path[0], option)]
+    having = []
+    for option in trees.options(path[0]):
+        with suppress(ConfigError):  # a yaml of the user's that cannot be read says nothing here
+            having += [f"{path[0]}={option}"] if step in trees.keys(path[0], option) else []
     return f"; {', '.join(having)} has it" if having else ""
 
 
@@ -114,8 +120,8 @@ def unreadable_word(word: str, error: Exception) -> str:
     return f"cannot read {word} ({hydra_message(error)}); quote a value with special characters: 'key=\"a, b\"'"
 
 
-def unknown_option(group: str, override: Override, options: Sequence[str]) -> str:
-    """A value that is not the name of one of the group's yamls."""
+def unknown_option(group: str, override: Override, options: Sequence[str], error: Exception) -> str:
+    """A value that is not the name of one of the group's yamls, or of one with which nothing can be composed."""
     value = override.value()
     if group == "logger" and isinstance(value, list):  # the one group that takes several names
         value = next(name for name in value if name not in options)
@@ -123,6 +129,8 @@ def unknown_option(group: str, override: Override, options: Sequence[str]) -> st
         return f"{group} takes one name, not {'null' if value is None else value}. Allowed: {', '.join(options)}"
     if group == "hydra/launcher" and value in EXTRAS:
         return f"{group}={value} is not installed; it comes with: pip install 'rela-cli[{EXTRAS[value]}]'"
+    if value in options:
+        return f"{override.input_line}: {hydra_message(error)}"
     return f"unknown {group} {value}{did_you_mean(value, options)}{allowed_names(options)}"
 
 
@@ -146,4 +154,4 @@ def holds(part: object, key: str) -> bool:
 
 def allowed_names(names: Sequence[str]) -> str:
     """The names in brackets, for the end of a message."""
-    return f" (allowed: {', '.join(names)})"
+    return f" (allowed: {', '.join(names)})" if names else " (it has no keys)"

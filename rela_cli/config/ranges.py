@@ -38,6 +38,14 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class FolderName:
+    """Any text but none at all."""
+
+    def complaint(self, value: str) -> str | None:
+        return None if value.strip() else "must name a folder"
+
+
+@dataclass(frozen=True)
 class GridOrOneOf:
     """A whole number for the prior `patches`, a name for networks: the yaml of the prior says which it is."""
 

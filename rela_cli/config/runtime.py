@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from rela_cli.config.ranges import Count, CountOrOneOf, NonNegative, OneOf, Range
+from rela_cli.config.ranges import Count, CountOrOneOf, FolderName, NonNegative, OneOf, Range
 
 GLOBAL, NODE, LOCAL = "global", "node", "local"  # what runtime.norm may say instead of a number
 
@@ -68,7 +68,7 @@ class Logger:
 class Paths:
     """Folders; relative ones start at the working directory."""
 
-    outputs: str
+    outputs: Annotated[str, FolderName()]
     run: str | None
 
 

@@ -12,11 +12,14 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
+import yaml
 from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
-from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig
+
+from rela_cli.errors import ConfigError, first_line
 
 loaded: dict[tuple[Any, ...], ConfigResult] = {}  # by where a file is, and by its time and size
 
@@ -34,10 +37,24 @@ class YamlFiles(ConfigRepository):
             status = os.stat(os.path.join(source.path, source._normalize_file_name(config_path)))
             known += (status.st_mtime_ns, status.st_size)
         if known not in loaded:
-            found = super().load_config(config_path)
-            assert found is not None
-            loaded[known] = found
+            loaded[known] = self.read(config_path, source)
         return replace(loaded[known], config=deepcopy(loaded[known].config))
+
+    def read(self, config_path: str, source: ConfigSource) -> ConfigResult:
+        """A yaml's content.
+
+        Raises:
+            ConfigError: the file is no yaml, or cannot be read.
+        """
+        try:
+            found = super().load_config(config_path)
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            where = getattr(error, "problem_mark", None)
+            line = f", line {where.line + 1}" if where else ""
+            what = getattr(error, "problem", None) or first_line(error)
+            raise ConfigError(f"cannot read {source.path}/{config_path}.yaml{line}: {what}") from error
+        assert found is not None
+        return found
 
 
 def choices_for_interpolations(make: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
