@@ -27,7 +27,7 @@ from rela_cli.store.outputs import ELSEWHERE
 from rela_cli.store.secrets import redact
 from rela_cli.weights import run_folder, seen
 
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML was built with it
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML was built with it
 
 
 class RunRecord:
@@ -131,7 +131,7 @@ def write_manifest(run: Run, status: str, command: str, **facts: Any) -> None:
     manifest = {**run.manifest, **fresh, "versions": versions(), **provenance(), **facts}
     kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
     content = yaml.safe_dump(redact(run.tree), sort_keys=False).encode()
-    kept["config_hash"] = run_folder.config_hash(yaml.load(content, YAML_LOADER))
+    kept["config_hash"] = run_folder.config_hash(yaml.load(content, SAFE_LOADER))
     write_atomic(run.folder / "config.yaml", lambda path: path.write_bytes(content))
     write_json(run.folder / "manifest.json", kept)
 

@@ -108,11 +108,12 @@ class GraphedStep:
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         kind = (self.loop.position.phase, self.loop.trainee.method.branch(), shapes)
         if kind not in self.warm:
+            self.warm[kind] = 0
             self.captured = {}  # of a kind that will not come again, most likely; its memory is needed
-        if not self.is_off and kind not in self.captured and self.warm.get(kind, 0) >= WARM_STEPS:
+        if not self.is_off and kind not in self.captured and self.warm[kind] >= WARM_STEPS:
             self.capture(kind, flat, layout)
         if self.is_off or kind not in self.captured:
-            self.warm[kind] = self.warm.get(kind, 0) + 1
+            self.warm[kind] += 1
             return take(self.loop, given)
         if self.captured[kind].compared < COMPARED_STEPS:
             return self.compare(kind, tensors, given)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import resource
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from filelock import Timeout
 from rela_cli import __version__
 from rela_cli.config.compose import compose
 from rela_cli.config.lengths import lengths
+from rela_cli.config.reading import from_tree, to_tree
 from rela_cli.config.schema import Config, Part
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.distributed import ranks
@@ -154,7 +154,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 def command(method: Part) -> list[str]:
     """The process that tries a method."""
-    return [sys.executable, "-m", MODULE, pickle.dumps(method).hex()]
+    return [sys.executable, "-m", MODULE, json.dumps(to_tree(trial_config(method)))]
 
 
 def outcome(words: Sequence[str], limit: float) -> tuple[str, bool]:
@@ -203,11 +203,11 @@ def answer(line: str) -> str:
         return f"it answered {line}"
 
 
-def main(method: Part) -> None:
-    """In a process of its own: try a method, and print what came of it."""
+def main(config: Config) -> None:
+    """In a process of its own: train by graphs, and print what came of it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(int(LIMIT) + 10)  # where nobody is left to end it
-    print(json.dumps({"why": tried(trial_config(method))}))
+    print(json.dumps({"why": tried(config)}))
 
 
 def trial_config(method: Part) -> Config:
@@ -233,4 +233,4 @@ def tried(
 
 
 if __name__ == "__main__":
-    main(pickle.loads(bytes.fromhex(sys.argv[1])))  # from `command`
+    main(from_tree(json.loads(sys.argv[1])))  # from `command`

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rela_cli.config.compose import compose
 from rela_cli.config.parts import import_target, instantiate
 from rela_cli.config.schema import CONF_DIR, Card, Part
 from rela_cli.data.files.archives import unpack
 from rela_cli.errors import ConfigError, MissingError
+from rela_cli.pipeline.run_record import SAFE_LOADER
 from rela_cli.store.files import write_json
 from rela_cli.store.secrets import redact
 from rela_cli.weights import sources
@@ -50,14 +52,18 @@ def test_a_pickle_is_not_run(rela: Rela, tmp_path: Path) -> None:
 
 def test_every_load_is_of_weights_only() -> None:
     """No other way to unpickle is in the source."""
+    assert issubclass(SAFE_LOADER, yaml.constructor.SafeConstructor)
+    assert not issubclass(SAFE_LOADER, yaml.constructor.FullConstructor)
     for path in sorted((ROOT / "rela_cli").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
                 assert not {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"} & set(names), path
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "yaml.load"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                assert ast.unparse(node.func) == "torch.load" and given.get("weights_only") == "True", path
+                assert given.get("weights_only") == "True", path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "yaml.load":
+                assert [ast.unparse(argument) for argument in node.args[1:]] == ["SAFE_LOADER"], path
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
                 assert "allow_pickle" not in {keyword.arg for keyword in node.keywords}, path  # it is off by itself
             if isinstance(node, ast.Attribute):
