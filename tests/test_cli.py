@@ -128,6 +128,8 @@ TYPOS = [
     ("train --config-dir nowhere", ["nowhere is not a folder"]),
     ("train --experimental-rerun x.pickle", ["--experimental-rerun is switched off"]),
     ("train --config-name other", ["other"]),
+    ("train --package matching.view", ["--package belongs to --cfg", "add --cfg job"]),
+    ("train --resolve", ["--resolve belongs to --cfg", "add --cfg job"]),
     ("train --cfg job bugdet=1", ["did you mean budget?"]),
     ("train --help prior=randm", ["did you mean random?"]),
     ("probe bugdet=1", ["did you mean budget?"]),

@@ -33,6 +33,7 @@ FLAGS = (*LONG_FLAGS.values(), "--hydra-help", "--resolve")
 VALUED = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--info")
 FOLDERS = ("--config-path", "--config-dir")
 CONFIG_FLAGS = ("--config-path", "--config-name", "--config-dir")  # what commands besides train understand, too
+OF_CFG = ("--package", "--resolve")  # what --cfg shows, and how
 SHOWING = ("--help", "--hydra-help", "--cfg", "--info", "--shell-completion")
 
 
@@ -79,7 +80,7 @@ def parse(words: Sequence[str]) -> CommandLine:
     """Flags and overrides in any order.
 
     Raises:
-        ConfigError: for a flag that Hydra does not have.
+        ConfigError: for a flag that Hydra does not have, or one that says how --cfg shows a config, without --cfg.
     """
     flags: dict[str, str | None] = {}
     overrides: list[str] = []
@@ -93,6 +94,8 @@ def parse(words: Sequence[str]) -> CommandLine:
             flags[flag] = os.path.abspath(value) if flag in FOLDERS and value else value
         else:
             overrides.append(without_plus(word))
+    if alone := [flag for flag in OF_CFG if flag in flags and "--cfg" not in flags]:
+        raise ConfigError(f"{alone[0]} belongs to --cfg: it says what of the config is shown; add --cfg job")
     return CommandLine(flags, tuple(overrides))
 
 

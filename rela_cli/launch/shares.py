@@ -50,6 +50,8 @@ _follows = False  # whether this process ends with the sweep
 
 _taken: FileLock | None = None  # this process' share; joblib runs several cells in one process
 
+_is_confined = False  # whether `confine` has given this process cores of its own
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -150,6 +152,11 @@ class Shares:
             return work()
 
 
+def is_confined() -> bool:
+    """Whether this process has cores of its own, and thread counts by them, from a share."""
+    return _is_confined
+
+
 def taken_number() -> int:
     """Which share this process has."""
     assert _taken is not None
@@ -158,6 +165,8 @@ def taken_number() -> int:
 
 def confine(own: Sequence[int], gpu: str | None) -> None:
     """Keep this process, and every library's threads in it, to some cores and one GPU."""
+    global _is_confined
+    _is_confined = bool(own)
     if own:
         os.environ |= dict.fromkeys(THREAD_VARIABLES, str(len(own)))
         if hasattr(os, "sched_setaffinity"):

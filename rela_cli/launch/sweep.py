@@ -87,10 +87,8 @@ class CellTask:
 
     def run(self, tree: DictConfig, number: int, overrides: Sequence[str]) -> None:
         """One cell, on its share of the machine, and the file that says what came of it."""
-        started = time.monotonic()
         with signals.between():
-            record = self.attempt(tree, number, overrides)
-        record = {"overrides": overrides, **record, "seconds": time.monotonic() - started}
+            record = {"overrides": overrides, **self.attempt(tree, number, overrides)}
         try:
             self.write(number, record)
         except OSError as error:  # a full disk: the cell is what it is, and the others go on
@@ -133,10 +131,12 @@ class CellTask:
                 note_pid(self.folder, number)
                 where = self.shares.take()
             print(redact(f"\ncell {number + 1} of {self.total}{where}: {' '.join(overrides)}"), flush=True)
+            started = time.monotonic()  # with its share: what it has waited for that is no part of its time
             work = partial(self.job.run, tree, overrides)
             outcome = self.shares.work(work) if self.shares else work()
             folder = str(Path(outcome.folder).resolve()) if outcome.folder else None
-            return {"status": outcome.status, "exit_code": 0, "folder": folder}
+            seconds = time.monotonic() - started
+            return {"status": outcome.status, "exit_code": 0, "folder": folder, "seconds": seconds}
         except KeyboardInterrupt as error:
             return {"status": "stopped", "exit_code": getattr(error, "exit_code", 130), "message": str(error)}
         except (Exception, SystemExit) as error:

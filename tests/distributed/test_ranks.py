@@ -17,7 +17,7 @@ from rela_cli.data.batches.loader import in_blocks
 from rela_cli.distributed import batch_norm, ranks
 from rela_cli.errors import ConfigError
 from rela_cli.evaluation import protocols
-from rela_cli.launch import rank_processes
+from rela_cli.launch import rank_processes, shares
 from rela_cli.pipeline.pipeline import Pipeline
 from rela_cli.pipeline.run import Run
 from rela_cli.stages import probe as stage
@@ -399,6 +399,18 @@ def test_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch, cores: int, c
     assert rank_processes.environment("/folder", 0, count)["OMP_NUM_THREADS"] == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert rank_processes.environment("/folder", 0, count)["OMP_NUM_THREADS"] == "5", "the user's word counts"
+
+
+def test_the_ranks_of_a_cell_share_its_cores_and_not_each_takes_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share sets the thread counts of its cell to all of its cores."""
+    for name in (*shares.THREAD_VARIABLES, "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "1")  # is put back after the test
+    monkeypatch.setattr(shares, "_is_confined", False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    shares.confine(range(8), "0,1")
+    found = rank_processes.environment("/folder", 0, 2)
+    assert [found[name] for name in shares.THREAD_VARIABLES] == ["4"] * 3
 
 
 # ------------------------------------------------------------------------------------------------------------ probing

@@ -17,10 +17,14 @@ import pytest
 from filelock import FileLock
 
 from rela_cli.config.compose import compose
-from rela_cli.launch import owner
+from rela_cli.config.overrides import parse
+from rela_cli.launch import owner, sweep
 from rela_cli.launch import shares as module
+from rela_cli.launch.job import Job
 from rela_cli.launch.room import Room
 from rela_cli.launch.shares import SHARES, Shares, divide, settings, shares_of_sweep
+from rela_cli.launch.sweep import CellTask
+from rela_cli.pipeline.pipeline import Outcome
 from tests.conftest import ROOT, Rela
 
 JOBLIB, LOCAL = "hydra_joblib_launcher", "hydra_submitit_launcher"
@@ -174,6 +178,22 @@ def test_a_share_can_be_taken_where_its_folder_has_been_removed(
 
 
 @pytest.mark.slow
+def test_the_time_of_a_cell_begins_when_it_has_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all that wait at the start of a sweep look as long as those that they wait for."""
+    ours = shares(tmp_path, 1, cores=0)
+    now = [0.0]
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Shares, "take", lambda _: now.__setitem__(0, 100.0) or "")
+
+    def takes_3_seconds(*_: object) -> Outcome:
+        now[0] += 3
+        return Outcome("run", None)
+
+    monkeypatch.setattr(Job, "run", takes_3_seconds)
+    record = CellTask(Job("train", parse([])), tmp_path, 2, ours).attempt(compose([]), 0, [])  # type: ignore[arg-type]
+    assert (record["status"], record["seconds"]) == ("run", 3)
+
+
 def test_a_share_is_free_again_when_its_process_dies(rela: Rela, tmp_path: Path) -> None:
     plugin(LOCAL)
     dies = PIPELINE.replace("    begun = time", "    config.seed == 0 and os.kill(os.getpid(), 9)\n    begun = time")
