@@ -30,7 +30,7 @@ from tests.factories import config, pixels, stats_of, trainer
 from tests.promises.harness import METHODS, differing, ending, small, train, untimed, words
 
 HOST = ("_local_scalar_dense", "lift_fresh", "nonzero", "is_nonzero", "equal")  # the host reads, or makes a tensor
-LONG = ("epochs=8", "switch=fixed", "switch.at=0.5")  # 24 steps, 12 a phase: 3 warm, 2 compared, 7 by the graph
+LONG = ("epochs=6", "switch=fixed", "switch.at=0.5")  # 18 steps, 9 a phase: 3 warm, 2 compared, 4 by the graph
 
 
 class Tape(TorchDispatchMode):
