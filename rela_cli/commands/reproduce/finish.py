@@ -12,6 +12,7 @@ from pathlib import Path
 from rela_cli.commands.reproduce.runs import PlannedRuns
 from rela_cli.commands.reproduce.tables import LIVE
 from rela_cli.pipeline.screen import say
+from rela_cli.report.differences.paired import Difference, paired_by_seed
 from rela_cli.report.results.collect import collect
 from rela_cli.report.results.prior_names import prior_names
 from rela_cli.store.files import read_json, write_text
@@ -33,27 +34,25 @@ WORTHLESS = (
 def finish(runs: PlannedRuns, out: Path, profile: str) -> None:
     """Write everything into `out`; print the tables and the claims."""
     out.mkdir(parents=True, exist_ok=True)
-    markdown, every, told = [f"# {runs.table.name}, {profile}\n"], list[str](), list[str]()
+    markdown, every = [f"# {runs.table.name}, {profile}\n"], list[str]()
     for number, section in enumerate(runs.table.sections):
         folders = [str(folder) for folder in runs.folders(number)]
         if not folders:
             continue
-        every += folders
-        told += name_options(runs, number)
-        say(f"\n{section.title}")
         words = [*folders, *name_options(runs, number)]
+        every += words
+        say(f"\n{section.title}")
         call_command("table", [*words, "--protocol", JUDGED[profile]])
         markdown += [f"## {section.title}\n", text_of("table", [*words, "--format", "md"])]
     stands = list(claims(runs, JUDGED[profile]))
     if stands:
         say(f"\n{runs.table.whose}, by {JUDGED[profile]}")
-    for line in how_claims_stand(profile) if stands else ():
-        say(f"  {line}")
-    for line in stands:
-        say(line)
+        for line in how_claims_stand(profile):
+            say(f"  {line}")
+        for line in stands:
+            say(line)
     if not every:
         return
-    every += told
     if stands:
         markdown += [f"## {runs.table.whose}\n", f"By {JUDGED[profile]}. {' '.join(how_claims_stand(profile))}\n"]
         markdown += [f"- {line.strip()}" for line in stands]
@@ -102,13 +101,10 @@ def text_of(module: str, words: Sequence[str]) -> str:
 
 def claims(runs: PlannedRuns, protocol: str) -> Iterator[str]:
     """One line a claim: holds, does not hold, or open, with the difference in points and its interval."""
-    from rela_cli.report.differences.paired import paired
-
     for claim in runs.table.claims:
         better = top1_by_seed(runs, claim.section, claim.better, claim.budget, protocol)
         than = top1_by_seed(runs, claim.section, claim.than, claim.than_budget, protocol)
-        difference = paired({seed: better[seed] - than[seed] for seed in sorted(better.keys() & than.keys())})
-        yield f"  {claim.text}: {standing_text(difference, claim.margin)}"
+        yield f"  {claim.text}: {standing_text(paired_by_seed(better, than), claim.margin)}"
 
 
 def top1_by_seed(runs: PlannedRuns, section: int, name: str, budget: float, protocol: str) -> dict[int, float]:
@@ -123,11 +119,9 @@ def top1_by_seed(runs: PlannedRuns, section: int, name: str, budget: float, prot
     return found
 
 
-def standing_text(difference: object, margin: float | None = None) -> str:
+def standing_text(difference: Difference | None, margin: float | None = None) -> str:
     """`holds: +4.1 points [+3.0, +5.2] (n 3)`, as `STANDING` explains it; with a margin, of an equivalence."""
-    from rela_cli.report.differences.paired import Difference
-
-    if not isinstance(difference, Difference):
+    if difference is None:
         return "not measured"
     points, n = 100 * difference.mean, len(difference.seeds)
     if difference.low is None or difference.high is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rela_cli.errors import ConfigError, did_you_mean
-from rela_cli.report.differences.paired import Difference, paired, paired_grid
+from rela_cli.report.differences.paired import Difference, paired, paired_by_seed, paired_grid
 from rela_cli.report.differences.records import difference_fields
 from rela_cli.report.grids.cells import SEEN, Grid
 from rela_cli.report.results.comparison import (
@@ -16,9 +16,9 @@ from rela_cli.report.results.comparison import (
     Row,
     by_seed,
     columns_of,
+    no_seed_moves,
     protocols_legend,
     row_labels,
-    rows_of,
     rows_to_compare,
     saw_labels,
 )
@@ -51,12 +51,7 @@ def difference(
         a = dict.fromkeys(b, min(a.values()))
     if a and b and no_seed_moves(other, b):
         b = dict.fromkeys(a, min(b.values()))
-    return paired({seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())})
-
-
-def no_seed_moves(column: Column, values: dict[int, float]) -> bool:
-    """Whether no seed moves it."""
-    return column.kind == "prior_alone" and len(set(values.values())) == 1
+    return paired_by_seed(a, b)
 
 
 def between_grids(
@@ -68,7 +63,7 @@ def between_grids(
         return []
     lines, found = [], []
     for protocol in protocols:
-        for row in rows_to_compare(rows_of(results), results):
+        for row in rows_to_compare(results):
             if (value := difference(results, row, columns[one], columns[other], protocol)) is not None:
                 lines.append((row, protocol))
                 found.append((value,))

@@ -7,8 +7,6 @@ this is the same as saying that the 90 % interval of the mean lies within the ma
 
 from __future__ import annotations
 
-import math
-
 LEVEL = 0.05  # of each of the two tests
 
 
@@ -24,8 +22,3 @@ def larger_p(mean: float, half: float, n: int, margin: float) -> float:
         return 0.0 if room > 0 else 1.0
     error = half / float(stdtrit(n - 1, 0.975))
     return float(stdtr(n - 1, -room / error))
-
-
-def is_equivalent(mean: float, half: float | None, n: int, margin: float) -> bool:
-    """Whether both tests reject; never with one seed, which has no interval (`half` None)."""
-    return half is not None and math.isfinite(mean) and larger_p(mean, half, n, margin) < LEVEL

@@ -12,19 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rela_cli.report.differences.equivalence import is_equivalent
+from rela_cli.report.differences import equivalence
 from rela_cli.report.grids.cells import BETTER, EQUAL, MINUS, MISSING, WORSE, Cell, Grid
 from rela_cli.report.results.comparison import (
     Column,
     Protocol,
     Result,
     Row,
+    by_seed,
     columns_of,
     label_mark,
     measured_by,
     protocols_legend,
     row_labels,
-    rows_of,
     rows_to_compare,
 )
 from rela_cli.report.results.costs import MAKING
@@ -56,9 +56,14 @@ class Difference:
     def high(self) -> float | None:
         return None if self.half is None else self.mean + self.half
 
+    def larger_p(self, margin: float) -> float | None:
+        """The larger p of the two tests that it lies within a margin, a share of 1; None where one seed is all."""
+        return None if self.half is None else equivalence.larger_p(self.mean, self.half, len(self.seeds), margin)
+
     def is_within(self, margin: float) -> bool:
-        """Whether it is equivalent to 0 within a margin, a share of 1."""
-        return is_equivalent(self.mean, self.half, len(self.seeds), margin)
+        """Whether it is equivalent to 0 within a margin: both tests reject."""
+        p = self.larger_p(margin)
+        return p is not None and p < equivalence.LEVEL
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,8 @@ class Reach:
 
 
 def accuracies(results: Iterable[Result], row: Row, variant: Settings, protocol: Protocol) -> dict[int, float]:
-    """Top-1 by seed of the finished runs of a cell."""
-    found = {}
-    for result in results:
-        if result.finished and (result.shared, result.budget, result.variant) == (row.shared, row.budget, variant):
-            value = measured_by(result.raw.get("probe")).get(protocol)
-            if value is not None:
-                found[result.seed] = value
-    return found
+    """Top-1 by seed of the runs of a variant in a row."""
+    return by_seed(results, row, Column("prior", "", variant), protocol)
 
 
 def cost_on_axis(result: Result, axis: str) -> float | None:
@@ -137,6 +136,11 @@ def paired(differences: Mapping[int, float]) -> Difference | None:
     return Difference(statistics.fmean(values), half, tuple(sorted(differences)))
 
 
+def paired_by_seed(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """Ours minus theirs over the seeds that both have."""
+    return paired({seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()})
+
+
 # ------------------------------------------------------------------------------------------------ comparisons
 
 
@@ -149,9 +153,8 @@ def difference_at_budget(
     than: Settings = PLAIN_VARIANT,
 ) -> Difference | None:
     """ReLA in a row minus plain, or another variant, at `budget`, over the seeds that both have."""
-    ours = accuracies(results, row, variant, protocol)
     theirs = accuracies(results, Row(row.shared, budget, ""), than, protocol)
-    return paired({seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()})
+    return paired_by_seed(accuracies(results, row, variant, protocol), theirs)
 
 
 def at_equal_cost(
@@ -209,12 +212,16 @@ def reach(results: Sequence[Result], row: Row, variant: Settings, protocol: Prot
 
 def cost_share(results: Sequence[Result], row: Row, variant: Settings, axis: str) -> float | None:
     """Mean cost of a cell as a share of plain*'s."""
-    means = []
-    for budget, settings in ((row.budget, variant), (1.0, PLAIN_VARIANT)):
-        same = (r for r in results if r.finished and (r.shared, r.budget, r.variant) == (row.shared, budget, settings))
-        known = [cost for result in same if (cost := cost_on_axis(result, axis))]
-        means.append(statistics.fmean(known) if known else None)
-    return means[0] / means[1] if means[0] and means[1] else None
+    ours = mean_cost(results, row, variant, axis)
+    star = mean_cost(results, Row(row.shared, 1.0, ""), PLAIN_VARIANT, axis)
+    return ours / star if ours and star else None
+
+
+def mean_cost(results: Iterable[Result], row: Row, variant: Settings, axis: str) -> float | None:
+    """Over the finished runs of a variant in a row."""
+    same = (r for r in results if r.finished and (r.shared, r.budget, r.variant) == (row.shared, row.budget, variant))
+    known = [cost for result in same if (cost := cost_on_axis(result, axis))]
+    return statistics.fmean(known) if known else None
 
 
 # ------------------------------------------------------------------------------------------------------ grids
@@ -224,9 +231,7 @@ def comparison_grids(
     results: Sequence[Result], protocols: Sequence[Protocol], axis: str | None, margin: float | None = None
 ) -> list[Grid]:
     """The paired differences, and where plain* is reached if an axis of cost is given; nothing without a prior."""
-    cells = [
-        (row, c) for row in rows_to_compare(rows_of(results), results) for c in columns_of(results) if c.kind == "prior"
-    ]
+    cells = [(row, c) for row in rows_to_compare(results) for c in columns_of(results) if c.kind == "prior"]
     lines = [(row, c, p) for p in protocols for row, c in cells if accuracies(results, row, c.settings, p)]
     if not lines:
         return []

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rela_cli.report.differences.paired import cost_on_axis
+from rela_cli.report.differences.paired import mean_cost
 from rela_cli.report.figures.series import (
     RING,
     Group,
@@ -25,7 +24,7 @@ from rela_cli.report.figures.series import (
 )
 from rela_cli.report.figures.style import SOFT, margin_figure, margin_labels, number_points, room_for_ticks
 from rela_cli.report.grids.cells import SEEN
-from rela_cli.report.results.comparison import Column, Protocol, Row, results_in
+from rela_cli.report.results.comparison import Column, Protocol, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +44,7 @@ def accuracy_plots(
 ) -> Iterator[Plot]:
     """One plot a protocol, where there is a number, and a cost if that is what it stands against."""
     for protocol in protocols:
-        x_of = (lambda row, column: mean_cost(group, row, column, axis)) if kind == "cost" else budget_of
+        x_of = cost_of(group, axis) if kind == "cost" else budget_of
         if series_of(group, protocol, x_of):
             network = "" if protocol.network == "online" else f"-{protocol.network}"
             extra = f"-{axis}" if kind == "cost" else ""
@@ -75,7 +74,7 @@ def budget_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
 
 def cost_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
     """Accuracy against what it cost, prior pass included, and the frontier: nothing cheaper is better."""
-    found = series_of(group, protocol, lambda row, column: mean_cost(group, row, column, axis))
+    found = series_of(group, protocol, cost_of(group, axis))
     labels = labels_of(found, group, protocol)
     notes = measured_how(group, protocol, found)
     notes.append("the prior's pass included; numbers: budget, %; ringed: nothing cheaper is as good")
@@ -85,22 +84,16 @@ def cost_figure(group: Group, protocol: Protocol, axis: str) -> Figure:
     draw_references(axes, group, protocol)
     unit = log_ticks(axes, axis)
     close_up(axes, found, group, protocol)
-    number_points(axes, [budgets_at(one) for one in found])
+    number_points(axes, [[(p.x, 100 * p.score.mean, f"{100 * p.budget:g}") for p in one.points] for one in found])
     axes.set(xlabel=f"cost of extract + transport + train, {unit}", ylabel="top-1, %")
     margin_labels(axes, labels)
     room_for_ticks(figure)
     return figure
 
 
-def budgets_at(one: Series) -> list[tuple[float, float, str]]:
-    """(x, y, budget in %) of each point."""
-    return [(p.x, 100 * p.score.mean, f"{100 * p.budget:g}") for p in one.points]
-
-
-def mean_cost(group: Group, row: Row, column: Column, axis: str) -> float | None:
-    """Over the finished runs of a cell."""
-    known = [cost for result in results_in(group.results, row, column) if (cost := cost_on_axis(result, axis))]
-    return statistics.fmean(known) if known else None
+def cost_of(group: Group, axis: str) -> Callable[[Row, Column], float | None]:
+    """The x axis of accuracy against cost."""
+    return lambda row, column: mean_cost(group.results, row, column.settings, axis)
 
 
 def draw_frontier(axes: Axes, found: Sequence[Series]) -> None:

@@ -149,11 +149,11 @@ def references(group: Group, protocol: Protocol) -> Iterator[tuple[Label, str]]:
     """
     row, drawn = group.row(group.budgets[-1]), set[tuple[str, str]]()
     for column in columns_of(group.results):
-        value = (
-            None if column.is_trained and column.kind != "plain_star" else score(group.results, row, column, protocol)
-        )
-        place = (dict(column.settings).get("prior", column.kind), f"{100 * value.mean:.1f}" if value else "")
-        if value is None or place in drawn:
+        value = score(group.results, row, column, protocol) if column.kind in DASH else None
+        if value is None:
+            continue
+        place = (dict(column.settings).get("prior", column.kind), f"{100 * value.mean:.1f}")
+        if place in drawn:
             continue
         drawn.add(place)
         colour = style_of(dict(column.settings)["prior"]).colour if column.kind == "prior_alone" else SOFT

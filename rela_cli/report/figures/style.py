@@ -193,13 +193,12 @@ def lighter(style: PriorStyle, times: int) -> PriorStyle:
     )
 
 
-def margin_figure(title: str, notes: Sequence[str], labels: Sequence[Label], lines: int = 1) -> tuple[Figure, Axes]:
+def margin_figure(title: str, notes: Sequence[str], labels: Sequence[Label]) -> tuple[Figure, Axes]:
     """A figure with one pair of axes, and as much room right of them and in height as its labels want."""
     longest = max((len(line) for label in labels for line in label.text.splitlines()), default=0)
     margin = max(SIZE[0] - AXES_END, 0.45 + LABEL_LETTER * longest)
-    height = max(SIZE[1], 1.6 + LABEL_ROW * lines * len(labels))
-    figure, (axes,) = new_figure(AXES_END + margin, height)
-    width = AXES_END + margin
+    width, height = AXES_END + margin, max(SIZE[1], 1.6 + LABEL_ROW * len(labels))
+    figure, (axes,) = new_figure(width, height)
     left = AXES_START / width
     top = titled(figure, title, notes, left)
     figure.subplots_adjust(left=left, right=AXES_END / width, top=top, bottom=0.49 / height)

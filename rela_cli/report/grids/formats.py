@@ -73,7 +73,8 @@ def latex(grids: Sequence[Grid], notes: Sequence[str]) -> str:
 
 def _tex_table(grid: Grid) -> str:
     marks = {BEST: r"\textbf{bold}", ABOVE: r"\underline{underlined}"}
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(grid.title)}}}", rf"\label{{tab:{_slug(grid.title)}}}"]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", grid.title).strip("-").lower()
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(grid.title)}}}", rf"\label{{tab:{name}}}"]
     lines += [rf"\begin{{tabular}}{{{'l' * len(grid.label_heads)}{'r' * len(grid.heads)}}}", r"\toprule"]
     lines += [" & ".join(map(_tex, (*grid.label_heads, *grid.heads))) + r" \\", r"\midrule"]
     for labels, cells in zip(grid.labels, grid.cells, strict=True):
@@ -84,11 +85,6 @@ def _tex_table(grid: Grid) -> str:
         legend = "; ".join(f"{marks.get(mark, _tex(mark))}: {_tex(meaning)}" for mark, meaning in grid.needed)
         lines.append(rf"\par\smallskip{{\footnotesize {legend}}}")
     return "\n".join([*lines, r"\end{table}"])
-
-
-def _slug(title: str) -> str:
-    """A name for \\ref: letters, digits and hyphens."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()
 
 
 def _tex(text: str) -> str:

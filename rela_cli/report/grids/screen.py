@@ -78,7 +78,7 @@ def _shown(whole: Grid, console: Console) -> Iterator[tuple[Grid, list[str]]]:
     if not grid.cells:
         return
     grid, more = brief(grid), [f"no result: {', '.join(gone)}"] * bool(gone)
-    if not grid.parts or _one_table(grid, console):
+    if not grid.parts or _first_fit((grid, transposed(grid)), console, None):
         yield grid, more
     elif grid.rest:
         yield grid.parts[0], [*more, grid.rest]
@@ -92,10 +92,9 @@ def _print_legend(legend: Sequence[tuple[str, str]], more: Sequence[str], consol
     """A line for the marks, a line for the words."""
     marks = [line for line in legend if line[0] in MARK_WORDS]
     words = [f"{word}: {meaning}" for word, meaning in legend if word not in MARK_WORDS]
-    text = Text("; ").join(_mark(*line, console) for line in marks)
-    for line in filter(
-        None, (text, _rich_text("; ".join(words), console, "dim"), *(_rich_text(one, console, "dim") for one in more))
-    ):
+    lines = [Text("; ").join(_mark(*line, console) for line in marks)]
+    lines += [_rich_text(text, console, "dim") for text in ("; ".join(words), *more)]
+    for line in filter(None, lines):
         console.print(line)
     console.print()
 
@@ -114,12 +113,8 @@ def _styled(console: Console) -> bool:
 # --------------------------------------------------------------------------------------------------- the widths
 
 
-def _one_table(grid: Grid, console: Console) -> Table | None:
-    """One table with a line a row, the rows as columns if need be; None if it does not fit on the screen."""
-    return _first_fit((grid, transposed(grid)), console, None)
-
-
 def _first_fit(ways: Sequence[Grid], console: Console, *widths: int | None) -> Table | None:
+    """The first way of showing a grid that fits on the screen, at the first width of its labels at which one does."""
     tables = (_table(one, range(len(one.heads)), console, width) for width in widths for one in ways)
     return next((table for table in tables if _fits(table, console)), None)
 
@@ -137,13 +132,14 @@ def _blocks(grid: Grid, console: Console) -> list[Table]:
     tables: list[Table] = []
     start = 0
     while start < len(grid.heads):
-        stop = len(grid.heads)
-        while stop > start + 1 and not _fits(_table(grid, range(start, stop), console, LABEL_WIDTHS[-1]), console):
-            stop -= 1
-        table = _table(grid, range(start, stop), console, LABEL_WIDTHS[-1])
-        tables.append(
-            table if _fits(table, console) else _table(grid, range(start, stop), console, LABEL_WIDTHS[-1], tight=True)
-        )
+        for stop in range(len(grid.heads), start, -1):
+            columns = range(start, stop)
+            table = _table(grid, columns, console, LABEL_WIDTHS[-1])
+            if _fits(table, console):
+                break
+        else:
+            table = _table(grid, columns, console, LABEL_WIDTHS[-1], tight=True)
+        tables.append(table)
         start = stop
     return tables
 
@@ -211,17 +207,15 @@ def _pieces(cell: Cell, console: Console) -> tuple[str, str, str]:
 
 def _broken(label: str, width: int | None, indent: str = "") -> str:
     """A label in lines of so many characters, all but the first set in; a longer word breaks behind its "="."""
-    if width is None:
-        return label
-    return "\n".join(_filled(line, width, indent) for line in label.split("\n"))
+    return label if width is None else "\n".join(_filled(line, width, indent) for line in label.split("\n"))
 
 
 def _filled(line: str, width: int, indent: str) -> str:
     words = (word.replace("=", "= ", 1) if len(word) > width else word for word in line.split(" "))
     indent = indent + "  " * line.startswith(" ")
-    wrapper = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False)
-    wrapper.break_on_hyphens = False
-    return wrapper.fill(" ".join(words))
+    return textwrap.fill(
+        " ".join(words), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _rich_text(text: str, console: Console, style: str = "") -> Text:

@@ -9,7 +9,7 @@ from html import escape
 
 from rela_cli.report.figures.ink import readable_ink
 from rela_cli.report.figures.series import Plot
-from rela_cli.report.figures.style import GRID, INK, PAPER, PRIOR_STYLES, SOFT
+from rela_cli.report.figures.style import GRID, INK, PAPER, PRIOR_STYLES, SOFT, take_titles
 from rela_cli.report.grids.brief import brief
 from rela_cli.report.grids.cells import ABOVE, BEST, Cell, Grid, transposed, without_empty
 from rela_cli.report.grids.screen import said_once
@@ -97,8 +97,6 @@ def cell_html(cell: Cell) -> str:
 def figure_html(plot: Plot) -> str:
     """One plot at the size of the page's text; its title and notes are text of the page."""
     import matplotlib
-
-    from rela_cli.report.figures.style import take_titles
 
     matplotlib.rcParams["svg.hashsalt"] = plot.name  # ids have to differ from plot to plot in one page
     out = io.StringIO()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -13,6 +13,7 @@ from rela_cli.config.schema import NETWORKS
 from rela_cli.report.differences.paired import AXES, cost_share, difference_at_budget, signed
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
 from rela_cli.report.figures.series import Group, groups_of
+from rela_cli.report.figures.style import matplotlib_settings
 from rela_cli.report.grids.cells import MISSING, or_missing
 from rela_cli.report.page.html import dark_shades, details, figure_html, grids_html, page_section
 from rela_cli.report.results import run_files
@@ -128,10 +129,8 @@ def sentence(group: Group, protocol: Protocol, axis: str) -> str:
     row = group.row(budget)
     text = f"<b>{escape(column.name)}</b> at {100 * budget:g} % of the data an epoch: <b>{100 * mean:.1f} %</b> "
     text += f"(n = {n})"
-    star, alone = (
-        difference_at_budget(group.results, row, column.settings, protocol, 1.0),
-        beside_alone(group, best, protocol),
-    )
+    star = difference_at_budget(group.results, row, column.settings, protocol, 1.0)
+    alone = beside_alone(group, best, protocol)
     if star is None:
         return f"{text}; there is no plain run on everything at the same seeds to compare with.{alone}"
     share = cost_share(group.results, row, column.settings, axis)
@@ -176,10 +175,9 @@ def tables(found: PageInputs) -> str:
     parts = Parts(differences=has_plain, axis=found.axis)
     others = [protocol for protocol in found.protocols if protocol != found.shown]
     first = grids_html(grids_of(found.results, [found.shown], parts)) if found.shown else ""
-    rest = [
-        details(f"the same by {p.name} ({p.network})", grids_html(grids_of(found.results, [p], parts))) for p in others
-    ]
-    return first + "".join(rest)
+    return first + "".join(
+        details(f"the same by {p.title}", grids_html(grids_of(found.results, [p], parts))) for p in others
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- plots
@@ -198,8 +196,6 @@ def on_other_data(found: PageInputs) -> str:
 
 def figures(found: PageInputs) -> str:
     """Every plot as inline SVG in the page's own colours."""
-    from rela_cli.report.figures.style import matplotlib_settings
-
     with matplotlib_settings():
         every = list(plots(found.results, [found.shown] if found.shown else [], found.axis, PLOT_KINDS))
         shown, folded = [plot for plot in every if plot.kind not in BY_BUDGET], []
@@ -226,7 +222,7 @@ def neighbours_section(by_run: Mapping[str, Sequence[Neighbourhood] | str]) -> s
 
 def grid_of(found: Sequence[Neighbourhood]) -> str:
     """Query, nearest before, nearest after; a frame where the class is the query's."""
-    rows = "".join(f"<tr>{''.join(map(neighbours_of_network, NEIGHBOUR_HEADS, sides(one)))}</tr>" for one in found)
+    rows = "".join(f"<tr>{neighbour_cells(one)}</tr>" for one in found)
     heads = "".join(f"<th>{head}" for head in NEIGHBOUR_HEADS)
     counts = [sum(near.label == one.query.label for near in side) for one in found for side in (one.before, one.after)]
     total = sum(len(one.after) for one in found)
@@ -240,19 +236,11 @@ def grid_of(found: Sequence[Neighbourhood]) -> str:
 NEIGHBOUR_HEADS = ("test image", "untrained learner", "trained backbone")
 
 
-def sides(one: Neighbourhood) -> tuple[str, str, str]:
-    """Query, neighbours before, neighbours after."""
-    return image(one.query, None), row_of(one.before, one.query), row_of(one.after, one.query)
-
-
-def neighbours_of_network(head: str, images: str) -> str:
-    """A cell that knows its head: on a narrow screen it stands over its images."""
-    return f'<td data-head="{head}">{images}</td>'
-
-
-def row_of(pictures: Iterable[Picture], query: Picture) -> str:
-    """Images beside one another."""
-    return "".join(image(picture, query.label) for picture in pictures)
+def neighbour_cells(one: Neighbourhood) -> str:
+    """Query, neighbours before, neighbours after; each cell knows its head, which stands over it on a narrow screen."""
+    before, after = ("".join(image(near, one.query.label) for near in side) for side in (one.before, one.after))
+    sides = zip(NEIGHBOUR_HEADS, (image(one.query, None), before, after), strict=True)
+    return "".join(f'<td data-head="{head}">{images}</td>' for head, images in sides)
 
 
 def image(picture: Picture, wanted: str | None) -> str:
@@ -269,9 +257,8 @@ def image(picture: Picture, wanted: str | None) -> str:
 def run_table(found: PageInputs) -> str:
     """One line a run, unfinished ones with their reason."""
     heads = ("run", "prior", "budget", "seed", "status", "top-1 %", "time", "switch at step")
-    rows = [(*run_line(result, found.shown),) for result in found.results]
-    rows += [(*unfinished_line(path),) for path in found.unfinished]
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows)
+    rows = [run_line(result, found.shown) for result in found.results] + [*map(unfinished_line, found.unfinished)]
+    body = "".join("<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row) + "</tr>" for row in rows)
     head = "".join(f"<th>{name}</th>" for name in heads)
     table = f"<table class=runs><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     done = sum(result.finished for result in found.results)
@@ -279,29 +266,28 @@ def run_table(found: PageInputs) -> str:
     return details(said, f"<div class=scroll>{table}</div>", is_open=len(rows) <= 12)
 
 
-def run_line(result: Result, protocol: Protocol | None) -> Iterator[str]:
+def run_line(result: Result, protocol: Protocol | None) -> list[str]:
     """The cells of a run with a result."""
     raw, account = result.raw, account_of([result])
     top1 = measured_by(raw.get("probe")).get(protocol) if protocol else None
-    yield from (
+    return [
         result.folder.name,
         dict(result.variant).get("prior", "none"),
         f"{result.budget:g}",
         str(result.seed),
         str(raw["status"]),
-    )
-    yield MISSING if top1 is None else f"{100 * top1:.1f}"
-    yield or_missing(account.seconds["total"] if account else None, partial(as_duration, exact=True))
-    yield str(raw.get("switch_step") or MISSING)
+        MISSING if top1 is None else f"{100 * top1:.1f}",
+        or_missing(account.seconds["total"] if account else None, partial(as_duration, exact=True)),
+        str(raw.get("switch_step") or MISSING),
+    ]
 
 
-def unfinished_line(path: Path) -> Iterator[str]:
+def unfinished_line(path: Path) -> list[str]:
     """The cells of a run without one."""
     facts = run_files.read_manifest(path)
     reason = str(facts.get("reason") or "").partition("\n")[0]
     status = str(facts.get("status", "not started"))
-    yield from (path.name, MISSING, MISSING, MISSING, f"{status}: {reason}" if reason else status)
-    yield from (MISSING, MISSING, MISSING)
+    return [path.name, *[MISSING] * 3, f"{status}: {reason}" if reason else status, *[MISSING] * 3]
 
 
 def notes(found: PageInputs) -> str:

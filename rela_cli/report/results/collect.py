@@ -28,6 +28,7 @@ RESULT_TYPES = {
 }
 NUMBERS = ("budget", "samples_seen", "train_samples", "steps", "switch_step", "target_dim", "peak_memory_bytes")
 ACCOUNTS = ("seconds", "flops")  # numbers by stage
+SET_ASIDE = re.compile(r"\.old-\d+$")  # runs that resume=never has set aside; shown only when they are named
 
 
 def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -55,23 +56,18 @@ def collect(paths: Sequence[Path] = (OUTPUTS,), problems: list[str] | None = Non
     return results
 
 
-def _files(paths: Iterable[Path], problems: list[str]) -> Iterator[Path]:
+def _files(paths: Sequence[Path], problems: list[str]) -> Iterator[Path]:
     """The result.json files that the paths stand for, in a stable order."""
-    unfinished: list[Path] = []
     for path in paths:
         if not path.exists():
             problems.append(f"{path}: no such file or folder")
         elif path.is_file():
             yield path
         else:
-            for folder in _run_folders(path):
-                if (folder / "result.json").is_file():
-                    yield folder / "result.json"
-                elif folder.resolve() not in unfinished:  # `latest` may point to it
-                    unfinished.append(folder.resolve())
-    if unfinished:
-        names = few([folder.name for folder in unfinished], 5)
-        problems.append(f"no result.json yet in {plural(len(unfinished), 'run folder')}: {names}")
+            yield from (file for folder in _run_folders(path) if (file := folder / "result.json").is_file())
+    if lacking := unfinished(paths):
+        names = few([folder.name for folder in lacking], 5)
+        problems.append(f"no result.json yet in {plural(len(lacking), 'run folder')}: {names}")
 
 
 def _run_folders(path: Path) -> list[Path]:
@@ -79,12 +75,7 @@ def _run_folders(path: Path) -> list[Path]:
     if _is_run(path):
         return [path]
     runs = path / "runs" if (path / "runs").is_dir() else path
-    return [folder for folder in sorted(runs.iterdir()) if folder.is_dir() and _is_run(folder) and not _is_old(folder)]
-
-
-def _is_old(folder: Path) -> bool:
-    """Set aside by resume=never; shown only when it is named."""
-    return re.search(r"\.old-\d+$", folder.name) is not None
+    return [folder for folder in sorted(runs.iterdir()) if _is_run(folder) and not SET_ASIDE.search(folder.name)]
 
 
 def _is_run(folder: Path) -> bool:

@@ -55,6 +55,11 @@ class Protocol(NamedTuple):
     name: str
     network: str
 
+    @property
+    def title(self) -> str:
+        """lbfgs (online)"""
+        return f"{self.name} ({self.network})"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -161,11 +166,11 @@ def by_dataset(results: Iterable[Result]) -> list[list[Result]]:
     return [found[name] for name in sorted(found)]
 
 
-def rows_to_compare(rows: Sequence[Row], results: Sequence[Result]) -> list[Row]:
-    """The rows without those that hold nothing but the starred runs, which other rows show already."""
+def rows_to_compare(results: Sequence[Result]) -> list[Row]:
+    """All rows but those that hold nothing but the starred runs, which other rows show already."""
     needed = {(result.shared, result.budget) for result in results if result.variant or result.budget != 1}
     have_rows = {shared for shared, _ in needed}
-    return [row for row in rows if (row.shared, row.budget) in needed or row.shared not in have_rows]
+    return [row for row in rows_of(results) if (row.shared, row.budget) in needed or row.shared not in have_rows]
 
 
 def columns_of(results: Iterable[Result]) -> list[Column]:
@@ -205,12 +210,17 @@ def _preset_head(variant: Settings, keys: set[str]) -> str:
 def score(results: Iterable[Result], row: Row, column: Column, protocol: Protocol) -> Score | None:
     """What a cell shows."""
     values = by_seed(results, row, column, protocol)
-    if column.kind == "prior_alone" and len(set(values.values())) == 1:
-        values = dict([min(values.items())])  # the run's seed does not move it: one measurement, not three
+    if no_seed_moves(column, values):
+        values = dict([min(values.items())])  # one measurement, not three
     if not values:
         return None
     std = statistics.stdev(values.values()) if len(values) > 1 else None
     return Score(statistics.fmean(values.values()), std, tuple(sorted(values)))
+
+
+def no_seed_moves(column: Column, values: Mapping[int, float]) -> bool:
+    """Whether numbers by seed are one measurement, since the run's seed does not move it."""
+    return column.kind == "prior_alone" and len(set(values.values())) == 1
 
 
 def by_seed(results: Iterable[Result], row: Row, column: Column, protocol: Protocol) -> dict[int, float]:
@@ -267,7 +277,7 @@ def protocols_of(results: Iterable[Result], name: str = "all", network: str = "a
         raise ConfigError(f"--protocol={name} must be one of {', '.join(known)}, all{did_you_mean(name, known)}")
     chosen = [p for p in present if name in ("all", p.name) and network in ("all", p.network)]
     if not chosen and (name, network) != ("all", "all"):
-        there = ", ".join(f"{p.name} ({p.network})" for p in sorted(present)) or "nothing"
+        there = ", ".join(protocol.title for protocol in sorted(present)) or "nothing"
         raise RelaError(f"no run here has --protocol={name} --network={network}; measured: {there}")
     return sorted(chosen, key=lambda p: (known.index(p.name), p.network))
 
@@ -321,14 +331,10 @@ def best_and_above(
     return [(several and mean == max(trained), m > reference) for mean, m in zip(trained, means, strict=True)]
 
 
-def is_constant(score: Score | None, column: Column) -> bool:
-    """Whether a score is one measurement because no seed moves it."""
-    return column.kind == "prior_alone" and score is not None and score.std is None
-
-
 def seeds_of(scores: Iterable[tuple[Score | None, Column]]) -> set[int]:
-    """Over how many seeds the scores are means; those that no seed moves do not count."""
-    return {len(value.seeds) for value, column in scores if value and not is_constant(value, column)}
+    """Over how many seeds the scores are means; a prior alone that no seed moves, one measurement, does not count."""
+    counted = (value for value, column in scores if value and (value.std is not None or column.kind != "prior_alone"))
+    return {len(value.seeds) for value in counted}
 
 
 def without_constants(

@@ -96,11 +96,7 @@ def part_of(settings: Iterable[tuple[str, str]], groups: Sequence[str], inside: 
 
 def natural_order(settings: Settings, keys: set[str]) -> list[tuple[str, float, str]]:
     """Sorts epochs=60 before epochs=100."""
-    order = []
-    for key, value in settings:
-        if key in keys:
-            order.append((key, _number(value), value))
-    return order
+    return [(key, _number(value), value) for key, value in settings if key in keys]
 
 
 def _number(value: str) -> float:

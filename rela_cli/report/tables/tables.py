@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -84,8 +84,8 @@ def other_protocols(protocols: Sequence[Protocol]) -> str:
 
 def score_grid(results: Sequence[Result], protocols: Sequence[Protocol]) -> Grid:
     """The table of some protocols: a row for each setting, protocol and budget."""
-    columns, every_row = columns_of(results), rows_to_compare(rows_of(results), results)
-    rows = [(row, protocol) for protocol in protocols for row in every_row]
+    columns = columns_of(results)
+    rows = [(row, protocol) for protocol in protocols for row in rows_to_compare(results)]
     title, heads, labels = row_labels(rows, "top-1 %")
     scores_of = [[score(results, row, column, protocol) for column in columns] for row, protocol in rows]
     counts = seeds_of(pair for scores in scores_of for pair in zip(scores, columns, strict=True))
@@ -134,7 +134,7 @@ def _score_cell(value: Score | None, labels: str, marks: tuple[bool, bool], coun
 
 def cost_grid(results: Sequence[Result]) -> Grid:
     """One line for each trained cell: time and work by stage, and the size of the run."""
-    every_label, accounts = [], []
+    every_label, times, work, sizes = [], [], [], []
     columns = [column for column in columns_of(results) if column.kind in ("plain", "prior")]
     for row in rows_of(results):
         for column in columns:
@@ -142,27 +142,26 @@ def cost_grid(results: Sequence[Result]) -> Grid:
             if account is not None:
                 name = "plain*" if column.kind == "plain" and row.budget == 1 else column.name
                 every_label.append((*row.names, row.label, account.device, f"{row.budget:g}", name))
-                accounts.append((account, column.kind == "prior"))
+                times.append(_times(account))
+                work.append(_work(account))
+                sizes.append(_sizes(account, column.kind == "prior"))
     title, heads, labels = without_constants((*NAMED_PARTS, "settings", "device", "budget", "run"), every_label, keep=2)
 
-    def grid(what: str, columns: Sequence[str], cells: Callable[[Account, bool], list[Cell]]) -> Grid:
-        shown = tuple(tuple(cells(*one)) for one in accounts)
+    def grid(what: str, columns: tuple[str, ...], rows: Sequence[Sequence[Cell]]) -> Grid:
         legend = (*[TOTAL_LEGEND] * ("total" in columns), (MISSING, "no such stage, or not known"))
-        return Grid(" · ".join([*title, f"{what}, mean over seeds"]), heads, tuple(columns), labels, shown, legend)
+        what = " · ".join([*title, f"{what}, mean over seeds"])
+        return Grid(what, heads, columns, labels, tuple(map(tuple, rows)), legend)
 
-    parts = grid("time", ACCOUNT, _times), grid("work, in FLOP", ACCOUNT, _work), grid("size", SIZE_HEADS, _sizes)
-    return replace(grid("cost", (*ACCOUNT, *SIZE_HEADS), _account), parts=parts)
-
-
-def _account(account: Account, has_switch: bool) -> list[Cell]:
-    return [*map(_both, _times(account, has_switch), _work(account, has_switch)), *_sizes(account, has_switch)]
+    parts = grid("time", ACCOUNT, times), grid("work, in FLOP", ACCOUNT, work), grid("size", SIZE_HEADS, sizes)
+    whole = [[*map(_both, time, flops), *size] for time, flops, size in zip(times, work, sizes, strict=True)]
+    return replace(grid("cost", (*ACCOUNT, *SIZE_HEADS), whole), parts=parts)
 
 
-def _times(account: Account, has_switch: bool) -> list[Cell]:
+def _times(account: Account) -> list[Cell]:
     return [Cell(or_missing(account.seconds[stage], partial(as_duration, exact=True))) for stage in ACCOUNT]
 
 
-def _work(account: Account, has_switch: bool) -> list[Cell]:
+def _work(account: Account) -> list[Cell]:
     return [Cell(or_missing(account.flops[stage], as_si)) for stage in ACCOUNT]
 
 
@@ -192,7 +191,7 @@ def records(results: Sequence[Result], protocols: Sequence[Protocol], parts: Par
     """One record for each row, column and protocol, in full precision; a missing cell has n = 0."""
     columns, found = columns_of(results), []
     for protocol in protocols or [Protocol("", "")] * parts.cost:
-        for row in rows_to_compare(rows_of(results), results):
+        for row in rows_to_compare(results):
             scores = [score(results, row, column, protocol) for column in columns]
             seen = [saw_labels(results, row, column) for column in columns]
             marks = best_and_above(scores, columns, seen)

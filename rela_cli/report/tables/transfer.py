@@ -7,9 +7,9 @@ the run's own dataset is its own, from result.json, unless a file beside the run
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ class TransferDataset:
     train: int
     test: int
     size: int | None = None
+
+    @property
+    def at_any_size(self) -> TransferDataset:
+        """The dataset, whatever size its images were shown at."""
+        return replace(self, size=None)
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,8 @@ def merged(lines: Sequence[TransferRow]) -> list[TransferRow]:
     found: dict[tuple[str, ...], TransferRow] = {}
     for line in lines:
         into = found.setdefault(line.labels, TransferRow(line.labels, line.is_trained))
-        for (dataset, protocol), numbers in line.numbers.items():
-            for seed, number in numbers.items():
-                into.numbers[dataset, protocol].setdefault(seed, number)
+        for key, numbers in line.numbers.items():
+            into.numbers[key] = numbers | into.numbers[key]
     return list(found.values())
 
 
@@ -175,26 +179,16 @@ def priors_in(paths: Sequence[Path]) -> list[Path]:
 
 def with_one_size(lines: Sequence[TransferRow]) -> None:
     """Take the size out of the columns, unless some row has numbers of one dataset at several."""
-    several = {
-        (dataset.name, dataset.train, dataset.test)
-        for line in lines
-        for dataset, protocol in line.numbers
-        if any(
-            other != dataset and is_same_dataset(other, dataset) and known == protocol for other, known in line.numbers
-        )
-    }
+    several = set[TransferDataset]()
+    for line in lines:
+        sizes = Counter((dataset.at_any_size, protocol) for dataset, protocol in line.numbers)
+        several |= {dataset for (dataset, _), count in sizes.items() if count > 1}
     for line in lines:
         kept: dict[tuple[TransferDataset, Protocol], dict[int, Number]] = defaultdict(dict)
         for (dataset, protocol), numbers in line.numbers.items():
-            plain = TransferDataset(dataset.name, dataset.train, dataset.test)
-            is_told = (dataset.name, dataset.train, dataset.test) in several
-            kept[dataset if is_told else plain, protocol] |= numbers
+            of_all = dataset.at_any_size
+            kept[dataset if of_all in several else of_all, protocol] |= numbers
         line.numbers = kept
-
-
-def is_same_dataset(one: TransferDataset, other: TransferDataset) -> bool:
-    """Whether two columns are one dataset at two sizes."""
-    return (one.name, one.train, one.test) == (other.name, other.train, other.test)
 
 
 def chosen_datasets(lines: Sequence[TransferRow], names: Sequence[str]) -> list[TransferDataset]:
@@ -228,6 +222,6 @@ def protocols_in(
     there = {protocol for line in lines for dataset, protocol in line.numbers if dataset in datasets}
     found = sorted(p for p in there if name in ("all", p.name) and network in ("all", p.network))
     if not found:
-        known = ", ".join(f"{p.name} ({p.network})" for p in sorted(there)) or "nothing"
+        known = ", ".join(protocol.title for protocol in sorted(there)) or "nothing"
         raise RelaError(f"nothing here has --protocol={name} --network={network}; measured: {known}")
     return found

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rela_cli.config.schema import NETWORKS
-from rela_cli.report.differences.paired import Difference, paired, paired_grid
+from rela_cli.report.differences.paired import Difference, paired_by_seed, paired_grid
 from rela_cli.report.differences.records import difference_fields
 from rela_cli.report.grids.cells import BEST, SEEN, UNKNOWN, Cell, Grid
 from rela_cli.report.results.comparison import Protocol, measure_of, protocols_legend, without_constants
@@ -62,14 +62,9 @@ def grid_on(lines: Sequence[TransferRow], datasets: Sequence[TransferDataset], p
         (*line.labels[:-1], line.labels[-1].replace("untrained", FRESH[is_tuned(protocol)])) for line in shown
     ]
     title, heads, labels = without_constants(TRANSFER_HEADS, every_label, keep=1)
-    what = f"{measure_of(protocol)} % by {with_network(protocol)}"
+    what = f"{measure_of(protocol)} % by {protocol.title}"
     rows = tuple(zip(*cells, strict=True))
     return Grid(" · ".join([*title, what]), heads, heads_of(datasets), labels, rows, legend_of(rows, counts, protocol))
-
-
-def with_network(protocol: Protocol) -> str:
-    """lbfgs (online)"""
-    return f"{protocol.name} ({protocol.network})"
 
 
 def is_tuned(protocol: Protocol) -> bool:
@@ -141,7 +136,7 @@ def difference_grids(
             continue
         title, heads, labels = without_constants(TRANSFER_HEADS, [pairs[i][0].labels for i in kept], keep=1)
         what = " · ".join(
-            [*title, f"minus {FRESH[is_tuned(protocol)]}, points of {measure_of(protocol)} by {with_network(protocol)}"]
+            [*title, f"minus {FRESH[is_tuned(protocol)]}, points of {measure_of(protocol)} by {protocol.title}"]
         )
         found.append(
             paired_grid(
@@ -162,9 +157,8 @@ def gain(
     line: TransferRow, fresh: TransferRow | None, datasets: Sequence[TransferDataset], protocol: Protocol
 ) -> Difference | None:
     """The paired difference of a row and its untrained learner."""
-    ours = line.means(datasets, protocol)
     theirs = fresh.means(datasets, Protocol(protocol.name, "online")) if fresh else {}
-    return paired({seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())})
+    return paired_by_seed(line.means(datasets, protocol), theirs)
 
 
 def records_on(
