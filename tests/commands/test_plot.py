@@ -306,6 +306,18 @@ def test_points_in_a_chain_share_one_number() -> None:
         assert sorted(text.get_text() for text in axes.texts) == ["20", "50"]
 
 
+def test_the_longest_curve_of_a_prior_has_the_strongest_line(make: Make, tmp_path: Path) -> None:
+    """Many variants at one budget, as in an ablation, leave the line of those at many budgets in full colour."""
+    for name in ("identity", "pca", "standardize", "whitening", "zca"):
+        for budget in (0.1, 0.5, 1.0) if name == "zca" else (0.5,):
+            make(0.5, "embedded", budget=budget, changes={"transport": name})
+    (group,) = series.groups_of(results_of(collect([tmp_path / "outputs"])))
+    drawn = series.trained_columns(group)
+    assert [column.name.split("=")[-1] for column, *_ in drawn[1:]][-1] == "zca", "names keep their order"
+    assert drawn[-1][1:] == (style_of("embedded"), series.DASHES[0])
+    assert drawn[-2][1:] == (lighter(style_of("embedded"), 1), series.DASHES[0]), "the fifth"
+
+
 def test_a_fifth_variant_of_a_prior_is_lighter() -> None:
     assert lighter(style_of("patches"), 0) == style_of("patches")
     assert lighter(style_of("plain")._replace(colour="#000000"), 1).colour == "#808080"

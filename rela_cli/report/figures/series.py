@@ -101,19 +101,19 @@ class Series:
 
 
 def trained_columns(group: Group) -> list[tuple[Column, PriorStyle, str]]:
-    """Plain and each variant, with how they are drawn."""
-    found: list[tuple[Column, PriorStyle, str]] = []
-    seen: dict[str, int] = defaultdict(int)
-    columns = columns_of(group.results)
+    """Plain and each variant, and how each is drawn: the longest curve of a prior has the strongest line."""
+    columns = [column for column in columns_of(group.results) if column.kind in ("plain", "prior")]
     common = usual_settings([column.settings for column in columns if column.kind == "prior"])
-    for column in columns:
-        if column.kind in ("plain", "prior"):
-            prior = dict(column.settings).get("prior", "plain")
-            again, dash = divmod(seen[prior], len(DASHES))
-            head = "\n".join(line for line in column.head.split("\n") if line not in common)
-            found.append((replace(column, head=head), lighter(style_of(prior), again), DASHES[dash]))
-            seen[prior] += 1
-    return found
+    budgets = Counter(variant for variant, _ in {(result.variant, result.budget) for result in group.results})
+    found: dict[Column, tuple[Column, PriorStyle, str]] = {}
+    seen: dict[str, int] = defaultdict(int)
+    for column in sorted(columns, key=lambda one: -budgets[one.settings]):
+        prior = dict(column.settings).get("prior", "plain")
+        again, dash = divmod(seen[prior], len(DASHES))
+        head = "\n".join(line for line in column.head.split("\n") if line not in common)
+        found[column] = replace(column, head=head), lighter(style_of(prior), again), DASHES[dash]
+        seen[prior] += 1
+    return [found[column] for column in columns]
 
 
 def usual_settings(variants: Sequence[Settings]) -> set[str]:
