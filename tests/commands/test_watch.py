@@ -19,7 +19,7 @@ from rela_cli.commands.watch import state as states
 from rela_cli.commands.watch.command import main
 from rela_cli.commands.watch.server import Server
 from rela_cli.commands.watch.state import Watcher
-from rela_cli.commands.watch.text import drawn, left
+from rela_cli.commands.watch.text import columns_of, drawn, left
 from rela_cli.errors import ConfigError
 from rela_cli.store.locks import RunLock
 
@@ -228,14 +228,37 @@ def test_runs_as_text(tmp_path: Path) -> None:
     make_run(tmp_path, "two", "failed", reason="no room\nmore")
     text = text_of(tmp_path)
     assert text.splitlines()[0].strip() == "1 failed, 1 finished"
-    assert "50.0 lbfgs" in text and "4/4" in text
+    assert text.splitlines()[1].split()[-2:] == ["left", "lbfgs"]
+    assert "50.0" in text and "4/4" in text
     assert "two: no room" in text
 
 
 def test_long_names_lose_their_middle_at_80_columns(tmp_path: Path) -> None:
     make_run(tmp_path, "cifar10-a-prior-with-a-long-name-resnet18-simclr-b0.5-s1-12345678", "finished", records=4)
-    row = text_of(tmp_path, width=80).splitlines()[2]
-    assert row.startswith("cifa...45678 ") and "50.0 lbfgs" in row and "4/4" in row
+    _, heads, row, *_ = text_of(tmp_path, width=80).splitlines()
+    assert row.startswith("cifar10-a-prior-...") and "-s1-12345678 " in row and "4/4" in row
+    assert "images/s" not in heads and row.rstrip().endswith("50.0")
+
+
+def test_at_80_columns_the_runs_of_a_sweep_are_told_apart(tmp_path: Path) -> None:
+    """What all names share is said once."""
+    names = [
+        f"cifar-{prior}-resnet18-simclr-b0.5-s{seed}-1234567{seed}" for prior in ("none", "embedded") for seed in (0, 1)
+    ]
+    for name in names:
+        make_run(tmp_path, name, "finished", records=4)
+    count, shared, _, *rows = text_of(tmp_path, width=80).splitlines()
+    assert count.strip() == "4 finished" and shared.strip() == "all of them: cifar, resnet18, simclr, b0.5"
+    assert {row.split()[0] for row in rows} == {f"{p}-s{s}-1234567{s}" for p in ("none", "embedded") for s in (0, 1)}
+    assert all(len(row.rstrip()) <= 80 for row in rows)
+
+
+def test_protocols_that_differ_are_named_in_each_row() -> None:
+    runs = [
+        {"status": "finished", "epoch": 4, "epochs": 4, "began": None, "top1": top1}
+        for top1 in ({"knn": 0.5}, {"lbfgs": 0.25}, {})
+    ]
+    assert [cell.plain for cell in columns_of(runs, now=0.0)["top-1"]] == ["50.0 knn", "25.0 lbfgs", ""]
 
 
 def test_the_time_that_is_left() -> None:

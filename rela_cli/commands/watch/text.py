@@ -11,23 +11,43 @@ from rela_cli.terminal import as_duration, as_percent, printable
 
 COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "damaged": "red", "killed": "yellow"}
 AROUND = 6  # lines of the screen that are no runs
-BESIDE_THE_NAME = 68  # characters of a row beside the name of a run
+GAP = 2  # characters between columns
+LEAST_OF_A_NAME = 12  # characters
+SPEED = "images/s"  # the column that is left out where names have no room
 
 
 def drawn(state: Facts, width: int, rows: int | None) -> Group:
     """The runs that fit on a screen of `width` characters and `rows` lines, and a count of the others."""
     runs = state["runs"]
     shown = runs if rows is None else runs[: max(1, rows - AROUND)]
-    table = Table(box=None, pad_edge=False)
-    for head in ("run", "state", "epoch", "loss", "kNN", "images/s", "left", "top-1"):
-        table.add_column(head, justify="left" if head in ("run", "state") else "right", no_wrap=True)
-    for run in shown:
-        table.add_row(
-            Text(shortened(printable(run["name"]), max(12, width - BESIDE_THE_NAME))), *run_cells(run, state["now"])
-        )
     failures = [Text(f"{printable(run['name'])}: {printable(run['reason'])}") for run in shown if run["reason"]]
     hidden = [Text(f"{len(runs) - len(shown)} more runs")] if len(shown) < len(runs) else []
-    return Group(Text(state_counts(runs)), table, *hidden, *failures)
+    names, shared = told_apart([printable(run["name"]) for run in shown])
+    said = [Text(f"all of them: {', '.join(shared)}")] if shared else []
+    return Group(Text(state_counts(runs)), *said, table_of(names, shown, state["now"], width), *hidden, *failures)
+
+
+def table_of(names: list[str], runs: list[Facts], now: float, width: int) -> Table:
+    """A row a run. Where names have no room the speed is left out; if that is not enough, their middle too."""
+    columns = columns_of(runs, now)
+    room = width - sum(GAP + max(len(head), *map(len, cells)) for head, cells in columns.items()) if runs else width
+    if room < max(map(len, names), default=0):
+        room += GAP + max(len(SPEED), *map(len, columns.pop(SPEED)))
+    table = Table(box=None, pad_edge=False)
+    for head in ("run", *columns):
+        table.add_column(head, justify="left" if head in ("run", "state") else "right", no_wrap=True)
+    for name, *cells in zip(names, *columns.values(), strict=True):
+        table.add_row(Text(shortened(str(name), max(LEAST_OF_A_NAME, room))), *cells)
+    return table
+
+
+def told_apart(names: list[str]) -> tuple[list[str], list[str]]:
+    """Names of runs without the words that all of them have, and these words; they are joined by dashes."""
+    split = [name.split("-") for name in names]
+    shared = [word for word in split[0] if all(word in words for words in split)] if len(split) > 1 else []
+    return [
+        "-".join(word for word in words if word not in shared) or name for name, words in zip(names, split, strict=True)
+    ], shared
 
 
 def state_counts(runs: list[Facts]) -> str:
@@ -36,20 +56,22 @@ def state_counts(runs: list[Facts]) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no runs yet"
 
 
-def run_cells(run: Facts, now: float) -> list[Text]:
-    """What stands beside a run's name."""
-    of = f"{run['epoch']}/{run['epochs']}" if run["epochs"] else ""
-    texts = [
-        run["status"],
-        of,
-        number_or_blank(run.get("loss"), 3),
-        as_percent(run.get("knn")),
-        number_or_blank(run.get("images_per_second"), 0),
-        left(run, now),
-        best(run["top1"]),
-    ]
-    found = [Text(text) for text in texts]
-    found[0].stylize(COLOURS.get(run["status"], ""))
+def columns_of(runs: list[Facts], now: float) -> dict[str, list[Text]]:
+    """What stands beside the names of the runs, by the head of its column."""
+    protocols = {protocol_of(run["top1"]) for run in runs} - {""}
+    is_one = len(protocols) == 1  # then the head says which
+    texts = {
+        "state": [run["status"] for run in runs],
+        "epoch": [f"{run['epoch']}/{run['epochs']}" if run["epochs"] else "" for run in runs],
+        "loss": [number_or_blank(run.get("loss"), 3) for run in runs],
+        "kNN": [as_percent(run.get("knn")) for run in runs],
+        SPEED: [number_or_blank(run.get("images_per_second"), 0) for run in runs],
+        "left": [left(run, now) for run in runs],
+        next(iter(protocols)) if is_one else "top-1": [best(run["top1"], is_named=not is_one) for run in runs],
+    }
+    found = {head: [Text(text) for text in column] for head, column in texts.items()}
+    for cell in found["state"]:
+        cell.stylize(COLOURS.get(cell.plain, ""))
     return found
 
 
@@ -71,7 +93,12 @@ def number_or_blank(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def best(top1: dict[str, float]) -> str:
-    """The lbfgs number, else the first."""
-    key = "lbfgs" if "lbfgs" in top1 else next(iter(top1), None)
-    return "" if key is None else f"{100 * top1[key]:.1f} {key}"
+def protocol_of(top1: dict[str, float]) -> str:
+    """The protocol whose number is shown: lbfgs, else the first; empty without any."""
+    return "lbfgs" if "lbfgs" in top1 else next(iter(top1), "")
+
+
+def best(top1: dict[str, float], is_named: bool) -> str:
+    """The number that is shown of a run, with its protocol where it `is_named`; empty where there is none."""
+    protocol = protocol_of(top1)
+    return f"{100 * top1[protocol]:.1f}{f' {protocol}' if is_named else ''}" if protocol else ""
