@@ -73,6 +73,11 @@ def quote(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
+def quoted_if_needed(text: str) -> str:
+    """Any text as the value of an override: as it is, or in quotes where Hydra would read something else."""
+    return text if _read_by_hydra(text) == text else quote(text)
+
+
 def is_plain_number(value: str) -> bool:
     """Whether Hydra reads a number here that is written in this very way: 8 or 0.5, but not 1_0 or 1e3."""
     read = _read_by_hydra(value)

@@ -176,7 +176,7 @@ def test_the_recipe_stands_at_each_budget_of_the_ablation() -> None:
 def test_data_are_known_by_their_layout(tmp_path: Path) -> None:
     ten = folder_of_classes(tmp_path / "cifar10", 10)
     here = data_words("cifar10", ten, limited=False)
-    assert here == ["dataset=image_folder", f"dataset.root='{ten}'"]
+    assert here == ["dataset=image_folder", f"dataset.root={ten}"]
     assert data_words("cifar10", tmp_path, limited=True) == [*here, "dataset.limit=5000"]
     with pytest.raises(MissingError, match="100 class folders"):
         data_words("cifar100", tmp_path, limited=False)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rela_cli.config.compose import Composer, compose
 from rela_cli.config.overrides import parse
-from rela_cli.config.text import holds_text, quoted_values, split_words
+from rela_cli.config.text import holds_text, quoted_if_needed, quoted_values, split_words
 from rela_cli.errors import ConfigError
 from tests.conftest import NO_TORCH, Rela
 
@@ -44,6 +45,28 @@ def test_text_is_as_it_was_typed(text: str) -> None:
 )
 def test_what_the_grammar_says_on_purpose_stays(typed: str, meant: str | None) -> None:
     assert compose(["dataset=image_folder", f"dataset.root={typed}"]).dataset.options["root"] == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("/data/cifar", "/data/cifar"),
+        ("out puts", "out puts"),
+        ("2024", "'2024'"),
+        ("a,b", "'a,b'"),
+        ("it's", "'it\\'s'"),
+        ("null", "'null'"),
+    ],
+)
+def test_text_is_quoted_where_hydra_would_read_something_else(text: str, word: str) -> None:
+    assert quoted_if_needed(text) == word
+    assert OverridesParser.create().parse_override(f"paths.outputs={word}").value() == text
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_hydra_reads_the_very_text_of_what_is_quoted_if_needed(text: str) -> None:
+    word = f"paths.outputs={quoted_if_needed(text)}"
+    assert OverridesParser.create().parse_override(word).value() == text
 
 
 def test_lists_of_text() -> None:

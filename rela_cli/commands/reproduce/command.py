@@ -14,6 +14,7 @@ from rela_cli.commands.reproduce.runs import PlannedRun, PlannedRuns, check_runs
 from rela_cli.commands.reproduce.tables import PROFILES, TABLES, PaperTable, with_live
 from rela_cli.config.arguments import Choice, Parser, WholeNumber
 from rela_cli.config.compose import compose
+from rela_cli.config.text import quoted_if_needed
 from rela_cli.errors import ConfigError, MissingError, RelaError, did_you_mean
 from rela_cli.launch.shares import Shares, divide
 from rela_cli.machine import signals
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
         ConfigError: no such table, profile or key. MissingError: none of its data is here.
     """
     request = read(argv)
-    runs = PlannedRuns(request.table, request.data, [f'paths.outputs="{request.outputs}"'])
+    runs = PlannedRuns(request.table, request.data, [f"paths.outputs={quoted_if_needed(str(request.outputs))}"])
     check_runs(runs)
     show_plan(runs, request)
     if all(planned.state == "not available" for planned in runs):

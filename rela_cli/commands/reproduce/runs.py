@@ -10,7 +10,7 @@ from pathlib import Path
 from rela_cli.commands.reproduce.tables import PaperTable, TableColumn
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
-from rela_cli.config.text import quote
+from rela_cli.config.text import quoted_if_needed
 from rela_cli.errors import MissingError, RelaError, first_line
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.to_do import has_work, stage_states
@@ -30,13 +30,13 @@ class KnownLayout:
     def words(self, root: Path) -> list[str] | None:
         """The overrides that read it from `root`, or None when it is not there."""
         if any((root / mark).exists() for mark in self.marks):
-            return [f"dataset={self.dataset}", f"dataset.root={quote(str(root))}"]
+            return [f"dataset={self.dataset}", f"dataset.root={quoted_if_needed(str(root))}"]
         train = root / "train"
         if not train.is_dir() or not any((root / name).is_dir() for name in TEST):
             return None
         if sum(folder.is_dir() for folder in train.iterdir()) != self.classes:
             return None
-        return ["dataset=image_folder", f"dataset.root={quote(str(root))}"]
+        return ["dataset=image_folder", f"dataset.root={quoted_if_needed(str(root))}"]
 
 
 LAYOUTS = {
@@ -109,7 +109,7 @@ class PlannedRun:
         """
         if self.teacher is None:
             return list(self.words)
-        return [*self.words, f"prior.run={quote(str(self.teacher.run.folder.absolute()))}"]
+        return [*self.words, f"prior.run={quoted_if_needed(str(self.teacher.run.folder.absolute()))}"]
 
     @cached_property
     def config(self) -> Config:
