@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rela_cli.config.compose import Composer
 
 HELP = """\
-rela: self-supervised training that starts from the features of models that are already there (ReLA).
+rela: self-supervised training that starts from the features of an existing model (ReLA).
 
 usage: rela <command> [key=value ...] [flags]
 
@@ -27,43 +27,44 @@ Run
   train       all four stages: extract, transport, train, probe
                 rela train +budget=0.5
                 rela train -m budget=0.1,0.2,0.5 prior=none,random seed=0,1,2
-  extract     the prior's features of the train split, once, shared by all runs
-  transport   the fitted map from features to targets
-  probe       what is missing up to the probe of the backbone; of finished runs, their numbers on any dataset
+  extract     up to the prior's features of the train split
+  transport   up to the map from features to targets
+  probe       up to the numbers of the backbone; or, with a finished run, its numbers on any dataset
                 rela probe latest dataset=digits
-Look
-  fetch       the weights and data that a run needs, beforehand
-                rela fetch prior=clip_vitb16 dataset=cifar10
-  plan        what will a run take?             rela plan --samples 1e8 --size 224
-  rank        which prior should I take?
-                rela rank --priors random,patches,embedded
-  switch-trace  what another switch would have done
+  reproduce   a table of the paper              rela reproduce table1-cifar10 --data FOLDER
+Before a run
+  fetch       download weights and data         rela fetch prior=clip_vitb16 dataset=cifar10
+  plan        what a run will take              rela plan --samples 1e8 --size 224
+  rank        which prior to take               rela rank --priors random,patches,embedded
+  data check  read every image of a dataset     rela data check dataset=image_folder dataset.root=FOLDER
+  data pack   copy its images into few files    rela data pack dataset=image_folder dataset.root=FOLDER --to PACK
+  data holdout  hold out a part of train        rela data holdout dataset=image_folder dataset.root=FOLDER --to NEW
+  convert     a dataset with its targets in a folder, for any training loop
+                rela convert prior=patches dataset=cifar10 --to FOLDER --images copy
+Compare
+  table       one table of all runs             rela table --format md
+  plot        PNG and SVG: accuracy against budget and cost, training, the switch
+  report      one HTML file of all that         rela report --to report.html
+  watch       a page that follows the runs      rela watch; in the terminal: rela watch --text
+  switch-trace  when another switch would have ended phase 1
                 rela switch-trace latest switch.threshold=0.99
+Use
   embed       features of the images in a folder
                 rela embed latest photos --to features.parquet
   export      a backbone for torchvision, timm, onnx, ...
                 rela export latest --to model --format onnx
-  push        the same, to the Hugging Face hub   rela push latest OWNER/NAME
-  table       one table of all runs            rela table --format md
-  plot        accuracy against budget and cost, training, the switch: PNG and SVG
-  report      one HTML file of it all           rela report --out report.html
-  watch       a page that follows the runs     rela watch; in the terminal: rela watch --text
-  reproduce   a table of the paper             rela reproduce table1-cifar10 --data FOLDER
-  bench       this code against its peers       rela bench augment --rounds 3
-  ls          what lies under outputs/          rela ls
+  push        upload it to the Hugging Face hub   rela push latest OWNER/NAME
+Look after
+  ls          what is under outputs/            rela ls
   show        one run                           rela show latest
   clean       make room under outputs/          rela clean --dry-run
-  list        what can be chosen               rela list priors
-  doctor      is everything in place?          rela doctor
-  convert     a dataset and its targets in a folder, for any training loop
-                rela convert prior=patches dataset=cifar10 --to FOLDER --images copy
-  data check  read every image of a dataset    rela data check dataset=image_folder dataset.root=FOLDER
-  data pack   its images in a few large files  rela data pack dataset.root=FOLDER --to PACK
-  data holdout  a part of train to choose by   rela data holdout dataset.root=FOLDER --to NEW
+  list        what can be chosen                rela list priors
+  doctor      is everything in place?           rela doctor
+  bench       this code against its peers       rela bench augment --rounds 3
 
   rela COMMAND --help      what it does, its flags, examples; rela train --help has all groups and defaults
-  --outputs FOLDER         where runs and caches lie, for every command (or paths.outputs=FOLDER)
-  rela train --cfg job     the whole config, nothing is run
+  --outputs FOLDER         the folder of runs and caches (or paths.outputs=FOLDER)
+  rela train --cfg job     show the whole config, run nothing
   rela --version
   eval "$(rela -sc install=bash)"    tab completion (also zsh, fish)
 
@@ -71,7 +72,7 @@ Exit status: 0 done, 1 failed, 2 usage or config, 3 data or weights missing, 4 N
 
 STAGED = {  # what they do, and an example each that is this command's own
     "train": (
-        "Runs what is missing of all four stages: extract, transport, train, probe.",
+        "Runs all four stages, extract, transport, train and probe, as far as they are missing.",
         "rela train +budget=0.5",
         "rela train -m budget=0.1,0.2,0.5 prior=none,random seed=0,1,2",
     ),
@@ -81,12 +82,12 @@ STAGED = {  # what they do, and an example each that is this command's own
         "rela extract -m prior=random,patches,embedded",
     ),
     "transport": (
-        "Makes the targets: fits the map from features to targets, after the features if they are missing.",
+        "Fits the map from features to targets and makes the targets; before that the features, if they are missing.",
         "rela transport transport=pca",
         "rela transport -m transport=whitening,pca,zca prior=embedded",
     ),
     "probe": (
-        "Makes the numbers of the trained backbone, and before them whatever they need.",
+        "Makes the numbers of the trained backbone; before that whatever is missing.",
         "rela probe probe.protocols=[rela,lbfgs,knn,few_shot]",
         "rela probe latest dataset=digits               finished runs on any dataset; trains nothing",
         "rela probe 'cifar10-*' dataset=image_folder dataset.root=photos",

@@ -18,9 +18,8 @@ from rela_cli.store.outputs import CacheEntry, Inventory, Leftover, RunFolder, s
 from rela_cli.terminal import as_size, line
 
 EXPLANATION = """\
-Leftovers of killed processes, damaged entries that were set aside, and indices of tar shards and chunks that are gone
-or were written again always go. Run folders never do.
-Whatever goes from the cache is made again by the run that wants it."""
+It always removes leftovers of killed processes, damaged entries that were set aside, and indices of tar shards and
+chunks that are gone or have changed. It never removes run folders. A run makes again what it misses in the cache."""
 
 
 def main(argv: list[str]) -> int:
@@ -43,12 +42,17 @@ def main(argv: list[str]) -> int:
 
 def parser() -> Parser:
     """The command line of `rela clean`."""
-    made = Parser("clean", "Makes room under outputs/.", ["rela clean --dry-run", "rela clean --unused"], EXPLANATION)
+    made = Parser(
+        "clean",
+        "Removes what is not needed under outputs/.",
+        ["rela clean --dry-run", "rela clean --unused"],
+        EXPLANATION,
+    )
     made.add_outputs()
-    made.add("-n", "--dry-run", action="store_true", help="say what would go, remove nothing")
+    made.add("-n", "--dry-run", action="store_true", help="show what would be removed, remove nothing")
     made.add("--unused", action="store_true", help="also cache entries that no run uses")
-    made.add("--finished", action="store_true", help="also those that only finished runs use")
-    made.add("--resumable", action="store_true", help="also those that unfinished runs go on from")
+    made.add("--finished", action="store_true", help="also entries that only finished runs use")
+    made.add("--resumable", action="store_true", help="also entries that unfinished runs need to continue")
     made.add_old_outputs()
     return made
 

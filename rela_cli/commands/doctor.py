@@ -72,9 +72,11 @@ def main(argv: list[str]) -> int:
 
 def parser() -> Parser:
     """The command line of `rela doctor`."""
-    made = Parser("doctor", "Is everything in place? Exit status 1 if not.", ["rela doctor", "rela doctor --json"])
+    made = Parser(
+        "doctor", "Checks whether everything is in place; exit status 1 if not.", ["rela doctor", "rela doctor --json"]
+    )
     made.add("--json", action="store_true", help="one JSON object")
-    gpu = "what a training step of these settings launches on a GPU, and where it waits; works without one"
+    gpu = "what a training step with these settings launches on a GPU, and where it waits; needs no GPU"
     made.add("--gpu", nargs="*", metavar="KEY=VALUE", help=gpu)
     return made
 

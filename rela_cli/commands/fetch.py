@@ -33,7 +33,7 @@ def parser() -> RunParser:
     """The command line of `rela fetch`."""
     return RunParser(
         "fetch",
-        "The weights and the data that runs need, beforehand, so that the runs themselves need no network.",
+        "Downloads the weights and the data that runs need, so that the runs themselves need no network.",
         ["rela fetch prior=clip_vitb16 dataset=cifar10", "rela fetch -m prior=clip_rn50,dinov2_vits14"],
         (*CONFIG_FLAGS, "--multirun"),
     )

@@ -48,7 +48,9 @@ def plurals() -> dict[str, str]:
 
 def parser() -> Parser:
     """The command line of `rela list`."""
-    made = Parser("list", "What can be chosen; * is the default.", ["rela list priors", "rela list methods learners"])
+    made = Parser(
+        "list", "Lists what can be chosen; * is the default.", ["rela list priors", "rela list methods learners"]
+    )
     made.add("groups", nargs="*", metavar="GROUP", help=f"{', '.join(plurals())} (default: all)", offers=plurals)
     return made
 

@@ -26,9 +26,9 @@ def main(argv: list[str]) -> int:
 
 def parser() -> Parser:
     """The command line of `rela ls`."""
-    made = Parser("ls", "What lies under outputs/, and what it is used by.", ["rela ls", "rela ls --outputs FOLDER"])
+    made = Parser("ls", "Lists what is under outputs/, and which runs use it.", ["rela ls", "rela ls --outputs FOLDER"])
     made.add_outputs()
-    made.add("--all", action="store_true", help="each number to compare with, too (baselines, a kilobyte each)")
+    made.add("--all", action="store_true", help="also each baseline (about a kilobyte each)")
     made.add("--json", action="store_true", help="one JSON object")
     made.add_old_outputs()
     return made

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from rela_cli.pipeline.tokens import MapSizes
 
 PLAN_OPTIONS = (  # options, and what their values are called
-    ("--samples", "N", "so many train images, instead of those that are there (data need not be)"),
-    ("--size", "S", "pixels a side, with --samples"),
-    ("--train-rate", "R", "images a second that one process trains on, instead of trying it out"),
-    ("--prior-rate", "R", "images a second that one process extracts"),
-    ("--image-bytes", "B", "of an image as it is stored"),
+    ("--samples", "N", "plan for so many train images; the data need not be there"),
+    ("--size", "S", "pixels a side of these images, with --samples"),
+    ("--train-rate", "R", "images a second that one process trains on (default: tried out here)"),
+    ("--prior-rate", "R", "images a second that one process extracts (default: tried out here)"),
+    ("--image-bytes", "B", "bytes of an image as it is stored"),
 )
 RATES_TRIED = 3  # that a fine-tuning chooses among
 ASSUMED_CLASSES = 10  # where the data do not say
@@ -152,8 +152,8 @@ def parser() -> RunParser:
     """The command line of `rela plan`."""
     made = RunParser(
         "plan",
-        """What `rela train key=value ...` would take. Nothing is run but a few steps on random images, for their
-speed; nothing at all where both rates are given.""",
+        """Says how much time, memory and disk `rela train key=value ...` would take. It runs only a few steps on random
+images to learn their speed, and nothing if both rates are given.""",
         [
             "rela plan budget=0.1 dataset=image_folder dataset.root=FOLDER",
             "rela plan --samples 1281167 --size 224 experiment=imagenet1k_resnet50 runtime.devices=8 --train-rate 1500",

@@ -68,7 +68,7 @@ def parser() -> ReportParser:
     """The command line of `rela plot`."""
     made = ReportParser(
         "plot",
-        "Draw the runs found at PATH, as PNG and SVG.",
+        "Draws the runs found at PATH, as PNG and SVG.",
         ["rela plot", "rela plot --kind budget,cost --out FOLDER"],
     )
     made.add_argument("--to", "--out", dest="out", type=Path, metavar="FOLDER", help="default: outputs/plots")

@@ -51,7 +51,7 @@ beside each run. No run is trained or changed.""",
         ],
     )
     made.usage = "rela probe RUN... [key=value ...] [flags]"
-    made.add("--prior-alone", action="store_true", help="instead of a run, the features of prior= as they are")
+    made.add("--prior-alone", action="store_true", help="judge the features of prior= in place of a run")
     made.add("runs", nargs="*", metavar="RUN", help="a folder, a name, a part of one, or a pattern", offers=run_names)
     return made
 

@@ -32,7 +32,9 @@ def main(argv: list[str]) -> int:
 
 def parser() -> Parser:
     """The command line of `rela show`."""
-    made = Parser("show", "One run: its state, numbers, inputs and files.", ["rela show", "rela show b0.5-s1 --json"])
+    made = Parser(
+        "show", "Shows one run: its state, numbers, inputs and files.", ["rela show", "rela show b0.5-s1 --json"]
+    )
     a_run = "a folder, a name or a part of one (default: latest)"
     made.add("run", nargs="?", default="latest", metavar="RUN", help=a_run, offers=run_names)
     made.add_outputs()

@@ -23,6 +23,8 @@ from rela_cli.store.sealed import Damaged, parsed
 from rela_cli.terminal import plural
 from rela_cli.weights.run_folder import run_config, trained
 
+NO_SETTINGS = ("name", "_target_", "card")  # keys of a switch's tree that no rule depends on
+
 
 def main(argv: list[str]) -> int:
     """Play the switches named back over a run's trace, one line each.
@@ -48,7 +50,8 @@ def parser() -> Parser:
     """The command line of `rela switch-trace`."""
     made = Parser(
         "switch-trace",
-        "What another switch would have done in a finished run; nothing is trained. Without a key: its own switch.",
+        "At which step another switch would have ended phase 1 of a finished run. Nothing is trained. Without a key it "
+        "shows the run's own switch.",
         [
             "rela switch-trace latest switch.threshold=0.99,0.995,0.999",
             "rela switch-trace latest switch=adaptive switch.constants=reference",
@@ -56,7 +59,7 @@ def parser() -> Parser:
     )
     a_run = "a folder, a name or a part of one (default: latest)"
     made.add("run", nargs="?", default="latest", metavar="RUN", help=a_run, offers=run_names)
-    values = "switch=adaptive|fixed|never, switch.KEY=VALUE; several values with commas between them"
+    values = "switch=adaptive|fixed|never, switch.KEY=VALUE; commas between several values"
     made.add("settings", nargs="*", metavar="key=value", help=values)
     made.add_outputs()
     return made
@@ -93,7 +96,7 @@ def asked_switches(own: dict[str, Any], words: Sequence[str]) -> Iterator[dict[s
     given = {key: value.split(",") for key, _, value in (switch_key(word).partition("=") for word in words)}
     for name in given.pop("switch", [own["name"]]):
         tree = own if name == own["name"] else from_yaml(name)
-        if unknown := [key for key in given if key not in tree or key in ("name", "_target_")]:
+        if unknown := [key for key in given if key not in tree or key in NO_SETTINGS]:
             raise ConfigError(
                 f"switch={name} has no {unknown[0]}{did_you_mean(unknown[0], [k for k in tree if k != '_target_'])}"
             )
@@ -140,5 +143,5 @@ def replay(losses: Sequence[float], switch: Part, total_steps: int) -> tuple[int
 
 def switch_words(tree: dict[str, Any]) -> str:
     """switch=adaptive constants=share threshold=0.995"""
-    rest = [f"{key}={value}" for key, value in tree.items() if key not in ("name", "_target_")]
+    rest = [f"{key}={value}" for key, value in tree.items() if key not in NO_SETTINGS]
     return " ".join([f"switch={tree['name']}", *rest])

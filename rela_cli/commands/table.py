@@ -81,20 +81,20 @@ def parser() -> ReportParser:
     """The command line of `rela table`."""
     made = ReportParser(
         "table",
-        "Compare the runs found at PATH.",
+        "Compares the runs found at PATH.",
         ["rela table --cost", "rela table --on digits,stl10", "rela table --format md > table.md"],
     )
     made.add_argument("--format", default="rich", type=Choice("--format", FORMATS), help=", ".join(FORMATS))
     made.add_protocol("all")
-    on = "what the backbones are worth on these datasets, a column each, and the mean; all: every one judged"
+    on = "one column for each of these datasets, and the mean; all: every dataset on which runs were judged"
     made.add_argument("--on", metavar="DATASET,...", type=lambda text: tuple(text.split(",")), default=(), help=on)
-    made.add_argument("--cost", action="store_true", help="also what the runs cost, prior pass included")
+    made.add_argument("--cost", action="store_true", help="also the cost of the runs, prior pass included")
     paired = "also ReLA minus plain at the same seed, with a 95 %% interval"
     made.add_argument("--differences", action="store_true", help=paired)
-    between = "also A minus B at the same seed, of any two columns, such as patches random; may be given again"
+    between = "also column A minus column B at the same seed, such as patches random; may be given again"
     made.add_argument("--between", nargs=2, metavar=("A", "B"), action="append", default=[], help=between)
-    axes = f"the differences at equal cost too, and the cost to reach plain*: {', '.join(AXES)}"
+    axes = f"also the differences at equal cost, and the cost to reach plain*: {', '.join(AXES)}"
     made.add_argument("--equal-cost", metavar="AXIS", type=Choice("--equal-cost", tuple(AXES)), help=axes)
-    within = "differences within so many points of 0, by two one-sided t tests, are marked as equivalent"
+    within = "mark differences within so many points of 0 as equivalent, by two one-sided t tests"
     made.add_argument("--within", metavar="POINTS", type=PositiveNumber("--within"), help=within)
     return made

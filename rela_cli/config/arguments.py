@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_outputs(self) -> None:
         """--outputs, the folder of runs and caches."""
-        help = "the folder of runs and caches; paths.outputs=FOLDER says the same (default: outputs)"
+        help = "the folder of runs and caches; the same as paths.outputs=FOLDER (default: outputs)"
         self.add_argument("--outputs", type=Path, default=None, metavar="FOLDER", help=help)
 
     def add_old_outputs(self) -> None:

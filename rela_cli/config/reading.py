@@ -118,6 +118,7 @@ def _sequence(arguments: tuple[Any, ...], value: Any, key: str, problems: list[s
     return tuple(_checked(h, v, f"{key}[{i}]", problems) for i, (h, v) in enumerate(zip(hints, value, strict=True)))
 
 
+WEIGHTS = {"onnx": "an .onnx file", "exported": "a .pt2 or TorchScript file"}  # of other priors: see `_check_prior`
 TYPE_WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
 
 
@@ -278,7 +279,8 @@ def _check_prior(prior: Part, problems: list[str]) -> None:
     """What a prior cannot do without."""
     weights = prior.options.get("weights")
     if weights == "":
-        problems.append(f"prior={prior.name} needs prior.weights=PATH (a .safetensors or weights-only .pth file)")
+        file = WEIGHTS.get(prior.name, "a .safetensors or weights-only .pth file")
+        problems.append(f"prior={prior.name} needs prior.weights=PATH ({file})")
     grid = "patches" in prior.options  # of the prior that is made of patches; of others it is a name
     pool = prior.options.get("pool")
     if prior.target.startswith("rela_cli.") and pool is not None and isinstance(pool, int) != grid:

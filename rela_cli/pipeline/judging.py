@@ -7,6 +7,7 @@ probe.baselines=false, stands the learner of that run before any training.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -128,7 +129,7 @@ class Judging:
             fresh = [(side, protocol, self.number(side, protocol)) for side, protocol in todo]
             found = beside.change(self.path, lambda facts: self.changed(facts, fresh))
         self.show(found)
-        say(f"  file  {self.path}")
+        say(f"  file  {os.path.relpath(self.path)}")
         return True
 
     def check(self) -> None:

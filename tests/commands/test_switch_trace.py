@@ -45,7 +45,7 @@ def test_its_own_rule_leaves_where_the_run_did(folder: Path, capsys: pytest.Capt
     assert switch_trace.main([str(folder), "threshold=0.995,0.9,0.999999"]) == 0
     head, own, earlier, later = capsys.readouterr().out.splitlines()
     assert f"left at step {facts['switch_step']}" in head
-    assert f"leaves at step {facts['switch_step']}" in own
+    assert f"leaves at step {facts['switch_step']}" in own and "card" not in own
     assert int(earlier.split("leaves at step ")[1]) < facts["switch_step"]
     assert "does not leave in " in later
 

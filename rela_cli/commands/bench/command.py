@@ -15,10 +15,10 @@ from rela_cli.errors import MissingError
 from rela_cli.store.files import write_json
 
 DESCRIPTION = """\
-Times this code against its peers: in one run, in turns, by processor and wall time, with what came out beside each
-speed. A ratio is the peer's time over ours (ours over the peer's where the target is an upper bound), the median over
-rounds with the least and the most. Warm-up and compile time are kept apart. A peer that is not installed is named and
-skipped: pip install 'rela-cli[bench]'."""
+Times this code against its peers, in turns, by processor and wall time, and compares the results. A ratio is the
+peer's time over ours (ours over the peer's if the target is an upper bound): the median over rounds, with the smallest
+and the largest. Warm-up and compile time are kept apart. A peer that is not installed is named and skipped; pip install
+'rela-cli[bench]' adds kornia."""
 
 
 def parser() -> Parser:
@@ -33,7 +33,7 @@ def parser() -> Parser:
     )
     peer = Choice("--peer", PEERS)
     made.add_argument(
-        "--peer", action="append", default=[], type=peer, metavar="NAME", help=f"only: {', '.join(PEERS)}"
+        "--peer", action="append", default=[], type=peer, metavar="NAME", help=f"only this peer: {', '.join(PEERS)}"
     )
     made.add_argument(
         "--rounds",
@@ -48,14 +48,18 @@ def parser() -> Parser:
         "--device", default="all", type=device, metavar="all|cpu|cuda", help="which rows (default: all that can run)"
     )
     made.add_argument(
-        "--size", default="full", type=size, metavar="full|tiny", help="tiny: does it run? Its figures mean nothing"
+        "--size",
+        default="full",
+        type=size,
+        metavar="full|tiny",
+        help="tiny shows that a row works; its figures mean nothing",
     )
     made.add_argument(
         "--lightly-train", type=Path, metavar="PYTHON", help="for distill: the python of an environment that has it"
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="rows, versions and load; written after each row")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write rows, versions and load there, after each row")
     made.add_argument("--markdown", action="store_true", help="end with the table of docs/performance.md")
-    made.add_argument("--list", action="store_true", help="rows and peers, and which of them are here")
+    made.add_argument("--list", action="store_true", help="list rows and peers, and which of them are installed")
     return made
 
 

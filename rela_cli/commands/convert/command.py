@@ -19,9 +19,9 @@ from rela_cli.terminal import as_size, plural
 
 MB = 1_000_000
 IMAGES = {
-    "link": "where the images lie is written down; they have to stay there (the default)",
-    "copy": "the folder holds them too, as they are stored (pixels as PNG), so it needs nothing else",
-    "none": "neither; whoever trains on it says dataset.images=FOLDER",
+    "link": "the folder notes where the images are, and they must stay there (the default)",
+    "copy": "the folder also holds the images, as they are stored (pixels as PNG)",
+    "none": "neither; to train on it say dataset.images=FOLDER",
 }
 WAY_OUT = "--to FOLDER"
 
@@ -57,9 +57,9 @@ def parser() -> RunParser:
     """The command line of `rela convert`."""
     made = RunParser(
         "convert",
-        "Turns a dataset into an efficient dataset, once: the targets that a prior gives its images, with index, "
-        "labels and a card, in a folder that can be copied and published. dataset=efficient trains on it, and so does "
-        "any loop of yours (docs/api.md). Interrupted, the same command goes on.",
+        "Writes an efficient dataset: the target that a prior gives for each image, with index, labels and a card, in "
+        "a folder that can be copied and published. dataset=efficient trains on it, and so does your own loop "
+        "(docs/api.md). If it is interrupted, the same command continues.",
         [
             "rela convert dataset=cifar10 prior=dinov2_vits14 --to cifar10-dinov2 --images copy",
             "rela convert prior=patches dataset=image_folder dataset.root=photos --to photos-patches",
@@ -71,7 +71,7 @@ def parser() -> RunParser:
     kinds = "; ".join(f"{kind}: {does}" for kind, does in IMAGES.items())
     made.add("--images", metavar="KIND", type=Choice("--images", tuple(IMAGES)), default="link", help=kinds)
     size = WholeNumber("--shard-mb", 1, 100_000)
-    made.add("--shard-mb", metavar="MB", type=size, default=256, help="of a file of targets, at most (default: 256)")
+    made.add("--shard-mb", metavar="MB", type=size, default=256, help="largest file of targets (default: 256)")
     return made
 
 

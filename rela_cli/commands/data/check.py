@@ -67,8 +67,8 @@ def parser() -> RunParser:
     """The command line of `rela data check`."""
     return RunParser(
         "data check",
-        "Reads every image of a dataset once, and says what is there, what is broken and what has changed. Of an "
-        "efficient dataset (FOLDER, which rela convert has written) it reads every file.",
+        "Reads every image of a dataset once, and says what is there, what is broken and what has changed. With the "
+        "FOLDER of an efficient dataset (by rela convert) it reads every file.",
         [
             "rela data check dataset=image_folder dataset.root=photos",
             "rela data check dataset=cifar10 dataset.root=data",

@@ -37,15 +37,15 @@ def parser() -> RunParser:
     """The command line of `rela data holdout`."""
     made = RunParser(
         "data holdout",
-        "A folder of links in which a part of the train images stands as test: choose settings there, and look at the "
-        "real test images once, at the end. Classes keep their proportions.",
+        "Makes a folder of links in which a part of the train images serves as test images. Choose settings there, and "
+        "use the real test images once, at the end. Classes keep their proportions.",
         [
             "rela data holdout dataset=image_folder dataset.root=photos --to chosen-by",
             "rela data holdout dataset=image_folder dataset.root=photos --share 0.2 --to chosen-by",
         ],
     )
-    made.add_to("FOLDER", "where the links are put", "--to FOLDER", type=lambda text: Path(text).expanduser())
-    share, help = PositiveNumber("--share", 1), "of the train images, to hold out (default: 0.1)"
+    made.add_to("FOLDER", "the folder to make", "--to FOLDER", type=lambda text: Path(text).expanduser())
+    share, help = PositiveNumber("--share", 1), "share of the train images to hold out (default: 0.1)"
     made.add("--share", metavar="SHARE", type=share, default=0.1, help=help)
     return made
 

@@ -44,7 +44,8 @@ def parser() -> RunParser:
     """The command line of `rela data pack`."""
     made = RunParser(
         "data pack",
-        "The images of a dataset in a few large files, for dataset=packed. Interrupted, the same command goes on.",
+        "Copies the images of a dataset into a few large files, for dataset=packed. If it is interrupted, the same "
+        "command continues.",
         [
             "rela data pack dataset=image_folder dataset.root=photos dataset.image_size=224 --to pack",
             "rela data pack dataset=imagenet1k dataset.root=FOLDER --to s3://bucket/pack --size 256 --quality 90",
@@ -52,12 +53,12 @@ def parser() -> RunParser:
     )
     to = "a folder, or an address such as s3://bucket/pack"
     made.add_to("PLACE", to, "--to FOLDER, or an address such as --to s3://bucket/pack")
-    anew = "encode anew, the shorter side so long (default: as they are stored)"
+    anew = "encode again as JPEG with this shorter side (default: copy as stored)"
     made.add("--size", metavar="PIXELS", type=WholeNumber("--size", 4, 100_000), help=anew)
     quality = WholeNumber("--quality", 1, 100)
-    made.add("--quality", metavar="1..100", type=quality, help="of JPEGs that are encoded anew (default: 90)")
+    made.add("--quality", metavar="1..100", type=quality, help="quality of these JPEGs (default: 90)")
     size = WholeNumber("--shard-mb", 1, 1_000_000)
-    made.add("--shard-mb", metavar="MB", type=size, default=1024, help="the size of a file (default: 1024)")
+    made.add("--shard-mb", metavar="MB", type=size, default=1024, help="size of a file (default: 1024)")
     return made
 
 

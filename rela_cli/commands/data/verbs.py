@@ -10,8 +10,8 @@ from rela_cli.errors import ConfigError, did_you_mean
 VERBS = {"check": "check", "pack": "pack", "holdout": "holdout"}  # and their modules
 DOES = {
     "check": "read every image once: what is there, what is broken",
-    "pack": "the images in a few large files",
-    "holdout": "a part of train as test, to choose settings by",
+    "pack": "copy the images into a few large files",
+    "holdout": "hold out a part of train, to choose settings by",
 }
 
 
@@ -31,9 +31,9 @@ def main(words: list[str]) -> int:
 
 def parser() -> Parser:
     """The help of `rela data`."""
-    lines = [f"rela data {verb:<7} {does}" for verb, does in DOES.items()]
+    lines = [f"  rela data {verb:<7} {does}" for verb, does in DOES.items()]
     made = Parser(
-        "data", "What is done with a dataset as a whole, before any run.", [f"{w} --help" for w in ways().split(" or ")]
+        "data", "Checks or copies a whole dataset, before any run.", [f"{w} --help" for w in ways().split(" or ")]
     )
     made.usage = "rela data check|pack|holdout [key=value ...] [flags]"
     made.description = "\n".join([str(made.description), "", *lines])

@@ -77,8 +77,8 @@ def parser() -> RunParser:
     """The command line of `rela embed`."""
     made = RunParser(
         "embed",
-        """Features of the images in FOLDER, whatever its layout, by file name: of a finished run's backbone, or of any
-prior. Interrupted, the same command goes on; repeated, it does nothing.""",
+        """Writes the features of all images in FOLDER, by file name, as a finished run's backbone or a prior gives
+them. If it is interrupted, the same command continues; if it is repeated, it does nothing.""",
         [
             EXAMPLE,
             "rela embed prior=dinov2_vits14 photos --to features.npz",
@@ -86,7 +86,7 @@ prior. Interrupted, the same command goes on; repeated, it does nothing.""",
         ],
     )
     made.usage = "rela embed RUN|prior=NAME FOLDER --to FILE [key=value ...] [flags]"
-    a_run = "a finished run: a folder, a name or a part of one, latest; in its place prior=NAME"
+    a_run = "a finished run: its folder, its name, a part of its name, or latest; or prior=NAME in its place"
     made.add("run", metavar="RUN", nargs="?", help=a_run, offers=run_names)
     made.add("folder", metavar="FOLDER", nargs="?", help="images, in folders of any depth")
     to = "FILE.parquet, .npz, .npy or .csv; FILE.json beside it says how it was made"

@@ -42,12 +42,12 @@ def parser() -> Parser:
     """The command line of `rela export`."""
     made = Parser(
         "export",
-        "A finished run's backbone for other libraries: weights or a program, its preprocessing, a model card, and "
-        "load.py, which needs no rela. What was written is loaded back and compared with the run's own features.",
+        "Writes a finished run's backbone for other libraries: weights or a program, preprocessing, a model card, and "
+        "load.py, which needs no rela. Then it loads what it has written and compares the features with the run's own.",
         ["rela export latest --to model --format onnx", "rela export latest --to model --format huggingface"],
     )
     add_run(made)
-    made.add_argument("--to", type=Path, metavar="FOLDER", help="the folder that is made")
+    made.add_argument("--to", type=Path, metavar="FOLDER", help="the folder to make")
     form = Choice("--format", formats.FORMATS)
     made.add_argument("--format", type=form, metavar="FORMAT", help=", ".join(formats.FORMATS))
     add_licence(made)
@@ -68,7 +68,7 @@ def add_run(made: Parser) -> None:
 
 def add_licence(made: Parser) -> None:
     """The licence that the card states."""
-    name = "under which these weights may be used, for the card, such as apache-2.0; without it the card states none"
+    name = "the licence that the card states, such as apache-2.0 (default: none)"
     made.add_argument("--licence", metavar="NAME", help=name)
 
 

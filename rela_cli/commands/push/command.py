@@ -99,8 +99,8 @@ def parser() -> Parser:
     """The command line of `rela push`."""
     made = Parser(
         "push",
-        "Uploads a run's backbone, as `rela export` writes it, to the Hugging Face hub; or an efficient dataset, given "
-        "by its folder in place of the run. A repository that is not there is made.",
+        "Uploads a run's backbone, as `rela export` writes it, to the Hugging Face hub. With the folder of an "
+        "efficient dataset in place of RUN it uploads that. A missing repository is made.",
         [EXAMPLE, "rela push latest alice/my-backbone --dry-run", "rela push cifar10-dinov2 alice/cifar10-dinov2"],
     )
     add_run(made)
@@ -114,7 +114,7 @@ def parser() -> Parser:
         help=f"{', '.join(formats.FORMATS)} (default: huggingface)",
     )
     add_licence(made)
-    made.add_argument("--private", action="store_true", help="a repository that is made is private")
+    made.add_argument("--private", action="store_true", help="if the repository is made, make it private")
     made.add_argument(
         "--dry-run", action="store_true", help="show what would be uploaded; needs no token and no network"
     )

@@ -72,13 +72,13 @@ def parser() -> RunParser:
     """The command line of `rela rank`."""
     made = RunParser(
         "rank",
-        """Which free model should I take? Each prior sees a seeded sample of images; what is scored are the targets
-that the learner would be matched to. Nothing is trained.
+        """Which prior should I take? Each prior sees the same sample of images, and the targets that it gives are
+scored. Nothing is trained.
 
-  checkpoint.weights=FILE  a.model=M   a key of that prior alone, under its name in the list
-  prior.KEY=VALUE                      the same, where one prior of the list has the key
+  checkpoint.weights=FILE  a.model=M   a key of one prior only, by its name in the list
+  prior.KEY=VALUE                      the same, if only one prior of the list has the key
   a+b in the list                      the ensemble of both, with the keys that a and b have in the list
-  dataset.root=FOLDER ...              everything else is for all of them""",
+  dataset.root=FOLDER ...              all other settings are for all priors""",
         [
             "rela rank --priors random,patches,embedded dataset=image_folder dataset.root=photos dataset.image_size=64",
             "rela rank --priors patches,embedded,patches+embedded",
@@ -88,10 +88,12 @@ that the learner would be matched to. Nothing is trained.
     )
     priors = "the priors (`rela list priors`); a=timm,b=timm names two of the same kind"
     made.add("--priors", metavar="A,B,...", default="", help=priors)
-    seen = f"images that they see (default: {RANK_SAMPLE})"
+    seen = f"how many images each prior sees (default: {RANK_SAMPLE})"
     made.add("--n", metavar="N", type=WholeNumber("--n", 20), default=RANK_SAMPLE, help=seen)
     form = Choice("--format", FORMATS)
-    made.add("--format", metavar="|".join(FORMATS), type=form, default="rich", help="of the table (default: rich)")
+    made.add(
+        "--format", metavar="|".join(FORMATS), type=form, default="rich", help="format of the table (default: rich)"
+    )
     return made
 
 

@@ -72,12 +72,14 @@ def pictures(results: Sequence[Result], protocol: Protocol | None) -> Mapping[st
 def parser() -> ReportParser:
     """The command line of `rela report`."""
     made = ReportParser(
-        "report", "One HTML file about the runs found at PATH: tables, plots, neighbours, cost, commands.", EXAMPLES
+        "report", "Writes one HTML file about the runs at PATH: tables, plots, neighbours, cost, commands.", EXAMPLES
     )
     made.add_argument("--to", "--out", dest="out", type=Path, metavar="FILE", help="default: outputs/report.html")
-    made.add_argument("--title", help="the heading; default: dataset, learner and method")
+    made.add_argument("--title", help="the heading (default: dataset, learner and method)")
     axes = Choice("--axis", tuple(AXES))
     made.add_argument("--axis", type=axes, default="flops", help=f"cost in {', '.join(AXES)} (default: flops)")
-    made.add_argument("--no-neighbours", action="store_true", help="leave out the images; torch is not loaded then")
+    made.add_argument(
+        "--no-neighbours", action="store_true", help="leave out the nearest neighbours; then torch is not loaded"
+    )
     made.add_protocol("all, the first of them lbfgs")
     return made

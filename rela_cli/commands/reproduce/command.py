@@ -80,8 +80,8 @@ def parser() -> Parser:
     """The command line of `rela reproduce`."""
     made = Parser(
         "reproduce",
-        """A table of the paper: prints the plan, makes the runs that are missing, and leaves table.md, table.csv,
-plots and report.html. Called again it makes what is still missing.""",
+        """Makes a table of the paper: it prints the plan, makes the missing runs, and writes table.md, table.csv, plots
+and report.html. The same command again makes what is still missing.""",
         [
             "rela reproduce table1-cifar10 --profile mini --data FOLDER",
             "rela reproduce table-ablation --profile full --data FOLDER --dry-run",
@@ -89,7 +89,7 @@ plots and report.html. Called again it makes what is still missing.""",
         """profiles:
   full    the paper's protocol, for GPUs
   mini    two CPU cores, half an hour
-  smoke   the digits, a minute or two: shows what comes out, its numbers mean nothing""",
+  smoke   the digits, a minute or two: shows what comes out, but its numbers mean nothing""",
     )
     made.add("table", nargs="?", default="", metavar="TABLE", help=", ".join(TABLES), offers=lambda: TABLES)
     profile = Choice("--profile", PROFILES)
@@ -102,14 +102,17 @@ plots and report.html. Called again it makes what is still missing.""",
         offers=lambda: PROFILES,
     )
     made.add(
-        "--data", default="", metavar="FOLDER", help="the dataset's folder, or one that holds several by their names"
+        "--data",
+        default="",
+        metavar="FOLDER",
+        help="the folder of the dataset, or one that holds several datasets by their names",
     )
     made.add(
         "--to", "--out", dest="out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE[-live]"
     )
     made.add_outputs()
     made.add("--jobs", type=WholeNumber("--jobs"), metavar="N", help=JOBS)
-    made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher instead, such as joblib")
+    made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher in place of --jobs, such as joblib")
     made.add("--live", action="store_true", help="beside each trained prior, the same with matching.targets=live")
     made.add("--dry-run", action="store_true", help="stop after the plan")
     return made

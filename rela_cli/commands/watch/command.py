@@ -35,12 +35,12 @@ def parser() -> Parser:
     """The command line."""
     made = Parser(
         "watch",
-        "A page that follows the runs of this machine: progress, curves, failures, and the table as it fills.",
+        "Serves a page that follows the runs of this machine: progress, curves, failures, and the table as it fills.",
         ["rela watch", "rela watch --text", "rela watch other/outputs --port 8600   # for ssh -L 8600:127.0.0.1:8600"],
     )
     made.add("path", nargs="?", type=Path, metavar="PATH", help="an outputs folder (default: outputs)")
     made.add_outputs()
-    made.add("--text", action="store_true", help="in this terminal, without a browser")
+    made.add("--text", action="store_true", help="show the runs in this terminal, without a browser")
     made.add("--port", type=port, default=0, help="the port on 127.0.0.1 (default: any that is free)")
     made.add("--open", action="store_true", help="open the page in this machine's browser")
     return made
