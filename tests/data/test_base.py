@@ -18,6 +18,11 @@ def test_a_part_keeps_each_class_in_its_proportion(keep: int) -> None:
     assert (np.abs(counts - keep * np.array([0.1, 0.2, 0.3, 0.4])) < 1).all()
 
 
+def test_the_largest_remainders_get_what_is_left() -> None:
+    labels = np.repeat([0, 1, 2, 3], [10, 20, 30, 40])  # of 7 samples the shares are 0.7, 1.4, 2.1 and 2.8
+    assert np.bincount(labels[stratified(labels, 100, 7, seed=0)]).tolist() == [1, 1, 2, 3]
+
+
 def test_a_part_depends_on_its_seed_only() -> None:
     labels = np.arange(1000) % 10
     first = stratified(labels, 1000, 100, seed=0)

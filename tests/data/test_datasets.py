@@ -555,6 +555,14 @@ def test_a_part_of_imagenet(tmp_path: Path, layout: str) -> None:
     assert dataset.identity != imagenet1k(tmp_path).identity
 
 
+@pytest.mark.parametrize("names", [WNIDS[:1], [WNIDS[0], WNIDS[1], WNIDS[0]]], ids=["one class", "a class twice"])
+def test_a_class_list_names_two_classes_each_once(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "some.txt"
+    path.write_text("\n".join(names))
+    with pytest.raises(ConfigError, match=r"some\.txt must name at least two classes, each once"):
+        imagenet.read_class_list(path)
+
+
 def test_imagenet100_is_the_usual_list(tmp_path: Path) -> None:
     make_layout(tmp_path, "folders")
     usual = imagenet.read_class_list(Path(imagenet.__file__).parent / "imagenet100.txt")

@@ -245,6 +245,14 @@ def test_what_is_not_whole_is_named(root: Path, tmp_path: Path) -> None:
         packed(tmp_path / "pack")
 
 
+def test_a_pack_that_is_cut_short_while_it_is_in_use_is_named(root: Path, tmp_path: Path) -> None:
+    pack(folder(root), tmp_path / "pack")
+    opened = packed(tmp_path / "pack")
+    os.truncate(tmp_path / "pack" / "train-00000.bin", 10)
+    with pytest.raises(MissingError, match=r"image 0 of train in .*pack holds 10 of \d+ bytes: the pack was cut short"):
+        opened.images("train", np.array([0]))
+
+
 def test_check_compares_a_pack_with_what_was_packed(
     rela: Rela, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -361,6 +361,8 @@ def test_two_ranks_make_the_views_of_one(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_torch() -> None:
     with pytest.raises(ConfigError, match=r"batch_size=17 cannot be shared out evenly over 2 processes.*batch_size=16"):
         config("runtime.devices=2", "batch_size=17")
+    with pytest.raises(ConfigError, match=r"batch_size=8 cannot .* 1 process times accumulate=8; say batch_size=16"):
+        config("accumulate=8", "batch_size=8")  # a part of one image has no batch statistics
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from rela_cli import load_backbone
 from rela_cli.config.compose import compose
 from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.learners.build import build_backbone, feature_dim, load_state, saved_state, try_out
+from rela_cli.learners.build import build_backbone, feature_dim, load_state, measured_width, saved_state, try_out
 from rela_cli.learners.torchvision import torchvision_model
 from rela_cli.pipeline import pipeline
 from rela_cli.stages.train import write_backbone
@@ -31,6 +31,13 @@ def test_a_backbone_says_its_width(tree: dict[str, object], width: int) -> None:
     backbone = build_backbone(Part.from_tree(tree), 0, 32).eval()
     assert feature_dim(backbone) == width
     assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, width)
+
+
+def test_measuring_the_width_leaves_the_mode_as_it_was() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+    for is_training in (True, False):
+        assert measured_width(network.train(is_training), 8) == 5
+        assert network.training == is_training
 
 
 def test_the_cifar_stem_keeps_small_images_large() -> None:

@@ -94,10 +94,11 @@ def test_deterministic_is_a_switch() -> None:
     try:
         set_backends(config("runtime.deterministic=true").runtime)
         assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
     finally:
         set_backends(config().runtime)
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
 
 
 @pytest.mark.slow

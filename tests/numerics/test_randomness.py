@@ -183,4 +183,4 @@ def test_the_first_where_the_keys_are_unlike_chance(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         "rela_cli.numerics.randomness.sort_keys", lambda stream, n: np.arange(n)[::-1].copy() + (1 << 61)
     )
-    assert first_of_permutation(0, 10, 2).tolist() == [9, 8]
+    assert first_of_permutation(0, 1000, 2).tolist() == [999, 998]

@@ -37,6 +37,7 @@ def test_what_does_not_change_the_backbone_does_not_change_its_name(words: tuple
         ("seed=1",),
         ("epochs=2",),
         ("batch_size=8",),
+        ("accumulate=2",),
         ("budget=0.25",),
         ("optimizer.lr=2e-3",),
         ("optimizer.schedule=cosine",),

@@ -167,7 +167,7 @@ def test_random_projection_keeps_distances_and_is_reproducible() -> None:
     x = features(60, 24)
     mapping = fitted(RandomProjection(4000, 0), x, 13)
     y = mapping(x)
-    assert torch.equal(fitted(RandomProjection(4000, 0), x)(x).round(decimals=9), y.round(decimals=9))
+    assert torch.allclose(fitted(RandomProjection(4000, 0), x)(x), y, rtol=0, atol=1e-12), "blocks do not matter"
     assert not torch.allclose(fitted(RandomProjection(4000, 1), x)(x), y)
     assert torch.allclose(fitted(RandomProjection(10, 0), x)(x), y[:, :10]), "the first few are a projection too"
     ratio = torch.cdist(y, y)[0, 1:].square() * 24 / 4000 / torch.cdist(x, x)[0, 1:].square()

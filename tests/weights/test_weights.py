@@ -420,6 +420,16 @@ def test_missing_and_truncated(tmp_path: Path, suffix: str) -> None:
             prior("prior=checkpoint", f"prior.weights={path}")
 
 
+def test_a_file_of_tensors_with_bytes_behind_its_end_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(state(), path)
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(MissingError, match=f"truncated or damaged: {size + 4} bytes instead of {size}"):
+        kind_of(path)
+
+
 class Evil:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
