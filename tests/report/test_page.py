@@ -119,6 +119,12 @@ def test_it_says_whether_the_prior_alone_is_better(make: Make, tmp_path: Path, a
     assert page.sentence(group, Protocol("lbfgs", "online"), "flops").endswith(f" {words}: {100 * alone:.1f} %.")
 
 
+def test_the_headline_names_what_is_unusual_as_the_plots_do(make: Make, tmp_path: Path) -> None:
+    for top1, changes in ((0.6, {}), (0.5, {"matching.transfer": "frozen"}), (0.7, {"transport": "pca"})):
+        make(top1, "patches", changes=changes)
+    assert "<b>patches transport=pca</b> at 50 % of the data" in written(tmp_path / "outputs")
+
+
 def test_it_says_what_its_words_mean(project: Path) -> None:
     text = written(project)
     for words in ("the online network, the network that was trained", "Plain is the self-supervised method without",

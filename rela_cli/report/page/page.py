@@ -12,7 +12,7 @@ from pathlib import Path
 from rela_cli.config.schema import NETWORKS
 from rela_cli.report.differences.paired import AXES, cost_share, difference_at_budget, signed
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
-from rela_cli.report.figures.series import Group, groups_of
+from rela_cli.report.figures.series import Group, groups_of, trained_columns
 from rela_cli.report.figures.style import matplotlib_settings
 from rela_cli.report.grids.cells import MISSING, or_missing
 from rela_cli.report.page.html import dark_shades, details, figure_html, grids_html, page_section
@@ -155,9 +155,9 @@ def beside_alone(group: Group, best: tuple[float, int, float, Column], protocol:
 
 
 def best_cell(group: Group, protocol: Protocol) -> tuple[float, int, float, Column] | None:
-    """Mean, n, budget and column of the highest ReLA cell whose prior has not seen the labels."""
+    """Mean, n, budget and column of the highest ReLA cell whose prior has not seen the labels, by its name in plots."""
     cells = []
-    for column in columns_of(group.results):
+    for column, *_ in trained_columns(group):
         for budget in group.budgets if column.kind == "prior" else ():
             value = score(group.results, group.row(budget), column, protocol)
             here = results_in(group.results, group.row(budget), column)
