@@ -19,6 +19,7 @@ import numpy as np
 
 from rela_cli.data.base import Array, Dataset, stratified
 from rela_cli.data.decoding.images import Pixels
+from rela_cli.data.labels import CIFAR10
 from rela_cli.numerics.integer_hash import mix32
 
 FAKE_LIMIT = 256_000_000  # bytes of pixels; beyond that fake images are made whenever they are used
@@ -116,7 +117,7 @@ class Fake(Dataset):
 class Cifar10(Dataset):
     """CIFAR-10 through torchvision, downloaded into `root` when allowed; its files are known by their md5."""
 
-    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # noqa: RUF012
+    classes = CIFAR10.split()
     sizes = {"train": 50_000, "test": 10_000}  # noqa: RUF012
     side = 32
     kind, official = "cifar10", "CIFAR10"  # our name, and that of torchvision's class

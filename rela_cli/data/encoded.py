@@ -29,7 +29,9 @@ class EncodedDataset(Dataset):
 
     decodes_larger = False  # whether images are decoded larger than they are shown even where they are in memory
 
-    def __init__(self, image_size: int | None, decode_size: int | None, on_disk: bool | None, **common: Any) -> None:
+    def __init__(
+        self, image_size: int | None, decode_size: int | None = None, on_disk: bool | None = None, **common: Any
+    ) -> None:
         super().__init__(**common)
         self.image_size, self.wanted_decode_size, self.wants_disk = image_size, decode_size, on_disk
         if decode_size and (image_size is None or decode_size < image_size):
@@ -137,17 +139,8 @@ class ColumnDataset(BlobDataset):
 
     files: dict[str, list[Path]]  # of each split, none where there is no such split
 
-    def __init__(
-        self,
-        root: str | None,
-        image_column: str,
-        label_column: str,
-        image_size: int | None,
-        decode_size: int | None = None,
-        on_disk: bool | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(image_size, decode_size, on_disk, **common)
+    def __init__(self, root: str | None, image_column: str, label_column: str, **options: Any) -> None:
+        super().__init__(**options)
         self.root = Path(self.needed(root)).expanduser()
         self.image_column, self.label_column = image_column, label_column
 

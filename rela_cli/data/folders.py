@@ -39,16 +39,13 @@ class ImageFolder(EncodedDataset):
     def __init__(
         self,
         root: str | None,
-        image_size: int | None,
-        decode_size: int | None = None,
-        on_disk: bool | None = None,
         on_error: str = "raise",
         max_errors: int = 0,
         labels: str | None = None,
         test_share: float = 0.2,
-        **common: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(image_size, decode_size, on_disk, **common)
+        super().__init__(**options)
         self.root = Path(self.needed(root)).expanduser()
         self.on_error, self.max_errors = on_error, max_errors
         if not os.path.isdir(self.root):

@@ -40,8 +40,8 @@ class HuggingFace(ColumnDataset, LabelColumn):
     kind = "hf"
     root_is = ", the folder that save_to_disk has written (or is to)"
 
-    def __init__(self, root: str | None, hub: str | None, *columns: Any, **options: Any) -> None:
-        super().__init__(root, *columns, **options)
+    def __init__(self, root: str | None, hub: str | None, **options: Any) -> None:
+        super().__init__(root, **options)
         self.numbers = {}
         if hub and not is_saved(self.root):
             fetch_from_library(hub, self.root)
@@ -59,12 +59,11 @@ class HuggingFace(ColumnDataset, LabelColumn):
                 f"{self.root} has no column {self.image_column!r} ({', '.join(names)}); say dataset.image_column=NAME"
             )
         for split, table in self.tables.items():
-            if self.image_column not in table.column_names or not holds_images(
-                kind := table.field(self.image_column).type
-            ):
-                what = kind if self.image_column in table.column_names else "nothing"
+            is_there = self.image_column in table.column_names
+            kind = table.field(self.image_column).type if is_there else "nothing"
+            if not (is_there and holds_images(kind)):
                 raise ConfigError(
-                    f"column {self.image_column!r} of {split} in {self.root} holds {what}, and no encoded images: save "
+                    f"column {self.image_column!r} of {split} in {self.root} holds {kind}, and no encoded images: save "
                     f"it as a column of datasets.Image()"
                 )
         no_test = f"{self.root} has no split test or validation; without one nothing is probed"
@@ -107,9 +106,6 @@ class HuggingFace(ColumnDataset, LabelColumn):
         if self.label_column not in self.tables[split].column_names:
             raise ConfigError(f"{split} in {self.root} has no column {self.label_column!r}, which train has")
         return np.asarray(self.tables[split].column(self.label_column).to_numpy())
-
-    def labels(self, split: str) -> Array | None:
-        return self.all_labels(split)
 
 
 def holds_images(kind: Any) -> bool:

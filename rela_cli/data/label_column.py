@@ -82,7 +82,7 @@ class LabelColumn(Dataset):
             self.numbers[split] = labels.astype(np.int64)
         return self.numbers[split]
 
-    def all_labels(self, split: str) -> Array | None:
+    def labels(self, split: str) -> Array | None:
         """The labels of a split; None where it has none."""
         if self.classes is None or not self.files[split] or self.is_unlabelled(split):
             return None

@@ -24,17 +24,8 @@ from rela_cli.store.files import file_sha256
 from rela_cli.terminal import few
 
 SPLITS = ("labelled", "test")  # what the labelled images are divided into
-FILE_HEADS = (
-    "file",
-    "filename",
-    "file_name",
-    "image",
-    "image_name",
-    "image_id",
-    "path",
-    "name",
-    "id",
-)  # heads of columns
+# heads of columns
+FILE_HEADS = ("file", "filename", "file_name", "image", "image_name", "image_id", "path", "name", "id")
 CLASS_HEADS = ("class", "label", "category", "target", "class_name")
 LEAST_OF_CLASS = 2  # images of a class: one to fit the probe, one to test it
 

@@ -59,13 +59,10 @@ class LitData(IndexedShards):
     def index_of(self, shard: Path) -> ShardIndex:
         facts = next(facts for folder, facts in self.configs.values() if folder == shard.parent)
         names, kinds = fields_of(facts, shard.parent / INDEX)
-        image = field_number(self.image_column, names, kinds, ENCODED, "an encoded image", "image_column")
-        has_label = self.label_column in names
-        label = (
-            field_number(self.label_column, names, kinds, (NUMBER,), "a whole number", "label_column")
-            if has_label
-            else None
-        )
+        image = field_number(self.image_column, names, kinds, ENCODED, "encoded image")
+        label = None
+        if self.label_column in names:
+            label = field_number(self.label_column, names, kinds, (NUMBER,), "whole number")
         return read_chunk(shard, len(names), image, label)
 
 
@@ -132,15 +129,15 @@ def fields_of(facts: Facts, path: Path) -> tuple[list[str], list[str]]:
     return [str(name) for name in names], kinds
 
 
-def field_number(name: str, names: list[str], kinds: list[str], wanted: tuple[str, ...], what: str, key: str) -> int:
-    """The number of a field.
+def field_number(name: str, names: list[str], kinds: list[str], wanted: tuple[str, ...], what: str) -> int:
+    """The number of a field; only that of images may have a name that is not there.
 
     Raises:
         ConfigError: there is none of that name, or it holds something else.
     """
     if name not in names:
-        raise ConfigError(f"samples have no field {name!r} ({', '.join(names)}); say dataset.{key}=NAME")
+        raise ConfigError(f"samples have no field {name!r} ({', '.join(names)}); say dataset.image_column=NAME")
     kind = kinds[names.index(name)]
     if kind.partition(":")[0] not in wanted:
-        raise ConfigError(f"field {name!r} holds {kind}, and no {what.removeprefix('an ').removeprefix('a ')}")
+        raise ConfigError(f"field {name!r} holds {kind}, and no {what}")
     return names.index(name)

@@ -42,15 +42,8 @@ class Packed(BlobDataset):
     kind = "packed"
     root_is = ", where `rela data pack` has written to"
 
-    def __init__(
-        self,
-        root: str | None,
-        image_size: int | None,
-        decode_size: int | None = None,
-        on_disk: bool | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(image_size, decode_size, on_disk, **common)
+    def __init__(self, root: str | None, **options: Any) -> None:
+        super().__init__(**options)
         self.place = storage_of(self.needed(root))
         self.facts = read_pack(self.place)
         self.splits = tuple(self.facts["splits"])

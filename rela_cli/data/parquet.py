@@ -100,7 +100,7 @@ class Parquet(LabelColumn):
         return facts | ({"skipped": skipped} if skipped else {})
 
     def labels(self, split: str) -> Array | None:
-        labels = self.all_labels(split)
+        labels = super().labels(split)
         return None if labels is None else np.delete(labels, [int(row) for row in self.skipped.get(split, {})])
 
     def check_sizes(self) -> None:

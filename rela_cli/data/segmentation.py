@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from rela_cli.data.base import Array, stratified
+from rela_cli.data.base import Array
 from rela_cli.data.decoding.images import decoder_message, is_image, orientation
 from rela_cli.data.encoded import EncodedDataset
+from rela_cli.data.files.splits import listed
 from rela_cli.data.layout import HELD_OUT, TRAIN
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.numerics.integer_hash import mix32
@@ -56,14 +57,13 @@ class Segmentation(EncodedDataset):
         self,
         root: str | None,
         image_size: int | None,
-        on_disk: bool | None = None,
         class_list: str | None = None,
         ignore_label: int | None = 255,
         background: int | None = 0,
         test_share: float = 0.2,
         **common: Any,
     ) -> None:
-        super().__init__(image_size, image_size, on_disk, **common)
+        super().__init__(image_size, image_size, **common)
         self.root, self.ignore_label, self.background = Path(self.needed(root)).expanduser(), ignore_label, background
         self.test_share, self.class_list = test_share, class_list
         self.highest = -1  # class in the train masks that were read
@@ -130,14 +130,13 @@ class Segmentation(EncodedDataset):
     def full_count(self, split: str) -> int:
         return len(self.pairs[split])
 
-    def choose(self, split: str) -> tuple[Array, None]:
-        return stratified(None, self.full_count(split), self.limits.get(split), self.seed), None
-
     def labels(self, split: str) -> None:
         return None
 
     def identity_of_images(self) -> dict[str, Any]:
-        files = {split: [told(path, self.root) for pair in some for path in pair] for split, some in self.pairs.items()}
+        files = {
+            split: [listed(path, self.root) for pair in some for path in pair] for split, some in self.pairs.items()
+        }
         masks = {"ignore_label": self.ignore_label, "class_list": self.classes}
         return {"dataset": self.kind, "listing": fingerprint(files), **masks, **self.sizes}
 
@@ -254,12 +253,6 @@ def check_there(pairs: Sequence[Pair], folder: Path) -> None:
         )
     if gone := [image for image, _ in pairs if not image.is_file()]:
         raise MissingError(f"{gone[0]} is not there ({len(gone)} of the {len(pairs)} images that {folder} names)")
-
-
-def told(path: Path, root: Path) -> list[Any]:
-    """A file in a listing: path, bytes, time."""
-    facts = path.stat()
-    return [path.relative_to(root).as_posix(), facts.st_size, facts.st_mtime_ns]
 
 
 def read_mask(path: Path) -> Array:

@@ -32,8 +32,8 @@ class IndexedShards(ColumnDataset):
     root_is = ", the folder with the shards"
     without_labels = ""  # what to say where there are none
 
-    def __init__(self, root: str | None, *columns: Any, **options: Any) -> None:
-        super().__init__(root, *columns, **options)
+    def __init__(self, root: str | None, **options: Any) -> None:
+        super().__init__(root, **options)
         if "://" in str(root):
             raise ConfigError(f"dataset={self.kind} reads shards of this machine, not {root}: copy them to a folder")
         self.files = self.find()
@@ -116,7 +116,7 @@ class IndexedShards(ColumnDataset):
         elif not self.has_labels("test"):
             self.why_unprobed = f"no sample of {self.files['test'][0]} has a label {self.label_column}"
         elif odd := sorted(set(self.words["test"].tolist()) - {name.encode() for name in self.classes}):
-            raise ConfigError(f"test has classes that train does not have: {few([name.decode() for name in odd], 3)}")
+            raise ConfigError(f"test has classes that train does not have: {few([name.decode() for name in odd])}")
 
     @cached_property
     def words(self) -> dict[str, Array]:

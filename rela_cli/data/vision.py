@@ -14,15 +14,13 @@ from rela_cli.data.datasets import Cifar10
 from rela_cli.data.decoding import sizes
 from rela_cli.data.decoding.images import one_square, square, stacked
 from rela_cli.data.decoding.modes import to_rgb
-from rela_cli.data.files.downloads import GLANCES, open_torchvision
+from rela_cli.data.files.downloads import open_torchvision
 from rela_cli.data.labels import CIFAR100
 from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.files import fingerprint
 
+GLANCES = 8  # images of a split that a fingerprint looks at
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "valid")}  # what torchvision's datasets call their splits
-
-
-# ----------------------------------------------------------------------------------------------------- datasets
 
 
 class Cifar100(Cifar10):

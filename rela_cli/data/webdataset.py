@@ -45,4 +45,4 @@ def why_no_shards(root: Path) -> str:
     if packed:
         return f"holds compressed shards ({few(packed, 2)}), which cannot be read by offsets: uncompress them (gunzip)"
     others = sorted(path.name for path in root.rglob("*.tar"))
-    return f"holds no train*.tar ({'it has ' + few(others, 3) if others else 'and no other .tar'}): {NAMES}"
+    return f"holds no train*.tar ({'it has ' + few(others) if others else 'and no other .tar'}): {NAMES}"

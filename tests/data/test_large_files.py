@@ -95,7 +95,7 @@ def test_both_give_the_images_that_were_written(real: Path) -> None:
     with Image.open(BytesIO(bytes_in(one, "train")[5])) as image, Image.open(BytesIO(jpeg(5))) as made:
         assert image.size == (25, 16) and np.abs(np.asarray(image, int) - np.asarray(made, int)).max() <= 2
     assert (one.classes, other.classes) == (["0", "1"], ["cat", "dog"])
-    third = LitData(str(real / "chunks"), "image", "label", 8, **COMMON)
+    third = LitData(str(real / "chunks"), image_column="image", label_column="label", image_size=8, **COMMON)
     for split in ("train", "test"):
         assert bytes_in(third, split) == bytes_in(one, split)
         assert np.array_equal(third.labels(split), one.labels(split))
@@ -130,7 +130,7 @@ def test_a_pack_of_them_holds_the_same(kind: str, real: Path) -> None:
     data, outputs = (f"dataset={kind}", f"dataset.root={real / PLACES[kind]}"), f"--outputs={real / 'outputs'}"
     assert cli.main(["data", "check", *data, outputs]) == 0
     assert cli.main(["data", "pack", *data, "--to", str(real / "pack"), outputs]) == 0
-    packed = Packed(str(real / "pack"), 8, **COMMON)
+    packed = Packed(str(real / "pack"), image_size=8, **COMMON)
     for split in ("train", "test"):
         assert bytes_in(packed, split) == bytes_in(shards(real / "shards"), split)
         assert np.array_equal(packed.labels(split), shards(real / "shards").labels(split))
@@ -365,7 +365,7 @@ def test_folders_of_chunks_that_are_not_used_are_said(real: Path, capsys: pytest
     root = real / "chunks"
     for name in ("validation", "extra"):
         shutil.copytree(root / "val", root / name)
-    made = LitData(str(root), "image", "label", 8, **COMMON)
+    made = LitData(str(root), image_column="image", label_column="label", image_size=8, **COMMON)
     assert made.files["test"][0].parent.name == "val" and made.full_count("test") == 4
     said = capsys.readouterr().err
     assert "folder validation is not used: val is taken" in said and "folder extra is not used: it is neither" in said

@@ -65,7 +65,7 @@ def stats(pixels: Tensor) -> ImageStats:
 
 def folder(root: Path, limit: int | None = None, cache: Path | None = None) -> ImageFolder:
     """An image folder as `dataset=image_folder` has it."""
-    return ImageFolder(str(root), None, limit=limit, test_limit=limit, seed=0, flip=True, cache=cache)
+    return ImageFolder(str(root), image_size=None, limit=limit, test_limit=limit, seed=0, flip=True, cache=cache)
 
 
 def jpeg_tree(root: Path, pixels: Tensor, labels: Tensor) -> Path:

@@ -156,9 +156,7 @@ def in_numbered_blocks(
     blocks = torch.arange(len(images)).split(block_size)[first:]
     rounds = -(-len(blocks) // ranks.world())
     own = blocks[ranks.rank() :: ranks.world()]
-    spare = [torch.tensor([0])] * (
-        rounds - len(own)
-    )  # where a rank has no block left, it still takes part in the round
+    spare = [torch.tensor([0])] * (rounds - len(own))  # without a block left a rank still takes part in the round
     under_way: deque[Callable[[], Tensor]] = deque()
     for number, (rows, block) in enumerate(load(images, [*own, *spare], device)):
         with torch.inference_mode():

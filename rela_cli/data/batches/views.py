@@ -116,14 +116,10 @@ class Augment:
             self.shapes[shape] = limits, [ResampleGrid.of(size, self.size, device) for size in sizes]
         return self.shapes[shape]
 
-    def crop_boxes(self, u: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-        """Where `u` lets its views be cut."""
-        return crop_boxes(self.view, u, limits)
-
     def place(self, u: Tensor, limits: Tensor) -> Place:
-        """The same, and whether it mirrors them."""
+        """Where `u` lets its views be cut, and whether it mirrors them."""
         box = u[:, : 2 * CANDIDATES + 3]
-        return *self.crop_boxes(box, limits), box[:, -1] < self.flip_p
+        return *crop_boxes(self.view, box, limits), box[:, -1] < self.flip_p
 
     def color(self, x: Tensor, u: Tensor) -> Tensor:
         """Colour jitter with a factor and an order per sample, then grayscale."""

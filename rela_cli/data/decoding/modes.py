@@ -13,11 +13,7 @@ from PIL import Image
 
 DEEP = 257  # 65535 / 255
 SAY_16_BITS = ("PNG", "PPM")  # formats in which mode I holds 0 to 65535
-GREY_STEPS = {
-    "1": 255,
-    "L;2": 85,
-    "L;4": 17,
-}  # grey levels between neighbours, by what Pillow calls the way they are packed
+GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}  # between neighbours, by what Pillow calls the way they are packed
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

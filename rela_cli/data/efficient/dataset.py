@@ -34,15 +34,17 @@ class Efficient(Dataset):
         ConfigError: no root given. MissingError: no efficient dataset there, or one that is not whole.
     """
 
+    kind = "efficient"
+    root_is = ", which `rela convert` has written"
+
     def __init__(self, root: str | None, images: str | None = None, cache: Path | None = None) -> None:
-        if not root:
-            raise ConfigError("dataset=efficient needs dataset.root=FOLDER, which `rela convert` has written")
-        self.folder = EfficientFolder(root)
+        self.folder = EfficientFolder(self.needed(root))
         facts = self.told = dict(self.folder.facts["dataset"])
         super().__init__(None, None, 0, facts["flip"], cache)
         self.splits = tuple(self.folder.splits)
         self.classes, self.why_unprobed = facts["classes"], facts["why_unprobed"]
         self.image_size, self.given = facts["image_size"], images
+        self.known_rows: dict[str, Array] = {}
 
     # ------------------------------------------------------------------------------------- what the folder says
 
@@ -87,9 +89,9 @@ class Efficient(Dataset):
             MissingError: they are not there, or are others than those that were converted.
         """
         if self.has_copies:
-            size = (self.told["image_size"], self.told["decode_size"])
+            own: dict[str, Any] = {key: self.told[key] for key in ("image_size", "decode_size")}
             common: dict[str, Any] = {"limit": None, "test_limit": None, "seed": 0, "flip": self.flip}
-            return Packed(str(self.folder.root / IMAGES), *size, self.on_disk, **common, cache=self.cache)
+            return Packed(str(self.folder.root / IMAGES), on_disk=self.on_disk, **own, **common, cache=self.cache)
         dataset: Dataset = instantiate(self.original, cache=self.cache)
         for split in self.splits:
             self.compare(dataset, split)
@@ -141,13 +143,9 @@ class Efficient(Dataset):
 
     def rows(self, split: str) -> Array:
         """The number of each sample in the dataset that images come from."""
-        if split not in self._rows:
-            self._rows[split] = self.folder.column(split, "row")
-        return self._rows[split]
-
-    @cached_property
-    def _rows(self) -> dict[str, Array]:
-        return {}
+        if split not in self.known_rows:
+            self.known_rows[split] = self.folder.column(split, "row")
+        return self.known_rows[split]
 
     def theirs(self, split: str, indices: Array) -> Array:
         """Our numbers as those of `inner`."""

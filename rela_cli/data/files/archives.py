@@ -10,8 +10,8 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,32 +99,21 @@ def count(archive: Path, folder: Path, members: Iterable[tuple[str, int]]) -> No
 # ------------------------------------------------------------------------------------- whole, and by one process
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """Whether `folder` is still to be filled, by this process while others wait; a part of it is not to be trusted."""
+def fill_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Fill a folder beside its place and put it there when it is whole, by one process while others wait."""
     if folder.is_dir():
-        yield False
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f".{folder.name}.lock")
+    lock, part = (folder.with_name(f".{folder.name}.{kind}") for kind in ("lock", "part"))
     with Lock(lock, str(folder)).held():
-        yield not folder.is_dir()
-        if folder.is_dir():  # who waits, or comes later, finds it, so nobody needs the lock any more
-            lock.unlink(missing_ok=True)
-
-
-def fill_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Fill a folder beside its place and put it there when it is whole, unless another process has done so."""
-    with alone(folder) as is_mine:
-        if not is_mine:
-            return
-        part = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # of a killed process; we hold the lock
-        try:
-            fill(part)
-            part.replace(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        if not folder.is_dir():
+            shutil.rmtree(part, ignore_errors=True)  # of a killed process; we hold the lock
+            try:
+                fill(part)
+                part.replace(folder)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        lock.unlink(missing_ok=True)  # who waits, or comes later, finds the folder, so nobody needs the lock any more
 
 
 def unpack_one(archive: Path, folder: Path, fetch: Callable[[], object] = lambda: None) -> None:

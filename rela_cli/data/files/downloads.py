@@ -24,11 +24,6 @@ from rela_cli.store.locks import Lock
 
 SILENCE_SECONDS = 20  # a download that is silent for this long has failed; torchvision itself would wait for ever
 
-GLANCES = 8  # images of a split that a fingerprint looks at
-
-
-# ---------------------------------------------------------------------------------------------------- downloads
-
 
 @contextmanager
 def quick_to_fail(url: str | None) -> Iterator[None]:

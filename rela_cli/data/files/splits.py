@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rela_cli.data.decoding.undecodable import say_once
 from rela_cli.errors import MissingError
@@ -33,7 +34,7 @@ def split_files(root: Path, suffix: str) -> dict[str, list[Path]]:
 def say_what_is_odd(root: Path, unused: list[str], test: list[Path]) -> None:
     """Which files are not used, and that files of test and of validation are taken together."""
     if unused:
-        say_once(f"{root}: not used, since no name says train, test or validation: {few(unused, 3)}")
+        say_once(f"{root}: not used, since no name says train, test or validation: {few(unused)}")
     if len({split_word(path.relative_to(root)) for path in test}) > 1:
         say_once(f"{root}: its files of test and of validation are taken together as test")
 
@@ -73,7 +74,12 @@ def first_of_each_split(root: Path, names: Iterable[Path], what: str) -> dict[st
     return found
 
 
+def listed(path: Path, root: Path) -> list[Any]:
+    """A file below `root` in a listing: path, bytes, time."""
+    status = path.stat()
+    return [path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns]
+
+
 def files_fingerprint(root: Path, files: Iterable[Path]) -> str:
     """A hash over the names, sizes and times of files below `root`."""
-    told = [[str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    return fingerprint({"files": told})
+    return fingerprint({"files": [listed(path, root) for path in files]})
