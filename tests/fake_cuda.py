@@ -10,16 +10,38 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from rela_cli.machine.fake_gpu import Counted, fake_cuda
 
 GPU = torch.device("cuda")
 
 
+NUMBERS = frozenset(("_local_scalar_dense", "item", "is_nonzero"))  # reads that give one number
+
+
+class Told(Counted):
+    """Counts, and goes on where the host asks for a number: it is told `number`, or `truth`."""
+
+    def __init__(self, number: float, truth: bool) -> None:
+        super().__init__()
+        self.number, self.truth = number, truth
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in NUMBERS or not isinstance(args[0], FakeTensor):
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        asked = args[0]
+        if self.is_here([asked]):
+            self.note_reads(name, [asked], args)
+        if asked.dtype is torch.bool:
+            return self.truth
+        return self.number if asked.is_floating_point() else int(self.number)
+
+
 def counted(work: Callable[[], Any], number: float = 0.0, truth: bool = False) -> Counted:
     """What `work` does on a fake GPU; a host that reads a number or a truth value is told these."""
-    with Counted(number=number, truth=truth) as found:
+    with Told(number, truth) as found:
         work()
     return found
 

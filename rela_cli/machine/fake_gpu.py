@@ -29,7 +29,6 @@ FREE = frozenset(FREE_NAMES.split())
 READS = frozenset(
     ("nonzero", "_local_scalar_dense", "item", "masked_select", "unique2", "_unique2", "equal", "is_nonzero")
 )
-NUMBERS = frozenset(("_local_scalar_dense", "item", "is_nonzero"))  # reads that give one number
 MEMORY_BYTES = 10**11  # bytes that the GPU which is not there would have
 COPY_OPERATORS = frozenset(("_to_copy", "copy_", "to"))
 TRACED_PATHS = ("/rela_cli/", "/lightly/")
@@ -75,14 +74,14 @@ def copied(self: Tensor, memory: dict[int, Any]) -> Tensor:
 
 
 class Counted(TorchDispatchMode):
-    """Counts the operators that launch at least one kernel, and notes where the host waits for the device."""
+    """Counts the operators that launch at least one kernel, and notes where the host waits for the device.
 
-    def __init__(self, device: str = "cuda", number: float | None = None, truth: bool = False) -> None:
-        """`number` and `truth` are what a host that reads is told; without a number a read ends the work."""
+    On tensors without values a read of a number ends the work.
+    """
+
+    def __init__(self, device: str = "cuda") -> None:
         super().__init__()
-        self.device, self.number, self.truth = device, number, truth
-        self.operators, self.waits = Counter[str](), list[str]()
-        self.lines = Counter[str]()
+        self.device, self.operators, self.waits = device, Counter[str](), list[str]()
 
     @property
     def total(self) -> int:
@@ -98,23 +97,13 @@ class Counted(TorchDispatchMode):
         if name.startswith("_fused_"):  # in place, and torch does not know them without values
             self.operators[name] += 1
             return None
-        if name in NUMBERS and self.number is not None and isinstance(given[0], FakeTensor):
-            return self.told(given[0])
         result = func(*args, **kwargs)
         made = [leaf for leaf in trees.tree_leaves(result) if isinstance(leaf, Tensor)]
         if self.is_here(given) or self.is_here(made):
             if name not in FREE:
                 self.operators[name] += 1
-                self.lines[code_place()] += 1
             self.note_copies(name, given, made, args, kwargs)
         return result
-
-    def told(self, asked: Tensor) -> float | int | bool:
-        """What the host gets for a number that is not there."""
-        assert self.number is not None
-        if asked.dtype is torch.bool:
-            return self.truth
-        return self.number if asked.is_floating_point() else int(self.number)
 
     def is_here(self, tensors: list[Tensor]) -> bool:
         """Whether one of them is on the device."""

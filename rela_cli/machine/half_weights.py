@@ -47,9 +47,8 @@ class HalfWeights:
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         modules = [module for module in network.modules() if type(module) in LENT_TO]
         self.dtype = dtype
-        self.places = [
-            (m, name) for m in modules for name, weight in m.named_parameters(recurse=False) if is_whole(weight)
-        ]
+        named = [(module, *pair) for module in modules for pair in module.named_parameters(recurse=False)]
+        self.places = [(module, name) for module, name, weight in named if weight.dtype == torch.float32]
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -63,8 +62,3 @@ class HalfWeights:
         finally:
             for module, name in self.places:
                 module.__dict__.pop(name, None)
-
-
-def is_whole(weight: Tensor) -> bool:
-    """Whether it has 32 bits."""
-    return weight.dtype == torch.float32
