@@ -6,7 +6,8 @@ from rela_cli.config.compose import Composer, compose
 from rela_cli.config.overrides import CONFIG_FLAGS, RunParser, parse
 from rela_cli.config.schema import PRETRAINED, Config, Part
 from rela_cli.data.base import open_dataset
-from rela_cli.weights import locate, run_folder
+from rela_cli.store.integrity import digest
+from rela_cli.weights import locate
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +47,7 @@ def fetch_weights(prior: Part) -> None:
         print(f"prior={prior.name} needs no weights")
         return
     how = "" if prior.options.get("weights") == PRETRAINED else " (yours)"
-    print(f"prior={prior.name}{how}: {path}, {path.stat().st_size / 1e6:.1f} MB, sha256 {run_folder.digest(path)}")
+    print(f"prior={prior.name}{how}: {path}, {path.stat().st_size / 1e6:.1f} MB, sha256 {digest(path)}")
 
 
 def fetch_data(config: Config) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import Any, NoReturn
 
 from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.disk import OUTPUTS
-from rela_cli.store.secrets import redact
-from rela_cli.terminal import indented
+from rela_cli.store.notices import warn
 
 OFF = ("", "0", "false", "no", "off")
 Names = Callable[[], Iterable[str]]
@@ -154,12 +152,12 @@ def folder_path(text: str) -> Path:
 
 def is_now(old: str, new: str) -> None:
     """One line on stderr about an older spelling."""
-    print(f"rela: {indented(redact(f'{old} is now {new}'))}", file=sys.stderr, flush=True)
+    warn(f"{old} is now {new}")
 
 
 def default_outputs() -> Path:
     """outputs/ here, or this very folder where it is one and has no other in it."""
     if not OUTPUTS.exists() and Path("runs").is_dir() and Path("cache").is_dir():
-        print("rela: there is no outputs/ here, but this folder is one: it is taken", file=sys.stderr, flush=True)
+        warn("there is no outputs/ here, but this folder is one: it is taken")
         return Path()
     return OUTPUTS

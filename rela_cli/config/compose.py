@@ -24,15 +24,7 @@ from rela_cli.config.loader import Loader
 from rela_cli.config.overrides import CommandLine, without_plus
 from rela_cli.config.schema import CONF_DIR, Config
 from rela_cli.config.trees import Trees, as_dict, checked_config, dotted, hydra_message, is_hydra_1_4
-from rela_cli.config.without_effect import (
-    of_no_prior,
-    of_no_tokens,
-    of_norm,
-    of_other_protocols,
-    of_other_trackers,
-    of_sweeps,
-    overruled,
-)
+from rela_cli.config.without_effect import overruled, without_effect
 from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.notices import warn
@@ -125,11 +117,7 @@ class Composer:
         if node.mode == RunMode.MULTIRUN or node.runtime.choices.get("sweep"):
             raise ConfigError("this is a sweep; say -m: rela train -m " + " ".join(words))
         config = checked_config(tree, node, words)
-        idle = (*overruled(words), *of_sweeps(words), *of_other_protocols(words, config.probe.protocols))
-        idle += (*of_no_prior(words, config.is_plain), *of_other_trackers(words, config.logger.trackers))
-        idle += (*of_no_tokens(words, config),)
-        groups = ranks.norm_groups(config.runtime.norm, config.runtime.devices)
-        self.notes.update(dict.fromkeys((*idle, *of_norm(words, config.runtime.norm, groups))))
+        self.notes.update(dict.fromkeys(without_effect(words, config)))
         return config
 
     def problems(self) -> list[str]:

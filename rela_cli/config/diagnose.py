@@ -61,9 +61,7 @@ def problems_of(trees: Trees, words: Sequence[str]) -> list[str]:
     try:
         checked_config(*loaded, words)
     except ConfigError as error:
-        refused = [
-            word.partition("=")[0] + "=" for word in words if word not in good
-        ]  # what was said of them is enough
+        refused = [word.partition("=")[0] + "=" for word in words if word not in good]  # enough was said of them
         found += [line for line in str(error).splitlines() if not any(key in line for key in refused)]
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 LATER: dict[str, dict[str, Any]] = {  # keys younger than the artifacts on disks, at what was done before them: no
@@ -47,3 +47,12 @@ def without_later(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options but for those `LATER` ones that say what was done before there was such a key."""
     before = LATER.get(name, {})
     return {key: value for key, value in options.items() if key not in before or value != before[key]}
+
+
+def flattened(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a tree under dotted keys."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -9,8 +9,6 @@ from rela_cli.config.schema import Config, Part
 from rela_cli.errors import ConfigError
 from rela_cli.terminal import plural
 
-# ----------------------------------------------------------------------------------------- derived numbers
-
 
 @dataclass(frozen=True)
 class Lengths:

@@ -9,7 +9,6 @@ an ensemble of priors becomes what that prior's yaml says (`members`).
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, StringNode, ValueNode, open_dict
 
-from rela_cli.config.members import resolve_members
+from rela_cli.config.members import as_dict, resolve_members
 from rela_cli.config.schema import GROUPS, OWN_KEYS, PART_GROUPS
 from rela_cli.config.text import as_typed, holds_text, quoted_values, split_words
 from rela_cli.config.yaml_files import YamlFiles
@@ -110,10 +109,8 @@ class Loader(ConfigLoaderImpl):
 
     def typed(self, words: Sequence[str]) -> list[str]:
         """The overrides with text in quotes where Hydra would make something else of it."""
-        chosen = [
-            f"{key}={split_words(value)[0]}" for key, _, value in (w.partition("=") for w in words) if is_choice(key)
-        ]
-
+        pairs = (word.partition("=")[::2] for word in words)
+        chosen = [f"{key}={split_words(value)[0]}" for key, value in pairs if key in GROUPS or "/" in key]
         return [as_typed(word, lambda key: is_text(node_at(self.parts(chosen), key))) for word in words]
 
     def parts(self, chosen: list[str]) -> DictConfig:
@@ -154,7 +151,7 @@ class Loader(ConfigLoaderImpl):
                 if isinstance(node := node_at(content, group), DictConfig):
                     files = [other for other in defaults if group_of(other) == group]
                     own = {str(key) for file in files for key in repo.load_config(file.config_path).config}
-                    values = {str(key): value for key, value in typing.cast(Any, OmegaConf.to_container(node)).items()}
+                    values = as_dict(node)
                     lacking = [key for key in values if key not in own | {*OWN_KEYS}]
                     if files and lacking:
                         yield self.misfit(choice_of(default), choice_of(files[-1]), values, lacking[0], own)
@@ -172,8 +169,7 @@ class Loader(ConfigLoaderImpl):
                 node = node_at(content, group)
                 if not isinstance(node, DictConfig) or (preset, group) in gone:
                     continue
-                plain = typing.cast(Any, OmegaConf.to_container(node))
-                values = {key: value for key, value in plain.items() if f"{group}.{key}" not in said}
+                values = {key: value for key, value in as_dict(node).items() if f"{group}.{key}" not in said}
                 said |= {f"{group}.{key}" for key in values}
                 if values and (meant := str(self.stands_on(preset)[group])) != chosen[group]:
                     yield Kept(preset, group, meant, chosen[group], values)
@@ -193,11 +189,6 @@ class Loader(ConfigLoaderImpl):
         if written_for == chosen:
             raise ConfigError(f"{preset}: unknown key {group}.{lacking} for {part}{did_you_mean(lacking, sorted(own))}")
         return Fallen(preset, group, str(written_for), chosen, values)
-
-
-def is_choice(key: str) -> bool:
-    """Whether an override with this key chooses a yaml."""
-    return key in GROUPS or "/" in key
 
 
 def group_of(default: ResultDefault) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rela_cli.config.schema import ENSEMBLE, OWN_KEYS, without_members
+from rela_cli.config.identity import flattened
+from rela_cli.config.schema import ENSEMBLE, NO_MEMBERS, OWN_KEYS
 from rela_cli.errors import ConfigError, did_you_mean
 
 WRITTEN = "a member is the name of a prior, or {name: NAME, KEY: VALUE}"
@@ -45,7 +46,7 @@ def member(item: Any, names: Sequence[str], load: Callable[[str], DictConfig]) -
             f"unknown prior {name} in prior.members{did_you_mean(name, names)} (allowed: {', '.join(names)})"
         )
     made = OmegaConf.create(as_dict(load(name)))
-    if reason := without_members(str(made._target_)):
+    if reason := NO_MEMBERS.get(str(made._target_)):
         raise ConfigError(f"prior.members has {name}: {reason}")
     for key, value in own.items():
         check_key(made, name, key)
@@ -69,16 +70,7 @@ def name_and_keys(item: Any) -> tuple[str, dict[str, Any]]:
         return item, {}
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
         raise ConfigError(f"prior.members has {item}: {WRITTEN}")
-    return item["name"], dict(flat({key: value for key, value in item.items() if key != "name"}))
-
-
-def flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a tree under dotted keys."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return item["name"], dict(flattened({key: value for key, value in item.items() if key != "name"}))
 
 
 def check_key(made: DictConfig, name: str, key: str) -> None:

@@ -11,7 +11,6 @@ from typing import Annotated
 from rela_cli.config.ranges import (
     Count,
     CountOrOneOf,
-    GridOrOneOf,
     NonNegative,
     OneOf,
     Positive,
@@ -87,7 +86,7 @@ class PriorOptions:
     network: Annotated[str, OneOf((*NETWORKS,))]
     patches: Count
     patch_size: Annotated[int, Range(2)]
-    pool: Annotated[object, GridOrOneOf(POOLS)]
+    pool: Annotated[object, CountOrOneOf(POOLS, f"one of {', '.join(POOLS)} (of patches: 1, 2, ...)")]
     channels: Annotated[str, OneOf(CHANNELS)]
     output: str | None
     members: tuple[Part, ...]

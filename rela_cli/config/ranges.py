@@ -46,30 +46,17 @@ class FolderName:
 
 
 @dataclass(frozen=True)
-class GridOrOneOf:
-    """A whole number for the prior `patches`, a name for networks: the yaml of the prior says which it is."""
-
-    names: tuple[str, ...]
-
-    def complaint(self, value: Any) -> str | None:
-        is_right = is_whole_from_one(value) or value in self.names
-        return None if is_right else f"must be one of {', '.join(self.names)} (of patches: 1, 2, ...)"
-
-
-@dataclass(frozen=True)
 class CountOrOneOf:
-    """A whole number from 1 on, or a name."""
+    """A whole number from 1 on (True is none), or a name; `wanted` says so where the names alone do not."""
 
     names: tuple[str, ...]
+    wanted: str = ""
 
     def complaint(self, value: Any) -> str | None:
-        is_right = is_whole_from_one(value) or value in self.names
-        return None if is_right else f"must be a whole number, or {' or '.join(self.names)}"
-
-
-def is_whole_from_one(value: Any) -> bool:
-    """Whether a value is a whole number of at least 1; True is none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if is_count or value in self.names:
+            return None
+        return f"must be {self.wanted or 'a whole number, or ' + ' or '.join(self.names)}"
 
 
 Count = Annotated[int, Range(1)]

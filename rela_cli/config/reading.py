@@ -14,6 +14,7 @@ from rela_cli.config.schema import (
     ENSEMBLE,
     HOMES,
     NO_MAP,
+    NO_MEMBERS,
     OWN_KEYS,
     PART_GROUPS,
     POOLS,
@@ -22,13 +23,10 @@ from rela_cli.config.schema import (
     Card,
     Config,
     Part,
-    without_members,
 )
 from rela_cli.distributed import ranks
 from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.terminal import plural
-
-# ----------------------------------------------------------------------------------------------- conversion
 
 
 def from_tree(tree: Mapping[str, Any]) -> Config:
@@ -269,7 +267,7 @@ def _check_members(prior: Part, problems: list[str]) -> None:
         if found[number] in found[:number]
     ]
     for member in prior.members:
-        if reason := without_members(member.target):
+        if reason := NO_MEMBERS.get(member.target):
             problems.append(f"prior.members has {member.name}: {reason}")
         elif member.target.startswith("rela_cli.") and not member.target.startswith(HOMES["prior"]):
             problems.append(f"prior.members names {member.target}, but a prior is one of {HOMES['prior']}*")

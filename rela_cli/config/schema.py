@@ -28,16 +28,6 @@ PACKAGE = Path(__file__).parent.parent  # the package
 
 CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # a wheel, else a checkout
 
-PART_GROUPS = (
-    "dataset",
-    "prior",
-    "transport",
-    "switch",
-    "learner",
-    "method",
-    "optimizer",
-)  # groups whose yaml names a class
-
 HOMES = {  # where the classes of each group are; a config can call nothing else of ours
     "dataset": "rela_cli.data.",
     "prior": "rela_cli.priors.",
@@ -47,6 +37,8 @@ HOMES = {  # where the classes of each group are; a config can call nothing else
     "method": "rela_cli.methods.",
     "optimizer": "rela_cli.optim.",
 }
+
+PART_GROUPS = tuple(HOMES)  # groups whose yaml names a class
 
 GROUPS = (*PART_GROUPS, "matching", "probe", "runtime", "logger", "experiment", "sweep")
 
@@ -133,11 +125,6 @@ def targets_in(value: Any) -> list[str]:
         own = [str(value["_target_"])] if "_target_" in value else []
         return own + [target for inner in value.values() for target in targets_in(inner)]
     return [target for inner in value for target in targets_in(inner)] if isinstance(value, list | tuple) else []
-
-
-def without_members(target: str) -> str:
-    """Why a prior of this class cannot be a member of an ensemble; empty where it can."""
-    return NO_MEMBERS.get(target, "")
 
 
 @dataclass(frozen=True)

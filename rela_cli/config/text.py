@@ -38,14 +38,10 @@ def as_typed(word: str, is_text: Callable[[str], bool]) -> str:
     if not equals or key.startswith("~"):
         return word
     known = holds_text(name)
-    if known is None and needs_quotes(value):
-        return f"{key}={quoted_values(value, is_plain_number)}" if is_text(name) else word
+    if known is None:
+        typed = quoted_values(value, is_plain_number)
+        return f"{key}={typed}" if typed != value and is_text(name) else word
     return f"{key}={quoted_values(value)}" if known else word
-
-
-def needs_quotes(value: str) -> bool:
-    """Whether Hydra would not read a value as the text that it is."""
-    return quoted_values(value) != value
 
 
 def quoted_values(value: str, stays: Callable[[str], bool] = lambda value: False) -> str:

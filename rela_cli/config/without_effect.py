@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rela_cli.config.schema import PROTOCOLS, WHOLE, Config
+from rela_cli.distributed import ranks
 
 OF_MATCHING = ("transport=", "transport.", "matching=", "matching.", "switch=", "switch.", "extract.")
 
@@ -13,6 +14,18 @@ OF_TOKENS = ("extract.token_grid=", "matching.token_weight=")
 OF_TRACKERS = {"project": ("wandb", "mlflow", "trackio"), "entity": ("wandb",), "mode": ("wandb",), "uri": ("mlflow",)}
 
 OF_SWEEPS = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.sweep.")
+
+
+def without_effect(words: Sequence[str], config: Config) -> Iterator[str]:
+    """All lines about a single run."""
+    runtime = config.runtime
+    yield from overruled(words)
+    yield from of_sweeps(words)
+    yield from of_other_protocols(words, config.probe.protocols)
+    yield from of_no_prior(words, config.is_plain)
+    yield from of_other_trackers(words, config.logger.trackers)
+    yield from of_no_tokens(words, config)
+    yield from of_norm(words, runtime.norm, ranks.norm_groups(runtime.norm, runtime.devices))
 
 
 def overruled(words: Sequence[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ another.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def judging_of_prior(line: CommandLine, command: str) -> Judging:
         raise ConfigError("prior=none has no features to judge; say another prior (`rela list priors`)")
     called = Run(config).called["prior"]
     digits = fingerprint(locate.identity(config.prior))[:8]
-    folder = Path(config.paths.outputs).expanduser() / PRIORS_FOLDER / f"{slug(called)}-{digits}"
+    folder = config.outputs / PRIORS_FOLDER / f"{slug(called)}-{digits}"
     return Judging(config, Judged(folder, called, "prior alone"), command)
 
 
@@ -91,11 +92,9 @@ def at_the_end(config: Config, line: CommandLine, overrides: Sequence[str]) -> l
         words = [f"dataset={name}", *([f"dataset.root={quote(root)}"] if root else [])]
         Composer(line).keys("dataset", name)
         other = Composer(CommandLine(flags, (NO_STEP, *words, *kept))).check()
-        if has_masks(other.dataset):
-            found.append(CommandLine(flags, (*words, *kept, f"probe.protocols=[{SEGMENT}]")))
-            continue
-        found.append(CommandLine(flags, (*words, *kept)))
-        if why := instantiate(other.dataset, cache=Path(config.paths.outputs).expanduser() / "cache").why_unprobed:
+        protocols = [f"probe.protocols=[{SEGMENT}]"] if has_masks(other.dataset) else []
+        found.append(CommandLine(flags, (*words, *kept, *protocols)))
+        if not protocols and (why := instantiate(other.dataset, cache=config.outputs / "cache").why_unprobed):
             raise ConfigError(f"evaluate={named} has no labels to judge by: {why}")
     return found
 
@@ -130,11 +129,4 @@ def written(value: Any) -> str:
     """A value of a config.yaml as one would type it."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{','.join(map(written, value))}]"
-    if isinstance(value, str):
-        return quote(value)
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not is_number(value) else str(value)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return quote(value) if isinstance(value, str) else json.dumps(value)

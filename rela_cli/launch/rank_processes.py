@@ -25,6 +25,7 @@ from rela_cli.launch import owner
 from rela_cli.launch.owner import GRACE
 from rela_cli.launch.processes import Process, end_all, start, stop_all
 from rela_cli.launch.shares import THREAD_VARIABLES, is_confined
+from rela_cli.machine.processors import cores
 from rela_cli.machine.signals import collected
 from rela_cli.store.notices import warn
 
@@ -71,8 +72,7 @@ def run_ranks(command: str, words: Sequence[str], config: Config) -> None:
 
 def environment(folder: str, rank: int, count: int) -> dict[str, str]:
     """Ours, who this process is, where all meet, and its part of the cores, unless the user says how many threads."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // count))
+    threads = str(max(1, len(cores()) // count))
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     return {
         "OMP_NUM_THREADS": threads,

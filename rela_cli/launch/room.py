@@ -143,8 +143,3 @@ def shares_there(rooms: Sequence[Room]) -> list[int]:
 def most_cells(gpus: int, threads: int | None) -> int:
     """The most cells on each of some GPUs by the cores of this machine: one core a cell, or `threads` of them."""
     return max(1, min(MOST, len(cores()) // (max(1, gpus) * (threads or 1))))
-
-
-def shown(error: BaseException) -> str:
-    """Its first sentence."""
-    return first_line(error).partition(". ")[0]

@@ -22,10 +22,10 @@ from filelock import FileLock, Timeout
 
 from rela_cli.config.runtime import Runtime
 from rela_cli.config.schema import Config
-from rela_cli.errors import is_full
+from rela_cli.errors import first_line, is_full
 from rela_cli.launch import owner
 from rela_cli.launch.owner import GRACE
-from rela_cli.launch.room import NOTES, Room, most_cells, shares_there, shown
+from rela_cli.launch.room import NOTES, Room, most_cells, shares_there
 from rela_cli.machine.memory import free_unused
 from rela_cli.machine.processors import cores, visible_gpus
 from rela_cli.store.notices import warn
@@ -146,7 +146,8 @@ class Shares:
         except Exception as error:
             if not is_beside or not is_full(error):
                 raise
-            warn(f"the GPU was full beside other cells ({shown(error)}): once more, alone, when these have ended")
+            why = first_line(error).partition(". ")[0]
+            warn(f"the GPU was full beside other cells ({why}): once more, alone, when these have ended")
         with room.used(alone=True):  # here nothing holds the error any more, nor the tensors of its frames
             free_unused()
             return work()

@@ -41,7 +41,7 @@ from rela_cli.launch.shares import (
 )
 from rela_cli.launch.together import together
 from rela_cli.machine import signals
-from rela_cli.store.files import read_json, write_atomic
+from rela_cli.store.files import read_json, write_text
 from rela_cli.store.notices import warn
 from rela_cli.store.secrets import redact
 from rela_cli.terminal import plural
@@ -168,7 +168,7 @@ def scrub(path: Path) -> None:
     except FileNotFoundError:
         return
     if redact(tree) != tree:
-        write_atomic(path, lambda temporary: temporary.write_text(yaml.safe_dump(redact(tree)), encoding="utf-8"))
+        write_text(path, yaml.safe_dump(redact(tree)))
 
 
 def run_sweep(job: Job) -> int:

@@ -15,9 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 READ_BYTES = 1 << 16  # bytes
-LAST_LINES_SECONDS = (
-    5.0  # seconds for the last lines; a process that the cell has left behind may hold its stderr for ever
-)
+LAST_LINES_SECONDS = 5.0  # to wait: a process that the cell has left behind may hold its stderr for ever
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rela_cli.config.schema import Config, Part
-from rela_cli.store.entries import Entry
-from rela_cli.store.versions import VERSIONS
+from rela_cli.store.entries import Entry, entry_of
 
 CLEAN, VIEWS, TOKENS = ("features", "targets"), ("views", "view_targets"), ("tokens", "token_targets")  # of entries
 
@@ -26,10 +25,6 @@ class Source:
     view: dict[str, Any]
     tokens: dict[str, Any] = field(default_factory=dict)  # what is made of a feature map, besides the rest
 
-    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
-        """An entry that a certain version of a stage makes."""
-        return Entry(kind, {"version": VERSIONS[stage], **spec}, self.cache)
-
 
 @dataclass(frozen=True)
 class Artifacts:
@@ -43,44 +38,41 @@ class Artifacts:
     @cached_property
     def features(self) -> Entry:
         """The prior's outputs: they depend on the pixels and on the prior's weights, not on where either lies."""
-        return self.entry("features", "extract", **self.of_images)
+        return self.entry("features", **self.of_images)
 
     @cached_property
     def targets(self) -> Entry:
         """What a learner is matched to. The same for every learner: each takes its first components."""
-        made_of = {"features": self.features.hash, "transport": self.source.transport}
-        return self.entry("targets", "transport", **made_of)
+        return self.entry("targets", features=self.features.hash, transport=self.source.transport)
 
     @cached_property
     def views(self) -> Entry:
         """The prior's outputs of light views, and the boxes that say what these are."""
-        return self.entry("views", "extract", **self.of_images, view=self.source.view)
+        return self.entry("views", **self.of_images, view=self.source.view)
 
     @cached_property
     def view_targets(self) -> Entry:
         """What the map that was fitted to the clean views makes of them."""
-        return self.entry("view_targets", "transport", views=self.views.hash, map=self.targets.hash)
+        return self.entry("view_targets", views=self.views.hash, map=self.targets.hash)
 
     @property
     def of_images(self) -> dict[str, Any]:
         """What the prior's outputs are made of."""
         return {"images": self.source.images, "prior": self.identity, **self.source.precision}
 
-    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
+    def entry(self, kind: str, **spec: Any) -> Entry:
         """The entry of a kind, by what it is made of."""
-        return self.source.entry(kind, stage, **spec)
+        return entry_of(kind, spec, self.source.cache)
 
     @cached_property
     def tokens(self) -> Entry:
         """The prior's feature map of each train image, or with extract.views above 1 of each light view."""
-        source, spec = self.source, {"images": self.source.images, "prior": self.identity}
-        return source.entry("tokens", "extract", **spec, **source.precision, **source.tokens)
+        return self.entry("tokens", **self.of_images, **self.source.tokens)
 
     @cached_property
     def token_targets(self) -> Entry:
         """What a map of their own, fitted to all cells, makes of them."""
-        made_of = {"tokens": self.tokens.hash, "transport": self.source.transport}
-        return self.source.entry("token_targets", "transport", **made_of)
+        return self.entry("token_targets", tokens=self.tokens.hash, transport=self.source.transport)
 
     @property
     def singles(self) -> tuple[Artifacts, ...]:
@@ -95,10 +87,10 @@ class JoinedArtifacts(Artifacts):
     Its features say no more than which entries they are; its targets are those of the members side by side.
     """
 
-    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
+    def entry(self, kind: str, **spec: Any) -> Entry:
         if kind == "view_targets":  # whose map is that of the joined targets
-            return super().entry(kind, stage, **spec)
-        return self.source.entry(kind, stage, members=[getattr(member, kind).hash for member in self.members])
+            return super().entry(kind, **spec)
+        return super().entry(kind, members=[getattr(member, kind).hash for member in self.members])
 
 
 @dataclass(frozen=True)
@@ -107,7 +99,7 @@ class GivenArtifacts(Artifacts):
 
     specs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
-    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
+    def entry(self, kind: str, **spec: Any) -> Entry:
         return Entry(kind, self.specs[kind], self.source.cache)
 
 

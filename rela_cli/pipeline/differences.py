@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rela_cli.config.identity import identity_of
+from rela_cli.config.identity import flattened, identity_of
 
 RUNTIME = {"gradient_hook": "none", "norm": "global", "extract_precision": "fp32", "read_every_steps": None}
 RUN_SETTINGS = ("dataset", "prior", "learner", "method", "optimizer", "budget", "epochs", "batch_size", "seed")
@@ -20,18 +20,11 @@ def changed_settings(theirs: Sides, ours: Sides) -> dict[str, tuple[Any, Any]]:
     return different(*pairs) or different(*inputs) or {"version of the stages": ("another", "this")}
 
 
-def flattened(tree: Any, name: str = "") -> dict[str, Any]:
-    """A tree of mappings as one, with dotted keys."""
-    if not isinstance(tree, dict):
-        return {name: tree}
-    return {k: v for key, inner in tree.items() for k, v in flattened(inner, f"{name}.{key}" if name else key).items()}
-
-
 def settings_of(tree: dict[str, Any], groups: Sequence[str]) -> dict[str, Any]:
     """Of a run's config what changes a backbone: some groups, and single keys that count where they are no defaults."""
     runtime = tree.get("runtime", {})
     single = {"accumulate": tree.get("accumulate", 1), "runtime": {k: runtime.get(k, v) for k, v in RUNTIME.items()}}
-    return flattened({**{group: identity_of(tree.get(group, {}), group) for group in groups}, **single})
+    return dict(flattened({**{group: identity_of(tree.get(group, {}), group) for group in groups}, **single}))
 
 
 def different(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -8,6 +8,7 @@ from rela_cli.errors import RelaError
 from rela_cli.machine import memory
 from rela_cli.machine.device import pick_device
 from rela_cli.pipeline.footprint import Footprint, of_run
+from rela_cli.pipeline.preflight import sample_count
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.terms import DEVICE, HOST, PROCESS, Stage
 from rela_cli.pipeline.to_do import EXTRACT, TRANSPORT, is_made
@@ -63,7 +64,7 @@ def is_small(run: Run, free: int) -> bool:
     batch = c.batch_size // c.accumulate
     pixels = 0 if run.dataset.on_disk else 6 * side**2 * max(run.dataset.count(split) for split in run.dataset.splits)
     image = 3 * 4 * size**2
-    probed = PROBED * sum(run.dataset.count(split) for split in run.dataset.splits)
+    probed = PROBED * sample_count(run)
     return max(probed, 2 * batch * image * KEPT, c.runtime.block_size * image * LOOKED, pixels) < SMALL_SHARE * free
 
 

@@ -191,26 +191,11 @@ def trial(of: Footprint, threads: int | None) -> CostRates:
     """
     import torch
 
-    from rela_cli.config.lengths import Lengths
-    from rela_cli.data.batches.cache import ImageStats, Split
-    from rela_cli.training.trainer import Trainer
-
     if threads:
         torch.set_num_threads(threads)
-    taken, shape = of.step(2), of.shape
-    n = images_for(taken, of.images_a_pass, "a trial step")
-    config = replace(of.config, batch_size=n, accumulate=1, runtime=replace(of.config.runtime, norm=GLOBAL))
-    images = torch.randint(0, 256, (n, 3, shape.side, shape.side), dtype=torch.uint8)
-    labels = torch.arange(n) % shape.classes if shape.classes else None
-    if labels is not None:
-        labels[-1] = (shape.classes or 1) - 1
-    targets = torch.randn(n, of.matched) if of.targets else None
-    grey = torch.full((3,), 0.5)
-    lengths, stats = Lengths(n, n, 1, 1, n), ImageStats(grey, grey / 2, shape.size)
-    tokens = of.tokens.blank(n, shape.size) if of.tokens else None
-    live = trial_prior(of, images, stats) if config.is_live else None
-    trainer = Trainer(config, lengths, Split(images, labels), targets, stats, live, tokens=tokens)
-    trainer.trainee.train()
+    n, side = images_for(of.step(2), of.images_a_pass, "a trial step"), of.shape.side
+    images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8)
+    trainer = trial_trainer(of, images)
     rows, shown = torch.arange(n, device=trainer.device), images.to(trainer.device)
     found = {}
     for phase in of.phases:
@@ -219,6 +204,27 @@ def trial(of: Footprint, threads: int | None) -> CostRates:
     parameters = sum(p.numel() for p in trainer.trainable)
     matching = found.get(1, found[2]).seconds / n
     return CostRates(found[2].seconds / n, matching, of.flops, parameters, relative_range(found.values()))
+
+
+def trial_trainer(of: Footprint, images: Tensor) -> Trainer:
+    """A trainer of these images, (n, 3, S, S) uint8, as one batch."""
+    import torch
+
+    from rela_cli.config.lengths import Lengths
+    from rela_cli.data.batches.cache import ImageStats, Split
+    from rela_cli.training.trainer import Trainer
+
+    n, shape, stats = len(images), of.shape, ImageStats.grey(of.shape.size)
+    config = replace(of.config, batch_size=n, accumulate=1, runtime=replace(of.config.runtime, norm=GLOBAL))
+    labels = torch.arange(n) % shape.classes if shape.classes else None
+    if labels is not None:
+        labels[-1] = (shape.classes or 1) - 1  # the trainer takes the number of classes from the largest
+    targets = torch.randn(n, of.matched) if of.targets else None
+    tokens = of.tokens.blank(n, shape.size) if of.tokens else None
+    live = trial_prior(of, images, stats) if config.is_live else None
+    trainer = Trainer(config, Lengths(n, n, 1, 1, n), Split(images, labels), targets, stats, live, tokens=tokens)
+    trainer.trainee.train()
+    return trainer
 
 
 def trial_prior(of: Footprint, images: Tensor, stats: ImageStats) -> LiveTargets:
@@ -278,10 +284,9 @@ def prior_speed(of: Footprint) -> Speed:
     block = of.outlook.block if of.outlook else of.look(of.prior, torch.uint8)  # which says what is missing
     n = images_for(block, of.config.runtime.block_size, "a trial of the prior")
     images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
-    half = torch.full((3,), 0.5)
     started = time.perf_counter()
     config = replace(of.config, prior=weightless(of.config.prior))
-    prior, device = fitted_prior(config, Split(images, None), ImageStats(half, half / 2, size))
+    prior, device = fitted_prior(config, Split(images, None), ImageStats.grey(size))
     before = time.perf_counter() - started
     with torch.inference_mode():
         found = timed(lambda: prior(images.to(device)), device)
@@ -302,18 +307,19 @@ def timed(work: Callable[[], Any], device: torch.device) -> StepTiming:
 
     on_cpu = device.type == "cpu"
     clock, share = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
-    found: list[tuple[float, float]] = []
-    begun = time.perf_counter()
-    while not found[1:] or (time.perf_counter() - begun < TRIAL_SECONDS):  # the first one warms up
+
+    def one_call() -> tuple[float, float]:
         synchronize(device)
         started, seen = clock(), time.perf_counter()
         work()
         synchronize(device)
-        found.append(((clock() - started) / share, time.perf_counter() - seen))
-        if len(found) == 1:
-            if found[0][0] > 2 * TRIAL_SECONDS:
-                break
-            begun = time.perf_counter()
-    own, wall = zip(*(found[1:] or found), strict=True)
+        return (clock() - started) / share, time.perf_counter() - seen
+
+    found = [one_call()]  # which warms up, and is enough where it takes long
+    if found[0][0] <= 2 * TRIAL_SECONDS:
+        begun, found = time.perf_counter(), [one_call()]
+        while time.perf_counter() - begun < TRIAL_SECONDS:
+            found.append(one_call())
+    own, wall = zip(*found, strict=True)
     middle = sorted(own)[len(own) // 2]
     return StepTiming(middle, min(own), max(middle, *wall))

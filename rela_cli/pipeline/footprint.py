@@ -44,16 +44,13 @@ from rela_cli.weights.locate import located
 
 MATRICES = 5  # D x D float64 of an eigendecomposition: covariance, eigenvectors, LAPACK's room for two, the map
 SUMS = 2  # D x D float64 while blocks are taken in: of all blocks, and of one
-FEATURE_COPIES = (
-    3  # of the features that a probe holds: as they came, standardised, and the pieces they are put together from
-)
+FEATURE_COPIES = 3  # that a probe holds: as they came, standardised, and the pieces they are put together from
 DRAW = 48  # bytes an image while an epoch's subset is drawn (docs/scaling.md)
 HALF, WORD, DOUBLE = 2, 4, 8  # bytes of a stored feature, of a float32, of a float64
 FEATURES = 768  # width of a prior that cannot be built here, and whose card does not say
 UNKNOWN_SIZE = 32  # pixels a side where all images have to be decoded to know
 FITTED_TO = 16  # random images that a prior is fitted to, to see what that takes
 WARM_BYTES = 80e6  # code of kernels once they are used, and what first uses leave in the heap: measured 70 to 190 MB
-LIBRARY_BYTES_TERM = "libraries"
 
 
 @dataclass(frozen=True)
@@ -175,9 +172,8 @@ class Footprint:
 
     def prior(self) -> Prior:
         """The prior; untrained where its weights would have to be fetched, for these take the same room."""
-        grey = torch.full((3,), 0.5)
-        part = weightless(self.config.prior)
-        prior: Prior = instantiate(part, data=ImageStats(grey, grey / 2, self.shape.size), allow=self.config.allow)
+        part, data = weightless(self.config.prior), ImageStats.grey(self.shape.size)
+        prior: Prior = instantiate(part, data=data, allow=self.config.allow)
         return prior.eval()
 
     @property
@@ -222,7 +218,7 @@ class Footprint:
         return [self.images(), *own, self.train(), self.probe()]
 
     def stage(self, name: str, *terms: Term) -> Stage:
-        always = (Term(LIBRARY_BYTES_TERM, self.libraries, PROCESS), Term("first use of them", WARM_BYTES, PROCESS))
+        always = (Term("libraries", self.libraries, PROCESS), Term("first use of them", WARM_BYTES, PROCESS))
         return Stage(name, (*always, *(term for term in terms if term.size)))
 
     def images(self) -> Stage:

@@ -94,7 +94,8 @@ class Judging:
             network = {"network": locate.identity(side.run.config.prior), "seed": self.config.seed}
             return side.run.baseline("finetuned", protocol, **network, flip=self.dataset.flip)
         if protocol.startswith(SEGMENT):
-            of = {"network": locate.identity(side.run.config.prior), "background": background(self.dataset)}
+            background = getattr(self.dataset, "background", None)
+            of = {"network": locate.identity(side.run.config.prior), "background": background}
             return side.run.baseline("segmented", protocol, **of)
         return side.run.baseline("frozen", protocol, features=side.run.features.hash)
 
@@ -323,11 +324,6 @@ def each_number(protocols: Sequence[str]) -> Iterator[str]:
     """The protocols, segment as one for each of its heads."""
     for protocol in protocols:
         yield from [f"{SEGMENT}-{head}" for head in HEADS] if protocol == SEGMENT else [protocol]
-
-
-def background(dataset: Dataset) -> int | None:
-    """The class of masks that is none of the things."""
-    return getattr(dataset, "background", None)
 
 
 def measure(number: Any) -> tuple[str, float | None]:

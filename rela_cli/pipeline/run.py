@@ -30,7 +30,7 @@ from rela_cli.pipeline.artifacts import (
 )
 from rela_cli.pipeline.brought import Brought, settled
 from rela_cli.pipeline.differences import MATCHING, RUN_SETTINGS, changed_settings, differences_text
-from rela_cli.store.entries import Entry
+from rela_cli.store.entries import Entry, entry_of
 from rela_cli.store.files import Facts, fingerprint, load_json, read_json, reason_of, section
 from rela_cli.store.names import called, run_called, slug
 from rela_cli.store.notices import warn_once
@@ -64,7 +64,7 @@ class Run:
     @cached_property
     def images(self) -> Entry:
         """Decoded pixels and labels."""
-        return self.entry("images", "images", **self.dataset.identity)
+        return entry_of("images", self.dataset.identity, self.outputs / "cache")
 
     @property
     def shown_size(self) -> int | None:
@@ -122,11 +122,7 @@ class Run:
         """A protocol's number for something that this run did not train."""
         settings = self.probe_settings(protocol)
         spec = {"what": what, "protocol": protocol, "settings": settings, "images": self.images.hash, **of}
-        return self.entry("baselines", "probe", **spec)
-
-    def entry(self, kind: str, stage: str, **spec: Any) -> Entry:
-        """An entry of the cache, made by a certain version of a stage."""
-        return Entry(kind, {"version": VERSIONS[stage], **spec}, self.outputs / "cache")
+        return entry_of("baselines", spec, self.outputs / "cache")
 
     # ----------------------------------------------------------------------------------------------- names
 

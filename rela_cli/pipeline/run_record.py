@@ -20,7 +20,7 @@ from rela_cli.pipeline.result import run_label_facts
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say
 from rela_cli.store.disk import disk_errors
-from rela_cli.store.files import Facts, fingerprint, keep_damaged, provenance, write_atomic, write_json
+from rela_cli.store.files import Facts, fingerprint, keep_damaged, provenance, write_atomic, write_json, write_text
 from rela_cli.store.locks import RunLock
 from rela_cli.store.notices import warn
 from rela_cli.store.outputs import ELSEWHERE
@@ -130,9 +130,9 @@ def write_manifest(run: Run, status: str, command: str, **facts: Any) -> None:
     fresh |= {"members": run.member_inputs or None}  # an ensemble's
     manifest = {**run.manifest, **fresh, "versions": versions(), **provenance(), **facts}
     kept = {key: value for key, value in manifest.items() if value is not None}  # None takes a key out
-    content = yaml.safe_dump(redact(run.tree), sort_keys=False).encode()
-    kept["config_hash"] = run_folder.config_hash(yaml.load(content, SAFE_LOADER))
-    write_atomic(run.folder / "config.yaml", lambda path: path.write_bytes(content))
+    text = yaml.safe_dump(redact(run.tree), sort_keys=False)
+    kept["config_hash"] = run_folder.config_hash(yaml.load(text, SAFE_LOADER))
+    write_text(run.folder / "config.yaml", text)
     write_json(run.folder / "manifest.json", kept)
 
 

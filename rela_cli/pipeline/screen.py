@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,12 +82,9 @@ def show_numbers(run: Run) -> None:
 
 def table_of(run: Run) -> str:
     """The command whose table has this run in it, wherever it lies."""
-    from shlex import join
-
     paths = run.config.paths
-    if paths.run:
-        return join(["rela", "table", paths.run])
-    return join(["rela", "table", *(["--outputs", paths.outputs] if paths.outputs != "outputs" else [])])
+    elsewhere = ["--outputs", paths.outputs] if paths.outputs != "outputs" else []
+    return shlex.join(["rela", "table", *([paths.run] if paths.run else elsewhere)])
 
 
 def cost(result: Mapping[str, Any]) -> str:

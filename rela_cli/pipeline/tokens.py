@@ -123,15 +123,13 @@ def map_of_prior(run: Run, size: int) -> Cells:
     Raises:
         ConfigError: it has none.
     """
-    import torch
-
     from rela_cli.config.parts import instantiate
     from rela_cli.data.batches.cache import ImageStats
     from rela_cli.priors.cells import Cells
     from rela_cli.weights.locate import located
 
-    config, grey = run.config, torch.full((3,), 0.5)
-    prior = instantiate(located(config.prior), data=ImageStats(grey, grey / 2, size), allow=config.allow)
+    config = run.config
+    prior = instantiate(located(config.prior), data=ImageStats.grey(size), allow=config.allow)
     try:
         return Cells(prior, config.extract.token_grid, size)
     except ConfigError as error:

@@ -35,9 +35,6 @@ FULL_WORDS = (
 )
 
 
-# ----------------------------------------------------------------------------------------------------------------- disk
-
-
 @contextmanager
 def disk_errors(path: Path, needed: int | None = None, way_out: str = OUTPUTS_KEY) -> Iterator[None]:
     """What a full, protected, broken or lost disk makes of any library's writing, as one error with path and way out.

@@ -28,6 +28,7 @@ from rela_cli.store.files import Facts, _settled, fingerprint, provenance, read_
 from rela_cli.store.integrity import _remember_made, damage
 from rela_cli.store.locks import Lock
 from rela_cli.store.notices import warn
+from rela_cli.store.versions import MADE_BY, VERSIONS
 
 OLD_SECONDS = 3600.0  # a temporary file this old, of a lone file, belongs to nobody any more
 
@@ -133,6 +134,11 @@ class Entry:
         remove_tree(aside)
         os.replace(self.folder, aside)
         warn(f"{self.folder} is damaged ({reason}); set aside as {aside.name} and made again")
+
+
+def entry_of(kind: str, spec: Facts, cache: Path) -> Entry:
+    """The entry that this version of the stage which makes the kind makes of `spec`."""
+    return Entry(kind, {"version": VERSIONS[MADE_BY[kind]], **spec}, cache)
 
 
 def sweep_up(cache: Path) -> None:

@@ -10,13 +10,8 @@ import os
 import signal
 from collections import Counter
 
-FAULT_POINTS = (
-    "before_write",
-    "after_write",
-    "after_fsync",
-    "after_replace",
-    "after_sync",
-)  # of every atomic write, in order
+# of every atomic write, in order
+FAULT_POINTS = ("before_write", "after_write", "after_fsync", "after_replace", "after_sync")
 _passed: Counter[str] = Counter()
 
 

@@ -32,15 +32,10 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
 
 def file_sha256(path: Path) -> str:
     """Content hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file)
-
-
-def _sha256_of(file: Any) -> str:
-    """hashlib.file_digest for Python 3.10."""
     digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        digest.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 18):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -13,9 +13,7 @@ from rela_cli.store.files import Facts, file_sha256, fingerprint, load_json, rea
 from rela_cli.store.notices import warn_once
 from rela_cli.store.sealed import Damaged
 
-REMEMBERED_BYTES = (
-    1_000_000_000  # bytes of a file whose hash is remembered from one process to the next: those take seconds
-)
+REMEMBERED_BYTES = 1_000_000_000  # of a file whose hash is remembered from one process to the next: those take seconds
 
 INTACT = ".intact.json"  # in an entry's folder: which large files were hashed, when, and what they were like then
 
@@ -67,18 +65,22 @@ def file_damage(path: Path, facts: Facts, contents: bool, afresh: bool = False) 
         return "is gone"
     if (size := path.stat().st_size) != facts.get("bytes"):
         return f"has {size} bytes instead of {facts.get('bytes')}"
-    if contents and (file_sha256 if afresh else _content_hash)(path) != facts.get("sha256"):
+    if contents and (file_sha256(path) if afresh else digest(path, keeps_note=True)) != facts.get("sha256"):
         return "does not hold what was written: its sha256 differs"
     return None
 
 
-def _content_hash(path: Path) -> str:
-    """sha256, read once a process, and of a large file once a day, as long as the file does not change."""
+def digest(path: Path, keeps_note: bool = False) -> str:
+    """sha256 of a file, read once a process as long as it does not change.
+
+    keeps_note: of a large file it is written down beside it, and read once a day.
+    """
     status = path.stat()
     key = (str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns)
     if key not in _hashes:
-        _hashes[key] = (_remembered(path, status) if status.st_size >= REMEMBERED_BYTES else None) or file_sha256(path)
-        if status.st_size >= REMEMBERED_BYTES:
+        is_noted = keeps_note and status.st_size >= REMEMBERED_BYTES
+        _hashes[key] = (_remembered(path, status) if is_noted else None) or file_sha256(path)
+        if is_noted:
             _remember(path, status, _hashes[key])
     return _hashes[key]
 
@@ -89,18 +91,18 @@ def _remembered(path: Path, status: os.stat_result) -> str | None:
     No program can change a file and put back its ctime, so what this misses is a disk that rots meanwhile.
     """
     note = section(read_json(path.with_name(INTACT)) or {}, path.name)
-    when, digest = note.get("when"), note.get("sha256")
-    if note.get("file") != _stamp(status) or not isinstance(digest, str) or not isinstance(when, (int, float)):
+    when, sha256 = note.get("when"), note.get("sha256")
+    if note.get("file") != _stamp(status) or not isinstance(sha256, str) or not isinstance(when, (int, float)):
         return None
-    return digest if 0 <= time.time() - when < DAY else None
+    return sha256 if 0 <= time.time() - when < DAY else None
 
 
-def _remember(path: Path, status: os.stat_result, digest: str) -> None:
+def _remember(path: Path, status: os.stat_result, sha256: str) -> None:
     """Write a hash down beside its file, unless one is there that still counts, or the file is too young to tell."""
     if time.time() - max(status.st_ctime, status.st_mtime) < RACY or _remembered(path, status):
         return
     note = path.with_name(INTACT)
-    facts = {**(read_json(note) or {}), path.name: {"file": _stamp(status), "sha256": digest, "when": time.time()}}
+    facts = {**(read_json(note) or {}), path.name: {"file": _stamp(status), "sha256": sha256, "when": time.time()}}
     temporary = note.with_name(f"{INTACT}.{os.getpid()}")
     with suppress(OSError):  # a cache that cannot be written to, a full disk: then it is hashed again
         temporary.write_text(json.dumps(facts), encoding="utf-8")

@@ -24,9 +24,6 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # with ENOSYS filelock takes lock f
 NOTE_SECONDS = 2.0  # how long a process that has just taken a lock may need to say who it is
 
 
-# ---------------------------------------------------------------------------------------------------------------- locks
-
-
 class Lock:
     """One process at a time; the kernel frees it when that process dies. Who holds it stands in a note beside it."""
 

@@ -14,10 +14,9 @@ from rela_cli.store.files import TEMPORARIES, Facts, read_json, section
 from rela_cli.store.files import size_of as size_of
 from rela_cli.store.integrity import damage
 from rela_cli.store.locks import Lock, RunLock
-from rela_cli.store.versions import is_older
+from rela_cli.store.versions import MADE_BY, is_older
 from rela_cli.terminal import as_size
 
-CACHE_KINDS = ("images", "features", "targets", "views", "view_targets", "tokens", "token_targets", "baselines")
 ELSEWHERE = ".elsewhere"  # under runs/: where runs lie that are not there
 UNFINISHED = ("running", "killed", "stopped", "failed", "damaged")  # states from which the same command goes on
 
@@ -135,7 +134,7 @@ def take_inventory(outputs: Path) -> Inventory:
     if not outputs.is_dir():
         raise MissingError(f"{outputs} is not a folder; runs are in outputs/ unless paths.outputs= says otherwise")
     runs = [run_at(folder) for folder in (*run_folders(outputs), *elsewhere(outputs))]
-    entries = [entry_at(path, runs) for kind in CACHE_KINDS for path in folders(outputs / "cache" / kind)]
+    entries = [entry_at(path, runs) for kind in MADE_BY for path in folders(outputs / "cache" / kind)]
     return Inventory(outputs, runs, entries, leftovers(outputs))
 
 
@@ -150,9 +149,9 @@ def run_folders(outputs: Path) -> list[Path]:
     return [folder for folder in found if kept[real[folder]] == folder]
 
 
-def run_names(outputs: Path = OUTPUTS) -> list[str]:
-    """The names by which a run can be found there."""
-    return [*(["latest"] if (outputs / "runs" / "latest").exists() else []), *(f.name for f in run_folders(outputs))]
+def run_names() -> list[str]:
+    """The names by which a run can be found in outputs/."""
+    return [*(["latest"] if (OUTPUTS / "runs" / "latest").exists() else []), *(f.name for f in run_folders(OUTPUTS))]
 
 
 def elsewhere(outputs: Path) -> list[Path]:
@@ -185,14 +184,13 @@ def folders(place: Path) -> list[Path]:
 def leftovers(outputs: Path) -> list[Leftover]:
     """Half-made entries that nobody is at, damaged ones that were set aside, temporary files of runs nobody is in."""
     found = []
-    for path in sorted(outputs.glob("cache/*/.*.tmp")):
-        if Lock(path.with_name(f"{path.stem}.lock"), "").is_free():
-            found.append(Leftover(path, "half-made by a killed process", size_of(path)))
-    for path in sorted(outputs.glob("cache/*/.*.part")):
-        if Lock(path.with_name(f"{path.stem}.lock"), "").is_free():
-            found.append(
-                Leftover(path, "the beginning of an extraction; its command would go on with it", size_of(path))
-            )
+    for suffix, why in (
+        ("tmp", "half-made by a killed process"),
+        ("part", "the beginning of an extraction; its command would go on with it"),
+    ):
+        for path in sorted(outputs.glob(f"cache/*/.*.{suffix}")):
+            if Lock(path.with_name(f"{path.stem}.lock"), "").is_free():
+                found.append(Leftover(path, why, size_of(path)))
     for path in sorted(outputs.glob("cache/*/*.corrupt")):
         found.append(Leftover(path, "damaged, set aside", size_of(path)))
     for pattern, why in (

@@ -6,19 +6,22 @@ untrained network, and every result says so), or a path. Nothing pretrained is e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rela_cli.config.schema import PRETRAINED, RANDOM, Part
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.store.files import fingerprint
+from rela_cli.store.integrity import digest
 from rela_cli.weights.kinds import kind_of, weight_files
-from rela_cli.weights.model_folder import file_in
 from rela_cli.weights.onnx_file import check_installed
-from rela_cli.weights.run_folder import backbone_name, check_backbone, digest, run_facts, run_folder
+from rela_cli.weights.run_folder import backbone_name, check_backbone, run_facts, run_folder
 from rela_cli.weights.sources import fetch
 
 ONNX = "rela_cli.priors.onnx.Onnx"
+
+WEIGHT_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 
 NEUTRAL = {"pool": "none", "channels": "rgb"}  # change nothing; fingerprints from before these keys were there stay
 
@@ -46,6 +49,22 @@ def locate(prior: Part) -> Path | None:
     return path
 
 
+def file_in(path: Path) -> Path:
+    """The path itself; of a folder that a library saved a model into, the file with its weights, or the index of these.
+
+    Raises:
+        MissingError: a folder without such a file.
+    """
+    if not path.is_dir():
+        return path
+    there = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    if there:
+        return there[0]
+    if split := sorted(path.glob("*.index.json")):  # model.safetensors.index.json before pytorch_model.bin.index.json
+        return split[0]
+    raise MissingError(f"{path} is a folder without {', '.join(WEIGHT_FILES)}; say prior.weights=FILE")
+
+
 def located(prior: Part) -> Part:
     """The prior with its weights named by a path on this disk; of an ensemble each member."""
     return prior.each(located_alone)
@@ -54,11 +73,9 @@ def located(prior: Part) -> Part:
 def located_alone(prior: Part) -> Part:
     """A prior that is one network, with its weights named by a path on this disk."""
     if prior.options.get("run"):
-        return Part(prior.name, prior.target, {**prior.options, "run": str(run_folder(prior))}, prior.card)
+        return replace(prior, options={**prior.options, "run": str(run_folder(prior))})
     path = locate(prior)
-    return (
-        prior if path is None else Part(prior.name, prior.target, {**prior.options, "weights": str(path)}, prior.card)
-    )
+    return prior if path is None else replace(prior, options={**prior.options, "weights": str(path)})
 
 
 def identity(prior: Part) -> dict[str, Any]:

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
 from rela_cli.config.identity import identity_of
 from rela_cli.config.schema import Part
 from rela_cli.errors import MissingError
-from rela_cli.store.files import Facts, file_sha256, fingerprint, read_whole, reason_of, section
+from rela_cli.store.files import Facts, fingerprint, read_whole, reason_of, section
+from rela_cli.store.integrity import digest
 from rela_cli.store.notices import warn_once
 from rela_cli.store.outputs import RunFolder
 from rela_cli.store.sealed import Damaged, parsed_yaml
 from rela_cli.weights.kinds import kind_of
 
 EMBEDDED = Path(__file__).parent / "embedded"  # the run whose backbone ships with the package; `prior.run=embedded`
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file, read once a process as long as it does not change."""
-    status = path.stat()
-    return _digest(path.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _digest(path: Path, size: int, changed: int) -> str:
-    return file_sha256(path)
-
-
-# ---------------------------------------------------------------------------------------------- runs of our own
 
 
 def run_folder(prior: Part) -> Path:

@@ -14,8 +14,9 @@ from rela_cli.config.schema import PRETRAINED, RANDOM, Part
 from rela_cli.data.labels import KNOWN
 from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.store.files import Facts, read_whole
+from rela_cli.store.integrity import digest
 from rela_cli.store.older_results import is_unknown
-from rela_cli.weights.run_folder import digest, run_folder
+from rela_cli.weights.run_folder import run_folder
 
 if TYPE_CHECKING:
     from rela_cli.data.base import Dataset

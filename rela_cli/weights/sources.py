@@ -11,9 +11,7 @@ from pathlib import Path
 from rela_cli.config.schema import Part
 from rela_cli.errors import ConfigError, MissingError, first_line
 from rela_cli.machine.network import unreachable
-from rela_cli.weights.run_folder import digest
-
-# ------------------------------------------------------------------------------------------------------ sources
+from rela_cli.store.integrity import digest
 
 
 @dataclass(frozen=True)

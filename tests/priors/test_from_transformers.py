@@ -22,8 +22,7 @@ from rela_cli.priors.checkpoint import Checkpoint
 from rela_cli.priors.clip import resized
 from rela_cli.priors.loading import State, WeightsFile, fill_network
 from rela_cli.priors.timm import translation
-from rela_cli.weights.locate import locate, located
-from rela_cli.weights.model_folder import file_in
+from rela_cli.weights.locate import file_in, locate, located
 from tests.factories import config
 
 WIDTH, LAYERS, HEADS, PATCH, SIDE = 32, 2, 2, 8, 32

@@ -16,7 +16,6 @@ import pytest
 
 from rela_cli.pipeline import pipeline
 from rela_cli.store import integrity
-from rela_cli.weights import run_folder
 from tests import warm
 from tests.conftest import ROOT
 from tests.factories import config
@@ -30,7 +29,6 @@ WORDS = (*FAKE, *SHORT, *RANDOM, "runtime.eval_every_epochs=0")
 def go(outputs: Path, *words: str, until: str = "probe") -> pipeline.Outcome:
     """The same as a process would do, but here, with nothing remembered of earlier calls."""
     integrity._hashes.clear()
-    run_folder._digest.cache_clear()
     return pipeline.run(config(*words, f"paths.outputs={outputs}"), until=until)
 
 

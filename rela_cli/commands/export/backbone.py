@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rela_cli.config.schema import Part
 from rela_cli.store.files import Facts
+from rela_cli.store.integrity import digest
 from rela_cli.store.outputs import RunFolder
-from rela_cli.weights.run_folder import backbone_name, decoded_size, digest, run_config, run_facts
+from rela_cli.weights.run_folder import backbone_name, decoded_size, run_config, run_facts
 
 if TYPE_CHECKING:
     import torch
