@@ -40,6 +40,15 @@ def test_measuring_the_width_leaves_the_mode_as_it_was() -> None:
         assert network.training == is_training
 
 
+def test_convolutions_begin_with_the_variance_of_their_outputs() -> None:
+    """2 / fan_out, as torchvision's ResNets (He et al. 2015, arXiv 1502.01852); fan_in would be twice or half of it."""
+    backbone = build_backbone(Part.from_tree({**RESNET, "width": 16}), 0, 32)
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels != module.out_channels:
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            assert module.weight.var().item() == pytest.approx(2 / fan_out, rel=0.3), name
+
+
 def test_the_cifar_stem_keeps_small_images_large() -> None:
     small, large = (build_backbone(Part.from_tree({**RESNET, "stem": stem}), 0, 32) for stem in ("imagenet", "cifar"))
     sizes = [net.layer1(net.maxpool(net.conv1(torch.zeros(1, 3, 32, 32)))).shape[-1] for net in (small, large)]
