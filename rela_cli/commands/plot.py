@@ -9,15 +9,14 @@ from rela_cli.config.arguments import Choice
 from rela_cli.errors import RelaError
 from rela_cli.report.differences.paired import AXES
 from rela_cli.report.figures.plots import PLOT_KINDS, plots
+from rela_cli.report.figures.style import matplotlib_settings, save_figure
 from rela_cli.report.grids.screen import write
 from rela_cli.report.results.comparison import Protocol, Result, protocols_of
 from rela_cli.report.results.options import ReportParser, results_at, some_of
 from rela_cli.store.disk import disk_errors
 from rela_cli.terminal import plural
 
-PREFERRED_PROTOCOL = (
-    "lbfgs"  # converged and free of the features' scale; the first protocol measured where it is missing
-)
+PREFERRED_PROTOCOL = "lbfgs"  # converged, free of the features' scale; the first one measured where it is missing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,8 +45,6 @@ def draw(
     results: Sequence[Result], protocols: Sequence[Protocol], axis: str, kinds: Sequence[str], out: Path
 ) -> dict[str, Path]:
     """Draw and save; what each plot shows, and its PNG."""
-    from rela_cli.report.figures.style import matplotlib_settings, save_figure
-
     written: dict[str, Path] = {}
     with matplotlib_settings():
         for plot in plots(results, protocols, axis, kinds):
@@ -66,11 +63,8 @@ def chosen_protocols(results: Sequence[Result], name: str | None, network: str) 
 
 def parser() -> ReportParser:
     """The command line of `rela plot`."""
-    made = ReportParser(
-        "plot",
-        "Draws the runs found at PATH, as PNG and SVG.",
-        ["rela plot", "rela plot --kind budget,cost --out FOLDER"],
-    )
+    examples = ["rela plot", "rela plot --kind budget,cost --out FOLDER"]
+    made = ReportParser("plot", "Draws the runs found at PATH, as PNG and SVG.", examples)
     made.add_argument("--to", "--out", dest="out", type=Path, metavar="FOLDER", help="default: outputs/plots")
     kinds = some_of("--kind", tuple(PLOT_KINDS))
     made.add_argument(

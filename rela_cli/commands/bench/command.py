@@ -9,7 +9,9 @@ from importlib import import_module
 from pathlib import Path
 
 from rela_cli.commands.bench.contest import Bench, BenchRow
+from rela_cli.commands.bench.machine import all_versions, machine_load
 from rela_cli.commands.bench.registry import BENCH_ROWS, PEERS, missing_package
+from rela_cli.commands.bench.show import content, markdown_table, row_line
 from rela_cli.config.arguments import Choice, Parser, WholeNumber
 from rela_cli.errors import MissingError
 from rela_cli.store.files import write_json
@@ -24,39 +26,19 @@ and the largest. Warm-up and compile time are kept apart. A peer that is not ins
 def parser() -> Parser:
     """The command line of `rela bench`."""
     made = Parser("bench", DESCRIPTION, ["rela bench --list", "rela bench augment knn --rounds 3"])
-    made.add(
-        "rows",
-        nargs="*",
-        metavar="ROW",
-        help=f"{', '.join(BENCH_ROWS)} or all (default: all but distill)",
-        offers=lambda: BENCH_ROWS,
-    )
-    peer = Choice("--peer", PEERS)
-    made.add_argument(
-        "--peer", action="append", default=[], type=peer, metavar="NAME", help=f"only this peer: {', '.join(PEERS)}"
-    )
-    made.add_argument(
-        "--rounds",
-        default=7,
-        type=WholeNumber("--rounds"),
-        metavar="N",
-        help="how often each takes its turn (default: 7)",
-    )
+    which = f"{', '.join(BENCH_ROWS)} or all (default: all but distill)"
+    made.add("rows", nargs="*", metavar="ROW", help=which, offers=lambda: BENCH_ROWS)
+    peer, only = Choice("--peer", PEERS), f"only this peer: {', '.join(PEERS)}"
+    made.add_argument("--peer", action="append", default=[], type=peer, metavar="NAME", help=only)
+    rounds, turns = WholeNumber("--rounds"), "how often each takes its turn (default: 7)"
+    made.add_argument("--rounds", default=7, type=rounds, metavar="N", help=turns)
     made.add_argument("--data", type=Path, metavar="FOLDER", help="train/<class>/* and test/<class>/*, 32 px JPEGs")
-    device, size = Choice("--device", ("all", "cpu", "cuda")), Choice("--size", ("full", "tiny"))
-    made.add_argument(
-        "--device", default="all", type=device, metavar="all|cpu|cuda", help="which rows (default: all that can run)"
-    )
-    made.add_argument(
-        "--size",
-        default="full",
-        type=size,
-        metavar="full|tiny",
-        help="tiny shows that a row works; its figures mean nothing",
-    )
-    made.add_argument(
-        "--lightly-train", type=Path, metavar="PYTHON", help="for distill: the python of an environment that has it"
-    )
+    device, which = Choice("--device", ("all", "cpu", "cuda")), "which rows (default: all that can run)"
+    made.add_argument("--device", default="all", type=device, metavar="all|cpu|cuda", help=which)
+    size, tiny = Choice("--size", ("full", "tiny")), "tiny shows that a row works; its figures mean nothing"
+    made.add_argument("--size", default="full", type=size, metavar="full|tiny", help=tiny)
+    peer_python = "for distill: the python of an environment that has it"
+    made.add_argument("--lightly-train", type=Path, metavar="PYTHON", help=peer_python)
     made.add_argument("--json", type=Path, metavar="FILE", help="write rows, versions and load there, after each row")
     made.add_argument("--markdown", action="store_true", help="end with the table of docs/performance.md")
     made.add_argument("--list", action="store_true", help="list rows and peers, and which of them are installed")
@@ -89,9 +71,6 @@ def main(argv: Sequence[str]) -> int:
 
 def run_rows(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: bool) -> int:
     """Row by row, each line printed when it is done; --json is whole after each of them."""
-    from rela_cli.commands.bench.machine import all_versions, machine_load
-    from rela_cli.commands.bench.show import content, markdown_table, row_line
-
     scores: list[BenchRow] = []
     begin = machine_load()
     for name in rows:

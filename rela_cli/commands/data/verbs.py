@@ -7,8 +7,7 @@ from importlib import import_module
 from rela_cli.config.arguments import Parser
 from rela_cli.errors import ConfigError, did_you_mean
 
-VERBS = {"check": "check", "pack": "pack", "holdout": "holdout"}  # and their modules
-DOES = {
+VERBS = {  # each has the module of its name
     "check": "read every image once: what is there, what is broken",
     "pack": "copy the images into a few large files",
     "holdout": "hold out a part of train, to choose settings by",
@@ -26,12 +25,12 @@ def main(words: list[str]) -> int:
         parser().help_if_asked(words)
         hint = did_you_mean(verb, VERBS)
         raise ConfigError(f"say what to do with the data{f', not {verb}' if verb else ''}{hint}: {ways()}")
-    return int(import_module(f"rela_cli.commands.data.{VERBS[verb]}").main(words[1:]))
+    return int(import_module(f"rela_cli.commands.data.{verb}").main(words[1:]))
 
 
 def parser() -> Parser:
     """The help of `rela data`."""
-    lines = [f"  rela data {verb:<7} {does}" for verb, does in DOES.items()]
+    lines = [f"  rela data {verb:<7} {does}" for verb, does in VERBS.items()]
     made = Parser(
         "data", "Checks or copies a whole dataset, before any run.", [f"{w} --help" for w in ways().split(" or ")]
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rela_cli.commands.plot import chosen_protocols
+from rela_cli.commands.report.neighbours import neighbours_or_why
 from rela_cli.config.arguments import Choice
 from rela_cli.report.differences.paired import AXES
 from rela_cli.report.figures.series import groups_of
@@ -19,6 +20,7 @@ from rela_cli.store.files import write_text
 from rela_cli.store.notices import warn
 from rela_cli.terminal import printable
 
+WAY_OUT = "--to=FILE"
 EXAMPLES = ["rela report", "rela report outputs/runs/latest --out run.html --no-neighbours"]
 
 
@@ -47,18 +49,15 @@ def main(argv: Sequence[str]) -> int:
     )
     text = printable(page.page(found), lines=True)
     out = arguments.out or arguments.outputs / "report.html"
-    way_out = "--to=FILE"
-    with disk_errors(out, way_out=way_out):
+    with disk_errors(out, way_out=WAY_OUT):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text, way_out)
+        write_text(out, text, WAY_OUT)
     write(f"{out}  {len(text) / 1e6:.1f} MB, nothing else needed to look at it\n")
     return 0
 
 
 def pictures(results: Sequence[Result], protocol: Protocol | None) -> Mapping[str, Sequence[page.Neighbourhood] | str]:
     """Neighbours by the best run of each group, or why there are none."""
-    from rela_cli.commands.report.neighbours import neighbours_or_why
-
     found = {}
     for group in groups_of(results):
         best = page.best_cell(group, protocol) if protocol else None

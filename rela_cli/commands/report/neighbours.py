@@ -14,6 +14,7 @@ from rela_cli.report.page.page import Neighbourhood, Picture
 from rela_cli.report.results.run_files import cached
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import read_json
+from rela_cli.weights.run_folder import run_config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,6 @@ def neighbours_of_run(folder: Path) -> list[Neighbourhood]:
     """
     from rela_cli.data.batches.cache import read_stats
     from rela_cli.learners.build import build_backbone, load_backbone
-    from rela_cli.weights.run_folder import run_config
 
     tree = run_config(folder)
     entry = images_of(folder)

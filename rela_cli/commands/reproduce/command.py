@@ -24,6 +24,18 @@ from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.screen import say
 from rela_cli.terminal import as_duration, as_si
 
+DESCRIPTION = """\
+Makes a table of the paper: it prints the plan, makes the missing runs, and writes table.md, table.csv, plots
+and report.html. The same command again makes what is still missing."""
+EXAMPLES = (
+    "rela reproduce table1-cifar10 --profile mini --data FOLDER",
+    "rela reproduce table-ablation --profile full --data FOLDER --dry-run",
+)
+PROFILES_EXPLAINED = """\
+profiles:
+  full    the paper's protocol, for GPUs
+  mini    two CPU cores, half an hour
+  smoke   the digits, a minute or two: shows what comes out, but its numbers mean nothing"""
 NOTES = {"smoke": "smoke shows that a table comes out; its runs are far too short for their numbers to mean anything"}
 JOBS = "runs at a time (default: 2 on a CPU; on a GPU 1 until the first has run, then as many as have room)"
 TO_MAKE = ("to do", "waits")  # states of runs that will be made
@@ -78,38 +90,14 @@ def made(executor: Executor, request: TableRequest) -> int:
 
 def parser() -> Parser:
     """The command line of `rela reproduce`."""
-    made = Parser(
-        "reproduce",
-        """Makes a table of the paper: it prints the plan, makes the missing runs, and writes table.md, table.csv, plots
-and report.html. The same command again makes what is still missing.""",
-        [
-            "rela reproduce table1-cifar10 --profile mini --data FOLDER",
-            "rela reproduce table-ablation --profile full --data FOLDER --dry-run",
-        ],
-        """profiles:
-  full    the paper's protocol, for GPUs
-  mini    two CPU cores, half an hour
-  smoke   the digits, a minute or two: shows what comes out, but its numbers mean nothing""",
-    )
+    made = Parser("reproduce", DESCRIPTION, EXAMPLES, PROFILES_EXPLAINED)
     made.add("table", nargs="?", default="", metavar="TABLE", help=", ".join(TABLES), offers=lambda: TABLES)
-    profile = Choice("--profile", PROFILES)
-    made.add(
-        "--profile",
-        default="mini",
-        type=profile,
-        metavar="|".join(PROFILES),
-        help="default: mini",
-        offers=lambda: PROFILES,
-    )
-    made.add(
-        "--data",
-        default="",
-        metavar="FOLDER",
-        help="the folder of the dataset, or one that holds several datasets by their names",
-    )
-    made.add(
-        "--to", "--out", dest="out", default="", metavar="FOLDER", help="default: outputs/tables/TABLE-PROFILE[-live]"
-    )
+    profile, shown = Choice("--profile", PROFILES), "|".join(PROFILES)
+    made.add("--profile", default="mini", type=profile, metavar=shown, help="default: mini")
+    data = "the folder of the dataset, or one that holds several datasets by their names"
+    made.add("--data", default="", metavar="FOLDER", help=data)
+    place = "default: outputs/tables/TABLE-PROFILE[-live]"
+    made.add("--to", "--out", dest="out", default="", metavar="FOLDER", help=place)
     made.add_outputs()
     made.add("--jobs", type=WholeNumber("--jobs"), metavar="N", help=JOBS)
     made.add("--launcher", default="", metavar="NAME", help="a Hydra launcher in place of --jobs, such as joblib")
