@@ -33,8 +33,8 @@ from rela_cli.machine.device import device_name, synchronize
 from rela_cli.priors.fitting import fitted_prior
 from rela_cli.stages.extract import run_prior
 from rela_cli.training.graph_trial import reason_against
-from rela_cli.training.step_count import StepSizes, count_step
-from rela_cli.training.trainee import take_views_together
+from rela_cli.training.step_count import count_step
+from rela_cli.training.trainee import Sizes, take_views_together
 from rela_cli.training.trainer import Trainer
 from rela_cli.transports.pca import Whitening
 from rela_cli.transports.random_projection import RandomProjection
@@ -176,7 +176,7 @@ def no_wait(asked: Asked, name: str, full: str, *more: str) -> Line:
     if asked.device == "cpu":
         config = replace(compose([*COMMON, *words]), batch_size=8)
         phase = 1 if name == "phase 1" else 2
-        waits = count_step(config, phase, StepSizes(16, 24, 4)).waits
+        waits = count_step(config, phase, Sizes(16, 24, 4)).waits
         return found(full, f"{len(waits)} waits on tensors without values", ok=not waits, limit="0")
     pixels, labels = material.images(asked.bench, 64 * (STILL_STEPS + 10))
     targets = thumbnails(pixels) if name == "phase 1" else None

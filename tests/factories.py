@@ -15,6 +15,7 @@ from rela_cli.config.compose import compose
 from rela_cli.config.lengths import lengths
 from rela_cli.config.schema import Config
 from rela_cli.data.batches.cache import ImageStats, Split, channel_stats
+from rela_cli.training.goals import Goals
 from rela_cli.training.trainer import Trainer
 
 NEEDS = {  # what a choice cannot do without
@@ -63,8 +64,9 @@ def trainer(*overrides: str, n: int = 64, size: int = 8, target_dim: int | None 
     """A trainer on `n` images, with whitened noise as targets unless `target_dim` is None."""
     made = config("batch_size=16", "epochs=2", *overrides)
     images = pixels(n, size)
-    targets = None if target_dim is None else torch.randn(n, target_dim, generator=torch.Generator().manual_seed(1))
-    return Trainer(made, lengths(made, n), Split(images, torch.arange(n) % 4), targets, stats_of(images))
+    random = torch.Generator().manual_seed(1)
+    goals = None if target_dim is None else Goals(torch.randn(n, target_dim, generator=random))
+    return Trainer(made, lengths(made, n), Split(images, torch.arange(n) % 4), goals, stats_of(images))
 
 
 @dataclass

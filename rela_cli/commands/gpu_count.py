@@ -10,7 +10,8 @@ from rela_cli.config.compose import compose
 from rela_cli.config.schema import Config
 
 if TYPE_CHECKING:
-    from rela_cli.training.step_count import StepCount, StepSizes
+    from rela_cli.training.step_count import StepCount
+    from rela_cli.training.trainee import Sizes
 
 IMAGE, TARGET, CLASSES = 32, 512, 10  # pixels, width of the targets and classes where the data are not looked at
 LAUNCH = 5e-6  # seconds of the host's time for each operator, an estimate
@@ -28,11 +29,12 @@ WHAT = {
 
 def main(words: Sequence[str]) -> int:
     """Print the operators of each part of a step, and where the host waits; 1 if it waits where it should not."""
-    from rela_cli.training.step_count import StepSizes, count_step
+    from rela_cli.training.step_count import count_step
+    from rela_cli.training.trainee import Sizes
 
     config = compose(list(words))
     size = config.dataset.options.get("image_size") or IMAGE
-    sizes = StepSizes(size, TARGET, CLASSES)
+    sizes = Sizes(size, TARGET, CLASSES)
     steps = {phase: count_step(config, phase, sizes) for phase in phases(config)}
     print(f"{config.learner.name}, {config.method.name}, {config.optimizer.name}: batch {config.batch_size}, {size} px")
     print("Operators of one step on a GPU, counted on tensors without values; each is at least one kernel.\n")
@@ -87,7 +89,7 @@ def with_way(config: Config) -> tuple[Config, str]:
     return replace(config, runtime=runtime), f"runtime.step=auto: {found}."
 
 
-def timings(config: Config, sizes: StepSizes) -> str:
+def timings(config: Config, sizes: Sizes) -> str:
     """Milliseconds of a step on the GPU, where there is one."""
     import torch
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rela_cli.data.batches.cache import ImageStats
     from rela_cli.pipeline.footprint import Footprint
     from rela_cli.pipeline.terms import Taken
+    from rela_cli.training.goals import Goals
     from rela_cli.training.live import LiveTargets
     from rela_cli.training.trainer import Trainer
 
@@ -219,12 +220,22 @@ def trial_trainer(of: Footprint, images: Tensor) -> Trainer:
     labels = torch.arange(n) % shape.classes if shape.classes else None
     if labels is not None:
         labels[-1] = (shape.classes or 1) - 1  # the trainer takes the number of classes from the largest
-    targets = torch.randn(n, of.matched) if of.targets else None
-    tokens = of.tokens.blank(n, shape.size) if of.tokens else None
-    live = trial_prior(of, images, stats) if config.is_live else None
-    trainer = Trainer(config, Lengths(n, n, 1, 1, n), Split(images, labels), targets, stats, live, tokens=tokens)
+    goals = trial_goals(of, images, stats)
+    trainer = Trainer(config, Lengths(n, n, 1, 1, n), Split(images, labels), goals, stats)
     trainer.trainee.train()
     return trainer
+
+
+def trial_goals(of: Footprint, images: Tensor, stats: ImageStats) -> Goals | None:
+    """Random targets of random images; live ones where the config says so."""
+    import torch
+
+    from rela_cli.training.goals import Goals
+
+    if not of.targets:
+        return None
+    targets, live = torch.randn(len(images), of.matched), trial_prior(of, images, stats) if of.config.is_live else None
+    return Goals(targets, live, tokens=of.tokens.blank(len(images), of.shape.size) if of.tokens else None)
 
 
 def trial_prior(of: Footprint, images: Tensor, stats: ImageStats) -> LiveTargets:

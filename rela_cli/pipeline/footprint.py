@@ -37,7 +37,7 @@ from rela_cli.pipeline.terms import DEVICE, MAPPED, PROCESS, Stage, Taken, Term
 from rela_cli.pipeline.tokens import MapSizes, map_sizes
 from rela_cli.priors.base import Prior
 from rela_cli.stages.transport import ROWS_AT_A_TIME
-from rela_cli.training.trainee import Trainee, memory_format
+from rela_cli.training.trainee import Sizes, Trainee, memory_format
 from rela_cli.transports.base import Transport, matched_width
 from rela_cli.transports.pca import PCA
 from rela_cli.weights.locate import located
@@ -104,8 +104,8 @@ class Footprint:
     def trainee(self) -> Trainee:
         """The learner with its method and the matching, as stage train has it."""
         shape, matched = self.shape, self.matched if self.targets else None
-        token_dim = self.tokens.matched if self.tokens else None
-        return Trainee(self.config, shape.size, matched, shape.classes, token_dim).train()
+        sizes = Sizes(shape.size, matched, shape.classes, self.tokens.matched if self.tokens else None)
+        return Trainee(self.config, sizes).train()
 
     @property
     def images_a_pass(self) -> int:

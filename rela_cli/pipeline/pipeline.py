@@ -40,12 +40,9 @@ from rela_cli.store.versions import STAGES
 from rela_cli.weights import run_folder, seen
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rela_cli.data.batches.cache import ImageStats, Split
-    from rela_cli.data.batches.tokens import TokenTargets
     from rela_cli.training.checkpoint import Checkpoints, Saved
-    from rela_cli.training.live import LiveTargets
+    from rela_cli.training.goals import Goals
 
 
 @dataclass(frozen=True)
@@ -241,16 +238,12 @@ class Pipeline:
     def make_backbone(self, width: int) -> None:
         """Train, and write down that it is done and what it cost."""
         from rela_cli.data.batches.cache import read_split, read_stats
-        from rela_cli.stages.train import read_targets, read_views, train
+        from rela_cli.stages.train import train
         from rela_cli.training.logs import Metrics
         from rela_cli.training.trackers.run import open_trackers
 
         split = read_split(self.run.images, "train", self.run.dataset)
         assert split is not None
-        targets = None if self.config.is_plain else read_targets(self.run.targets, width)
-        views = None
-        if self.config.has_views and targets is not None:
-            views = read_views(self.run.view_targets, targets.shape[1], self.config.seed)
         checkpoints = self.checkpoints()
         saved = ranks.rank_0_first(lambda: self.resume(checkpoints))
         logs = self.run.folder / "metrics.jsonl" if ranks.is_first() else Path(os.devnull)
@@ -260,31 +253,29 @@ class Pipeline:
             Metrics(logs, forward) as metrics,
         ):
             stats = read_stats(self.run.images)
-            live = self.live_targets(split, stats, targets)
-            of_prior = (live, views, self.token_targets(split, stats))
-            facts = train(self.config, self.run.lengths, split, targets, stats, checkpoints, saved, metrics, *of_prior)
+            goals = None if self.config.is_plain else self.goals(split, stats, width)
+            facts = train(self.config, self.run.lengths, split, goals, stats, checkpoints, saved, metrics)
         if ranks.is_first():
             facts["files"] = run_folder.recorded(self.run.folder)
         self.record.write("trained", train=facts)
         ranks.agree(None)  # the backbone and what the manifest says of it are there, for everybody
 
-    def live_targets(self, split: Split, stats: ImageStats, targets: Tensor | None) -> LiveTargets | None:
-        """For matching.targets=live: the prior with the map that was fitted to its cached features."""
-        if not self.config.is_live or targets is None:
-            return None
+    def goals(self, split: Split, stats: ImageStats, width: int) -> Goals:
+        """What phase 1 matches a learner of so many features to."""
+        from rela_cli.data.batches.loader import side_of
+        from rela_cli.stages.train import read_targets, read_tokens, read_views
+        from rela_cli.training.goals import Goals
         from rela_cli.training.live import live_targets
 
-        caches = (self.run.features.folders, self.run.targets.folder)
-        return live_targets(self.config, split, stats, *caches, targets.shape[1])
-
-    def token_targets(self, split: Split, stats: ImageStats) -> TokenTargets | None:
-        """For extract.tokens=true: what the cells of the learner's feature map are matched to."""
-        if not self.config.has_tokens:
-            return None
-        from rela_cli.data.batches.loader import side_of
-        from rela_cli.stages.train import read_tokens
-
-        return read_tokens(self.run.artifacts.token_targets, self.channels, side_of(split.images), stats.size)
+        config, run, live, views, tokens = self.config, self.run, None, None, None
+        targets = read_targets(run.targets, width)
+        if config.is_live:
+            live = live_targets(config, split, stats, run.features.folders, run.targets.folder, targets.shape[1])
+        if config.has_views:
+            views = read_views(run.view_targets, targets.shape[1], config.seed)
+        if config.has_tokens:
+            tokens = read_tokens(run.artifacts.token_targets, self.channels, side_of(split.images), stats.size)
+        return Goals(targets, live, views, tokens)
 
     def checkpoints(self) -> Checkpoints:
         from rela_cli.training.checkpoint import Checkpoints

@@ -29,8 +29,8 @@ from rela_cli.optim import memory_bytes
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts, write_atomic
 from rela_cli.training.checkpoint import Checkpoints, Saved, tensor_bytes
+from rela_cli.training.goals import Goals
 from rela_cli.training.graph_trial import with_step
-from rela_cli.training.live import LiveTargets
 from rela_cli.training.logs import Metrics
 from rela_cli.training.resume import rank_seed
 from rela_cli.training.trainee import compile_networks
@@ -69,19 +69,13 @@ def train(
     config: Config,
     lengths: Lengths,
     images: Split,
-    targets: Tensor | None,
+    goals: Goals | None,
     data: ImageStats,
     checkpoints: Checkpoints,
     saved: Saved | None,
     metrics: Metrics,
-    live: LiveTargets | None = None,
-    views: CachedViews | None = None,
-    tokens: TokenTargets | None = None,
 ) -> Facts:
-    """Train on images, towards targets (N, k) first if there are any; write the backbones; facts for the manifest.
-
-    With `live` phase 1 matches each view to what the prior makes of that view, with `views` to what it made of it once;
-    of `targets` the width alone counts then. With `tokens` it also matches the cells of the learner's feature map.
+    """Train on images, towards the goals of phase 1 first if there are any; write the backbones; what a manifest says.
 
     With a `saved` training it goes on from there. backbone.safetensors is the online network,
     backbone_target.safetensors the target network of methods with one.
@@ -89,19 +83,13 @@ def train(
     Raises:
         NonFiniteError: a gradient was NaN or Inf; the weights before it are untouched.
     """
-    config = with_step(config)
-    trainer = Trainer(config, lengths, images, targets, data, live, views, tokens)
-    costs = step_flops(trainer)
-    choose_threads(trainer, saved.threads if saved else None)
-    memory.give_back()
-    synchronize(trainer.device)
-    compile_networks(trainer.trainee, config.runtime.compile)
-    torch.manual_seed(rank_seed(config, 0))
+    trainer = Trainer(with_step(config), lengths, images, goals, data)
+    costs = tried(trainer, saved)
     trainer.begin(checkpoints, saved)
     ensure_room(trainer, checkpoints)
     trainer.fit(metrics)
     synchronize(trainer.device)
-    facts = summary(trainer, costs, trainer.checkpointing.seconds_so_far())
+    facts = summary(trainer, costs)
     if ranks.is_first():
         for name, network in trainer.trainee.method.networks().items():
             write_backbone(network, checkpoints.folder / backbone_name(name))
@@ -125,7 +113,7 @@ def write_backbone(network: nn.Module, path: Path) -> None:
     write_atomic(path, lambda temporary: save_file(state, temporary))
 
 
-def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
+def summary(trainer: Trainer, costs: dict[int, int]) -> Facts:
     """What result.json says about training."""
     total = trainer.lengths.total_steps
     phase1 = 0 if trainer.switch is None else (trainer.position.switch_step or total + 1) - 1
@@ -136,8 +124,8 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "phase1_steps": phase1,
         "collapsed": trainer.position.collapsed,
         "feature_dim": feature_dim(trainer.trainee.method.backbone),
-        "target_dim": trainer.target_dim,
-        "seconds": seconds,
+        "target_dim": trainer.sizes.target,
+        "seconds": trainer.checkpointing.seconds_so_far(),
         "flops": phase1 * costs.get(1, 0) + (total - phase1) * costs[2],
         "image_size": trainer.data.size,  # with mean and std, what the backbone wants to be fed
         "decoded_size": side_of(trainer.images),  # of which it was shown the middle
@@ -146,13 +134,24 @@ def summary(trainer: Trainer, costs: dict[int, int], seconds: float) -> Facts:
         "peak_memory_bytes": trainer.checkpointing.peak_memory(),
         "device": str(trainer.device),
         "precision": trains_in(trainer.config.runtime, trainer.device),
-        "threads": trainer.threads,
+        "threads": torch.get_num_threads(),
         "world_size": ranks.world(),
         "batch_per_rank": trainer.config.batch_size // ranks.world(),
     }
 
 
 # ------------------------------------------------------------------------------------------------- steps on trial
+
+
+def tried(trainer: Trainer, saved: Saved | None) -> dict[int, int]:
+    """Try steps: the FLOPs of one of each phase. Then the threads are chosen, and all is ready for the first step."""
+    costs = step_flops(trainer)
+    choose_threads(trainer, saved.threads if saved else None)
+    memory.give_back()
+    synchronize(trainer.device)
+    compile_networks(trainer.trainee, trainer.config.runtime.compile)
+    torch.manual_seed(rank_seed(trainer.config, 0))
+    return costs
 
 
 def step_flops(trainer: Trainer) -> dict[int, int]:
@@ -173,7 +172,7 @@ def choose_threads(trainer: Trainer, recorded: int | None) -> None:
     rows, images = rows[:TRIAL], images[:TRIAL]
     with unchanged(trainer):
         work = lambda: try_step(trainer, trainer.make_views(images, rows, 0), rows)  # noqa: E731
-        trainer.threads = threads.choose(trainer.config.runtime, trainer.device, recorded, work)
+        threads.choose(trainer.config.runtime, trainer.device, recorded, work)
 
 
 def try_step(trainer: Trainer, views: Sequence[Tensor], rows: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,22 +19,38 @@ VIEWS = 2  # of an image in phase 1
 Targets = Tensor | list[Tensor] | TargetsWithCells  # (B, k), or one such for each view; with those of their cells
 
 
+@dataclass(frozen=True)
 class Goals:
-    """Targets (N, k) of the clean images, or of the views themselves: by `live`, or by `cached`, whose views were cut
-    before. `tokens` adds those of the cells of the learner's map.
+    """What phase 1 matches the learner to: the targets (N, k) of the clean images, unless the views have their own.
+
+    With `live` a view is matched to what the prior makes of it, with `cached` to what the prior made of it once; of
+    `targets` the width alone counts then. With `tokens` the cells of the learner's map are matched, too.
     """
 
-    def __init__(
-        self,
-        targets: Tensor,
-        device: torch.device,
-        live: LiveTargets | None = None,
-        cached: CachedViews | None = None,
-        tokens: TokenTargets | None = None,
-    ) -> None:
-        self.targets, self.device, self.live = near(targets, device), device, live
-        self.cached = cached and replace(cached, boxes=cached.boxes.to(device), targets=near(cached.targets, device))
-        self.tokens = tokens and replace(tokens, targets=near(tokens.targets, device))
+    targets: Tensor
+    live: LiveTargets | None = None
+    cached: CachedViews | None = None
+    tokens: TokenTargets | None = None
+
+    @property
+    def width(self) -> int:
+        """k, components of a target."""
+        return self.targets.shape[1]
+
+    @property
+    def token_width(self) -> int | None:
+        """Components of the target of a cell; None where cells have none."""
+        return self.tokens.targets.shape[3] if self.tokens else None
+
+    def on(self, device: torch.device) -> Goals:
+        """The same, for rows and views on a device."""
+        cached, tokens = self.cached, self.tokens
+        return replace(
+            self,
+            targets=near(self.targets, device),
+            cached=cached and replace(cached, boxes=cached.boxes.to(device), targets=near(cached.targets, device)),
+            tokens=tokens and replace(tokens, targets=near(tokens.targets, device)),
+        )
 
     def places(self, rows: Tensor, epoch: int, views: Views, shape: torch.Size) -> Sequence[Place]:
         """Where views of samples (B,) are cut from images of H x W pixels; empty where random numbers alone say so."""
@@ -58,9 +74,9 @@ class Goals:
             return self.live(views)
         if self.cached is not None:
             return self.cached.targets_of(rows, epoch, VIEWS)
-        if self.targets.device.type == self.device.type:
+        if self.targets.device.type == rows.device.type:
             return self.targets[rows].float()
-        return sent(self.targets[rows.cpu()], self.device).float()  # too many for the GPU: it is waited for
+        return sent(self.targets[rows.cpu()], rows.device).float()  # too many for the GPU: it is waited for
 
 
 def near(targets: Tensor, device: torch.device) -> Tensor:

@@ -36,6 +36,7 @@ from rela_cli.machine.memory import free_unused
 from rela_cli.store.files import Facts, fingerprint, read_json, write_json
 from rela_cli.store.locks import Lock
 from rela_cli.store.notices import warn
+from rela_cli.training.goals import Goals
 from rela_cli.training.graph import GraphedStep, by_cuda_graph, hindrance, is_ours
 from rela_cli.training.logs import Metrics
 from rela_cli.training.trainer import Trainer
@@ -224,7 +225,7 @@ def tried(
     images = torch.randint(0, 256, (IMAGES, 3, SIDE, SIDE), dtype=torch.uint8, generator=random)
     targets, grey = torch.randn(IMAGES, WIDTH, generator=random), torch.full((3,), 0.5)
     data, split = ImageStats(grey, grey / 2, SIDE), Split(images, torch.arange(IMAGES) % CLASSES)
-    loop = Trainer(config, lengths(config, IMAGES), split, targets, data)
+    loop = Trainer(config, lengths(config, IMAGES), split, Goals(targets), data)
     loop.graph = graphed(loop)
     with Metrics(Path(os.devnull), lambda _: None) as metrics:
         loop.fit(metrics)

@@ -34,6 +34,9 @@ NOTHING_READ = Reading(torch.empty(0), torch.empty(0))
 class Readings:
     """Keeps what each step has made until it is read. Tensors that are kept are not written to afterwards."""
 
+    every: int = 1  # steps from one read to the next
+    last: Reading = NOTHING_READ  # what the host has read last
+    step: int = -1  # after which step that was
     losses: list[Tensor] = field(default_factory=list)
     bad: list[Tensor] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)  # of the switch, after each step of phase 1
@@ -48,7 +51,7 @@ class Readings:
         kept = [torch.stack(some) for some in lists if some]
         found = iter(on_host([*kept, *(one for one in (coming, tally) if one is not None)]))
         losses, bad, states, stops = (next(found) if some else torch.empty(0) for some in lists)
-        made = Reading(
+        self.last = Reading(
             losses,
             bad,
             averages=states[:, AVERAGES] if self.states else None,
@@ -59,7 +62,7 @@ class Readings:
         )
         for some in lists:
             some.clear()
-        return made
+        return self.last
 
 
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -36,30 +36,24 @@ class Position:
     collapsed: bool | None = None  # None: nobody has looked
 
 
+@dataclass
 class Checkpointing:
     """Saves the training when it is time, stops it when a signal has come, and loads what was saved."""
 
-    def __init__(
-        self,
-        lengths: Lengths,
-        position: Position,
-        trainee: Trainee,
-        optimizer: torch.optim.Optimizer,
-        switch: Switch | None,
-        meter: Meter,
-        linear: LinearProbe | None,
-        readings: Readings,
-        read_every: int,
-        device: torch.device,
-    ) -> None:
-        self.lengths, self.position, self.trainee, self.optimizer = lengths, position, trainee, optimizer
-        self.switch, self.meter, self.linear = switch, meter, linear
-        self.readings, self.read_every, self.device = readings, read_every, device
-        self.checkpoints: Checkpoints | None = None  # None: nothing is ever saved
-        self.trace: Trace | None = None
-        self.started, self.seconds = time.perf_counter(), 0.0  # of this process, and the seconds of those before it
-        self.peak_before = 0  # bytes, the most that those took
-        self.stop_requested = False  # whether a signal has reached any of several ranks, as the host has read it
+    lengths: Lengths
+    device: torch.device
+    readings: Readings
+    position: Position
+    trainee: Trainee
+    optimizer: torch.optim.Optimizer
+    switch: Switch | None
+    linear: LinearProbe | None
+    meter: Meter
+    checkpoints: Checkpoints | None = None  # None: nothing is ever saved
+    trace: Trace | None = None
+    started: float = field(default_factory=time.perf_counter)  # of this process
+    seconds: float = 0.0  # of those before it
+    peak_before: int = 0  # bytes, the most that those took
 
     def begin(self, config: Config, checkpoints: Checkpoints, trace: Trace | None, saved: Saved | None) -> None:
         """Start the clocks; with something saved, go on from there.
@@ -106,8 +100,8 @@ class Checkpointing:
         if ranks.world() == 1:
             return bool(signals)
         step = self.position.step
-        is_read = step % self.read_every == 0 or step == self.lengths.total_steps
-        return is_read and self.stop_requested
+        is_read = step % self.readings.every == 0 or step == self.lengths.total_steps
+        return is_read and self.readings.last.stops
 
     def mean_over_ranks(self, loss: Tensor, signals: Sequence[Stopped]) -> Tensor:
         """The mean of the loss over all ranks. The same message tells them whether a signal has come to any of them."""
@@ -163,8 +157,8 @@ class Checkpointing:
 
     def load_progress(self, config: Config, state: Facts) -> None:
         """Load the position, the switch, the records and torch's random generators."""
-        for field in fields(Position):
-            setattr(self.position, field.name, state[field.name])
+        for one in fields(Position):
+            setattr(self.position, one.name, state[one.name])
         self.trainee.method.progress = self.position.step / self.lengths.total_steps
         if self.switch is not None and state["switch"] is not None:
             self.switch.state = state["switch"].to(self.device)

@@ -34,22 +34,14 @@ from rela_cli.learners.build import build_backbone
 from rela_cli.machine.device import synchronize
 from rela_cli.machine.fake_gpu import Counted, fake_cuda, moved
 from rela_cli.training import trainee, trainer
-from rela_cli.training.trainee import take_views_together
+from rela_cli.training.goals import Goals
+from rela_cli.training.trainee import Sizes, take_views_together
 
 STEP_PARTS = ("batch", "switch", "views", "forward", "backward", "probe", "update", "keep")  # of a step, in order
 READ = "read"  # of every few steps, by which the host learns of them
 COUNTED_BATCHES = 4  # of an epoch that is made up
 WARM_STEPS = {"cuda": 1, "cpu": 0}  # until what is made once has been made; a backward pass makes nothing
 TIMED_STEPS, WARM_TIMED_STEPS = 100, 20  # the first are not timed: kernels are chosen in them
-
-
-@dataclass(frozen=True)
-class StepSizes:
-    """What a step works on: pixels a side, width of the targets, classes."""
-
-    image: int
-    target: int | None
-    classes: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class StepCount:
         return sum(self.operators.values())
 
 
-def count_step(config: Config, phase: int, sizes: StepSizes) -> StepCount:
+def count_step(config: Config, phase: int, sizes: Sizes) -> StepCount:
     """Counts of one later step of a phase, as `Trainer.fit` takes it, without the reads of every few steps.
 
     Raises:
@@ -88,7 +80,7 @@ def count_step(config: Config, phase: int, sizes: StepSizes) -> StepCount:
     )
 
 
-def walked(config: Config, phase: int, sizes: StepSizes, kind: str) -> dict[str, Counted]:
+def walked(config: Config, phase: int, sizes: Sizes, kind: str) -> dict[str, Counted]:
     """The parts of a step on a fake device of a kind."""
     rows = [torch.arange(config.batch_size) + i * config.batch_size for i in range(COUNTED_BATCHES)]
     with on_a_fake(kind):
@@ -115,19 +107,16 @@ def on_a_fake(kind: str) -> Iterator[None]:
         yield
 
 
-def a_trainer(config: Config, phase: int, sizes: StepSizes, kind: str) -> trainer.Trainer:
+def a_trainer(config: Config, phase: int, sizes: Sizes, kind: str) -> trainer.Trainer:
     """A trainer without values, in a phase, on images that are black."""
     count, bf16 = COUNTED_BATCHES * config.batch_size, replace(config.runtime, precision="bf16", device="auto")
     config = replace(config, runtime=bf16 if config.runtime.precision == "auto" else config.runtime)
     pixels = torch.zeros(count, 3, sizes.image, sizes.image, dtype=torch.uint8)
     data = ImageStats(torch.full((3,), 0.5), torch.full((3,), 0.25), sizes.image)
-    targets = torch.zeros(count, sizes.target, dtype=torch.float16) if phase == 1 and sizes.target else None
-    labels: Any = Labels(count, sizes.classes)
+    labels: Any = Labels(count, sizes.classes) if sizes.classes else None
     lengths = Lengths(count, count, COUNTED_BATCHES, 100 * COUNTED_BATCHES, 100 * count)
-    tokens = None
-    if config.has_tokens and targets is not None:
-        tokens = TokenTargets.blank(count, config.extract.token_grid**2, targets.shape[1], sizes.image)
-    loop = trainer.Trainer(config, lengths, Split(pixels, labels), targets, data, tokens=tokens)
+    goals = blank_goals(config, count, sizes) if phase == 1 else None
+    loop = trainer.Trainer(config, lengths, Split(pixels, labels), goals, data)
     if kind == "cpu" and is_known(loop.trainee):
         take_views_together(loop.trainee, norm_groups(config.runtime.norm, config.runtime.devices))
         loop.start_phase(phase)
@@ -135,7 +124,17 @@ def a_trainer(config: Config, phase: int, sizes: StepSizes, kind: str) -> traine
     return loop
 
 
-def timed_step(config: Config, phase: int, sizes: StepSizes, kind: str, steps: int = TIMED_STEPS) -> float:
+def blank_goals(config: Config, count: int, sizes: Sizes) -> Goals | None:
+    """Those of so many images without any content."""
+    if not sizes.target:
+        return None
+    targets = torch.zeros(count, sizes.target, dtype=torch.float16)
+    if not config.has_tokens:
+        return Goals(targets)
+    return Goals(targets, tokens=TokenTargets.blank(count, config.extract.token_grid**2, sizes.target, sizes.image))
+
+
+def timed_step(config: Config, phase: int, sizes: Sizes, kind: str, steps: int = TIMED_STEPS) -> float:
     """Seconds of a step of a phase as `Trainer.fit` takes it, reads included, on a device that is there."""
     loop = a_trainer(config, phase, sizes, kind)
     assert isinstance(loop.images, Tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,29 +23,32 @@ from rela_cli.methods.base import Average, Method, each
 from rela_cli.numerics.randomness import torch_seed
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What a trainee is built for."""
+
+    image: int  # pixels a side
+    target: int | None = None  # components that the representation is matched to; None: there is no phase 1
+    classes: int | None = None  # None: there are no labels
+    token: int | None = None  # components that each cell of the feature map is matched to, where they are
+
+
 class Trainee(nn.Module):
     """Everything that is optimized, in one module: the method around its backbone, and the matching of phase 1."""
 
-    def __init__(
-        self,
-        config: Config,
-        image_size: int,
-        target_dim: int | None,
-        classes: int | None,
-        token_dim: int | None = None,
-    ) -> None:
-        """target_dim, token_dim: components that the representation, and each cell of its map, is matched to."""
+    def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__()
         matching = config.matching
-        backbone = build_backbone(config.learner, config.seed, image_size)
+        backbone = build_backbone(config.learner, config.seed, sizes.image)
         width = feature_dim(backbone)
         with torch_seed(config.seed, "init", "heads"):
-            known = {"backbone": backbone, "feature_dim": width, "classes": classes, "epochs": config.epochs}
+            known = {"backbone": backbone, "feature_dim": width, "classes": sizes.classes, "epochs": config.epochs}
             self.method: Method = instantiate(config.method, **known)
-            self.matching = Matching(width, target_dim, matching.transfer) if target_dim else None
+            self.matching = Matching(width, sizes.target, matching.transfer) if sizes.target else None
             self.tokens: TokenMatching | None = None
-            if token_dim:
-                self.tokens = TokenMatching(map_shape(backbone, image_size)[0], token_dim, matching.transfer)
+            if sizes.token:
+                channels = map_shape(backbone, sizes.image)[0]
+                self.tokens = TokenMatching(channels, sizes.token, matching.transfer)
         self.token_weight = matching.token_weight
 
     def forward(self, views: Sequence[Tensor], targets: Any, labels: Tensor | None = None) -> Tensor:
@@ -52,10 +56,8 @@ class Trainee(nn.Module):
 
         targets: (B, k), a list of such for each view, or `TargetsWithCells`; None in phase 2.
         """
-        if isinstance(targets, TargetsWithCells):
+        if targets is not None:
             return MatchingModel(self)(views, targets)  # type: ignore[no-any-return]
-        if targets is not None and self.matching is not None:
-            return self.matching(self.method.represent(views), targets)  # type: ignore[no-any-return]
         return self.method(views) if labels is None else self.method(views, labels)  # type: ignore[no-any-return]
 
     def averages(self) -> list[Average]:
@@ -69,23 +71,16 @@ def tried_out(config: Config, image_size: int, classes: int | None) -> nn.Module
     Raises:
         ConfigError: it cannot do that.
     """
-    trainee = Trainee(config, image_size, None, classes)
+    trainee = Trainee(config, Sizes(image_size, classes=classes))
     sizes = {max(1, round(view.size_scale * image_size)) for view in trainee.method.views}
     try_out(trainee.method.backbone, config.learner, sorted({image_size, *sizes}, reverse=True))
     return trainee.method.backbone
 
 
-def prepared_trainee(
-    config: Config,
-    image_size: int,
-    target_dim: int | None,
-    classes: int | None,
-    device: torch.device,
-    token_dim: int | None = None,
-) -> Trainee:
+def prepared_trainee(config: Config, sizes: Sizes, device: torch.device) -> Trainee:
     """A trainee on `device`, in the memory format, the precision and with the batch norms that it is trained with."""
-    trainee = Trainee(config, image_size, target_dim, classes, token_dim).to(device)
-    trainee.to(memory_format=memory_format(trainee, device, image_size))
+    trainee = Trainee(config, sizes).to(device)
+    trainee.to(memory_format=memory_format(trainee, device, sizes.image))
     prepare_networks(trainee, config.runtime, device)
     return trainee
 

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from rela_cli.config.lengths import Lengths
 from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import FRESH, Config
-from rela_cli.data.batches.boxes import CachedViews
 from rela_cli.data.batches.cache import ImageStats, Split
 from rela_cli.data.batches.loader import load, side_of
 from rela_cli.data.batches.subset import batches
-from rela_cli.data.batches.tokens import TokenTargets
 from rela_cli.data.batches.views import Augment, Place, Views
 from rela_cli.distributed import pulse, ranks
 from rela_cli.distributed.batch_norm import share_running_statistics
@@ -34,56 +32,39 @@ from rela_cli.training.checkpoint import Checkpoints, Saved
 from rela_cli.training.goals import VIEWS, Goals, Targets
 from rela_cli.training.graph import graphed_step
 from rela_cli.training.linear_probe import linear_probe
-from rela_cli.training.live import LiveTargets
 from rela_cli.training.logs import Metrics, Trace
 from rela_cli.training.meter import Meter
 from rela_cli.training.readings import NOTHING_READ, Readings
 from rela_cli.training.resume import Checkpointing, Position
-from rela_cli.training.trainee import phase_module, prepared_trainee
+from rela_cli.training.trainee import Sizes, phase_module, prepared_trainee
 from rela_cli.training.watch import Watch
 
 
 class Trainer:
     """One training run: its parts and the loop. Shapes: B samples of a batch, k target_dim, S pixels."""
 
-    def __init__(
-        self,
-        config: Config,
-        lengths: Lengths,
-        train: Split,
-        targets: Tensor | None,
-        data: ImageStats,
-        live: LiveTargets | None = None,
-        cached: CachedViews | None = None,
-        tokens: TokenTargets | None = None,
-    ) -> None:
+    def __init__(self, config: Config, lengths: Lengths, train: Split, goals: Goals | None, data: ImageStats) -> None:
+        """Phase 1 matches the learner to `goals`; without any there is the method alone."""
         self.config, self.lengths, self.data = config, lengths, data
         self.device = pick_device(config.runtime)
         self.is_tf32 = trains_in(config.runtime, self.device) == "tf32"
         self.images = train.images.to(self.device) if isinstance(train.images, Tensor) else train.images
         self.labels = None if train.labels is None else train.labels.to(self.device)
-        self.goals = None if targets is None else Goals(targets, self.device, live, cached, tokens)
-        classes = None if train.labels is None else int(train.labels.max()) + 1
-        self.target_dim = None if targets is None else targets.shape[1]
-        token_dim = None if tokens is None else tokens.targets.shape[3]
-        self.trainee = prepared_trainee(config, data.size, self.target_dim, classes, self.device, token_dim)
+        self.goals = goals and goals.on(self.device)
+        self.sizes = sizes_of(train, goals, data)
+        self.trainee = prepared_trainee(config, self.sizes, self.device)
         self.trainable = [p for p in self.trainee.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, self.trainable)
-        self.switch: Switch | None = None if targets is None else switch_of(config, lengths, self.device)
-        self.trace: Trace | None = None
+        self.switch = switch_of(config, lengths, self.device) if goals else None
         self.schedule = Schedule.of(config.optimizer, lengths, self.switch.warmup_epochs if self.switch else 0.0)
-        self.read_every = config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10)
-        self.threads = torch.get_num_threads()
-        self.position = Position(phase=2 if targets is None else 1)
-        self.meter = Meter(config.batch_size)
-        self.linear = linear_probe(config, self.trainee.method.backbone, classes, self.device)
-        self.watch, self.readings = Watch(config, lengths, self.position), Readings()
-        self.reading, self.read_at = NOTHING_READ, -1  # what the host has read last, and after which step
-        self.checkpointing = Checkpointing(
-            *(lengths, self.position, self.trainee, self.optimizer, self.switch, self.meter, self.linear),
-            *(self.readings, self.read_every, self.device),
-        )
         self.views = self.drawn_views()
+        self.position = Position(phase=1 if goals else 2)
+        self.linear = linear_probe(config, self.trainee.method.backbone, self.sizes.classes, self.device)
+        self.meter, self.watch = Meter(config.batch_size), Watch(config, lengths, self.position)
+        self.readings = Readings(config.runtime.read_every_steps or (1 if self.device.type == "cpu" else 10))
+        self.trace: Trace | None = None
+        held = (self.position, self.trainee, self.optimizer, self.switch, self.linear, self.meter)
+        self.checkpointing = Checkpointing(lengths, self.device, self.readings, *held)
         self.start_phase(self.position.phase)
         self.graph = graphed_step(self)  # takes the steps, where runtime.step says so
 
@@ -162,7 +143,7 @@ class Trainer:
         """Leave phase 1 for good when the switch says so; it is asked every few steps on a GPU, at each on the CPU."""
         if self.position.phase == 2 or self.switch is None:
             return
-        read = self.reading if self.read_at == self.position.step - 1 else NOTHING_READ
+        read = self.readings.last if self.readings.step == self.position.step - 1 else NOTHING_READ
         self.switch.check(read.coming)
         if read.leaves:
             self.position.switch_step = self.position.step
@@ -256,7 +237,7 @@ class Trainer:
 
     def read_now_and_then(self) -> None:
         """Read what the device has kept: after each step on the CPU, every few steps on a GPU."""
-        if self.position.step % self.read_every == 0:
+        if self.position.step % self.readings.every == 0:
             self.read()
 
     def read(self) -> None:
@@ -265,14 +246,13 @@ class Trainer:
         Raises:
             NonFiniteError: a gradient was NaN or Inf.
         """
-        if self.read_at == self.position.step:
+        if self.readings.step == self.position.step:
             return
         coming = self.switch.checked() if self.switch is not None and self.position.phase == 1 else None
-        found = self.reading = self.readings.read(coming, self.linear.tally if self.linear else None)
-        self.read_at = self.position.step
+        found = self.readings.read(coming, self.linear.tally if self.linear else None)
+        self.readings.step = self.position.step
         self.watch.must_be_finite(found.bad)
         self.meter.add(found.losses)
-        self.checkpointing.stop_requested = found.stops
         if self.linear:
             self.linear.known = found.linear
         if self.trace and found.averages is not None:
@@ -289,8 +269,8 @@ class Trainer:
         self.read()
         if self.trace:
             self.trace.flush()
-        at = self.position
-        rho = float(averages[-1, 2]) if (averages := self.reading.averages) is not None and at.phase == 1 else None
+        at, averages = self.position, self.readings.last.averages
+        rho = float(averages[-1, 2]) if averages is not None and at.phase == 1 else None
         facts: Facts = {"step": at.step, "epoch": epoch + 1, "phase": at.phase, **self.meter.read(), "rho": rho}
         facts |= self.linear.facts() if self.linear else {}
         facts["lr"] = self.optimizer.param_groups[0]["lr"]
@@ -312,6 +292,12 @@ def epochs_drawn(loop: Trainer) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
 def steps_taken(loop: Trainer, epoch: int) -> int:
     """How many steps of an epoch lie behind."""
     return max(0, loop.position.step - epoch * loop.lengths.steps_per_epoch)
+
+
+def sizes_of(train: Split, goals: Goals | None, data: ImageStats) -> Sizes:
+    """What the networks are built for."""
+    classes = None if train.labels is None else int(train.labels.max()) + 1
+    return Sizes(data.size, goals and goals.width, classes, goals and goals.token_width)
 
 
 def switch_of(config: Config, lengths: Lengths, device: torch.device) -> Switch:

@@ -22,7 +22,7 @@ from rela_cli.config.compose import compose
 from rela_cli.config.lengths import lengths
 from rela_cli.data.batches.subset import batches
 from rela_cli.pipeline.run import Run
-from rela_cli.training.trainee import Trainee
+from rela_cli.training.trainee import Sizes, Trainee
 from tests.conftest import NO_TORCH, ROOT
 from tests.data.test_encoded import photo
 
@@ -297,7 +297,7 @@ def test_a_loop_gives_the_weights_of_rela_train(place: Path, data: rela.Efficien
              "batch_size=32", "switch=never", "runtime=cpu", "runtime.threads=1", "probe.protocols=[knn]",
              "runtime.eval_every_epochs=0", "seed=3"]  # fmt: skip
     config = compose(words)
-    trainee = Trainee(config, data.image_size, 32, 10).to(memory_format=torch.channels_last)
+    trainee = Trainee(config, Sizes(data.image_size, 32, 10)).to(memory_format=torch.channels_last)
     learner = trainee.method.backbone.train()
     matching = rela.Matching(learner, data, switch="never")
     assert trainee.matching is not None
@@ -326,7 +326,7 @@ def test_a_loop_on_cached_views_gives_the_weights_of_rela_train(tmp_path: Path) 
              "probe.knn_k=5", "runtime.eval_every_epochs=0", "seed=3", "extract.views=3"]  # fmt: skip
     data = rela.open(tmp_path / "eff")
     assert data.views == 3 and data.boxes.shape == (64, 3, 5)
-    trainee = Trainee(compose(words), data.image_size, 32, 10).to(memory_format=torch.channels_last)
+    trainee = Trainee(compose(words), Sizes(data.image_size, 32, 10)).to(memory_format=torch.channels_last)
     learner = trainee.method.backbone.train()
     matching = rela.Matching(learner, data, switch="never", seed=3, cached=True)
     assert trainee.matching is not None

@@ -7,7 +7,8 @@ import torch
 
 from rela_cli.commands import doctor, gpu_count
 from rela_cli.training import graph_trial, step_count
-from rela_cli.training.step_count import StepSizes, timed_step
+from rela_cli.training.step_count import timed_step
+from rela_cli.training.trainee import Sizes
 from tests.factories import config
 
 WORDS = ("dataset=fake", "learner=cifar_resnet", "learner.depth=8", "method=simsiam", "batch_size=8")
@@ -53,4 +54,4 @@ def test_a_wait_is_shown_and_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_step_is_timed_as_it_is_taken(phase: int) -> None:
     """On a CPU here."""
     made = config("batch_size=4", "switch=fixed", "switch.at=0", "runtime.precision=fp32")
-    assert 0 < timed_step(made, phase, StepSizes(8, 8, 3), "cpu", steps=6) < 10
+    assert 0 < timed_step(made, phase, Sizes(8, 8, 3), "cpu", steps=6) < 10

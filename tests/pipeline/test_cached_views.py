@@ -25,6 +25,7 @@ from rela_cli.pipeline.run import Run
 from rela_cli.priors.fitting import fitted_prior
 from rela_cli.stages.train import read_targets, read_views
 from rela_cli.store.files import size_of
+from rela_cli.training.goals import Goals
 from rela_cli.training.trainer import Trainer
 from rela_cli.transports.base import Transport, taken_up
 from tests.factories import config
@@ -66,7 +67,7 @@ class Made:
     def trainer(self) -> Trainer:
         targets = read_targets(self.run.targets, self.width)
         views = read_views(self.run.view_targets, self.width, self.config.seed)
-        return Trainer(self.config, self.run.lengths, self.split, targets, self.data, cached=views)
+        return Trainer(self.config, self.run.lengths, self.split, Goals(targets, cached=views), self.data)
 
 
 @pytest.fixture(scope="module", params=["conv", "vit"])

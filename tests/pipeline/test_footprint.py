@@ -23,7 +23,7 @@ from rela_cli.pipeline.counting import count_work, counted_for
 from rela_cli.pipeline.footprint import Footprint, Outlook, Shape, of_run
 from rela_cli.pipeline.run import Run
 from rela_cli.pipeline.terms import DEVICE, HOST, MAPPED, Taken
-from rela_cli.training.trainee import Trainee
+from rela_cli.training.trainee import Sizes, Trainee
 from rela_cli.transports.pca import Whitening
 from tests import warm
 
@@ -100,7 +100,7 @@ def test_a_step_without_numbers_takes_what_a_real_one_does(method: str) -> None:
 
 def test_flops_are_those_that_a_run_counts() -> None:
     config = compose(["learner.width=4", "batch_size=8", "prior=none"])
-    trainee = Trainee(config, 16, None, 10)
+    trainee = Trainee(config, Sizes(16, None, 10))
     views = [torch.randn(8, 3, 16, 16) for _ in trainee.method.views]
     real = count_flops(lambda: trainee(views, None, None).backward())
     assert Footprint(config, Shape(64, 16, 16, 16, False, 10)).step(2).flops == pytest.approx(real, rel=0.02)
@@ -129,7 +129,7 @@ def test_terms_by_hand(tmp_path: Path) -> None:
         f"paths.outputs={tmp_path}",
     ]
     of = of_run(Run(compose([*words, *SMALL])))
-    trainee = Trainee(of.config, 8, 32, 10)  # 8 * 4 features, of 2048 components
+    trainee = Trainee(of.config, Sizes(8, 32, 10))  # 8 * 4 features, of 2048 components
     trained = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
     average = sum(t.nbytes for a in trainee.averages() for t in (*a.parameters(), *a.buffers()))
     terms = {term.name: term for term in of.train().terms}

@@ -29,6 +29,7 @@ from rela_cli.priors.fitting import fitted_prior
 from rela_cli.priors.patches import Patches
 from rela_cli.stages.train import read_targets, read_tokens, read_views
 from rela_cli.store.files import size_of
+from rela_cli.training.goals import Goals
 from rela_cli.training.trainer import Trainer
 from rela_cli.transports.base import Transport, taken_up
 from tests.factories import config, stats_of
@@ -58,7 +59,8 @@ class MadeTokens(Made):
         views = None
         if self.config.has_views:
             views = read_views(self.run.view_targets, self.width, self.config.seed)
-        return Trainer(self.config, self.run.lengths, self.split, targets, self.data, cached=views, tokens=tokens)
+        goals = Goals(targets, cached=views, tokens=tokens)
+        return Trainer(self.config, self.run.lengths, self.split, goals, self.data)
 
 
 @pytest.fixture(scope="module", params=["conv", "vit"])
@@ -145,9 +147,8 @@ def test_a_view_of_a_clean_image_is_matched_to_its_part_of_the_map() -> None:
     asked = config("batch_size=16", "matching=geometric", "extract.tokens=true", "matching.view.crop_scale=[0.3,1.0]")
     maps = F.avg_pool2d(images.float(), 2).flatten(2).transpose(1, 2)[:, None]
     data, targets = stats_of(images), torch.randn(64, 3)
-    loop = Trainer(
-        asked, lengths(asked, 64), Split(images, None), targets, data, tokens=TokenTargets(maps, side=32, size=32)
-    )
+    goals = Goals(targets, tokens=TokenTargets(maps, side=32, size=32))
+    loop = Trainer(asked, lengths(asked, 64), Split(images, None), goals, data)
     rows = torch.arange(64)
     views = loop.make_views(images, rows, 3)
     found = loop.targets_of(views, rows, 3)

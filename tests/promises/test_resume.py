@@ -19,6 +19,7 @@ from rela_cli.data.batches.loader import DiskImages
 from rela_cli.data.folders import ImageFolder
 from rela_cli.errors import RelaError
 from rela_cli.training import checkpoint
+from rela_cli.training.goals import Goals
 from rela_cli.training.trainer import Trainer
 from tests.factories import config, pixels, stats_of
 from tests.promises.harness import (
@@ -235,8 +236,8 @@ def test_the_number_of_workers_does_not_matter(
         made = config(*words("byol"), *SWITCH, "batch_size=16", "epochs=3", "budget=0.75")
         stats = stats_of(memory)
         stats = type(stats)(stats.mean, stats.std, 12)
-        targets = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
-        return Trainer(made, lengths(made, 64), Split(lazy if threads else memory, None), targets, stats)
+        goals = Goals(torch.randn(64, 8, generator=torch.Generator().manual_seed(1)))
+        return Trainer(made, lengths(made, 64), Split(lazy if threads else memory, None), goals, stats)
 
     expected = ending(train(tmp_path / "plain", make(0)), tmp_path / "plain")
     for stop in (3, 6):  # within steps 3 and 6: steps 2 and 5 are in mid-epoch

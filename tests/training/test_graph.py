@@ -24,6 +24,7 @@ from rela_cli.data.batches.cache import Split
 from rela_cli.data.batches.tokens import TokenTargets
 from rela_cli.errors import RelaError
 from rela_cli.training import graph
+from rela_cli.training.goals import Goals
 from rela_cli.training.graph import GraphedStep, hindrance, noted, take
 from rela_cli.training.trainer import Trainer
 from tests.factories import config, pixels, stats_of, trainer
@@ -94,7 +95,7 @@ def test_views_that_were_cut_before_and_their_targets_come_in_from_outside(tmp_p
         boxes = draw_boxes(loop.config.matching.view, True, 8, torch.arange(64), 3)
         assert loop.goals is not None
         targets = torch.randn(64, 3, 8, generator=torch.Generator().manual_seed(3))
-        loop.goals.cached = CachedViews(boxes, targets, seed=0)
+        loop.goals = replace(loop.goals, cached=CachedViews(boxes, targets, seed=0))
         folder = tmp_path / str(len(found))
         found.append(untimed(ending(train(folder, made(loop)), folder)))
     assert differing(*found) == []
@@ -108,7 +109,7 @@ def test_so_do_the_maps_that_cells_are_matched_to(tmp_path: Path) -> None:
         images, random = pixels(64, 8), torch.Generator().manual_seed(1)
         maps = TokenTargets(torch.randn(64, 1, 9, 5, generator=random), 8, 8)
         split, targets = Split(images, torch.arange(64) % 4), torch.randn(64, 8, generator=random)
-        loop = Trainer(asked, lengths(asked, 64), split, targets, stats_of(images), tokens=maps)
+        loop = Trainer(asked, lengths(asked, 64), split, Goals(targets, tokens=maps), stats_of(images))
         folder = tmp_path / str(len(found))
         found.append(untimed(ending(train(folder, made(loop)), folder)))
     assert differing(*found) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def loop_of(*words: str, n: int = 64) -> Trainer:
     """A trainer with a live prior of three features, which are also the width of its targets."""
     loop = small(*words, target_dim=3)
     assert loop.goals is not None
-    loop.goals.live = LiveTargets(Seen(), Identity(), 3, loop.data, torch.float16)  # type: ignore[arg-type]
+    live = LiveTargets(Seen(), Identity(), 3, loop.data, torch.float16)  # type: ignore[arg-type]
+    loop.goals = replace(loop.goals, live=live)
     return loop
 
 
@@ -172,7 +174,8 @@ def test_the_priors_passes_are_in_the_cost() -> None:
     cached, live = trainer(target_dim=3), trainer(target_dim=3)
     prior = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert live.goals is not None
-    live.goals.live = LiveTargets(AsFloat(prior), Identity(), 3, live.data, torch.float16)  # type: ignore[arg-type]
+    teacher = LiveTargets(AsFloat(prior), Identity(), 3, live.data, torch.float16)  # type: ignore[arg-type]
+    live.goals = replace(live.goals, live=teacher)
     a_pass = 16 * 2 * 3 * 5 * 9 * 6 * 6  # images, multiply and add, channels in and out, taps, places
     assert step_flops(live)[1] - step_flops(cached)[1] == 2 * a_pass
     assert step_flops(live)[2] == step_flops(cached)[2]

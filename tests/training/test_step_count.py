@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,11 +28,12 @@ from rela_cli.training import graph, trainer
 from rela_cli.training.goals import Goals
 from rela_cli.training.live import LiveTargets
 from rela_cli.training.readings import Reading, Readings
-from rela_cli.training.step_count import READ, StepSizes, a_trainer, count_parts, count_step, on_a_fake, walked
+from rela_cli.training.step_count import READ, a_trainer, count_parts, count_step, on_a_fake, walked
+from rela_cli.training.trainee import Sizes
 from rela_cli.transports.identity import Identity
 from tests.factories import config
 
-SIZES = StepSizes(image=16, target=24, classes=4)
+SIZES = Sizes(image=16, target=24, classes=4)
 SMALL = ("learner=cifar_resnet", "learner.depth=8", "batch_size=8", "runtime.device=auto")
 METHODS = {  # and the operators of a step but for its backward pass
     "byol": 350,
@@ -78,7 +80,7 @@ def test_no_method_makes_the_host_wait_or_launches_much(method: str) -> None:
 def test_nor_does_a_learner(learner: tuple[str, ...]) -> None:
     phase, optimizer = LEARNERS[learner]
     words = (*learner, "dataset=fake", f"optimizer={optimizer}", "batch_size=4", "switch=adaptive")
-    parts = walked(compose(list(words)), phase, StepSizes(32, 24, 4), "cuda")
+    parts = walked(compose(list(words)), phase, Sizes(32, 24, 4), "cuda")
     assert waits(parts) == []
     assert parts["update"].total <= (LARS_BUDGET if optimizer == "lars" else 12)
 
@@ -125,12 +127,13 @@ def test_targets_of_the_views_themselves(kind: str) -> None:
         assert loop.goals is not None
         if kind == "live":
             data = ImageStats(torch.full((3,), 0.5), torch.full((3,), 0.25), SIZES.image)
-            loop.goals.live = LiveTargets(Pools(), Identity(), 24, data, torch.float16)  # type: ignore[arg-type]
+            live = LiveTargets(Pools(), Identity(), 24, data, torch.float16)  # type: ignore[arg-type]
+            loop.goals = replace(loop.goals, live=live)
         else:
             boxes, targets = torch.zeros(32, 3, 5, dtype=torch.int16), torch.zeros(32, 3, 24)
             cached = CachedViews(boxes, targets, seed=0)
             maps = TokenTargets(torch.zeros(32, 3, 9, 24), SIZES.image, SIZES.image) if "maps" in kind else None
-            loop.goals = Goals(loop.goals.targets, loop.device, cached=cached, tokens=maps)
+            loop.goals = Goals(loop.goals.targets, cached=cached, tokens=maps).on(loop.device)
         count_parts(loop, next(batches), "cuda")  # constants are made once
         assert waits(count_parts(loop, next(batches), "cuda")) == []
 
@@ -145,7 +148,8 @@ def test_the_host_reads_once_every_few_steps(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(RuntimeError):  # the values, which are not there, are asked for once they are on the host
             read(*given)
         for kept in vars(given[0]).values():
-            kept.clear()
+            if isinstance(kept, list):
+                kept.clear()
         return nothing
 
     monkeypatch.setattr(Readings, "read", unread)
@@ -156,7 +160,7 @@ def test_the_host_reads_once_every_few_steps(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(loop.watch, "must_be_finite", lambda bad: None)
         monkeypatch.setattr(loop, "update", lambda: setattr(loop.optimizer, "found_inf", loop.switch.state[4]))  # type: ignore
         count_parts(loop, epoch[0], "cuda")  # constants are made once
-        loop.position.step, loop.readings = 0, Readings()
+        loop.position.step, loop.readings = 0, Readings(loop.readings.every)
         with Counted() as counted:
             loop.fit(mock.Mock())
     assert loop.position.step == 24

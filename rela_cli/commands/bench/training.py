@@ -11,6 +11,7 @@ from rela_cli.config.compose import compose
 from rela_cli.config.lengths import lengths
 from rela_cli.data.batches.cache import Split
 from rela_cli.machine.device import synchronize
+from rela_cli.training.goals import Goals
 from rela_cli.training.graph_trial import with_step
 from rela_cli.training.trainer import Trainer
 from rela_cli.transports.pca import Whitening
@@ -22,7 +23,8 @@ MANY_EPOCHS = 1000  # epochs that nobody waits for
 def trainer(pixels: Tensor, labels: Tensor, targets: Tensor | None, *words: str) -> Trainer:
     """BYOL with a ResNet-18 on some images; phase 1 for ever with targets, phase 2 without."""
     config = with_step(compose([*COMMON, f"epochs={MANY_EPOCHS}", "runtime.eval_every_epochs=0", *words]))
-    made = Trainer(config, lengths(config, len(pixels)), Split(pixels, labels), targets, material.stats(pixels))
+    goals = None if targets is None else Goals(targets)
+    made = Trainer(config, lengths(config, len(pixels)), Split(pixels, labels), goals, material.stats(pixels))
     made.trainee.train()
     return made
 
