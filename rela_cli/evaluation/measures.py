@@ -25,7 +25,11 @@ def rankme(features: Tensor) -> float:
 
     `effective_rank` takes the mean out first; the paper does not.
     """
-    values = torch.linalg.svdvals(features.double())
+    return smooth_rank(torch.linalg.svdvals(features.double()))
+
+
+def smooth_rank(values: Tensor) -> float:
+    """exp of the entropy of the shares of their sum that values (D,) have."""
     share = values / values.sum().clamp(min=1e-300) + RANKME_EPSILON
     return float(torch.exp(-(share * share.log()).sum()))
 
@@ -44,9 +48,7 @@ def lidar(features: Tensor) -> float:
     within += LIDAR_DELTA * torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
     values, vectors = torch.linalg.eigh(within)
     whitener = vectors * values.rsqrt()
-    found = torch.linalg.eigvalsh(whitener.T @ between @ whitener).clamp(min=0)
-    share = found / found.sum().clamp(min=1e-300) + RANKME_EPSILON
-    return float(torch.exp(-(share * share.log()).sum()))
+    return smooth_rank(torch.linalg.eigvalsh(whitener.T @ between @ whitener).clamp(min=0))
 
 
 def dimension_std(features: Tensor) -> float:

@@ -144,15 +144,12 @@ def _shape(tensor: Tensor) -> str:
 
 def _is_like(tensor: Tensor, own: Tensor) -> bool:
     """Whether numbers can be taken over as they are: plain ones, and floats for floats alone."""
-    return _is_plain(tensor) and tensor.is_complex() == own.is_complex() and _is_float(tensor) == _is_float(own)
+    of_a_kind = tensor.is_complex() == own.is_complex() and tensor.is_floating_point() == own.is_floating_point()
+    return _is_plain(tensor) and of_a_kind
 
 
 def _is_plain(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or tensor.is_meta)
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return tensor.is_floating_point()
 
 
 def _kind(tensor: Tensor) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -96,14 +96,9 @@ def sum_of_squares(rows: RowFile, width: int) -> float:
 def write_joined(rows: Sequence[RowFile], columns: Tensor, factors: Tensor, path: Path, views: int = 1) -> None:
     """Rows (N, views * k_m) of each member -> (N, views * k) in one file, a block at a time."""
     with RowFileWriter(path, "targets", len(rows[0])) as targets:
-        for blocks in in_step(rows, max(1, ROWS_AT_A_TIME // views)):
+        for blocks in zip(*(one.blocks(max(1, ROWS_AT_A_TIME // views)) for one in rows), strict=True):
             side = torch.cat([block.double().unflatten(1, (views, -1)) for block in blocks], dim=2)
             targets.add(halved((side[..., columns] * factors).flatten(1).float()))
-
-
-def in_step(files: Sequence[RowFile], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of several files."""
-    return zip(*(rows.blocks(size) for rows in files), strict=True)
 
 
 def read_features(entry: Entry, split: str) -> Tensor:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -52,15 +51,10 @@ def extract(config: Config, splits: dict[str, Split], data: ImageStats, folder: 
     runtime = config.runtime
     facts = facts_of(prior, runtime)
     for name, split in splits.items():
-        blocks = partial(run_prior, prior, split.images, data.size, runtime.block_size, device, name)
-        if folder is None:
-            deque(blocks(runtime.extract_precision, ranks.agree(0)), maxlen=0)
-            continue
-        with continued_file(folder / f"{name}.safetensors", len(split.images), runtime, device) as features:
-            features.at = started
-            for block in blocks(runtime.extract_precision, ranks.agree(features.blocks)):
-                features.add(block)
-        facts["seconds" if name == "train" else f"seconds_{name}"] = features.seconds
+        given = (prior, split.images, data.size, runtime.block_size, device, name, runtime.extract_precision)
+        path = folder and folder / f"{name}.safetensors"
+        seconds = write_blocks(partial(run_prior, *given), path, len(split.images), runtime, device, started)
+        facts["seconds" if name == "train" else f"seconds_{name}"] = seconds
         started = time.perf_counter()
     images = splits["train"].images
     facts["flops"] = flops_per_image(prior, centre(images[:1], data.size).to(device)) * len(images)
@@ -90,19 +84,13 @@ def extract_views(
     prior, device = fitted_prior(config, train, data, grid)
     images, runtime, count = train.images, config.runtime, config.extract.views
     boxes = draw_boxes(config.matching.view, flip, side_of(images), torch.arange(len(images)), count)
+    if folder:
+        ensure_room(folder, FLOAT16_BYTES * count * prior.feature_dim * len(images) - size_of(folder))
+        save_file({"boxes": boxes}, folder / "boxes.safetensors")
     look = partial(look_at_views, prior, images, boxes, data.size, runtime, device)
-    facts = {**facts_of(prior, runtime), "views": count}
-    if folder is None:
-        deque(look(ranks.agree(0)), maxlen=0)
-        return facts
-    ensure_room(folder, FLOAT16_BYTES * count * prior.feature_dim * len(images) - size_of(folder))
-    save_file({"boxes": boxes}, folder / "boxes.safetensors")
-    with continued_file(folder / "train.safetensors", len(images), runtime, device) as features:
-        features.at = started
-        for block in look(ranks.agree(features.blocks)):
-            features.add(block)
+    seconds = write_blocks(look, folder and folder / "train.safetensors", len(images), runtime, device, started)
     flops = flops_per_image(prior, centre(images[:1], data.size).to(device))
-    return {**facts, "seconds": features.seconds, "flops": count * flops * len(images)}
+    return {**facts_of(prior, runtime), "views": count, "seconds": seconds, "flops": count * flops * len(images)}
 
 
 def look_at_views(
@@ -116,21 +104,33 @@ def look_at_views(
 
     found = in_numbered_blocks(look, images, runtime.block_size, device, first)
     blocks = checked(found, count * prior.feature_dim, "train views", runtime.extract_precision, first)
-    with Progress(f"extract {count} views", len(images)) as progress:
-        for number, block in enumerate(blocks, first + 1):
-            yield block
-            progress.show(min(number * runtime.block_size, len(images)))
+    return shown(blocks, f"extract {count} views", len(images), runtime.block_size, first)
 
 
-@contextmanager
-def continued_file(path: Path, count: int, runtime: Runtime, device: torch.device) -> Iterator[KeptWriter]:
-    """A split's file, from where an earlier process has left it, which is said."""
+def write_blocks(
+    blocks: Callable[[int], Iterator[Tensor]],
+    path: Path | None,
+    count: int,
+    runtime: Runtime,
+    device: torch.device,
+    started: float,
+) -> float:
+    """Write a split's file, from where an earlier process has left it, which is said; the seconds that all of it took.
+
+    Ranks without a path compute their share of the blocks.
+    """
+    if path is None:
+        deque(blocks(ranks.agree(0)), maxlen=0)
+        return 0.0
     circumstances = {"device": device.type, "threads": torch.get_num_threads()}
     with KeptWriter(path, "features", count, {"block_size": runtime.block_size}, circumstances) as features:
+        features.at = started
         if features.blocks:
             total = -(-count // runtime.block_size)
             print(f"  extract {path.stem}: resumed at block {features.blocks} of {total}", flush=True)
-        yield features
+        for block in blocks(ranks.agree(features.blocks)):
+            features.add(block)
+    return features.seconds
 
 
 def run_prior(
@@ -149,10 +149,16 @@ def run_prior(
         RelaError: when the prior gives NaN or Inf, or something else than one vector of `feature_dim` an image.
     """
     blocks = in_blocks(lambda x: prior(centre(x, size)), images, block_size, device, first)
-    with Progress(f"extract {title}", len(images)) as progress:
-        for number, block in enumerate(checked(blocks, prior.feature_dim, title, precision, first), first + 1):
+    checked_blocks = checked(blocks, prior.feature_dim, title, precision, first)
+    return shown(checked_blocks, f"extract {title}", len(images), block_size, first)
+
+
+def shown(blocks: Iterator[Tensor], title: str, count: int, block_size: int, first: int) -> Iterator[Tensor]:
+    """The blocks from `first` on, with a line that shows how many of `count` images are done."""
+    with Progress(title, count) as progress:
+        for number, block in enumerate(blocks, first + 1):
             yield block
-            progress.show(min(number * block_size, len(images)))
+            progress.show(min(number * block_size, count))
 
 
 def checked(blocks: Iterator[Tensor], width: int, title: str, precision: str, first: int) -> Iterator[Tensor]:

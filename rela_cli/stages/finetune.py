@@ -9,7 +9,7 @@ Shapes: B batch, C classes, S pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -287,7 +287,7 @@ def layers(model: Classifier, decay: float) -> list[tuple[list[nn.Parameter], fl
     A layer is a block of the network, or a module beside them; a norm goes with what comes before it. With a factor
     `decay` a layer it is as in BEiT (Bao et al. 2021, appendix) and MAE (He et al. 2021, table 9).
     """
-    found: list[list[nn.Parameter]] = [[*own_parameters(model.backbone)]]
+    found = [[*model.backbone.parameters(recurse=False)]]  # in none of its children, such as tokens and positions
     for module in depth_blocks(model.backbone):
         parameters = [*module.parameters()]
         if all(parameter.ndim <= 1 for parameter in parameters) or not found[-1]:
@@ -297,11 +297,6 @@ def layers(model: Classifier, decay: float) -> list[tuple[list[nn.Parameter], fl
     depth = len(found)
     graded = [(parameters, decay ** (depth - i)) for i, parameters in enumerate(found) if parameters]
     return [*graded, ([*model.head.parameters()], 1.0)]
-
-
-def own_parameters(module: nn.Module) -> Sequence[nn.Parameter]:
-    """Parameters of a module that lie in none of its children, such as tokens and positions."""
-    return [*module.parameters(recurse=False)]
 
 
 def depth_blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -123,21 +123,13 @@ def probes(task: Task, protocols: Sequence[str], settings: Probe) -> dict[str, F
     """Each protocol's number. With several ranks each fits its share, and all receive all numbers."""
     found = {protocol: probe(task, protocol, settings) for protocol in protocols if protocol in DISTRIBUTED_PROTOCOLS}
     dealt = [protocol for protocol in protocols if protocol not in DISTRIBUTED_PROTOCOLS][ranks.rank() :: ranks.world()]
-    for part in ranks.gather_objects({protocol: fit_protocol(task, protocol, settings) for protocol in dealt}):
+    for part in ranks.gather_objects({protocol: probe(task, protocol, settings) for protocol in dealt}):
         found |= part
     return {protocol: found[protocol] for protocol in protocols}
 
 
 def probe(task: Task, protocol: str, settings: Probe) -> Facts:
-    """One protocol on one task: top1 (and top5) in [0, 1], with the seconds it took.
-
-    With several ranks rank 0 has the number; the others help where work is shared, else they return.
-    """
-    return fit_protocol(task, protocol, settings) if ranks.is_first() or protocol in DISTRIBUTED_PROTOCOLS else {}
-
-
-def fit_protocol(task: Task, protocol: str, settings: Probe) -> Facts:
-    """One protocol's number, by whoever asks."""
+    """One protocol on one task: top1 (and top5) in [0, 1], with the seconds it took."""
     started = time.perf_counter()
     try:
         logits, extra = FITTERS[protocol](task, settings)

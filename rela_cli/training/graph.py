@@ -12,26 +12,24 @@ Whether a graph is tried at all is for `graph_trial` to say, unless the user doe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as trees
 
 from rela_cli.config.schema import Config, Part
-from rela_cli.data.batches.views import Place, Views
+from rela_cli.data.batches.views import Place
 from rela_cli.distributed import ranks
 from rela_cli.errors import RelaError, first_line
 from rela_cli.machine.device import synchronize
 from rela_cli.machine.memory import free_unused
 from rela_cli.machine.precision import tf32
 from rela_cli.store.notices import warn
-from rela_cli.training.goals import Goals, Targets
-from rela_cli.training.linear_probe import LinearProbe
-from rela_cli.training.resume import Position
-from rela_cli.training.trainee import Trainee
+
+if TYPE_CHECKING:
+    from rela_cli.training.trainer import Trainer
 
 Recorder = Callable[
     [Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]
@@ -40,27 +38,6 @@ Recorder = Callable[
 WARM_STEPS = 3  # that a device chooses its kernels and makes its workspaces in
 COMPARED_STEPS = 2  # the second has other images than those that were recorded
 TOLERANCE = 0.01  # of the loss and of the gradient's norm: kernels that add up in any order differ by less
-
-
-class Loop(Protocol):
-    """What is used here of a `Trainer`, which is described there."""
-
-    config: Config
-    device: torch.device
-    position: Position
-    trainee: Trainee
-    trainable: list[nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    views: dict[int, Views]
-    labels: Tensor | None
-    goals: Goals | None
-    linear: LinearProbe | None
-    is_tf32: bool
-
-    def places_of(self, rows: Tensor, epoch: int) -> Sequence[Place]: ...
-    def targets_of(self, views: Sequence[Tensor], rows: Tensor, epoch: int) -> Targets | None: ...
-    def loss_with(self, views: Sequence[Tensor], targets: Any, labels: Tensor | None) -> Tensor: ...
-    def listening(self) -> AbstractContextManager[list[Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +65,7 @@ class Captured:
 class GraphedStep:
     """Takes steps by a graph for each kind of step: one a phase, batch size and branch of the method."""
 
-    def __init__(self, loop: Loop, record: Recorder) -> None:
+    def __init__(self, loop: Trainer, record: Recorder) -> None:
         self.loop, self.record = loop, record
         self.captured: dict[object, Captured] = {}
         self.warm: dict[object, int] = {}
@@ -207,7 +184,7 @@ class GraphedStep:
         warn(f"runtime.step=graph: {why}. Steps are taken operator by operator, as by runtime.step=eager")
 
 
-def given_of(loop: Loop, rows: Tensor, images: Tensor, epoch: int) -> Given:
+def given_of(loop: Trainer, rows: Tensor, images: Tensor, epoch: int) -> Given:
     """All that depends on the epoch, on the samples and on what lies on the host: of samples `rows` (B,)."""
     phase = loop.position.phase
     labels = loop.labels[rows] if loop.labels is not None else None
@@ -215,7 +192,7 @@ def given_of(loop: Loop, rows: Tensor, images: Tensor, epoch: int) -> Given:
     return Given(images, list(draws), list(places), loop.targets_of((), rows, epoch), labels)
 
 
-def take(loop: Loop, given: Given) -> Tensor:
+def take(loop: Trainer, given: Given) -> Tensor:
     """Views, forward and backward pass, linear probe; the loss."""
     views = loop.views[loop.position.phase].drawn(given.images, given.draws, given.places)
     labels = given.labels if loop.trainee.method.uses_labels else None
@@ -232,7 +209,7 @@ def norm(gradients: Sequence[Tensor | None]) -> Tensor:
     return torch.stack(torch._foreach_norm([g for g in gradients if g is not None])).float().norm()
 
 
-def noted(loop: Loop) -> Callable[[], None]:
+def noted(loop: Trainer) -> Callable[[], None]:
     """What puts back all that a step writes besides gradients: buffers, the linear probe, the random generator."""
     probe = [loop.linear.head, loop.linear.memory, loop.linear.tally] if loop.linear else []
     written = [*loop.trainee.buffers(), *probe]
@@ -261,7 +238,7 @@ def by_cuda_graph(work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None
     return result, graph.replay
 
 
-def graphed_step(loop: Loop) -> GraphedStep | None:
+def graphed_step(loop: Trainer) -> GraphedStep | None:
     """What takes the steps of a training, where the config asks for it; None: steps are taken operator by operator."""
     if loop.config.runtime.step != "graph":
         return None

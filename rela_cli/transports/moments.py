@@ -32,6 +32,15 @@ class Moments:
         self.single: DeflatedScatter | None = None
         self.spare: list[Tensor] = []  # scatters of blocks that were taken in, to be filled anew
 
+    @classmethod
+    def of(cls, blocks: Iterable[Tensor], is_shared: bool, diagonal: bool = False, keep: int = 0) -> Moments:
+        """Those of all blocks; where they are shared, of those of all ranks."""
+        moments = cls(diagonal, keep)
+        moments.add_all(blocks)
+        if is_shared:
+            moments.pool()
+        return moments
+
     def add_all(self, blocks: Iterable[Tensor]) -> None:
         """Add blocks (n, D). Those of float64, and all before `single` is known, are multiplied in float64."""
         rest = iter(blocks)

@@ -42,10 +42,7 @@ class PCA(Transport):
         self.center, self.room = center, Buffer()
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
-        moments = Moments(keep=self.max_dim)
-        moments.add_all(blocks)
-        if self.shared:
-            moments.pool()
+        moments = Moments.of(blocks, self.shared, keep=self.max_dim)
         values, vectors = torch.linalg.eigh(moments.covariance)
         mean, self.values = moments.mean, values.flip(0).clamp(min=0)
         self.mean = mean if self.center else torch.zeros_like(mean)

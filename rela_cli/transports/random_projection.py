@@ -24,10 +24,7 @@ class RandomProjection(Transport):
         self.max_dim, self.seed = max_dim, seed
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
-        moments = Moments(diagonal=True)
-        moments.add_all(blocks)
-        if self.shared:
-            moments.pool()
+        moments = Moments.of(blocks, self.shared, diagonal=True)
         self.mean, width = moments.mean, len(moments.mean)
         with torch_seed(self.seed, "random projection"):
             axes = torch.randn(self.max_dim, width, dtype=torch.float64).T / width**0.5

@@ -18,10 +18,7 @@ class Standardize(Transport):
     follows_device = True
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
-        moments = Moments(diagonal=True)
-        moments.add_all(blocks)
-        if self.shared:
-            moments.pool()
+        moments = Moments.of(blocks, self.shared, diagonal=True)
         variance = moments.covariance
         alive = variance > DEAD * variance.max()
         self.mean, self.scale = moments.mean, torch.where(alive, variance.rsqrt(), 0.0)
