@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rela_cli.config.schema import CONF_DIR, PROTOCOLS, Probe
 from rela_cli.data.batches.loader import in_blocks
 from rela_cli.evaluation import protocols
 from rela_cli.evaluation.protocols import Task, accuracy, nine_tenths
+from rela_cli.learners.build import in_eval_mode
 
 Network = Callable[[Tensor], Tensor]
 
@@ -34,15 +36,9 @@ def extract(
     """
     network = model if isinstance(model, nn.Module) else None
     place = torch.device(device) if device is not None else device_of(network)
-    was_training = network.training if network else False
-    if network:
-        network.eval()
-    try:
+    with in_eval_mode(network) if network else nullcontext():
         found = list(in_blocks(model, images, batch_size, place) if isinstance(images, Tensor) else
                      batched(model, images, place))  # fmt: skip
-    finally:
-        if network:
-            network.train(was_training)
     features = torch.cat(found).float() if found else torch.empty(0, 0)
     if features.ndim != 2:
         raise ValueError(f"the model gives {tuple(features.shape[1:])} an image, not one vector: pool or flatten it")

@@ -15,7 +15,7 @@ from rela_cli.api.subset import is_distributed
 from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import CONF_DIR, Part
 from rela_cli.data.batches.boxes import CachedViews
-from rela_cli.learners.build import width_of
+from rela_cli.learners.build import measured_width
 from rela_cli.numerics.randomness import torch_seed
 from rela_cli.transports.base import matched_width
 
@@ -152,13 +152,7 @@ def width_by_image(learner: nn.Module, data: EfficientDataset | Tensor) -> int:
     """D of a network, by one image of nothing; it is left as it was."""
     if isinstance(data, Tensor):
         raise ValueError("with targets alone say how wide the network's features are: Matching(512, targets)")
-    parameter, was_training = next(learner.parameters(), torch.zeros(0)), learner.training
-    image = torch.zeros(1, 3, data.image_size, data.image_size, device=parameter.device, dtype=parameter.dtype)
-    try:
-        with torch.no_grad():
-            return width_of(learner.eval()(image), 1)
-    finally:
-        learner.train(was_training)
+    return measured_width(learner, data.image_size, next((p.dtype for p in learner.parameters()), None))
 
 
 def target_width(width: int, data: EfficientDataset | Tensor) -> int:

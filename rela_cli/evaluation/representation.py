@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rela_cli.data.batches.cache import ImageStats
 from rela_cli.data.batches.loader import CPU, Images, centre, in_blocks
+from rela_cli.learners.build import in_eval_mode
 
 
 def representations(
@@ -20,14 +21,10 @@ def representations(
     """
     device = next(backbone.parameters()).device
     mean, std = data.mean.to(device).view(1, 3, 1, 1), data.std.to(device).view(1, 3, 1, 1)
-    was_training = backbone.training
-    backbone.eval()
-    try:
-        shown = lambda x: (centre(x, data.size).float() / 255 - mean) / std  # noqa: E731
+    shown = lambda x: (centre(x, data.size).float() / 255 - mean) / std  # noqa: E731
+    with in_eval_mode(backbone):
         blocks = in_blocks(lambda x: backbone(shown(x)), images, block_size, device, place=place)
         return gathered(blocks, len(images), place)
-    finally:
-        backbone.train(was_training)
 
 
 def gathered(

@@ -47,18 +47,25 @@ def refused(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {first_line(error)}") from error
 
 
-def measured_width(network: nn.Module, image_size: int) -> int:
+@contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[nn.Module]:
+    """Inside, a network is in eval mode; afterwards in its own."""
+    was_training = network.training
+    try:
+        yield network.eval()
+    finally:
+        network.train(was_training)
+
+
+def measured_width(network: nn.Module, image_size: int, dtype: torch.dtype | None = None) -> int:
     """Width D of what a network makes of one image: (1, 3, S, S) -> (1, D). Leaves the network as it was.
 
     Raises:
         ValueError: it gives something else than one vector an image.
     """
-    was_training = network.training
     device = next((parameter.device for parameter in network.parameters()), None)
-    with torch.no_grad():
-        found = network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    network.train(was_training)
-    return width_of(found, 1)
+    with torch.no_grad(), in_eval_mode(network):
+        return width_of(network(torch.zeros(1, 3, image_size, image_size, device=device, dtype=dtype)), 1)
 
 
 def width_of(found: Any, images: int) -> int:

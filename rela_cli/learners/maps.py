@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rela_cli.errors import ConfigError
+from rela_cli.learners.build import in_eval_mode
 
 BEFORE = ("attnpool", "avgpool")  # of CLIP's ResNets, torchvision's networks and our own: what goes into it is the map
 AFTER = (
@@ -126,8 +127,7 @@ def map_shape(network: nn.Module, size: int) -> tuple[int, int, int]:
     Raises:
         ConfigError: as `feature_map`.
     """
-    device, was_training = next(network.parameters()).device, network.training
-    with torch.no_grad():
-        _, *shape = feature_map(network.eval(), torch.zeros(2, 3, size, size, device=device)).shape
-    network.train(was_training)
+    device = next(network.parameters()).device
+    with torch.no_grad(), in_eval_mode(network):
+        _, *shape = feature_map(network, torch.zeros(2, 3, size, size, device=device)).shape
     return shape[0], shape[1], shape[2]
