@@ -36,6 +36,7 @@ WORTH = (  # cells of Table 1, the most wanted first; those of a line run side b
     ("own 0.1", "own 0.2", "own 0.5"),
 )
 REHEARSED = (("none 0.1", "embedded 0.1"), ("none 1.0",), ("own 0.1",))  # one of each kind
+FOUND, KEPT = frozenset({"name"}), frozenset({"part", "name", "device"})  # keys of a line, printed and on disk
 Line = dict[str, Any]
 
 
@@ -73,7 +74,7 @@ class Keeper:
         self.day, self.path = day, day.out / "lines.jsonl"
         day.out.mkdir(parents=True, exist_ok=True)
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        self.lines: list[Line] = [found for line in text.splitlines() if (found := read(line))]
+        self.lines: list[Line] = [found for line in text.splitlines() if (found := read(line, KEPT))]
         if text and not text.endswith("\n"):  # a call was killed while it wrote
             self.path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
 
@@ -109,13 +110,13 @@ class Keeper:
         os.replace(temporary, self.day.out / "results.md")
 
 
-def read(line: str) -> Line | None:
-    """A line of the file, unless it was cut off."""
+def read(line: str, keys: frozenset[str]) -> Line | None:
+    """A line of ours, which has these keys; None for one that was cut off, or that somebody else has printed."""
     try:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and {"part", "name", "device"} <= found.keys() else None
+    return found if isinstance(found, dict) and keys <= found.keys() else None
 
 
 def page(keeper: Keeper) -> Iterator[str]:
@@ -219,7 +220,7 @@ def run_part(keeper: Keeper, part: str, seconds: float) -> None:
         command = [sys.executable, "-c", LOOK]
     try:
         for line in streamed(command, seconds, day.out / "log.txt"):
-            if found := as_found(line):
+            if found := read(line, FOUND):
                 keeper.add(part, found)
     except RuntimeError as error:
         keeper.add(part, {"name": WHOLE, "failed": str(error)})
@@ -229,15 +230,6 @@ def run_part(keeper: Keeper, part: str, seconds: float) -> None:
         keeper.add(part, {"name": WHOLE, "failed": f"without {', '.join(names)}"})
     else:
         keeper.add(part, {"name": WHOLE, "text": "done"})
-
-
-def as_found(line: str) -> Line | None:
-    """A line that a part prints for us, among others."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and "name" in found else None
 
 
 # ------------------------------------------------------------------------------------------------------------- table 1

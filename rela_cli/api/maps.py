@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rela_cli.store.files import write_atomic
 from rela_cli.transports import pca
+from rela_cli.transports.base import member_state
 
 MAPPED_ROWS = 8192  # rows at a time, so that float64 copies stay small
 
@@ -70,13 +71,7 @@ class JoinedMap(Map):
 
     def __init__(self, state: dict[str, Tensor], is_turned_back: bool = False) -> None:
         super().__init__(state, is_turned_back)
-        self.maps = [
-            Map(
-                {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{i}.")},
-                is_turned_back,
-            )
-            for i in range(len(state["widths"]))
-        ]
+        self.maps = [Map(member_state(state, number), is_turned_back) for number in range(len(state["widths"]))]
 
     def mapped(self, features: Tensor) -> Tensor:
         parts = features.split(self.state["widths"].tolist(), dim=1)

@@ -35,9 +35,10 @@ def built_network(model: str, **options: Any) -> nn.Module:
     options = known_options(model, **options)
     aside = auxiliary(model) if "aux_logits" in options else ()
     network = models.get_model(model, weights=None, **options)
-    classifiers = (last_layer(network), *aside)
-    network = without_classifier(network)
-    network.classifiers = classifiers  # type: ignore[assignment]
+    last = last_layer(network)  # what comes before it is the representation
+    parent, _, child = last.rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    network.classifiers = (last, *aside)  # type: ignore[assignment]
     return network
 
 
@@ -69,13 +70,6 @@ def check_name(model: str) -> None:
         raise ConfigError(
             f"torchvision knows no model {model}{did_you_mean(model, known)}. Allowed: {', '.join(known)}"
         )
-
-
-def without_classifier(network: nn.Module) -> nn.Module:
-    """Remove the network's last layer: what comes before it is the representation."""
-    parent, _, child = last_layer(network).rpartition(".")
-    setattr(network.get_submodule(parent), child, nn.Identity())
-    return network
 
 
 def last_layer(network: nn.Module) -> str:

@@ -64,9 +64,9 @@ def script_on(script: nn.Module, device: torch.device) -> torch.jit.ScriptModule
         warnings.simplefilter("ignore")  # torch would have people export otherwise
         made = torch.jit.trace(lambda: torch.empty(0, device=device), ())  # type: ignore[no-untyped-call]
     (constant,) = (node for node in devices_in(made.graph) if node.s("value") == str(device))
-    for module in moved.modules():
-        for graph in (method.graph for method in methods_of(module)):
-            for node in devices_in(graph):
+    for module in (module._c for module in moved.modules()):
+        for name in module._method_names():
+            for node in devices_in(module._get_method(name).graph):
                 node.copyAttributes(constant)
     return moved  # type: ignore[no-any-return]
 
@@ -76,12 +76,6 @@ def devices_in(graph: Any) -> Iterator[Any]:
     for node in graph.findAllNodes("prim::Constant", recurse=True):
         if node.output().type().kind() == "DeviceObjType":
             yield node
-
-
-def methods_of(module: nn.Module) -> Iterator[Any]:
-    """The compiled methods of one module of a script."""
-    inner: Any = module._c
-    yield from map(inner._get_method, inner._method_names())
 
 
 class Exported(NetworkPrior):

@@ -59,10 +59,9 @@ def read_tokens(entry: Entry, channels: int, side: int, size: int) -> TokenTarge
 
     side, size: pixels of the stored images, and of their middle, which is shown.
     """
-    targets, facts = load_file(entry.folder / "train.safetensors")["targets"], entry.manifest or {}
-    width = matched_width(channels, targets.shape[1], facts["ordered"], facts.get("per_feature", 1))
-    maps = targets.unflatten(0, (-1, facts["views"], facts["cells"]))
-    return TokenTargets(maps[..., :width], side, size, facts["covered"])
+    facts = entry.manifest or {}
+    maps = read_targets(entry, channels).unflatten(0, (-1, facts["views"], facts["cells"]))
+    return TokenTargets(maps, side, size, facts["covered"])
 
 
 def train(

@@ -74,7 +74,7 @@ class SideBySide(Transport):
     def read(cls, maps: Sequence[Transport], state: Mapping[str, Tensor]) -> SideBySide:
         """From what `state` gave; the maps are not fitted yet."""
         for number, one in enumerate(maps):
-            one.load({key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{number}.")})
+            one.load(member_state(state, number))
         return cls(maps, state["widths"].tolist(), state["columns"], state["factors"])
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -85,6 +85,11 @@ class SideBySide(Transport):
     def state(self) -> dict[str, Tensor]:
         own = {"widths": torch.tensor(self.widths), "columns": self.columns, "factors": self.factors}
         return own | {f"{i}.{key}": value for i, one in enumerate(self.maps) for key, value in one.state().items()}
+
+
+def member_state(state: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """What the state of maps side by side has of one of them."""
+    return {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{number}.")}
 
 
 def column_order(widths: Sequence[int], ordered: bool) -> Tensor:
