@@ -85,9 +85,12 @@ class Matching(nn.Module):
             ValueError: `cached`, and no epoch.
         """
         views = [features] if isinstance(features, Tensor) else list(features)
-        targets: Tensor | list[Tensor] = self.targets(indices).to(views[0].device)
-        if self.cached is not None:
-            targets = [target.to(views[0].device) for target in self.targets_of_views(indices, epoch, len(views))]
+        device = views[0].device
+        targets: Tensor | list[Tensor]
+        if self.cached is None:
+            targets = self.targets(indices).to(device)
+        else:
+            targets = [target.to(device) for target in self.targets_of_views(indices, epoch, len(views))]
         self.begin_step()
         loss: Tensor = self.layer(views, targets)
         self.switch.observe(mean_over_ranks(loss.detach()).to(self.switch.state.device))
