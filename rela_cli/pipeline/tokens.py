@@ -123,13 +123,12 @@ def map_of_prior(run: Run, size: int) -> Cells:
     Raises:
         ConfigError: it has none.
     """
-    from rela_cli.config.parts import instantiate
     from rela_cli.data.batches.cache import ImageStats
     from rela_cli.priors.cells import Cells
-    from rela_cli.weights.locate import located
+    from rela_cli.priors.fitting import built_prior
 
     config = run.config
-    prior = instantiate(located(config.prior), data=ImageStats.grey(size), allow=config.allow)
+    prior = built_prior(config, ImageStats.grey(size))
     try:
         return Cells(prior, config.extract.token_grid, size)
     except ConfigError as error:

@@ -16,13 +16,18 @@ from rela_cli.priors.cells import Cells
 from rela_cli.weights.locate import located
 
 
+def built_prior(config: Config, data: ImageStats) -> Prior:
+    """The prior of a config with its weights, wherever they lie."""
+    return instantiate(located(config.prior), data=data, allow=config.allow)  # type: ignore[no-any-return]
+
+
 def fitted_prior(config: Config, train: Split, data: ImageStats, grid: int = 0) -> tuple[Prior, torch.device]:
     """The prior, ready to look at images, and the device that it is on; what it is fitted to, it sees in fp32.
 
     With `grid` it gives the cells of its feature map, at most so many a side, in the place of its features.
     """
     device = pick_device(config.runtime)
-    prior: Prior = instantiate(located(config.prior), data=data, allow=config.allow)
+    prior = built_prior(config, data)
     prior = Cells(prior, grid, data.size) if grid else prior
     prior.fit(centre(sample_of(train.images), data.size))
     ranks.broadcast_parameters(prior)  # what it was fitted to depends on threads in its last bits

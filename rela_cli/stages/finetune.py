@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config, View
 from rela_cli.data.base import Dataset
 from rela_cli.data.batches.cache import Split, read_split, read_stats
@@ -33,12 +32,12 @@ from rela_cli.machine.signals import deferred
 from rela_cli.numerics.randomness import permutation, stream_key, torch_seed
 from rela_cli.optim import Schedule
 from rela_cli.priors.base import NetworkPrior
+from rela_cli.priors.fitting import built_prior
 from rela_cli.priors.pooling import vectors
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts
 from rela_cli.training.checkpoint import Checkpoints
 from rela_cli.training.resume import load_optimizer
-from rela_cli.weights.locate import located
 
 RATES = {"adamw": (3e-4, 1e-3, 3e-3), "sgd": (0.003, 0.01, 0.03)}  # what the held-out tenth chooses among
 DECAYS = {"adamw": 0.05, "sgd": 5e-4}  # of weights; norms and biases have none
@@ -186,7 +185,7 @@ class Finetuning:
         Raises:
             ConfigError: nothing in it can be trained.
         """
-        prior = instantiate(located(self.config.prior), data=self.stats, allow=self.config.allow)
+        prior = built_prior(self.config, self.stats)
         if not isinstance(prior, NetworkPrior) or not any(True for _ in prior.backbone.parameters()):
             raise ConfigError(f"prior={self.config.prior.name} is no network whose weights can be trained")
         self.preprocess = prior.preprocess

@@ -12,7 +12,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from rela_cli.config.parts import instantiate
 from rela_cli.config.schema import Config
 from rela_cli.data.base import Dataset
 from rela_cli.data.batches.cache import Split, read_masks, read_split, read_stats
@@ -25,11 +24,11 @@ from rela_cli.machine.device import count_flops, pick_device, with_room
 from rela_cli.machine.progress import Progress
 from rela_cli.numerics.randomness import permutation, stream_key, torch_seed
 from rela_cli.priors.base import NetworkPrior
+from rela_cli.priors.fitting import built_prior
 from rela_cli.store.entries import Entry
 from rela_cli.store.files import Facts
 from rela_cli.store.notices import warn_once
 from rela_cli.terminal import as_size
-from rela_cli.weights.locate import located
 
 KEPT = 2_000_000_000  # bytes of maps that are kept in memory
 BESIDE = 3  # times as many, that a GPU must have free to keep them
@@ -55,7 +54,7 @@ class Segmenting:
 
     def frozen(self) -> tuple[nn.Module, NetworkPrior]:
         """The network and what it is fed."""
-        prior = instantiate(located(self.config.prior), data=self.stats, allow=self.config.allow)
+        prior = built_prior(self.config, self.stats)
         if not isinstance(prior, NetworkPrior):
             raise ConfigError(
                 f"prior={self.config.prior.name} is no network with a feature map, which segment needs: say one "

@@ -103,10 +103,10 @@ def driver() -> str:
     return ""
 
 
-def kept_in(path: Path) -> str | None:
-    """Why a graph was not to be taken, empty where it was; None: that is not known."""
+def kept_in(path: Path, again: bool) -> str | None:
+    """Why a graph was not to be taken, empty where it was; None: that is not known, or was bad and is tried `again`."""
     found = (read_json(path) or {}).get("why")
-    return found if isinstance(found, str) else None
+    return found if isinstance(found, str) and not (found and again) else None
 
 
 def verdict(method: Part, path: Path, again: bool = False) -> str:
@@ -114,11 +114,10 @@ def verdict(method: Part, path: Path, again: bool = False) -> str:
 
     Of several processes one tries, and the others wait for it. `again`: what is kept counts only where it is good.
     """
-    found, asked = kept_in(path), not again
-    if found == "" or (found and asked):
+    if (found := kept_in(path, again)) is not None:
         return shown(found, path)
     with one_at_a_time(path):
-        if (found := kept_in(path)) == "" or (found and asked):
+        if (found := kept_in(path, again)) is not None:
             return shown(found, path)
         free_unused()  # the trial needs some of the GPU
         why, is_lasting = outcome(command(method), LIMIT)
