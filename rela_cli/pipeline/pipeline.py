@@ -267,14 +267,13 @@ class Pipeline:
         from rela_cli.training.goals import Goals
         from rela_cli.training.live import live_targets
 
-        config, run, live, views, tokens = self.config, self.run, None, None, None
+        config, run = self.config, self.run
         targets = read_targets(run.targets, width)
-        if config.is_live:
-            live = live_targets(config, split, stats, run.features.folders, run.targets.folder, targets.shape[1])
-        if config.has_views:
-            views = read_views(run.view_targets, targets.shape[1], config.seed)
-        if config.has_tokens:
-            tokens = read_tokens(run.artifacts.token_targets, self.channels, side_of(split.images), stats.size)
+        k, sides = targets.shape[1], (side_of(split.images), stats.size)
+        folders = (run.features.folders, run.targets.folder)
+        live = live_targets(config, split, stats, *folders, k) if config.is_live else None
+        views = read_views(run.view_targets, k, config.seed) if config.has_views else None
+        tokens = read_tokens(run.artifacts.token_targets, self.channels, *sides) if config.has_tokens else None
         return Goals(targets, live, views, tokens)
 
     def checkpoints(self) -> Checkpoints:

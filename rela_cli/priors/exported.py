@@ -64,7 +64,8 @@ def script_on(script: nn.Module, device: torch.device) -> torch.jit.ScriptModule
         warnings.simplefilter("ignore")  # torch would have people export otherwise
         made = torch.jit.trace(lambda: torch.empty(0, device=device), ())  # type: ignore[no-untyped-call]
     (constant,) = (node for node in devices_in(made.graph) if node.s("value") == str(device))
-    for module in (module._c for module in moved.modules()):
+    compiled: list[Any] = [module._c for module in moved.modules()]
+    for module in compiled:
         for name in module._method_names():
             for node in devices_in(module._get_method(name).graph):
                 node.copyAttributes(constant)

@@ -297,7 +297,9 @@ def steps_taken(loop: Trainer, epoch: int) -> int:
 def sizes_of(train: Split, goals: Goals | None, data: ImageStats) -> Sizes:
     """What the networks are built for."""
     classes = None if train.labels is None else int(train.labels.max()) + 1
-    return Sizes(data.size, goals and goals.width, classes, goals and goals.token_width)
+    if goals is None:
+        return Sizes(data.size, classes=classes)
+    return Sizes(data.size, goals.width, classes, goals.token_width)
 
 
 def switch_of(config: Config, lengths: Lengths, device: torch.device) -> Switch:
