@@ -80,7 +80,7 @@ def test_without_its_environment_lightly_train_is_skipped_and_said(bench: Bench)
 
 def test_png_files_have_the_pixels(bench: Bench) -> None:
     pixels, labels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), torch.arange(6) % 2
-    distill.write_pngs(bench.folder / "png" / "train", pixels, labels)
+    distill.material.write_images(bench.folder / "png" / "train", pixels, labels, ".png")
     dataset = ImageFolder(
         str(bench.folder / "png"), image_size=None, limit=None, test_limit=None, seed=0, flip=True, cache=None
     )

@@ -100,11 +100,11 @@ def exactness(pixels: Tensor) -> str:
 # ------------------------------------------------------------------------------------------------------------- peers
 
 
-def by_image(view: Callable[[Any], Tensor], items: list[Any], second: Callable[[Any], Tensor] | None = None) -> None:
+def by_image(view: Callable[[Any], Tensor], items: list[Any]) -> None:
     """Two views of one image after the other, stacked into batches."""
     for start in range(0, len(items), BATCH):
-        for each in (view, second or view):
-            torch.stack([each(item) for item in items[start : start + BATCH]])
+        for _ in range(2):
+            torch.stack([view(item) for item in items[start : start + BATCH]])
 
 
 def as_images(pixels: Tensor) -> list[Image.Image]:

@@ -74,6 +74,8 @@ def run_rows(bench: Bench, rows: Sequence[str], path: Path | None, as_markdown: 
     scores: list[BenchRow] = []
     begin = machine_load()
     for name in rows:
+        if "cpu" not in bench.devices and not BENCH_ROWS[name].gpu:
+            continue  # a row of the CPU alone
         for score in import_module(f"rela_cli.commands.bench.{name}").run(bench):
             scores.append(score)
             print(row_line(score), flush=True)

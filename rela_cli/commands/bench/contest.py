@@ -10,6 +10,7 @@ from typing import Any
 from rela_cli.commands.bench.registry import missing_package
 from rela_cli.commands.bench.timing import Contestant, Spread, Timings, race, ratios, seconds
 from rela_cli.errors import first_line
+from rela_cli.machine.memory import STATUS
 
 Results = Mapping[str, Any]  # what each contestant's last call gave
 
@@ -77,6 +78,12 @@ class Bench:
         if "cuda" in self.devices and not torch.cuda.is_available():
             self.skip(name, "GPU rows", "torch sees no GPU here")
         return "cuda" in self.devices and torch.cuda.is_available()
+
+    def sees_memory(self, name: str) -> bool:
+        """Whether this system tells how much memory a process holds; where it does not, that is noted."""
+        if not STATUS.exists():
+            self.skip(name, "memory", "no /proc here that tells anonymous memory")
+        return STATUS.exists()
 
     def wants(self, name: str, peer: str) -> bool:
         """Whether a peer is asked for and here; one that is not here is noted."""

@@ -9,7 +9,6 @@ runs it: lightly_train_peer.py.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,14 +18,13 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import rela_cli
 from rela_cli.commands.bench import material
 from rela_cli.commands.bench.contest import Bench, BenchRow
 from rela_cli.commands.bench.lightly_train_peer import learner
-from rela_cli.commands.bench.startup import HOME, RELA
+from rela_cli.commands.bench.startup import RELA, environment
 from rela_cli.commands.bench.timing import Timing, clock, spread
 from rela_cli.commands.reproduce.tables import RECIPE
 from rela_cli.config.text import quote
@@ -52,8 +50,6 @@ class Outcome:
 
 def run(bench: Bench) -> Iterator[BenchRow]:
     """Ours first, then each peer for as long, seed by seed."""
-    if "cpu" not in bench.devices:
-        return
     ways = {peer: train for peer, train in peers(bench).items() if bench.wants("distill", peer)}
     if not ways:
         return
@@ -128,19 +124,10 @@ def mean_times(outcomes: list[Outcome]) -> dict[str, float]:
 def rela(bench: Bench, images: Path, words: tuple[str, ...], epochs: int, seed: int) -> float:
     """`rela train experiment=best`, in a fresh outputs folder, so that nothing comes from a cache."""
     outputs = fresh_folder(bench)
-    command(
-        *(
-            *RELA,
-            "train",
-            "experiment=cifar10_mini",
-            *RECIPE["best"],
-            "prior=embedded",
-            "budget=0.5",
-            f"epochs={epochs}",
-        ),
-        *("dataset=image_folder", f"dataset.root={quote(str(images))}", "dataset.limit=null", f"seed={seed}", *words),
-        *("runtime.threads=1", "probe.protocols=[lbfgs]", f"paths.outputs={quote(str(outputs))}", "runtime.device=cpu"),
-    )
+    data = ("dataset=image_folder", f"dataset.root={quote(str(images))}", "dataset.limit=null")
+    here = ("runtime.threads=1", "runtime.device=cpu", f"paths.outputs={quote(str(outputs))}")
+    ours = ("experiment=cifar10_mini", *RECIPE["best"], "prior=embedded", "budget=0.5", "probe.protocols=[lbfgs]")
+    command(*RELA, "train", *ours, *data, *here, f"epochs={epochs}", f"seed={seed}", *words)
     result = json.loads((outputs / "runs" / "latest" / "result.json").read_text())
     return float(100 * result["probe"]["lbfgs"]["top1"])
 
@@ -191,8 +178,7 @@ def command(*words: str) -> None:
     Raises:
         RelaError: it failed; with the last line that it wrote.
     """
-    paths = os.pathsep.join([HOME, *filter(None, [os.environ.get("PYTHONPATH")])])
-    settings = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    settings = {**environment(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, env=settings, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RelaError(last_line(done.stderr))
@@ -211,18 +197,10 @@ def png_tree(bench: Bench) -> Path:
     sizes = {"train": bench.size(TRAIN, 128), "test": bench.size(TEST, 64)}
     for split, n in sizes.items():
         pixels, labels = material.images(bench, n) if not bench.data else split_of(bench.data, split, n)
-        write_pngs(bench.folder / "png" / split, pixels, labels)
+        material.write_images(bench.folder / "png" / split, pixels, labels, ".png")
     return bench.folder / "png"
 
 
 def split_of(root: Path, split: str, n: int) -> tuple[Tensor, Tensor]:
     """n images of a split, in the classes' proportions."""
     return material.decoded(material.folder(root, limit=n), split)
-
-
-def write_pngs(folder: Path, pixels: Tensor, labels: Tensor) -> None:
-    """<class>/<number>.png"""
-    for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
-        place = folder / f"class{label}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{number:06d}.png")

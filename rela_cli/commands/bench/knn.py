@@ -22,8 +22,6 @@ WIDTH = 512
 
 def run(bench: Bench) -> Iterator[BenchRow]:
     """Time in this process, and memory in a process for each way."""
-    if "cpu" not in bench.devices:
-        return
     sizes = bench.size(50_000, 1000), bench.size(10_000, 100)
     bank, labels, queries, truth = task(*sizes)
     work = f"{sizes[1]:,} queries among {sizes[0]:,} x {WIDTH}, k {K}"
@@ -40,21 +38,16 @@ def run(bench: Bench) -> Iterator[BenchRow]:
 
     comparisons = [Comparison("ours", "scikit-learn", work, 1.0, "wall")]
     yield from bench.scores("knn", contestants, comparisons, outcome)
-    if bench.wants("knn", "scikit-learn"):
-        yield from memory(bench, work, *map(str, sizes))
+    if bench.wants("knn", "scikit-learn") and bench.sees_memory("knn"):
+        yield memory(work, *map(str, sizes))
 
 
-def memory(bench: Bench, work: str, *sizes: str) -> Iterator[BenchRow]:
+def memory(work: str, *sizes: str) -> BenchRow:
     """The peak memory of both ways; the features themselves count in both."""
-    found = [peak_of(f"knn:{name}", *sizes) for name in ("hold", "hold_ours", "hold_brute_force")]
-    if None in found:
-        bench.skip("knn", "memory", "no /proc here that tells anonymous memory")
-        return
-    held, mine, theirs = (value or 0.0 for value in found)
+    held, mine, theirs = (peak_of(f"knn:{name}", *sizes) for name in ("hold", "hold_ours", "hold_brute_force"))
     outcome = f"scikit-learn's {theirs:.2f} GB; the features themselves {held:.2f} GB, which are counted in both"
-    yield measured_row(
-        "knn", f"{work}: memory", "scikit-learn", spread([mine / theirs]), spread([mine]), 1.0, "GB", outcome
-    )
+    ratio, work = spread([mine / theirs]), f"{work}: memory"
+    return measured_row("knn", work, "scikit-learn", ratio, spread([mine]), 1.0, "GB", outcome)
 
 
 def task(n: int, queries: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

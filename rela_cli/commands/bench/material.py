@@ -18,7 +18,7 @@ from rela_cli.errors import MissingError
 
 CLASSES = 10
 SIDE = 32  # pixels
-QUALITY = 75  # of JPEGs that are written here
+QUALITY = 75  # of JPEGs that are written here; PNGs take no notice
 
 
 @contextmanager
@@ -68,14 +68,12 @@ def folder(root: Path, limit: int | None = None, cache: Path | None = None) -> I
     return ImageFolder(str(root), image_size=None, limit=limit, test_limit=limit, seed=0, flip=True, cache=cache)
 
 
-def jpeg_tree(root: Path, pixels: Tensor, labels: Tensor) -> Path:
-    """train/<class>/<number>.jpg below `root`."""
-    for label in labels.unique().tolist():
-        (root / "train" / f"class{label}").mkdir(parents=True, exist_ok=True)
+def write_images(folder: Path, pixels: Tensor, labels: Tensor, suffix: str) -> None:
+    """<class>/<number><suffix> of each image."""
     for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        picture.save(root / "train" / f"class{label}" / f"{number:06d}.jpg", quality=QUALITY)
-    return root
+        place = folder / f"class{label}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{number:06d}{suffix}", quality=QUALITY)
 
 
 def features(n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from rela_cli.data.batches.cache import ImageStats
 
@@ -63,8 +63,6 @@ def whitened(features: Tensor, dim: int) -> Tensor:
 
 def probe_epochs(train: Tensor, labels: Tensor, classes: int, epochs: int) -> torch.nn.Linear:
     """Adam at 3e-4, batches of 128 from a DataLoader over the features, one Python step after the other."""
-    from torch.utils.data import DataLoader, TensorDataset
-
     linear = torch.nn.Linear(train.shape[1], classes)
     optimizer = torch.optim.Adam(linear.parameters(), lr=3e-4)
     loader = DataLoader(TensorDataset(train, labels), batch_size=128, shuffle=True)

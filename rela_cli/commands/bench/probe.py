@@ -33,8 +33,6 @@ def run(bench: Bench) -> Iterator[BenchRow]:
 
     The target is for the first to scikit-learn's tolerance: the loop does not converge at all.
     """
-    if "cpu" not in bench.devices:
-        return
     task = make_task(bench)
     epochs = bench.size(EPOCHS, 2)
     contestants = [

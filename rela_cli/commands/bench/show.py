@@ -34,17 +34,14 @@ def markdown_table(scores: list[BenchRow], versions: dict[str, str], load: dict[
 def row_cells(score: BenchRow) -> tuple[str, ...]:
     """A row, by columns."""
     times = [f"{score.seconds[side][score.by]:.3g}" if score.seconds else "" for side in ("ours", "peer")]
-    goal = (
-        "" if score.target is None else f"{'≥' if score.bound == 'least' else '≤'} {amount(score.target, score.unit)}"
-    )
+    sign = "≥" if score.bound == "least" else "≤"
+    goal = "" if score.target is None else f"{sign} {amount(score.target, score.unit)}"
     value = spread_text(score.value, score.unit)
     if score.unit != "x" and score.ratio:
         value += f"; {spread_text(score.ratio, 'x')}"
     clock = f" ({score.by})" if score.seconds else ""
-    return (
-        *(score.name, score.work, score.peer, *times, value + clock, goal),
-        *(MARKS[score.reached], score.accuracy),
-    )
+    mark = MARKS[score.reached]
+    return score.name, score.work, score.peer, *times, value + clock, goal, mark, score.accuracy
 
 
 def spread_text(values: Spread, unit: str) -> str:

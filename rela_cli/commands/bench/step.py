@@ -36,7 +36,8 @@ def run(bench: Bench) -> Iterator[BenchRow]:
         yield from on_cpu(bench)
     if bench.has_gpu(NAME):
         for batch, target in GPU_TARGETS.items():
-            yield from on_gpu(bench, batch, target)
+            yield race_of("phase 1", bench, batch, target, "cuda")
+            yield race_of("byol", bench, batch, None, "cuda")
 
 
 def on_cpu(bench: Bench) -> Iterator[BenchRow]:
@@ -68,14 +69,8 @@ def two_trainers(bench: Bench, n: int, batch: int, width: int, device: str) -> t
     return trainer(pixels, labels, thumbnails(pixels), *words), trainer(pixels, labels, None, *words)
 
 
-def on_gpu(bench: Bench, batch: int, target: float | None, device: str = "cuda") -> Iterator[BenchRow]:
-    """Image pairs a second, views and all: phase 1 against the paper's loop, BYOL against lightly's."""
-    yield race_of("phase 1", bench, batch, target, device)
-    yield race_of("byol", bench, batch, None, device)
-
-
 def race_of(name: str, bench: Bench, batch: int, target: float | None, device: str, *more: str) -> BenchRow:
-    """Ours against what people have, with its data; `more` are settings of ours.
+    """Image pairs a second, views and all: ours against what people have; `more` are settings of ours.
 
     Peers have as many loader workers as there are cores, and TF32, which is torch's default for convolutions; lightly's
     BYOL computes in bf16, as ours does.

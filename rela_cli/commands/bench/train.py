@@ -25,8 +25,6 @@ BATCH, WIDTH, EMA, WORKERS = 128, 8, 0.99, 2
 
 def run(bench: Bench) -> Iterator[BenchRow]:
     """An epoch of phase 1 on 5,120 images, which both have in memory, decoded."""
-    if "cpu" not in bench.devices:
-        return
     batch, n = bench.size(BATCH, 16), bench.size(40 * BATCH, 64)
     pixels, labels = material.images(bench, n)
     targets = thumbnails(pixels)

@@ -37,8 +37,8 @@ def thumbnails(pixels: Tensor) -> Tensor:
     return mapping(small).float()
 
 
-def one_epoch(loop: Trainer, steps: int | None = None) -> float:
-    """The next epoch, or its first steps, as `Trainer.fit` takes them; the mean loss."""
+def one_epoch(loop: Trainer) -> float:
+    """The next epoch as `Trainer.fit` takes it; the mean loss."""
     losses = []
     epoch = loop.position.step // loop.lengths.steps_per_epoch
     for rows, images in loop.draw_batches(epoch):
@@ -52,7 +52,5 @@ def one_epoch(loop: Trainer, steps: int | None = None) -> float:
         losses.append(loss.detach())
         loop.keep(losses[-1])
         loop.read_now_and_then()
-        if len(losses) == steps:
-            break
     synchronize(loop.device)
     return float(torch.stack(losses).mean())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,39 +23,31 @@ from rela_cli.transports.pca import Whitening
 
 WIDTH, DIM = 1024, 512
 SKLEARN_SHARE = 8  # scikit-learn is timed on an eighth of the rows: it takes a minute and more for all
+SKLEARN_TIMED = f"IncrementalPCA timed on 1/{SKLEARN_SHARE} of the rows"
 
 
 def run(bench: Bench) -> Iterator[BenchRow]:
     """Time in one process, memory in processes of their own, on an eighth of the rows and on all."""
-    if "cpu" not in bench.devices:
-        return
     n = bench.size(400_000, SKLEARN_SHARE * DIM)
     large, small = (write_features(bench.folder / f"features-{count}", count) for count in (n, n // SKLEARN_SHARE))
-    ways = {
-        "ours": (ours, large, 1.0),
-        "paper": (paper, large, 1.0),
-        "scikit-learn": (scikit_learn, small, 1 / SKLEARN_SHARE),
-    }
+
+    def contestant(name: str, way: Callable[[Path, Path], None], path: Path, **more: Any) -> Contestant:
+        target = bench.folder / name
+        return Contestant(name, partial(way, path, target), warm_up=partial(way, small, target), **more)
+
     contestants = [
-        Contestant(
-            name,
-            partial(way, path, bench.folder / name),
-            share,
-            partial(way, small, bench.folder / name),
-            name == "ours",
-        )
-        for name, (way, path, share) in ways.items()
+        contestant("ours", ours, large, is_ours=True),
+        contestant("paper", paper, large),
+        contestant("scikit-learn", scikit_learn, small, share=1 / SKLEARN_SHARE),
     ]
     work = f"{n:,} x {WIDTH:,} to {DIM} whitened targets"
     comparisons = [
         Comparison("ours", "paper", work, 1.5, "wall"),
-        Comparison(
-            "ours", "scikit-learn", f"{work}; IncrementalPCA timed on 1/{SKLEARN_SHARE} of the rows", 7.0, "wall"
-        ),
+        Comparison("ours", "scikit-learn", f"{work}; {SKLEARN_TIMED}", 7.0, "wall"),
     ]
     yield from bench.scores("transport", contestants, comparisons, partial(outcome, bench.folder))
-    if bench.wants("transport", "paper"):
-        yield from memory(bench, work, small, large)
+    if bench.wants("transport", "paper") and bench.sees_memory("transport"):
+        yield memory(work, small, large)
 
 
 def write_features(path: Path, n: int) -> Path:
@@ -107,26 +100,13 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float((one * other).sum() / (one.norm() * other.norm()))
 
 
-def memory(bench: Bench, work: str, small: Path, large: Path) -> Iterator[BenchRow]:
+def memory(work: str, small: Path, large: Path) -> BenchRow:
     """Growth of peak anonymous memory from an eighth of the rows to all of them."""
-    found = [
-        peak_of(f"transport:{way}", str(path), str(bench.folder / "out"))
+    mine, all_mine, theirs, all_theirs = (
+        peak_of(f"transport:{way}", str(path), str(small.with_name("out")))
         for way in ("ours", "paper")
         for path in (small, large)
-    ]
-    if None in found:
-        bench.skip("transport", "memory", "no /proc here that tells anonymous memory")
-        return
-    mine, all_mine, theirs, all_theirs = (value or 0.0 for value in found)
-    text = f"{mine:.3f} to {all_mine:.3f} GB; the paper's way {theirs:.2f} to {all_theirs:.2f} GB"
-    growth = spread([all_mine / mine])
-    yield measured_row(
-        "transport",
-        f"{work}: memory, 8 times the rows",
-        "paper",
-        spread([all_mine / all_theirs]),
-        growth,
-        1.05,
-        "x",
-        text,
     )
+    text = f"{mine:.3f} to {all_mine:.3f} GB; the paper's way {theirs:.2f} to {all_theirs:.2f} GB"
+    ratio, growth = spread([all_mine / all_theirs]), spread([all_mine / mine])
+    return measured_row("transport", f"{work}: memory, 8 times the rows", "paper", ratio, growth, 1.05, "x", text)
