@@ -15,9 +15,10 @@ from typing import Any
 
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine
-from rela_cli.config.parts import import_target, instantiate
+from rela_cli.config.parts import import_target
 from rela_cli.config.schema import Config, Part
 from rela_cli.config.text import quote
+from rela_cli.data.base import open_dataset
 from rela_cli.errors import ConfigError
 from rela_cli.pipeline.judging import SEGMENT, Judged, Judging
 from rela_cli.pipeline.run import Run
@@ -79,7 +80,7 @@ def fitting(config: Config, words: Sequence[str]) -> Config:
 
 
 def at_the_end(config: Config, line: CommandLine, overrides: Sequence[str]) -> list[CommandLine]:
-    """The command lines that judge a run on the datasets of its `evaluate=`, each looked at before any training.
+    """The command lines that judge a run on the datasets of its `evaluate=`, each looked at, or downloaded, first.
 
     Raises:
         ConfigError: a dataset that nobody knows, or one without labels. MissingError: one that is not there.
@@ -94,7 +95,9 @@ def at_the_end(config: Config, line: CommandLine, overrides: Sequence[str]) -> l
         other = Composer(CommandLine(flags, (NO_STEP, *words, *kept))).check()
         protocols = [f"probe.protocols=[{SEGMENT}]"] if has_masks(other.dataset) else []
         found.append(CommandLine(flags, (*words, *kept, *protocols)))
-        if not protocols and (why := instantiate(other.dataset, cache=config.outputs / "cache").why_unprobed):
+        dataset = open_dataset(other)
+        dataset.fetch()  # a training is long, and may end on a machine without network
+        if not protocols and (why := dataset.why_unprobed):
             raise ConfigError(f"evaluate={named} has no labels to judge by: {why}")
     return found
 

@@ -15,6 +15,7 @@ from rela_cli import cli
 from rela_cli.commands import probe
 from rela_cli.config.reading import from_tree, to_tree
 from rela_cli.data.batches.cache import read_labels
+from rela_cli.data.datasets import Cifar10
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.evaluation.measures import effective_rank, rankme
 from rela_cli.evaluation.protocols import Task
@@ -239,6 +240,18 @@ def test_what_it_is_to_be_judged_on_is_looked_at_before_training(
     named = named.replace("FLAT", str(tmp_path / "flat"))
     assert cli.main(["train", *END, f"paths.outputs={tmp_path}/o", f"evaluate=[{named}]"]) == status
     assert said in " ".join(capsys.readouterr().err.split())
+    assert not [*tmp_path.glob("o/runs/*")]
+
+
+def test_what_has_to_be_downloaded_for_that_is_fetched_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_network(_: Cifar10) -> None:
+        raise MissingError("cifar100 cannot be downloaded")
+
+    monkeypatch.setattr(Cifar10, "fetch", no_network)
+    assert cli.main(["train", *END, f"paths.outputs={tmp_path}/o", "evaluate=[cifar100]"]) == 3
+    assert "cifar100 cannot be downloaded" in capsys.readouterr().err
     assert not [*tmp_path.glob("o/runs/*")]
 
 
