@@ -39,10 +39,12 @@ def main(words: Sequence[str]) -> int:
     print(f"{config.learner.name}, {config.method.name}, {config.optimizer.name}: batch {config.batch_size}, {size} px")
     print("Operators of one step on a GPU, counted on tensors without values; each is at least one kernel.\n")
     print("\n".join(table_lines(steps)))
-    print(f"\nA launch takes the host about {1e6 * LAUNCH:.0f} us (an estimate): {as_ms(estimated(steps))} ms a step.")
+    launches = as_ms([1e3 * LAUNCH * step.total for step in steps.values()])
+    print(f"\nA launch takes the host about {1e6 * LAUNCH:.0f} us (an estimate): {launches} ms a step.")
     config, words = with_way(config)
     print(f"{words}\n{timings(config, sizes)}")
-    waits = [f"  phase {phase}, {wait}" for phase, step in steps.items() for wait in found_waits(step)]
+    found = {phase: step.waits + step.read_waits[1:] for phase, step in steps.items()}  # a read copies once
+    waits = [f"  phase {phase}, {wait}" for phase, where in found.items() for wait in where]
     every = config.runtime.read_every_steps or 10
     once = f"The host waits for the GPU once in {every} steps, to read losses and flags by one copy"
     print("\n".join([f"{once}, and also in each step:", *waits] if waits else [f"{once}, and nowhere else."]))
@@ -62,16 +64,6 @@ def table_lines(steps: dict[int, StepCount]) -> list[str]:
 def table_line(part: str, numbers: Sequence[int | None], what: str) -> str:
     """A line of the table."""
     return (f"{part:<10}" + "".join(f"{'-' if n is None else n:>9}" for n in numbers) + f"   {what}").rstrip()
-
-
-def found_waits(step: StepCount) -> list[str]:
-    """Where the host waits in a step, and in a read after its one copy."""
-    return step.waits + step.read_waits[1:]
-
-
-def estimated(steps: dict[int, StepCount]) -> list[float]:
-    """Milliseconds that the host needs for a step's launches."""
-    return [1e3 * LAUNCH * step.total for step in steps.values()]
 
 
 def with_way(config: Config) -> tuple[Config, str]:

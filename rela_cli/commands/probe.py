@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from rela_cli.config.overrides import CommandLine, RunParser, parse
+from rela_cli.config.overrides import LONG_FLAGS, VALUED, CommandLine, RunParser
 from rela_cli.errors import ConfigError, MissingError
 from rela_cli.launch.judge import judging_of_prior, judging_of_run
 from rela_cli.store.disk import OUTPUTS
@@ -15,7 +15,6 @@ from rela_cli.store.notices import warn
 from rela_cli.store.outputs import RunFolder, find_run, run_at, run_folders, run_names
 from rela_cli.weights.run_folder import trained
 
-ALONE = "prior_alone"
 WILD = "*?["
 
 
@@ -60,8 +59,7 @@ def is_meant(argv: Sequence[str]) -> bool:
     """Whether the words after `rela probe` name runs, or ask for a prior alone, rather than for a run to be made."""
     if "--prior-alone" in argv:
         return True
-    flags = (f"--{word}" for word in ("outputs", "cfg", "package", "config-path", "config-name", "config-dir", "info"))
-    valued = {*flags, "-c", "-p", "-cp", "-cn", "-cd", "-i"}
+    valued = {"--outputs", *VALUED, *(short for short, flag in LONG_FLAGS.items() if flag in VALUED)}
     before = ["", *argv][: len(argv)]
     free = [word for word, last in zip(argv, before, strict=True) if last not in valued]
     return any("=" not in word and not word.startswith(("-", "~")) for word in free)
@@ -73,13 +71,12 @@ def read(argv: Sequence[str]) -> tuple[CommandLine, list[str], bool]:
     Raises:
         ConfigError: both runs and a prior alone, or neither.
     """
-    words = parser().words(argv)
-    alone = f"{ALONE}=1" in words
-    names = [word for word in words if "=" not in word and not word.startswith(("-", "~"))]
-    line = parse([word for word in words if word not in (*names, f"{ALONE}=1")])
-    if alone and names:
+    given, line = parser().read_line(argv)
+    names = [word for word in line.overrides if "=" not in word and not word.startswith("~")]
+    if given.prior_alone and names:
         raise ConfigError(f"--prior-alone judges prior=..., so no run may be named beside it ({names[0]})")
-    return line, names, alone
+    settings = tuple(word for word in line.overrides if word not in names)
+    return CommandLine(line.flags, settings), names, given.prior_alone
 
 
 def outputs_of(line: CommandLine) -> Path:

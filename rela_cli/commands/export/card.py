@@ -85,20 +85,13 @@ def numbers_table(backbone: Backbone, result: Facts) -> str:
     """A table of top-1 by protocol, with n, beside what it is compared with; and what it reaches on other datasets."""
     rows = [row(result, key, number) for key, number in section(result, "probe").items() if isinstance(number, dict)]
     head = "| protocol | network | top-1 % | untrained | prior alone |\n| --- | --- | ---: | ---: | ---: |"
-    table = (
-        "\n".join([head, *rows]) if rows else f"Not probed: {result.get('probe_skipped', 'no number was measured')}."
-    )
-    n = f"\n\n{result.get('test_samples')} test images, 1 seed." if rows else ""
-    other = [
-        f"- {facts.get('dataset', '?')}: {text}" for facts in other_datasets(backbone) for text in on_dataset(facts)
-    ]
+    table = f"Not probed: {result.get('probe_skipped', 'no number was measured')}."
+    if rows:
+        table = "\n".join([head, *rows]) + f"\n\n{result.get('test_samples')} test images, 1 seed."
+    judged = [read_json(path) or {} for path in files_in(backbone.run.folder)]  # on other datasets, after training
+    other = [f"- {facts.get('dataset', '?')}: {text}" for facts in judged for text in on_dataset(facts)]
     more = "\n\nOn other data:\n\n" + "\n".join(other) if other else ""
-    return table + n + more
-
-
-def other_datasets(backbone: Backbone) -> list[Facts]:
-    """What was measured on other datasets after training."""
-    return [read_json(path) or {} for path in files_in(backbone.run.folder)]
+    return table + more
 
 
 def row(result: Facts, key: str, number: Facts) -> str:

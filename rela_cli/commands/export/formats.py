@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rela_cli.commands.export.backbone import Backbone, is_timm, is_torchvision
+from rela_cli.commands.export.loading import json_text, loading_code, timm_config
 from rela_cli.errors import ConfigError, RelaError
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ def fitting_formats(backbone: Backbone) -> str:
 
 def write(backbone: Backbone, form: str, folder: Path) -> None:
     """The files of a format but for the card."""
-    from rela_cli.commands.export.loading import json_text, loading_code
-
     WRITERS[form](backbone, folder)
     (folder / "load.py").write_text(loading_code(backbone, form), encoding="utf-8")
     (folder / "preprocessing.json").write_text(json_text(backbone.preprocessing), encoding="utf-8")
@@ -64,8 +63,6 @@ def write_weights(backbone: Backbone, folder: Path) -> None:
 
 def write_timm(backbone: Backbone, folder: Path) -> None:
     """Weights, and config.json."""
-    from rela_cli.commands.export.loading import json_text, timm_config
-
     write_weights(backbone, folder)
     (folder / "config.json").write_text(json_text(timm_config(backbone)), encoding="utf-8")
 
@@ -73,8 +70,6 @@ def write_timm(backbone: Backbone, folder: Path) -> None:
 def write_pt2(backbone: Backbone, folder: Path) -> None:
     """A program of torch.export; preprocessing.json is in the file, too."""
     import torch
-
-    from rela_cli.commands.export.loading import json_text
 
     network, example = fed(backbone)
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -86,8 +81,6 @@ def write_onnx(backbone: Backbone, folder: Path) -> None:
     """A graph from `pixels` to `features`; its preprocessing stands in the file's metadata."""
     import onnx
     import torch
-
-    from rela_cli.commands.export.loading import json_text
 
     network, example = fed(backbone)
     path, apart = folder / "model.onnx", sum(t.nbytes for t in backbone.state.values()) > EXTERNAL_DATA_BYTES

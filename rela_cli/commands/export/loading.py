@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rela_cli.commands.export.backbone import RESNET_MODULE, TIMM, Backbone
+from rela_cli.commands.export.backbone import RESNET_MODULE, Backbone
 from rela_cli.config.schema import Part
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -23,8 +23,9 @@ def embed(model, images):
 
 def loading_code(backbone: Backbone, form: str) -> str:
     """The text of load.py."""
-    first, body = PARTS[form](backbone)
-    head = f'"""Loads this network with {LIBRARIES[form]}; rela is not needed."""'
+    written, libraries = CODE[form]
+    first, body = written(backbone)
+    head = f'"""Loads this network with {libraries}; rela is not needed."""'
     return f"{head}\n\n{first}\n\n{pixels_code(backbone)}\n\n\n{body.strip()}\n"
 
 
@@ -173,19 +174,12 @@ def embed(model, images):
     )
 
 
-LIBRARIES = {
-    "torchvision": "torchvision and safetensors",
-    "timm": "timm",
-    "huggingface": "timm",
-    "pt2": "torch",
-    "onnx": "onnxruntime",
-}
-PARTS = {
-    "torchvision": of_torchvision,
-    "timm": of_timm,
-    "huggingface": of_timm,
-    "pt2": of_pt2,
-    "onnx": of_onnx,
+CODE = {  # what writes the imports and the body, and what it needs
+    "torchvision": (of_torchvision, "torchvision and safetensors"),
+    "timm": (of_timm, "timm"),
+    "huggingface": (of_timm, "timm"),
+    "pt2": (of_pt2, "torch"),
+    "onnx": (of_onnx, "onnxruntime"),
 }
 
 
@@ -200,7 +194,6 @@ def timm_config(backbone: Backbone) -> dict[str, Any]:
         name = learner.options["model"]
         own = {key: value for key, value in learner.options.items() if key != "model"}
         given = own | timm_arguments(name, fed["size"])
-    assert learner.target.startswith((RESNET_MODULE, TIMM))
     size = [3, fed["size"], fed["size"]]
     share = fed["size"] / (fed["resize"] + 1e-6)  # timm takes the whole part of size / share
     shape = {"input_size": size, "fixed_input_size": "img_size" in given, "crop_pct": min(1.0, share)}

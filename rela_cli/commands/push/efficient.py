@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rela_cli.data.efficient.folder import BEGUN, CARD, FACTS, EfficientFolder
 from rela_cli.errors import ConfigError, MissingError
-from rela_cli.store.files import Facts, file_sha256, write_json
+from rela_cli.store.files import file_sha256, write_json
 from rela_cli.terminal import as_size, line
 
 PLACE = "hf download OWNER/NAME"  # of the card: the name is not known before
@@ -39,7 +39,8 @@ def fill_dataset(root: Path, folder: Path, licence: str | None, repository: str)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to((root / name).resolve())
     (folder / CARD).write_text(card_for(root / CARD, licence, repository), encoding="utf-8")
-    write_json(folder / FACTS, with_card(source.facts, folder / CARD))
+    card = {"bytes": (folder / CARD).stat().st_size, "sha256": file_sha256(folder / CARD)}
+    write_json(folder / FACTS, {**source.facts, "files": {**source.facts["files"], CARD: card}})
 
 
 def card_for(path: Path, licence: str | None, repository: str) -> str:
@@ -60,9 +61,3 @@ def card_for(path: Path, licence: str | None, repository: str) -> str:
         head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120).rstrip()
     line(f"  licence   {front.get('license') or 'none: the card states none; --licence NAME, such as cc-by-4.0, does'}")
     return f"---\n{head}\n---\n{body.replace(PLACE, f'hf download {repository}')}"
-
-
-def with_card(facts: Facts, card: Path) -> Facts:
-    """The facts with the size and the hash of a card."""
-    own = {"bytes": card.stat().st_size, "sha256": file_sha256(card)}
-    return {**facts, "files": {**facts["files"], CARD: own}}

@@ -20,7 +20,7 @@ from rela_cli.errors import ConfigError
 from rela_cli.pipeline.judging import features_of_views
 from rela_cli.pipeline.pipeline import Pipeline
 from rela_cli.pipeline.run import Run
-from rela_cli.report.grids import formats, screen
+from rela_cli.report.grids import formats
 from rela_cli.report.grids.cells import MISSING, SEEN, UNKNOWN, Cell, Grid, or_missing
 from rela_cli.store.notices import warn
 from rela_cli.terminal import as_si
@@ -100,8 +100,11 @@ def scores_of(entry: Candidate, run: Run) -> Scores:
     explained, rank = variance_and_rank(run, width)
     by_labels = label_scores(run, width)
     labels, images = seen.label_facts(run.config.prior, run.dataset), run.lengths.train_samples
+    name = entry.name
+    if not (entry.is_named or entry.members):
+        name = locate.shown_name(replace(run.config.prior, name=run.called["prior"]))  # as tables call it
     return Scores(
-        prior=entry.name if entry.is_named or entry.members else prior_name(run),
+        prior=name,
         saw_labels=labels["prior_saw_labels"],
         labels_unknown=labels["labels_unknown"],
         features=features["feature_dim"],
@@ -114,11 +117,6 @@ def scores_of(entry: Candidate, run: Run) -> Scores:
         milliseconds=1000 * features["seconds"] / images,
         flops=features["flops"] / images,
     )
-
-
-def prior_name(run: Run) -> str:
-    """The prior as tables call it."""
-    return locate.shown_name(replace(run.config.prior, name=run.called["prior"]))
 
 
 def variance_and_rank(run: Run, width: int) -> tuple[float | None, float]:
@@ -177,10 +175,9 @@ def add_agreement(found: Sequence[Scores], runs: Sequence[Run]) -> None:
     features = [train_features(run) for run in runs]
     for i, one in enumerate(found):
         for j, other in enumerate(found[:i]):
-            one.neighbours[other.prior] = other.neighbours[one.prior] = mutual_neighbours(
-                features[i], features[j], NEIGHBOURS
-            )
-            one.cka[other.prior] = other.cka[one.prior] = linear_cka(features[i], features[j])
+            pair = features[i], features[j]
+            one.neighbours[other.prior] = other.neighbours[one.prior] = mutual_neighbours(*pair, NEIGHBOURS)
+            one.cka[other.prior] = other.cka[one.prior] = linear_cka(*pair)
 
 
 def train_features(run: Run) -> Any:
@@ -225,14 +222,12 @@ UNKNOWN_WORDS = (UNKNOWN, "nobody says which labels it was trained with: NAME.ca
 def show(found: Sequence[Scores], run: Run, form: str) -> None:
     """Print the order, and who agrees with whom."""
     if form in ("csv", "json"):
-        rows = [score_record(score) for score in found]
-        screen.write(formats.to_csv(rows) if form == "csv" else formats.to_json(rows))
-        return
-    if form == "rich":
-        screen.print_rich([ranking(found, run, ON_SCREEN)], [])
-        return
-    grids = [ranking(found, run, tuple(RANK_COLUMNS)), *([agreement(found)] if len(found) > 1 else [])]
-    screen.write((formats.markdown if form == "md" else formats.latex)(grids, []))
+        formats.write_records([score_record(score) for score in found], form, [])
+    elif form == "rich":
+        formats.print_grids([ranking(found, run, ON_SCREEN)], form, [])
+    else:
+        grids = [ranking(found, run, tuple(RANK_COLUMNS)), *([agreement(found)] if len(found) > 1 else [])]
+        formats.print_grids(grids, form, [])
 
 
 def ranking_sentence(found: Sequence[Scores]) -> str:
@@ -278,15 +273,15 @@ def mark(score: Scores) -> str:
 def agreement(found: Sequence[Scores]) -> Grid:
     """Neighbours in common, and linear CKA behind the stroke."""
     names = tuple(score.prior for score in found)
-    lines = tuple(
-        tuple(Cell() if name == score.prior else shared_cell(score, name) for name in names) for score in found
-    )
+    lines = tuple(tuple(shared_cell(score, name) for name in names) for score in found)
     legend = (("a / b", f"{NEIGHBOURS} nearest neighbours in common, % / linear CKA of the features, %"),)
     return Grid("agreement between priors", ("prior",), names, tuple((name,) for name in names), lines, legend)
 
 
 def shared_cell(score: Scores, name: str) -> Cell:
-    """What a prior has in common with another."""
+    """What a prior has in common with another; nothing with itself."""
+    if name == score.prior:
+        return Cell()
     return Cell(f"{100 * score.neighbours[name]:.0f} / {100 * score.cka[name]:.0f}")
 
 

@@ -105,7 +105,7 @@ def entries_of(text: str) -> tuple[Candidate, ...]:
     """
     entries = []
     for item in filter(None, re.split(r"[\s,]+", text.strip("[]() "))):
-        name, equals, prior = _pair(item)
+        name, equals, prior = item.partition("=")
         entries.append(Candidate(name, prior if equals else "ensemble" if "+" in name else name))
     for entry in entries:
         if entry.is_named and (not ALIAS.fullmatch(entry.name) or entry.name in (*GROUPS, "runtime", "paths")):
@@ -124,28 +124,27 @@ def configs_for(request: RankRequest) -> list[Config]:
     Raises:
         ConfigError: a key that no entry has, or one that several have and nobody says whose it is.
     """
-    composer = Composer(request.line)
-    keys = {entry.name: composer.keys("prior", entry.prior) for entry in request.entries}
-    own, common = dealt(request.line.overrides, keys)
-    sample = [
-        f"dataset.{key}={request.n}" for key in ("limit", "test_limit") if not names_key(common, f"dataset.{key}")
-    ]
-    small = [] if names_key(common, "batch_size") else ["batch_size=2"]  # no step is taken
-    shared = (*common, *sample, *small)
-    chosen = {entry.name: words_of(entry, request.entries, own) for entry in request.entries}
+    own, common = words_dealt(request)
+    small = {"dataset.limit": request.n, "dataset.test_limit": request.n, "batch_size": 2}  # no step is taken
+    shared = [*common, *(f"{key}={value}" for key, value in small.items() if not names_key(common, key))]
     return [
-        candidate_config(entry, request.line.flags, (*chosen[entry.name], *shared, *own[entry.name]))
+        candidate_config(entry, request.line.flags, [*words_of(entry, request.entries, own), *shared, *own[entry.name]])
         for entry in request.entries
     ]
 
 
 def command(request: RankRequest, entry: Candidate) -> str:
     """The line that trains with an entry's prior, on all of the data."""
-    composer = Composer(request.line)
-    own, common = dealt(request.line.overrides, {e.name: composer.keys("prior", e.prior) for e in request.entries})
+    own, common = words_dealt(request)
     flags = [f"{flag}={value}" for flag, value in request.line.flags.items() if value]
     chosen = words_of(entry, request.entries, own)
     return shlex.join(["rela", "train", *chosen, *own[entry.name], *common, *flags])
+
+
+def words_dealt(request: RankRequest) -> tuple[dict[str, list[str]], list[str]]:
+    """What each entry alone is given, and what is for all."""
+    composer = Composer(request.line)
+    return dealt(request.line.overrides, {e.name: composer.keys("prior", e.prior) for e in request.entries})
 
 
 def words_of(entry: Candidate, entries: Sequence[Candidate], own: dict[str, list[str]]) -> list[str]:
@@ -157,7 +156,7 @@ def words_of(entry: Candidate, entries: Sequence[Candidate], own: dict[str, list
 
 def member_text(prior: str, words: Sequence[str]) -> str:
     """A member of an ensemble in Hydra's grammar."""
-    pairs = [(key.removeprefix("prior."), key, value) for key, _, value in map(_pair, words)]
+    pairs = [(key.removeprefix("prior."), key, value) for key, _, value in (word.partition("=") for word in words)]
     texts = [f"{short}: {quoted_values(value) if holds_text(key) else value}" for short, key, value in pairs]
     return f"{{name: {prior}, {', '.join(texts)}}}" if texts else prior
 
@@ -183,7 +182,7 @@ def dealt(words: Sequence[str], keys: dict[str, set[str]]) -> tuple[dict[str, li
         if not option or name not in ("prior", *keys):
             common.append(word)
             continue
-        key = _pair(option)[0]
+        key = option.partition("=")[0]
         owner = owner_of(key, word, keys) if name == "prior" else name
         if key not in keys[owner]:
             shown = sorted(known for known in keys[owner] if known not in ("name", "_target_") and "." not in known)
@@ -202,7 +201,7 @@ def owner_of(key: str, word: str, keys: dict[str, set[str]]) -> str:
     if not owners:
         raise ConfigError(f"none of these priors has prior.{key}")
     if len(owners) > 1:
-        value = _pair(word)[2]
+        value = word.partition("=")[2]
         ways = " or ".join(f"{name}.{key}={value}" for name in owners)
         raise ConfigError(f"{word}: {' and '.join(owners)} have this key; say whose it is: {ways}")
     return owners[0]
@@ -211,7 +210,3 @@ def owner_of(key: str, word: str, keys: dict[str, set[str]]) -> str:
 def names_key(words: Sequence[str], key: str) -> bool:
     """Whether one of the overrides sets `key`."""
     return any(word.startswith(f"{key}=") for word in words)
-
-
-def _pair(word: str) -> tuple[str, str, str]:
-    return word.partition("=")

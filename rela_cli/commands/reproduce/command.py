@@ -218,13 +218,10 @@ class Totals:
 
 def entries(runs: PlannedRuns) -> list[tuple[tuple[int, str, float], list[PlannedRun]]]:
     """Columns and budgets of the table, and before them the priors that are trained for it."""
-    teachers = [planned for planned in runs if any(planned is other.teacher for other in runs)]
     own = {id(planned) for group in runs.by_place.values() for planned in group}
-    first = [
-        ((0, f"{planned.column.name} (a prior)", planned.budget), [planned])
-        for planned in teachers
-        if id(planned) not in own
-    ]
+    alone = {id(planned.teacher) for planned in runs} - own
+    priors = [planned for planned in runs if id(planned) in alone]
+    first = [((0, f"{prior.column.name} (a prior)", prior.budget), [prior]) for prior in priors]
     return [*first, *runs.by_place.items()]
 
 

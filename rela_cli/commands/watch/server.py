@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 import secrets
 import threading
 from collections.abc import Callable
+from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +21,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from rela_cli.commands.watch.state import Watcher
+from rela_cli.errors import RelaError
 from rela_cli.report.page import page
+from rela_cli.report.page.html import grids_html
+from rela_cli.report.results.collect import collect
+from rela_cli.report.results.comparison import protocols_of, results_of
+from rela_cli.report.tables.tables import Parts, grids_of, notes_of
 
 PAGE_FOLDER = Path(__file__).parent
 HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -127,14 +134,6 @@ class LiveTable:
 
 def table_html(outputs: Path) -> str:
     """The grids of `rela table`."""
-    from html import escape
-
-    from rela_cli.errors import RelaError
-    from rela_cli.report.page.html import grids_html
-    from rela_cli.report.results.collect import collect
-    from rela_cli.report.results.comparison import protocols_of, results_of
-    from rela_cli.report.tables.tables import Parts, grids_of, notes_of
-
     problems: list[str] = []
     try:
         results = results_of(collect([outputs], problems))
@@ -162,5 +161,4 @@ def finite(value: Any) -> Any:
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
-    is_odd = isinstance(value, float) and (value != value or value in (float("inf"), float("-inf")))
-    return None if is_odd else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

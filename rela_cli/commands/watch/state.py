@@ -13,7 +13,7 @@ from typing import Any
 
 from rela_cli.pipeline.screen import comparison_words, cost
 from rela_cli.report.results.run_files import is_number, read_jsonl
-from rela_cli.store.files import Facts, read_json, section
+from rela_cli.store.files import Facts, read_json
 from rela_cli.store.locks import RunLock
 from rela_cli.store.outputs import elsewhere, run_folders, top1_by_protocol
 from rela_cli.store.secrets import redact
@@ -109,8 +109,8 @@ def read_run(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Seen:
 def progress(folder: Path, records: Sequence[Facts], result: Facts) -> Facts:
     """Epochs done and to do, and the step at which the learner left its targets."""
     done = records[-1].get("epoch") if records else 0
-    switched = section(result, "train").get("switch_step") or result.get("switch_step")
-    return {"epoch": done if is_number(done) else 0, "epochs": epochs_of(folder), "switch_step": switched}
+    epoch = done if is_number(done) else 0
+    return {"epoch": epoch, "epochs": epochs_of(folder), "switch_step": result.get("switch_step")}
 
 
 def epochs_of(folder: Path) -> int | None:
