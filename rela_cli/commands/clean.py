@@ -15,7 +15,7 @@ from rela_cli.store.disk import disk_errors
 from rela_cli.store.files import remove_tree
 from rela_cli.store.locks import NO_LOCKS, lock_problem
 from rela_cli.store.outputs import CacheEntry, Inventory, Leftover, RunFolder, size_text, take_inventory
-from rela_cli.terminal import as_size, line
+from rela_cli.terminal import as_size, few, line
 
 EXPLANATION = """\
 It always removes leftovers of killed processes, damaged entries that were set aside, and indices of tar shards and
@@ -80,7 +80,8 @@ def drop_leftover(leftover: Leftover, dry: bool) -> int:
 def drop_entry(entry: CacheEntry, dry: bool) -> int:
     """Bytes freed; an entry that a process is at stays."""
     waiting = open_runs(entry)
-    warning = f"  NEEDED by {first_names(waiting)}, which would make it again" if waiting else ""
+    names = few([f"{run.title} ({run.status})" for run in waiting])
+    warning = f"  NEEDED by {names}, which would make it again" if waiting else ""
     if entry.folder.is_symlink():
         warning += f"  a link; what it points to stays: {entry.folder.resolve()}"
     if any(run.status == "running" for run in entry.users) or not (entry.lock.is_free() if dry else take_away(entry)):
@@ -117,8 +118,3 @@ def tell_what_stays(found: Inventory, going: Sequence[CacheEntry]) -> None:
         if some:
             size = as_size(sum(entry.bytes for entry in some))
             line(f"  {'stays':<9}{size.rjust(9)}  {len(some)} cache entries; {price} (--{word})")
-
-
-def first_names(runs: Sequence[RunFolder]) -> str:
-    """The first runs by name and state."""
-    return ", ".join(f"{run.title} ({run.status})" for run in runs[:3]) + (", ..." if len(runs) > 3 else "")

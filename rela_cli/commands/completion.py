@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
+from rela_cli.commands.data.verbs import VERBS
 from rela_cli.config.arguments import Parser
 
 
 def candidates(module: str, words: Sequence[str]) -> list[str]:
     """What the last of the words after a command may become."""
     if module == "data.verbs" and len(words) <= 1:
-        from rela_cli.commands.data.verbs import VERBS
-
         return fitting(VERBS, words)
     if module == "data.verbs":
         module, words = f"data.{words[0]}", words[1:]

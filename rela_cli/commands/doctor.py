@@ -83,9 +83,8 @@ def parser() -> Parser:
 
 def all_checks() -> list[Check]:
     """All answers; a check that itself breaks is a failed check."""
-    first: tuple[Callable[[], Check], ...] = (rela, python, packages, hydra, torch, pair, device, load)
-    parts = (*first, images, outputs, locks, cache, weights, hub, wandb, data)
-    return [_safely(part) for part in parts]
+    here = (rela, python, packages, hydra, torch, pair, device, load, images)
+    return [_safely(part) for part in (*here, outputs, locks, cache, weights, hub, wandb, data)]
 
 
 def _safely(part: Callable[[], Check]) -> Check:
@@ -112,19 +111,17 @@ def packages() -> Check:
     missing = [name for name, version in found.items() if not version]
     text = ", ".join(f"{name} {version}" for name, version in found.items() if version and name not in OWN_LINE)
     if missing:
-        return Check(
-            "packages", "fail", f"missing: {', '.join(missing)}; found: {text}", f"pip install {' '.join(missing)}"
-        )
+        text = f"missing: {', '.join(missing)}; found: {text}"
+        return Check("packages", "fail", text, f"pip install {' '.join(missing)}")
     return Check("packages", "ok", text)
 
 
 def hydra() -> Check:
     """The security floor: older Hydras run os.system from a config."""
-    version = _version("hydra-core")
+    version, way_out = _version("hydra-core"), "pip install 'hydra-core>=1.3.8,<1.5'"
     if not version:
-        return Check("hydra", "fail", "hydra-core is missing", "pip install 'hydra-core>=1.3.8,<1.5'")
+        return Check("hydra", "fail", "hydra-core is missing", way_out)
     if _numbers(version) < (1, 3, 8):
-        way_out = "pip install 'hydra-core>=1.3.8,<1.5'"
         return Check("hydra", "fail", f"hydra-core {version} can run os.system from a config", way_out)
     return Check("hydra", "ok", f"hydra-core {version}")
 
@@ -150,9 +147,8 @@ def pair() -> Check:
         text = f"torchvision was built for another torch than the {ours} here ({first_line(error)})"
         return Check("torchvision", "fail", text, reinstall)
     if not SpecifierSet(wanted).contains(ours, prereleases=True):
-        return Check(
-            "torchvision", "warn", f"torchvision {vision.__version__} wants torch{wanted}, not {ours}", reinstall
-        )
+        text = f"torchvision {vision.__version__} wants torch{wanted}, not {ours}"
+        return Check("torchvision", "warn", text, reinstall)
     return Check("torchvision", "ok", f"torchvision {vision.__version__} is made for this torch")
 
 
@@ -160,21 +156,15 @@ def device() -> Check:
     """What will compute."""
     torch = import_module("torch")
     if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        names = [torch.cuda.get_device_properties(i) for i in range(count)]
-        return Check(
-            "device",
-            "ok",
-            ", ".join(f"cuda:{i} {p.name} {p.total_memory / 2**30:.0f} GiB" for i, p in enumerate(names)),
-        )
+        found = enumerate(map(torch.cuda.get_device_properties, range(torch.cuda.device_count())))
+        names = ", ".join(f"cuda:{i} {gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for i, gpu in found)
+        return Check("device", "ok", names)
     threads = plural(torch.get_num_threads(), "thread")
     return Check("device", "ok", f"CPU, {plural(len(cores()), 'core')}, torch uses {threads}; no GPU found")
 
 
 def load() -> Check:
     """What else this machine is at: with work on every core all times get longer."""
-    if not hasattr(os, "getloadavg"):
-        return Check("load", "ok", "this system does not tell")
     (last, _, before), free = os.getloadavg(), memory.free()
     text = f"{last:.1f} processes at work in the last minute, {before:.1f} in the last 15"
     text += f", on {plural(len(cores()), 'core')}"
@@ -259,9 +249,8 @@ def hub() -> Check:
     why = unreachable(address)
     if why is None:
         return Check("hub", "ok", f"{address} answers")
-    return Check(
-        "hub", "warn", f"{address}: {why}", "optional: digits, patches, random and local weights need no network"
-    )
+    way_out = "optional: digits, patches, random and local weights need no network"
+    return Check("hub", "warn", f"{address}: {why}", way_out)
 
 
 def wandb() -> Check:
@@ -278,9 +267,8 @@ def data() -> Check:
     if not root:
         return Check("data", "ok", "$RELA_DATA is not set; digits and fake need none, image_folder takes dataset.root=")
     if not Path(root).is_dir():
-        return Check(
-            "data", "warn", f"$RELA_DATA={root} is not a folder", "unset it, or set it to the folder of your data"
-        )
+        way_out = "unset it, or set it to the folder of your data"
+        return Check("data", "warn", f"$RELA_DATA={root} is not a folder", way_out)
     return Check("data", "ok", f"$RELA_DATA={root}")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from typing import Any
 
 from rela_cli.config.arguments import Parser
 from rela_cli.config.schema import CONF_DIR, GROUPS
+from rela_cli.errors import ConfigError, did_you_mean
 from rela_cli.terminal import item
 
 PROTOCOL_SENTENCES = {
@@ -30,8 +32,6 @@ def main(argv: list[str]) -> int:
     asked = [PLURALS.get(word, word) for word in parser().read(argv).groups]
     unknown = [word for word in asked if word not in (*names, *GROUPS)]
     if unknown:
-        from rela_cli.errors import ConfigError, did_you_mean
-
         raise ConfigError(f"unknown group {unknown[0]}{did_you_mean(unknown[0], names)} (allowed: {', '.join(names)})")
     chosen = defaults()
     for name, group in names.items():
@@ -67,13 +67,8 @@ def options(group: str) -> dict[str, str]:
 
 def first_sentence(text: str) -> str:
     """The first sentence of the comment that a yaml starts with; a `@package` line is not part of it."""
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        if "@package" not in line:
-            lines.append(line.lstrip("# "))
-    comment = " ".join(lines)
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    comment = " ".join(line.lstrip("# ") for line in lines if "@package" not in line)
     found = SENTENCE.match(comment)
     return found[0].removesuffix(".") if found else comment
 
@@ -119,10 +114,8 @@ def print_group(name: str, group: str, choices: dict[str, str], default: str | N
     """One block: the plural, how it is written on the command line, and its choices."""
     spelling = "probe.protocols=[...]" if group == "probe" else f"{group}=..."
     print(f"{name} ({spelling})")
-    column = 4 + max(map(len, choices), default=0)
+    column = 4 + max(map(len, choices))
     for choice, sentence in choices.items():
         mark = "*" if choice == default or group == "probe" else " "
         item(f" {mark} {choice}", sentence, max(column, 19))
-    if not choices:
-        print("   none yet")
     print()

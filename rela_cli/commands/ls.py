@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rela_cli.config.arguments import Parser
-from rela_cli.store.outputs import CacheEntry, Inventory, RunFolder, size_text, take_inventory, top1_by_protocol
+from rela_cli.store.outputs import Inventory, RunFolder, size_text, take_inventory, top1_by_protocol
 from rela_cli.terminal import as_size, item, line, plural, unbroken
 
 OLDER = "  older version"
@@ -68,15 +68,15 @@ def show(found: Inventory, every: bool = False) -> None:
     """One line a run, one an entry of the cache, and the totals; of whole baselines one for all, unless `every`."""
     line(f"runs  {len(found.runs)}, {as_size(sum(run.bytes for run in found.runs))}")
     for run in found.runs:
-        item(
-            f"  {run.status:<9}{size_text(run.bytes)}  {run.made}", f"{run.title}{top1s(run)}{OLDER * run.is_older}", 40
-        )
+        text = f"{run.title}{top1s(run)}{OLDER * run.is_older}"
+        item(f"  {run.status:<9}{size_text(run.bytes)}  {run.made}", text, 40)
     entries = plural(len(found.entries), "entry", "entries")
     line(f"cache  {entries}, {as_size(sum(entry.bytes for entry in found.entries))}")
     summed = [] if every else [e for e in found.entries if e.kind == "baselines" and not e.problem]
     for entry in (entry for entry in found.entries if entry not in summed):
         state = "damaged" if entry.problem else "whole"
-        item(f"  {state:<9}{size_text(entry.bytes)}  {entry.made}", f"{entry.title:<27} {state_of_use(entry)}", 40)
+        use = users(entry.users) + OLDER * entry.is_older
+        item(f"  {state:<9}{size_text(entry.bytes)}  {entry.made}", f"{entry.title:<27} {use}", 40)
     if summed:
         room, unused = sum(entry.bytes for entry in summed), sum(not entry.users for entry in summed)
         free = f", {unused} of them used by no run" if unused else ""
@@ -91,11 +91,6 @@ def top1s(run: RunFolder) -> str:
     """'  rela 94.7, knn 95.6', or nothing yet."""
     found = top1_by_protocol(run.result)
     return "  " + ", ".join(unbroken(f"{key} {100 * value:.1f}") for key, value in found.items()) if found else ""
-
-
-def state_of_use(entry: CacheEntry) -> str:
-    """By how many runs it is used, and whether an older version made it."""
-    return users(entry.users) + OLDER * entry.is_older
 
 
 def users(runs: Sequence[RunFolder]) -> str:

@@ -227,28 +227,26 @@ def pretended(config: Config, given: Mapping[str, float]) -> Config:
 def show(config: Config, plan: PlanSizes) -> None:
     """The plan, a line a thing."""
     shared = f" on each of {plan.devices} processes" if plan.devices > 1 else ""
-    say(f"{prior_names(config)}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
+    priors = "+".join(prior.name for prior in config.prior.singles)  # of an ensemble several
+    say(f"{priors}, {config.learner.name}, {config.method.name}, budget {config.budget:g}")
     checkpoint, flops = as_si(32 * plan.rate.parameters, "B"), as_si(plan.seen * plan.rate.flops, "FLOP")
+    kept = f"{as_si(plan.cache_bytes, 'B')} of features, targets and rows{of_maps(plan)}"
     an_epoch, of_all = (as_si(plan.image_bytes * images, "B") for images in (plan.subset, plan.images))
-    maps = of_maps(plan)
+    why_none = "no prior" if config.is_plain else "the efficient dataset brings targets"
+    extracted = f", {1 / plan.prior.seconds:,.0f} extracted" if plan.prior else ""
     lines = {
         "images": f"{plan.samples:,} to train on, {plan.subset:,} of them an epoch, {plan.test_samples:,} to test",
         "steps": f"{plan.steps:,} of {plan.batch}, so {plan.seen:,} images are seen",
-        "extract": extract_time(plan) if plan.prior else f"nothing: {why_not_extracted(config)}",
+        "extract": extract_time(plan) if plan.prior else f"nothing: {why_none}",
         "train": f"{as_duration(plan.train_seconds)}{matching_time(plan)}, {flops}",
         "range": ranged(plan),
-        "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extraction(plan)}{shared}",
+        "rates": f"{1 / plan.rate.seconds:,.0f} images/s trained on{extracted}{shared}",
         "read": f"{an_epoch} an epoch; all is {of_all}",
-        "disk": f"{as_si(plan.cache_bytes, 'B')} of features, targets and rows{maps}; {checkpoint} a checkpoint",
+        "disk": f"{kept}; {checkpoint} a checkpoint",
     }
     for name, text in lines.items():
         say(f"  {name:<10}{text}")
     say("  times suppose that processes do not wait for each other, nor for the disk")
-
-
-def prior_names(config: Config) -> str:
-    """`patches+embedded` of an ensemble."""
-    return "+".join(prior.name for prior in config.prior.singles)
 
 
 def extract_time(plan: PlanSizes) -> str:
@@ -266,11 +264,6 @@ def of_maps(plan: PlanSizes) -> str:
     return f" ({as_si(plan.tokens.bytes, 'B')} of it feature maps of {side} x {side} cells)"
 
 
-def why_not_extracted(config: Config) -> str:
-    """Why nothing is extracted."""
-    return "no prior" if config.is_plain else "the efficient dataset brings targets"
-
-
 def ranged(plan: PlanSizes) -> str:
     """How sure the times are."""
     if plan.rate.spread == (1.0, 1.0):  # nothing was tried
@@ -284,11 +277,6 @@ def matching_time(plan: PlanSizes) -> str:
     matching, own = plan.rate.matching * plan.seen / plan.devices, plan.train_seconds
     differs = plan.prior and plan.switch != "never" and abs(matching / own - 1) > NOTABLE
     return f" ({as_duration(matching)} if matching never ends)" if differs else ""
-
-
-def extraction(plan: PlanSizes) -> str:
-    """The prior's rate, where there is one."""
-    return f", {1 / plan.prior.seconds:,.0f} extracted" if plan.prior else ""
 
 
 def show_memory(stages: Sequence[Stage], devices: int) -> None:

@@ -23,7 +23,8 @@ def main(argv: list[str]) -> int:
     given = parser().read(argv)
     run = find_run(given.run, given.outputs)
     if given.json:
-        print(json.dumps({"folder": str(run.folder), "status": run.status, **described(run)}, indent=1))
+        facts = {"folder": str(run.folder), "status": run.status, "bytes": run.bytes}
+        print(json.dumps({**facts, "manifest": run.facts, "result": run.result}, indent=1))
     else:
         for key, value in lines(run, given.outputs):
             item(key, value, 10)
@@ -40,11 +41,6 @@ def parser() -> Parser:
     made.add_outputs()
     made.add("--json", action="store_true", help="one JSON object")
     return made
-
-
-def described(run: RunFolder) -> dict[str, object]:
-    """Manifest and result, as they are."""
-    return {"bytes": run.bytes, "manifest": run.facts, "result": run.result}
 
 
 def lines(run: RunFolder, outputs: Path) -> Iterator[tuple[str, str]]:

@@ -82,11 +82,8 @@ def image_problems(root: Path, images: str | None, cache: Path) -> list[str]:
         return [str(error)]
     total = sum(dataset.full_count(split) for split in dataset.splits)
     line(f"  images       {total} compared with their sha256: {len(found) or 'none'} differ")
-    return (
-        found
-        if len(found) <= DIFFERENT_SHOWN
-        else [*found[:DIFFERENT_SHOWN], f"and {len(found) - DIFFERENT_SHOWN} more images"]
-    )
+    more = len(found) - DIFFERENT_SHOWN
+    return [*found[:DIFFERENT_SHOWN], *[f"and {more} more images"] * (more > 0)]
 
 
 def other_images(dataset: Efficient, split: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from rela_cli.config.schema import Config
 from rela_cli.data.base import open_dataset
 from rela_cli.data.files.storage import LocalFolder, Storage, storage_of
 from rela_cli.store.disk import disk_errors
-from rela_cli.store.files import Facts
+from rela_cli.store.files import Facts, remove_temporaries
 from rela_cli.store.locks import Lock
 from rela_cli.terminal import as_size, plural
 
@@ -31,8 +31,7 @@ def main(words: list[str]) -> int:
             stack.enter_context(disk_errors(place.root))
             place.root.mkdir(parents=True, exist_ok=True)
             stack.enter_context(Lock(place.root / ".lock", f"the pack {place}").held())
-            for leftover in place.root.glob(".*.tmp"):  # of a killed process; we hold the lock
-                leftover.unlink()
+            remove_temporaries(place.root)
         if place.exists("pack.json"):
             print(f"  already there: {place}")
         facts = Packer(dataset, place, Encoding(given.size, given.quality), given.shard_mb * MB).run()

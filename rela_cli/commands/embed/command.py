@@ -10,6 +10,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rela_cli.commands.embed.files import WRITERS, check_format
 from rela_cli.config.arguments import Choice, WholeNumber
 from rela_cli.config.compose import Composer
 from rela_cli.config.overrides import CommandLine, RunParser
@@ -105,8 +106,6 @@ def read(words: Sequence[str]) -> EmbedRequest:
     Raises:
         ConfigError: it is wrong.
     """
-    from rela_cli.commands.embed.files import check_format
-
     given, line = parser().read_line(words)
     settings = [word for word in line.overrides if SETTING.match(word)]
     places = [word for word in line.overrides if not SETTING.match(word)]
@@ -217,7 +216,6 @@ def make(request: EmbedRequest, config: Config, index: Index, identity: Facts, p
         MissingError: no image can be read.
     """
     from rela_cli.commands.embed.features import Features
-    from rela_cli.commands.embed.files import WRITERS
     from rela_cli.commands.embed.network import network_of
 
     started, paths = time.perf_counter(), index.lists[0]

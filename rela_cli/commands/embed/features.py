@@ -36,8 +36,8 @@ class Features:
     def __init__(self, part: Path, paths: Sequence[str]) -> None:
         self.rows, self.notes, self.paths = part / "rows.safetensors", part / "unreadable.jsonl", paths
 
-    def make(self, network: ReadyPrior, root: Path, runtime: Runtime, of: Facts) -> float:
-        """Compute what is missing; the seconds that all of it took, in earlier calls too."""
+    def make(self, network: ReadyPrior, root: Path, runtime: Runtime, of: Facts) -> None:
+        """Compute what is missing."""
         files = Files(root, self.paths, network.square)
         images = DiskImages(files, "files", torch.arange(len(self.paths)), network.square.side)
         circumstances = {"device": network.device.type, "threads": torch.get_num_threads()}
@@ -55,7 +55,6 @@ class Features:
                 block[[row - first for row in bad]] = torch.nan
                 self.note({row: files.unreadable.pop(row) for row in bad})
                 kept.add(block)
-        return kept.seconds
 
     def blocks(
         self, network: ReadyPrior, images: DiskImages, runtime: Runtime, first: int
