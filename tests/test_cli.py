@@ -591,6 +591,8 @@ def test_doctor_sees_what_killed_processes_left(rela: Rela, tmp_path: Path, doct
     done = rela("doctor", stub=FAKE_TORCH, env=doctor_env)
     assert re.search(r"^warn +cache +0 runs, 1 entry, 0 kB; 1 damaged, 1 leftover", done.stdout, re.MULTILINE)
     assert "-> rela clean" in done.stdout
+    other = rela("doctor", "--outputs", "mine", stub=FAKE_TORCH, env=doctor_env).stdout
+    assert f"{tmp_path}/mine can be written to" in other and "no mine/ here yet" in other
 
 
 def test_doctor_knows_the_nms_error(rela: Rela, tmp_path: Path, doctor_env: dict[str, str]) -> None:

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         from rela_cli.commands import gpu_count
 
         return gpu_count.main(given.gpu)
-    as_json, checks = given.json, all_checks()
+    as_json, checks = given.json, all_checks(given.outputs or Path("outputs"))
     good = all(check.status != "fail" for check in checks)
     if as_json:
         print(json.dumps({"ok": good, "checks": [asdict(check) for check in checks]}, indent=1))
@@ -73,23 +73,27 @@ def main(argv: list[str]) -> int:
 def parser() -> Parser:
     """The command line of `rela doctor`."""
     made = Parser(
-        "doctor", "Checks whether everything is in place; exit status 1 if not.", ["rela doctor", "rela doctor --json"]
+        "doctor",
+        "Checks whether everything is in place; exit status 1 if not.",
+        ["rela doctor", "rela doctor --outputs /data/runs --json"],
     )
+    made.add_outputs()
     made.add("--json", action="store_true", help="one JSON object")
     gpu = "what a training step with these settings launches on a GPU, and where it waits; needs no GPU"
     made.add("--gpu", nargs="*", metavar="KEY=VALUE", help=gpu)
     return made
 
 
-def all_checks() -> list[Check]:
-    """All answers; a check that itself breaks is a failed check."""
-    here = (rela, python, packages, hydra, torch, pair, device, load, images)
-    return [_safely(part) for part in (*here, outputs, locks, cache, weights, hub, wandb, data)]
+def all_checks(folder: Path) -> list[Check]:
+    """All answers, `folder` being that of runs and caches; a check that itself breaks is a failed check."""
+    here = [_safely(part) for part in (rela, python, packages, hydra, torch, pair, device, load, images)]
+    there = [_safely(part, folder) for part in (outputs, locks, cache)]
+    return [*here, *there, *(_safely(part) for part in (weights, hub, wandb, data))]
 
 
-def _safely(part: Callable[[], Check]) -> Check:
+def _safely(part: Callable[..., Check], *folder: Path) -> Check:
     try:
-        return part()
+        return part(*folder)
     except Exception as error:
         return Check(part.__name__, "fail", f"{type(error).__name__}: {first_line(error)}")
 
@@ -182,9 +186,9 @@ def images() -> Check:
     return Check("images", "ok", jpegs.named(), way_out)
 
 
-def outputs() -> Check:
+def outputs(folder: Path) -> Check:
     """The folder that runs are written to."""
-    folder = Path("outputs").resolve()
+    folder = folder.resolve()
     there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     try:
         tempfile.TemporaryFile(dir=there).close()
@@ -198,9 +202,9 @@ def outputs() -> Check:
     return Check("outputs", "ok", text)
 
 
-def locks() -> Check:
-    """Whether the file system of outputs/ can lock files: without that two processes could make the same twice."""
-    there = existing(Path("outputs"))
+def locks(folder: Path) -> Check:
+    """Whether the file system of the folder can lock files: without that two processes could make the same twice."""
+    there = existing(folder)
     if problem := lock_problem(there):
         if problem.errno != errno.ENOSYS:
             return Check("locks", "fail", cannot_lock(there, problem.strerror))
@@ -218,11 +222,10 @@ def locks() -> Check:
     return Check("locks", "ok", f"{there} keeps locks")
 
 
-def cache() -> Check:
+def cache(folder: Path) -> Check:
     """What earlier runs have left: entries, damaged ones, leftovers of killed processes."""
-    folder = Path("outputs")
     if not folder.is_dir():
-        return Check("cache", "ok", "no outputs/ here yet")
+        return Check("cache", "ok", f"no {folder}/ here yet")
     found = take_inventory(folder)
     entries = plural(len(found.entries), "entry", "entries")
     text = f"{plural(len(found.runs), 'run')}, {entries}, {as_size(sum(e.bytes for e in found.entries))}"

@@ -40,7 +40,7 @@ def test_a_disk_that_cannot_lock_is_said(tmp_path: Path, monkeypatch: Patch, num
     monkeypatch.setattr(fcntl, "flock", refuse(number))
     with pytest.raises(DiskError, match=rf"run cannot be locked \({os.strerror(number)}\); choose another disk"):
         RunLock(tmp_path / "run").__enter__()
-    assert doctor.locks().status == "fail"
+    assert doctor.locks(Path("outputs")).status == "fail"
     with pytest.raises(DiskError, match="nothing is removed"):
         clean.main(["outputs"])
 
@@ -51,7 +51,7 @@ def test_lock_files_in_place_of_locks_have_a_way_out(tmp_path: Path, monkeypatch
     (tmp_path / "outputs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOSYS))
-    check = doctor.locks()
+    check = doctor.locks(Path("outputs"))
     assert (check.status, "keeps no locks" in check.text) == ("warn", True)
     lock = tmp_path / "run" / ".lock"
     with RunLock(tmp_path / "run"):
