@@ -532,7 +532,8 @@ def test_counting_flops_changes_nothing() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_phase_2_learns(name: str) -> None:
     """On a handful of images the loss has to fall; a frozen learner or a dead loss would not."""
-    loop = loop_of(name, "epochs=12", "optimizer.lr=3e-3", target_dim=None)
+    slow = ("epochs=24", "optimizer.lr=1e-2")  # else the noise of the crops is as large as the fall
+    loop = loop_of(name, *(slow if name == "simclr" else ("epochs=12", "optimizer.lr=3e-3")), target_dim=None)
     losses = [record["loss"] for record in fit(loop).records]
     assert sum(losses[-3:]) < sum(losses[:3])
 
